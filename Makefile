@@ -1,0 +1,36 @@
+# make quickstart   set everything up, build, run the main job
+# make test         all tests
+# make build | bench | lint | libtorch | libtorch-cuda
+
+CARGO ?= cargo
+PYTHON ?= python3
+TARGET := $(or $(CARGO_TARGET_DIR),target)
+
+.PHONY: quickstart test build bench lint libtorch libtorch-cuda prerequisites
+
+quickstart: build
+	$(TARGET)/release/hydrometer run experiments/quickstart.toml
+
+test: libtorch
+	$(CARGO) test --release --locked
+
+build: libtorch
+	$(CARGO) build --release --locked
+
+bench: libtorch
+	$(CARGO) bench --locked
+
+lint: libtorch
+	$(CARGO) fmt --check
+	$(CARGO) clippy --release --locked --all-targets -- -D warnings
+
+libtorch: prerequisites
+	@$(PYTHON) scripts/libtorch.py
+
+libtorch-cuda: prerequisites
+	@$(PYTHON) scripts/libtorch.py --cuda
+
+prerequisites:
+	@command -v $(CARGO) >/dev/null || { echo "Rust is missing: install it from https://rustup.rs, then try again" >&2; exit 2; }
+	@command -v $(PYTHON) >/dev/null || { echo "Python 3 is missing: install python3 with pip and venv, then try again" >&2; exit 2; }
+	@command -v c++ >/dev/null || { echo "a C++17 compiler is missing: install g++ or clang, then try again" >&2; exit 2; }

@@ -1,0 +1,74 @@
+//! `hydrometer doctor`: what this machine and this build offer.
+
+use std::process::{Command, ExitCode};
+
+use anyhow::Result;
+use serde_json::json;
+
+use super::Output;
+use crate::dist::c10d;
+use crate::record::provenance::{cpu_model, memory_gb};
+
+struct Check {
+    name: &'static str,
+    found: String,
+    /// What to do about it, where something is missing.
+    cure: Option<&'static str>,
+}
+
+pub fn doctor(output: Output) -> Result<ExitCode> {
+    let flags = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let has = |flag: &str| flags.lines().any(|line| line.starts_with("flags") && line.split_whitespace().any(|f| f == flag));
+    let mut checks = Vec::new();
+    let mut add = |name, found: String, cure: Option<&'static str>| checks.push(Check { name, found, cure });
+    for (name, program, cure) in [
+        ("cargo", "cargo", "install Rust to rebuild: https://rustup.rs"),
+        ("C++ compiler", "c++", "install a C++17 compiler to rebuild, e.g. apt install g++"),
+        ("python3", "python3", "install Python 3 with pip and venv to set up libtorch"),
+    ] {
+        match Command::new(program).arg("--version").output() {
+            Ok(found) => {
+                let text = String::from_utf8_lossy(&found.stdout);
+                add(name, text.lines().next().unwrap_or_default().to_string(), None);
+            }
+            Err(_) => add(name, "missing".into(), Some(cure)),
+        }
+    }
+    add("libtorch", c10d::torch_config().lines().nth(1).unwrap_or_default().trim().trim_start_matches("- ").into(), None);
+    add("cpu", cpu_model(), None);
+    let cores = std::thread::available_parallelism().map_or(1, |n| n.get());
+    add("cores", cores.to_string(), None);
+    add("ATen kernels", c10d::cpu_capability(), None);
+    if has("amx_bf16") {
+        add("bf16 products", "AMX through oneDNN; ONEDNN_VERBOSE=1 shows it at work".into(), None);
+    } else if has("avx512_bf16") {
+        add("bf16 products", "AVX-512 BF16 through oneDNN".into(), None);
+    } else {
+        add("bf16 products", "emulated: slow".into(), Some("use precision = \"f32\" on this machine"));
+    }
+    let memory = memory_gb();
+    add("memory", format!("{memory:.1} GB"), (memory < 4.0).then_some("the quickstart wants 4 GB; close other programs"));
+    let cuda = if tch::Cuda::is_available() {
+        (format!("{} devices", tch::Cuda::device_count()), None)
+    } else if cfg!(feature = "cuda") {
+        ("this build has it, but no device answers".to_string(), Some("check the driver with nvidia-smi"))
+    } else {
+        ("not in this build (--device cpu)".to_string(), None)
+    };
+    add("CUDA", cuda.0, cuda.1);
+
+    if output == Output::Json {
+        let list: Vec<_> =
+            checks.iter().map(|c| json!({ "name": c.name, "found": c.found, "ok": c.cure.is_none(), "cure": c.cure })).collect();
+        println!("{:#}", json!({ "checks": list, "version": env!("CARGO_PKG_VERSION") }));
+    } else {
+        println!("hydrometer {}", env!("CARGO_PKG_VERSION"));
+        for Check { name, found, cure } in &checks {
+            println!("{} {name:<14} {found}", if cure.is_some() { "!" } else { " " });
+            if let Some(cure) = cure {
+                println!("                 -> {cure}");
+            }
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}

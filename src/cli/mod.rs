@@ -1,0 +1,102 @@
+//! What can be typed: a file per verb.
+
+mod doctor;
+mod plan;
+mod report;
+mod run;
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::UserError;
+use crate::experiment::{Experiment, Options, load};
+use crate::sweep::worker;
+
+/// Some run failed or diverged.
+const FAILED: u8 = 3;
+
+/// Distill or finetune? Trains language models by several objectives and measures which one wins.
+#[derive(Debug, Parser)]
+#[command(version, about)]
+pub struct Cli {
+    #[command(subcommand)]
+    verb: Verb,
+    /// Format of what goes to standard output.
+    #[arg(long, global = true, value_enum, default_value = "human")]
+    output: Output,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Output {
+    Human,
+    Json,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Show every run of an experiment, its status and its cost; start nothing.
+    Plan(Common),
+    /// Run what is left of an experiment, then report.
+    Run(run::Run),
+    /// Rebuild tables, plots and pages from the frames.
+    Report(Common),
+    /// Show what this machine and this build offer, and what is missing.
+    Doctor,
+    /// Do one job (started by `run`).
+    #[command(hide = true)]
+    Worker { job: PathBuf },
+}
+
+/// What verbs on an experiment share.
+#[derive(Args, Debug)]
+struct Common {
+    /// The experiment file, e.g. experiments/quickstart.toml.
+    experiment: PathBuf,
+    /// The experiment's `[smoke]` tier.
+    #[arg(long)]
+    smoke: bool,
+    /// Where frames and reports go [default: results/<experiment>, results/<experiment>-smoke with --smoke].
+    #[arg(long, value_name = "DIR")]
+    results: Option<PathBuf>,
+    /// Where journals, checkpoints and caches live.
+    #[arg(long, value_name = "DIR", default_value = "runs")]
+    runs: PathBuf,
+    /// Tensor-parallel ranks.
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
+    tp: u32,
+    /// Data-parallel ranks.
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
+    dp: u32,
+}
+
+impl Common {
+    fn load(&self) -> Result<Experiment> {
+        load(&self.experiment, &Options { smoke: self.smoke, tp: self.tp as usize, dp: self.dp as usize })
+    }
+
+    fn results(&self, experiment: &Experiment) -> PathBuf {
+        let tier = if self.smoke { "-smoke" } else { "" };
+        self.results.clone().unwrap_or_else(|| Path::new("results").join(format!("{}{tier}", experiment.name)))
+    }
+}
+
+impl Cli {
+    /// Does what was typed.
+    pub fn run(self) -> Result<ExitCode> {
+        match self.verb {
+            Verb::Plan(common) => plan::plan(&common, self.output),
+            Verb::Run(run) => run.run(self.output),
+            Verb::Report(common) => report::report(&common, self.output),
+            Verb::Doctor => doctor::doctor(self.output),
+            Verb::Worker { job } => worker::work(&job).map(|()| ExitCode::SUCCESS),
+        }
+    }
+}
+
+/// 2 for the user's input, 1 for everything else.
+pub fn exit_code(error: &anyhow::Error) -> ExitCode {
+    if error.chain().any(|cause| cause.is::<UserError>()) { ExitCode::from(2) } else { ExitCode::from(1) }
+}

@@ -1,0 +1,112 @@
+//! `hydrometer run`: what is left of an experiment, then its frames and report.
+
+use std::fs;
+use std::path::Path;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use anyhow::{Context, Result};
+use clap::{Args, ValueEnum};
+
+use super::report::show;
+use super::{Common, FAILED, Output};
+use crate::record::freeze::freeze;
+use crate::record::provenance::gather;
+use crate::record::store::replace_bytes;
+use crate::report;
+use crate::sweep::job::{Status, status};
+use crate::sweep::{schedule, worker};
+use crate::user_error;
+
+#[derive(Args, Debug)]
+pub struct Run {
+    #[command(flatten)]
+    common: Common,
+    /// Runs at a time; the cores are divided among them.
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
+    jobs: u32,
+    /// Only students whose id begins so, and what they need.
+    #[arg(long, value_name = "PREFIX")]
+    only: Option<String>,
+    /// Run again what failed or diverged, or everything.
+    #[arg(long, value_enum)]
+    rerun: Option<Rerun>,
+    /// cpu or cuda:N.
+    #[arg(long, default_value = "cpu")]
+    device: String,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Rerun {
+    Failed,
+    All,
+}
+
+impl Run {
+    pub fn run(self, output: Output) -> Result<ExitCode> {
+        let experiment = self.common.load()?;
+        worker::device(&self.device)?;
+        let results = self.common.results(&experiment);
+        writable(&results, "results")?;
+        writable(&self.common.runs, "runs")?;
+        if let Some(prefix) = &self.only
+            && !experiment.students.iter().any(|student| student.run.starts_with(prefix.as_str()))
+        {
+            return Err(user_error!("--only {prefix}: no run begins so; see `hydrometer plan`"));
+        }
+        let settings = schedule::Settings {
+            runs: self.common.runs.clone(),
+            jobs: self.jobs as usize,
+            only: self.only.clone(),
+            rerun: self.rerun.map(|rerun| match rerun {
+                Rerun::Failed => schedule::Rerun::Failed,
+                Rerun::All => schedule::Rerun::All,
+            }),
+            device: self.device.clone(),
+            tp: self.common.tp as usize,
+            dp: self.common.dp as usize,
+        };
+        let interrupts = Arc::new(AtomicUsize::new(0));
+        let counter = Arc::clone(&interrupts);
+        ctrlc::set_handler(move || {
+            counter.fetch_add(1, Ordering::Relaxed);
+        }).context("cannot watch for ctrl-C")?;
+        let ending = schedule::run(&experiment, &settings, &interrupts)?;
+
+        let frozen = results.join("runs.parquet").exists();
+        if ending.started > 0 || !frozen {
+            freeze(&experiment, &self.common.runs)?.write(&results)?;
+            let provenance = serde_json::to_string_pretty(&gather(&experiment, &settings))?;
+            replace_bytes(&results.join("provenance.json"), provenance.as_bytes())?;
+        }
+        let files = report::write(&results)?;
+        let mut all: Vec<_> =
+            ["runs", "curves", "evals", "documents"].iter().map(|name| results.join(format!("{name}.parquet"))).collect();
+        all.push(results.join("provenance.json"));
+        all.extend(files);
+        show(&results, &all, output)?;
+        if ending.interrupted {
+            eprintln!("interrupted; the same command goes on from here");
+            return Ok(ExitCode::from(130));
+        }
+        let failed = experiment.students.iter().map(|student| &student.run).chain(experiment.teachers.iter().map(|t| &t.run));
+        let failed = failed.filter(|run| matches!(status(&self.common.runs, run), Status::Failed(_) | Status::Diverged(_)));
+        match failed.count() {
+            0 => Ok(ExitCode::SUCCESS),
+            count => {
+                eprintln!("{count} runs failed or diverged; `--rerun failed` tries them again");
+                Ok(ExitCode::from(FAILED))
+            }
+        }
+    }
+}
+
+/// Makes sure that files can be made in `folder`, before anything else is done.
+fn writable(folder: &Path, what: &str) -> Result<()> {
+    let probe = folder.join(format!(".probe.{}", std::process::id()));
+    let tried = fs::create_dir_all(folder).and_then(|()| fs::write(&probe, b"")).and_then(|()| fs::remove_file(&probe));
+    tried.map_err(|error| {
+        user_error!("the {what} folder {} cannot be written: {error}; choose another with --{what} DIR", folder.display())
+    })
+}

@@ -1,0 +1,124 @@
+//! The batches of a run: a function of data, seed and step alone, so that every arm sees the same and a resumed run goes on
+//! where it was.
+//!
+//! A batch holds exactly the target tokens the recipe asks for. Sequences come in an order shuffled anew each epoch; one that
+//! does not fit any more is shown again in the next batch with the same context, and only the targets that are left count.
+
+use rand::SeedableRng;
+use rand::seq::SliceRandom;
+use rand_chacha::ChaCha8Rng;
+use tch::{Device, Tensor};
+
+use super::sequences::Sequence;
+use super::tokens::TokenizedSplit;
+
+/// A row of a batch: a sequence and which of its targets count.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Row {
+    pub sequence: Sequence,
+    pub from: usize,
+    pub to: usize,
+}
+
+impl Row {
+    pub fn whole(sequence: Sequence) -> Self {
+        Self { sequence, from: 0, to: sequence.targets }
+    }
+
+    pub fn targets(&self) -> usize {
+        self.to - self.from
+    }
+}
+
+/// The rows of every batch: `tokens` targets in all, `batch` of them a batch (the last may hold fewer).
+pub fn plan(sequences: &[Sequence], tokens: u64, batch: u64, seed: u64) -> Vec<Vec<Row>> {
+    let mut batches = Vec::new();
+    let (mut rows, mut room) = (Vec::new(), batch.min(tokens) as usize);
+    let mut left = tokens as usize;
+    for epoch in 0.. {
+        let mut order: Vec<usize> = (0..sequences.len()).collect();
+        let mut rng = ChaCha8Rng::seed_from_u64(seed);
+        rng.set_stream(epoch + 1);
+        order.shuffle(&mut rng);
+        for index in order {
+            let sequence = sequences[index];
+            let mut from = 0;
+            while from < sequence.targets {
+                let to = sequence.targets.min(from + room);
+                rows.push(Row { sequence, from, to });
+                room -= to - from;
+                left -= to - from;
+                from = to;
+                if room == 0 {
+                    batches.push(std::mem::take(&mut rows));
+                    room = (batch as usize).min(left);
+                }
+                if left == 0 {
+                    return batches;
+                }
+            }
+        }
+    }
+    batches
+}
+
+/// Rows as tensors.
+pub struct Batch {
+    /// `[B, T]` i64; rows shorter than T end in zeros, which no target depends on.
+    pub inputs_bt: Tensor,
+    /// `[N]` i64: where in the flattened `[B·T]` the N targets are.
+    pub positions_n: Tensor,
+    /// `[N]` i64.
+    pub labels_n: Tensor,
+}
+
+impl Batch {
+    pub fn new(rows: &[Row], split: &TokenizedSplit, device: Device) -> Self {
+        let width = rows.iter().map(|row| row.to).max().unwrap_or(1);
+        let mut inputs = vec![0i64; rows.len() * width];
+        let (mut positions, mut labels) = (Vec::new(), Vec::new());
+        for (index, row) in rows.iter().enumerate() {
+            let at = index * width;
+            for (slot, &id) in inputs[at..at + row.to].iter_mut().zip(row.sequence.inputs(split)) {
+                *slot = i64::from(id);
+            }
+            positions.extend((at + row.from..at + row.to).map(|position| position as i64));
+            labels.extend(row.sequence.labels(split)[row.from..row.to].iter().map(|&id| i64::from(id)));
+        }
+        Self {
+            inputs_bt: Tensor::from_slice(&inputs).view([rows.len() as i64, width as i64]).to_device(device),
+            positions_n: Tensor::from_slice(&positions).to_device(device),
+            labels_n: Tensor::from_slice(&labels).to_device(device),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn split(lengths: &[usize]) -> Vec<Sequence> {
+        lengths.iter().enumerate().map(|(document, &targets)| Sequence { document, start: 0, targets }).collect()
+    }
+
+    #[test]
+    fn every_batch_holds_exactly_its_targets_and_an_epoch_shows_each_once() {
+        let sequences = split(&[7, 3, 16, 1, 9, 16, 16]);
+        let epoch: usize = sequences.iter().map(|s| s.targets).sum();
+        let batches = plan(&sequences, epoch as u64, 10, 5);
+        let sizes: Vec<usize> = batches.iter().map(|rows| rows.iter().map(Row::targets).sum()).collect();
+        assert_eq!(sizes, [10, 10, 10, 10, 10, 10, 8]);
+        let mut seen: Vec<(usize, usize)> =
+            batches.iter().flatten().flat_map(|row| (row.from..row.to).map(|t| (row.sequence.document, t))).collect();
+        seen.sort();
+        let all: Vec<(usize, usize)> = sequences.iter().flat_map(|s| (0..s.targets).map(|t| (s.document, t))).collect();
+        assert_eq!(seen, all);
+    }
+
+    #[test]
+    fn the_order_follows_from_seed_and_epoch_alone() {
+        let sequences = split(&[5; 40]);
+        assert_eq!(plan(&sequences, 300, 20, 1)[..7], plan(&sequences, 150, 20, 1)[..7]);
+        assert_ne!(plan(&sequences, 200, 20, 1), plan(&sequences, 200, 20, 2));
+    }
+}

@@ -1,0 +1,51 @@
+//! Text to token ids: a byte-level BPE trained on the train split, or a `tokenizer.json`.
+
+use std::path::Path;
+
+use anyhow::{Result, anyhow};
+use tokenizers::models::bpe::{BPE, BpeTrainerBuilder};
+use tokenizers::pre_tokenizers::byte_level::ByteLevel;
+use tokenizers::processors::template::TemplateProcessing;
+use tokenizers::{AddedToken, Tokenizer, TokenizerBuilder};
+
+use super::corpus::Document;
+use crate::user_error;
+
+/// Begins every document, so that its first token is predicted too.
+const BOS: &str = "<|begin|>";
+
+/// Trains a byte-level BPE of at most `vocab_size` entries on `documents`. Encoding prepends [`BOS`].
+pub fn train(documents: &[Document], vocab_size: usize) -> Result<Tokenizer> {
+    let fault = |error: tokenizers::Error| anyhow!("training the tokenizer: {error}");
+    let mut trainer = BpeTrainerBuilder::new()
+        .show_progress(false)
+        .vocab_size(vocab_size)
+        .min_frequency(2)
+        .special_tokens(vec![AddedToken::from(BOS, true)])
+        .initial_alphabet(ByteLevel::alphabet().into_iter().collect())
+        .build();
+    let level = ByteLevel::new(false, true, true);
+    let mut tokenizer = TokenizerBuilder::new()
+        .with_model(BPE::default())
+        .with_normalizer(None::<tokenizers::NormalizerWrapper>)
+        .with_pre_tokenizer(Some(level))
+        .with_post_processor(Some(level))
+        .with_decoder(Some(level))
+        .build()
+        .map_err(fault)?;
+    tokenizer.train(&mut trainer, documents.iter().map(|d| d.text.as_str())).map_err(fault)?;
+    let mut tokenizer: Tokenizer = tokenizer.into();
+    let bos = tokenizer.token_to_id(BOS).ok_or_else(|| anyhow!("the tokenizer lost its special token"))?;
+    let template = TemplateProcessing::builder()
+        .try_single(format!("{BOS} $A"))
+        .map_err(|error| anyhow!("{error}"))?
+        .special_tokens(vec![(BOS.to_string(), bos)])
+        .build()?;
+    tokenizer.with_post_processor(Some(template));
+    Ok(tokenizer)
+}
+
+/// Reads a `tokenizer.json`.
+pub fn open(path: &Path) -> Result<Tokenizer> {
+    Tokenizer::from_file(path).map_err(|error| user_error!("{}: not a tokenizer.json: {error}", path.display()))
+}

@@ -1,0 +1,64 @@
+//! One axis of the mesh, and what its ranks can do together. With a single rank every operation is the identity.
+
+use anyhow::Result;
+use tch::{Device, Kind, Tensor};
+
+use super::c10d::Group;
+
+/// The ranks along one axis of the mesh.
+pub struct Axis {
+    group: Option<Group>,
+    pub rank: usize,
+    pub size: usize,
+}
+
+impl Axis {
+    /// An axis of one rank.
+    pub fn single() -> Self {
+        Self { group: None, rank: 0, size: 1 }
+    }
+
+    pub(super) fn of(group: Group, rank: usize, size: usize) -> Self {
+        Self { group: Some(group), rank, size }
+    }
+
+    /// Sums `tensor` over the axis, in place.
+    pub fn all_reduce_sum(&self, tensor: &Tensor) -> Result<()> {
+        self.group.as_ref().map_or(Ok(()), |group| group.all_reduce_sum(tensor))
+    }
+
+    /// Sums numbers over the axis, in double precision.
+    pub fn sum(&self, numbers: &mut [f64], device: Device) -> Result<()> {
+        if let Some(group) = &self.group {
+            let tensor = Tensor::from_slice(numbers).to_device(device);
+            group.all_reduce_sum(&tensor)?;
+            tensor.to_device(Device::Cpu).copy_data(numbers, numbers.len());
+        }
+        Ok(())
+    }
+
+    /// The `input [...]` of every rank, stacked to `[size, ...]`.
+    pub fn all_gather(&self, input: &Tensor) -> Result<Tensor> {
+        let Some(group) = &self.group else { return Ok(input.unsqueeze(0)) };
+        let mut shape = vec![self.size as i64];
+        shape.extend(input.size());
+        let output = Tensor::empty(&shape, (input.kind(), input.device()));
+        group.all_gather(&input.contiguous(), &output)?;
+        Ok(output)
+    }
+
+    /// Waits until every rank of the axis has come here.
+    pub fn barrier(&self, device: Device) -> Result<()> {
+        self.all_reduce_sum(&Tensor::zeros([1], (Kind::Float, device)))
+    }
+
+    /// Into a tensor-parallel region: identity forward, all-reduce of the gradient backward.
+    pub fn copy_to(&self, input: &Tensor) -> Result<Tensor> {
+        self.group.as_ref().map_or_else(|| Ok(input.shallow_clone()), |group| group.copy_to(input))
+    }
+
+    /// Out of a tensor-parallel region: all-reduce forward, identity backward.
+    pub fn reduce_from(&self, input: &Tensor) -> Result<Tensor> {
+        self.group.as_ref().map_or_else(|| Ok(input.shallow_clone()), |group| group.reduce_from(input))
+    }
+}

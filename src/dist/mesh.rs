@@ -1,0 +1,77 @@
+//! The mesh of ranks: tensor parallel (innermost, neighbours talk most) × data parallel.
+
+use std::env;
+
+use anyhow::{Context, Result, ensure};
+use tch::Device;
+
+use super::c10d::{Backend, Group, Store};
+use super::collective::Axis;
+
+/// This rank's place among all, and its ties to the others.
+pub struct Mesh {
+    /// Ranks that hold shards of the same model replica.
+    pub tp: Axis,
+    /// Ranks that hold the same shard and see different rows of the batch.
+    pub dp: Axis,
+    pub world: Axis,
+    pub device: Device,
+}
+
+impl Mesh {
+    /// A mesh of this process alone.
+    pub fn single(device: Device) -> Self {
+        Self { tp: Axis::single(), dp: Axis::single(), world: Axis::single(), device }
+    }
+
+    /// Joins `tp × dp` ranks through `store` as global rank `rank` (`tp` varies fastest).
+    pub fn join(store: &Store, rank: usize, tp: usize, dp: usize, device: Device) -> Result<Self> {
+        let backend = if device.is_cuda() { Backend::Nccl } else { Backend::Gloo };
+        let (tp_rank, dp_rank) = (rank % tp, rank / tp);
+        let axis = |name: String, rank, size| -> Result<Axis> {
+            if size == 1 {
+                return Ok(Axis::single());
+            }
+            Ok(Axis::of(Group::join(store, backend, &name, rank, size)?, rank, size))
+        };
+        Ok(Self {
+            tp: axis(format!("tp/{dp_rank}"), tp_rank, tp)?,
+            dp: axis(format!("dp/{tp_rank}"), dp_rank, dp)?,
+            world: axis("world".into(), rank, tp * dp)?,
+            device,
+        })
+    }
+
+    /// The mesh that torchrun's environment variables describe (`RANK`, `WORLD_SIZE`, `LOCAL_RANK`, `MASTER_ADDR`,
+    /// `MASTER_PORT`); a single process where `WORLD_SIZE` is unset.
+    pub fn from_env(tp: usize, dp: usize, device: Device) -> Result<Self> {
+        let number = |name: &str| -> Result<usize> {
+            let value = env::var(name).with_context(|| format!("{name} is not set"))?;
+            value.parse().with_context(|| format!("{name} is not a number: {value}"))
+        };
+        if env::var_os("WORLD_SIZE").is_none() {
+            ensure!(tp * dp == 1, "tp {tp} × dp {dp} needs {} processes, but WORLD_SIZE is not set", tp * dp);
+            return Ok(Self::single(device));
+        }
+        let (rank, world) = (number("RANK")?, number("WORLD_SIZE")?);
+        ensure!(tp * dp == world, "tp {tp} × dp {dp} is not WORLD_SIZE {world}");
+        if world == 1 {
+            return Ok(Self::single(device));
+        }
+        let device = match device {
+            Device::Cuda(first) => Device::Cuda(first + number("LOCAL_RANK")?),
+            other => other,
+        };
+        let host = env::var("MASTER_ADDR").unwrap_or_else(|_| "127.0.0.1".into());
+        let port = u16::try_from(number("MASTER_PORT")?).context("MASTER_PORT is no port")?;
+        // Under torchrun (and under our own scheduler) the launcher serves the store; otherwise rank 0 does.
+        let agent = env::var("TORCHELASTIC_USE_AGENT_STORE").is_ok_and(|value| value == "True");
+        let store = if rank == 0 && !agent { Store::serve_on(&host, port)? } else { Store::connect(&host, port)? };
+        Self::join(&store, rank, tp, dp, device)
+    }
+
+    /// Whether this rank writes what all share.
+    pub fn is_first(&self) -> bool {
+        self.world.rank == 0
+    }
+}

@@ -1,0 +1,3 @@
+//! How good a model is on held-out text, whatever it was trained on.
+
+pub mod perplexity;

@@ -1,0 +1,122 @@
+//! Hard-label NLL of held-out documents, and what goes with it.
+
+use anyhow::Result;
+use tch::{Device, Kind};
+
+use crate::data::batch::{Batch, Row};
+use crate::data::sequences::{Sequence, sequences};
+use crate::data::tokens::TokenizedSplit;
+use crate::dist::Mesh;
+use crate::model::Decoder;
+use crate::objective::head::Head;
+
+/// Equal-width bins of the top-1 probability (Guo et al. 2017 use 15).
+const BINS: usize = 15;
+/// Input tokens of a forward pass.
+const ROWS_TOKENS: usize = 8192;
+
+/// Sums over the documents of a split.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Evaluation {
+    /// Nats and predicted tokens of each document.
+    pub documents: Vec<(f64, u64)>,
+    pub correct: u64,
+    pub bytes: u64,
+    /// Count, sum of confidence and correct predictions of each bin.
+    bins: [[f64; 3]; BINS],
+}
+
+impl Evaluation {
+    /// Sums of nothing yet, for a split of `documents` documents and `bytes` bytes of predicted text.
+    pub fn new(documents: usize, bytes: u64) -> Self {
+        Self { documents: vec![(0.0, 0); documents], correct: 0, bytes, bins: [[0.0; 3]; BINS] }
+    }
+
+    /// Adds one predicted token.
+    pub fn add(&mut self, document: usize, nll: f64, confidence: f64, correct: bool) {
+        let (sum, count) = &mut self.documents[document];
+        *sum += nll;
+        *count += 1;
+        self.correct += u64::from(correct);
+        let bin = &mut self.bins[((confidence * BINS as f64) as usize).min(BINS - 1)];
+        bin[0] += 1.0;
+        bin[1] += confidence;
+        bin[2] += f64::from(u8::from(correct));
+    }
+
+    pub fn tokens(&self) -> u64 {
+        self.documents.iter().map(|(_, tokens)| tokens).sum()
+    }
+
+    pub fn nll_sum(&self) -> f64 {
+        self.documents.iter().map(|(nll, _)| nll).sum()
+    }
+
+    /// Nats per predicted token.
+    pub fn nll(&self) -> f64 {
+        self.nll_sum() / self.tokens() as f64
+    }
+
+    pub fn bits_per_byte(&self) -> f64 {
+        self.nll_sum() / std::f64::consts::LN_2 / self.bytes as f64
+    }
+
+    pub fn token_accuracy(&self) -> f64 {
+        self.correct as f64 / self.tokens() as f64
+    }
+
+    /// Expected calibration error of the most likely token.
+    pub fn ece(&self) -> f64 {
+        self.bins.iter().map(|[_, confidence, correct]| (confidence - correct).abs()).sum::<f64>() / self.tokens() as f64
+    }
+
+    /// Adds up the parts of data-parallel ranks.
+    fn reduce(&mut self, mesh: &Mesh) -> Result<()> {
+        let mut numbers: Vec<f64> = self.documents.iter().flat_map(|&(nll, tokens)| [nll, tokens as f64]).collect();
+        numbers.push(self.correct as f64);
+        numbers.extend(self.bins.iter().flatten());
+        mesh.dp.sum(&mut numbers, mesh.device)?;
+        let mut rest = numbers.into_iter();
+        let mut next = || rest.next().expect("as many numbers as went in");
+        self.documents.iter_mut().for_each(|document| *document = (next(), next() as u64));
+        self.correct = next() as u64;
+        self.bins.iter_mut().flatten().for_each(|number| *number = next());
+        Ok(())
+    }
+}
+
+/// Evaluates `decoder` on all sequences of `split`, each from its own context.
+pub fn evaluate(
+    decoder: &Decoder,
+    vocab_size: usize,
+    split: &TokenizedSplit,
+    context: usize,
+    mesh: &Mesh,
+) -> Result<Evaluation> {
+    let _guard = tch::no_grad_guard();
+    let mut sum = Evaluation::new(split.len(), split.bytes.iter().sum());
+    let all: Vec<Sequence> = sequences(split, context);
+    let mine: Vec<Sequence> = all.into_iter().skip(mesh.dp.rank).step_by(mesh.dp.size).collect();
+    let head = Head {
+        weight_vd: decoder.head_weight(),
+        vocab_start: decoder.vocab_start,
+        vocab_size: vocab_size as i64,
+        tp: &mesh.tp,
+    };
+    for chunk in mine.chunks((ROWS_TOKENS / context).max(1)) {
+        let rows: Vec<Row> = chunk.iter().copied().map(Row::whole).collect();
+        let batch = Batch::new(&rows, split, mesh.device);
+        let hidden = decoder.forward(&batch.inputs_bt, &mesh.tp)?;
+        let hidden_nd = hidden.flatten(0, 1).index_select(0, &batch.positions_n);
+        let found = head.predict(&hidden_nd, &batch.labels_n)?;
+        let nll = Vec::<f64>::try_from(found.nll_n.to_kind(Kind::Double).to_device(Device::Cpu))?;
+        let confidence = Vec::<f64>::try_from(found.confidence_n.to_kind(Kind::Double).to_device(Device::Cpu))?;
+        let correct = Vec::<bool>::try_from(found.top_n.eq_tensor(&batch.labels_n).to_device(Device::Cpu))?;
+        let documents = chunk.iter().flat_map(|s| std::iter::repeat_n(s.document, s.targets));
+        for (index, document) in documents.enumerate() {
+            sum.add(document, nll[index], confidence[index], correct[index]);
+        }
+    }
+    sum.reduce(mesh)?;
+    Ok(sum)
+}

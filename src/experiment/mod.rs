@@ -1,0 +1,91 @@
+//! What is asked: the experiment file, resolved into the runs it means.
+
+mod expand;
+mod preset;
+pub mod recipe;
+mod resolve;
+mod source;
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+pub use expand::load;
+use recipe::TrainRecipe;
+
+/// What the command line says about reading the file.
+#[derive(Clone, Copy, Debug)]
+pub struct Options {
+    /// Read the `[smoke]` tier.
+    pub smoke: bool,
+    pub tp: usize,
+    pub dp: usize,
+}
+
+/// An experiment as resolved.
+#[derive(Clone, Debug)]
+pub struct Experiment {
+    /// The file's stem.
+    pub name: String,
+    pub question: String,
+    pub hypothesis: String,
+    pub revision: String,
+    /// The file, verbatim.
+    pub toml: String,
+    pub smoke: bool,
+    /// Swept keys in the order of the file.
+    pub axes: Vec<String>,
+    pub methods: Vec<Method>,
+    /// The arm that others are compared with: the first that trains on hard labels.
+    pub reference: String,
+    pub teachers: Vec<Teacher>,
+    /// Methods outermost, then axes (the first slowest), then seeds.
+    pub students: Vec<Student>,
+    pub data_name: String,
+    pub student_name: String,
+}
+
+/// An arm.
+#[derive(Clone, Debug)]
+pub struct Method {
+    pub name: String,
+    /// In a few words.
+    pub objective: String,
+}
+
+/// A teacher to train, and what its cache must hold.
+#[derive(Clone, Debug)]
+pub struct Teacher {
+    pub name: String,
+    pub run: String,
+    pub model: String,
+    pub recipe: TrainRecipe,
+    pub data: DataFiles,
+    /// The largest of the arms that share the cache.
+    pub top_k: usize,
+    /// Of all arms, sorted, always with 1.
+    pub temperatures: Vec<f64>,
+}
+
+/// A student run.
+#[derive(Clone, Debug)]
+pub struct Student {
+    pub run: String,
+    pub method: String,
+    pub seed: u64,
+    /// Axis and value as written.
+    pub axes: Vec<(String, String)>,
+    pub recipe: TrainRecipe,
+    pub data: DataFiles,
+    /// Index into [`Experiment::teachers`].
+    pub teacher: Option<usize>,
+}
+
+/// Where the data lies; not part of any identity.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct DataFiles {
+    /// `train`, `valid`, `test`; or `all`, from which they are derived.
+    pub splits: BTreeMap<String, PathBuf>,
+    pub tokenizer: Option<PathBuf>,
+}

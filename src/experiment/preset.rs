@@ -1,0 +1,142 @@
+//! Models and data by name, from `presets/*.toml`.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use anyhow::Result;
+
+use super::DataFiles;
+use super::recipe::{DataRecipe, TokenizerRecipe};
+use super::source::{Setting, Source, unknown};
+use crate::data::tokenizer;
+use crate::model::ModelConfig;
+use crate::record::store::{sha256_file, sha256_hex};
+use crate::user_error;
+
+const MODEL_KEYS: [&str; 8] = [
+    "hidden_size",
+    "intermediate_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "rope_theta",
+    "rms_norm_eps",
+    "initializer_range",
+];
+const DATA_KEYS: [&str; 6] = ["path", "format", "train", "valid", "test", "tokenizer"];
+
+/// The settings behind `setting`: those of the preset it names, or its own inline table; and the folder of relative paths.
+fn resolve(setting: &Setting, key: &str, file: &str, folder: &Path) -> Result<(String, Vec<(String, Setting)>, PathBuf)> {
+    let Some(name) = setting.value.as_str() else { return Ok((key.into(), setting.fields(key)?, folder.to_path_buf())) };
+    let absolute = std::path::absolute(folder).unwrap_or_else(|_| folder.to_path_buf());
+    let candidates =
+        std::iter::once(absolute.join("presets")).chain(absolute.ancestors().map(|a| a.join("experiments/presets")));
+    let Some(path) = candidates.map(|candidate| candidate.join(file)).find(|path| path.exists()) else {
+        let at = &setting.at.0;
+        return Err(user_error!("{at}: {key} {name:?} is a preset, but there is no presets/{file} beside the experiment file"));
+    };
+    let source = Source::read(&path, "presets")?;
+    let document = source.parse()?;
+    let known: Vec<&str> = document.as_table().iter().map(|(name, _)| name).collect();
+    let Some(table) = document.get(name).and_then(|item| item.as_table_like()) else {
+        return Err(user_error!("{}: {}", setting.at.0, unknown(&format!("{key} preset"), name, &known)));
+    };
+    let base = path.parent().unwrap_or(Path::new(".")).to_path_buf();
+    Ok((name.to_string(), source.settings(table)?, base))
+}
+
+/// The decoder that `setting` names or describes, for `vocab_size` ids; and its name.
+pub fn model(setting: &Setting, key: &str, vocab_size: usize, folder: &Path) -> Result<(String, ModelConfig)> {
+    let (name, settings, _) = resolve(setting, key, "models.toml", folder)?;
+    let map: BTreeMap<String, Setting> = settings.into_iter().collect();
+    for (field, found) in &map {
+        if !MODEL_KEYS.contains(&field.as_str()) {
+            return Err(user_error!("{}: {}", found.at.0, unknown(&format!("key in {key}"), field, &MODEL_KEYS)));
+        }
+    }
+    let count = |field: &str| -> Result<usize> {
+        let missing = || user_error!("{}: {key} {name:?} lacks {field}", setting.at.0);
+        map.get(field).ok_or_else(missing)?.count(field)
+    };
+    let number = |field: &str, default: f64| -> Result<f64> {
+        map.get(field).map_or(Ok(default), |found| found.number(field, "a number above 0", |n| n > 0.0))
+    };
+    let config = ModelConfig {
+        vocab_size,
+        hidden_size: count("hidden_size")?,
+        intermediate_size: count("intermediate_size")?,
+        num_hidden_layers: count("num_hidden_layers")?,
+        num_attention_heads: count("num_attention_heads")?,
+        num_key_value_heads: count("num_key_value_heads")?,
+        rope_theta: number("rope_theta", 10_000.0)?,
+        rms_norm_eps: number("rms_norm_eps", 1e-5)?,
+        initializer_range: number("initializer_range", 0.02)?,
+    };
+    Ok((name, config))
+}
+
+/// The data that `setting` names or describes, cut at `context`; its name, recipe and files.
+pub fn data(setting: &Setting, context: usize, folder: &Path) -> Result<(String, DataRecipe, DataFiles)> {
+    let (name, settings, base) = resolve(setting, "data", "data.toml", folder)?;
+    let map: BTreeMap<String, Setting> = settings.into_iter().collect();
+    for (field, found) in &map {
+        if !DATA_KEYS.contains(&field.as_str()) {
+            return Err(user_error!("{}: {}", found.at.0, unknown("key in data", field, &DATA_KEYS)));
+        }
+    }
+    let locate = |field: &str, found: &Setting| -> Result<PathBuf> {
+        let given = Path::new(found.text(field)?);
+        let path = [base.join(given), given.to_path_buf()].into_iter().find(|path| path.exists());
+        path.ok_or_else(|| user_error!("{}: no corpus file at {}; check {field}", found.at.0, base.join(given).display()))
+    };
+    if let Some(found) = map.get("format") {
+        let format = found.text("format")?;
+        if !["text", "jsonl"].contains(&format) {
+            return Err(user_error!("{}: {}", found.at.0, unknown("data format", format, &["text", "jsonl"])));
+        }
+    }
+    let mut splits = BTreeMap::new();
+    for (field, split) in [("path", "all"), ("train", "train"), ("valid", "valid"), ("test", "test")] {
+        if let Some(found) = map.get(field) {
+            splits.insert(split.to_string(), locate(field, found)?);
+        }
+    }
+    if !splits.contains_key("train") && !splits.contains_key("all") {
+        return Err(user_error!("{}: data needs a path, or train and valid files", setting.at.0));
+    }
+    let content = splits.iter().map(|(split, path)| Ok((split.clone(), content_hash(path)?))).collect::<Result<_>>()?;
+    let (tokenizer, file) = match map.get("tokenizer") {
+        None => (TokenizerRecipe::Bpe { vocab_size: 2048 }, None),
+        Some(found) if found.value.is_str() => {
+            let path = locate("tokenizer", found)?;
+            let vocab_size = tokenizer::open(&path)?.get_vocab_size(true);
+            (TokenizerRecipe::File { sha256: sha256_file(&path)?, vocab_size }, Some(path))
+        }
+        Some(found) => match &found.fields("tokenizer")?[..] {
+            [(field, size)] if field == "bpe" => {
+                let vocab_size = size.count("bpe")?;
+                if vocab_size < 257 {
+                    return Err(user_error!("{}: bpe must be at least 257, for every byte and one more", found.at.0));
+                }
+                (TokenizerRecipe::Bpe { vocab_size }, None)
+            }
+            _ => return Err(user_error!("{}: tokenizer must be {{ bpe = SIZE }} or a tokenizer.json", found.at.0)),
+        },
+    };
+    Ok((name, DataRecipe { content, tokenizer, context }, DataFiles { splits, tokenizer: file }))
+}
+
+/// SHA-256 of a file, or over the names and hashes of the files of a folder.
+fn content_hash(path: &Path) -> Result<String> {
+    if !path.is_dir() {
+        return sha256_file(path);
+    }
+    let mut files: Vec<PathBuf> = std::fs::read_dir(path)?.map(|entry| Ok(entry?.path())).collect::<Result<_>>()?;
+    files.retain(|file| file.is_file());
+    files.sort();
+    let mut list = String::new();
+    for file in files {
+        list += &format!("{} {}\n", sha256_file(&file)?, file.file_name().unwrap_or_default().to_string_lossy());
+    }
+    Ok(sha256_hex(list.as_bytes()))
+}

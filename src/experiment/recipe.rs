@@ -1,0 +1,145 @@
+//! A run's recipe: everything that would change its numbers, resolved, and nothing else.
+//!
+//! Paths, device, parallelism and names are not in it; they are execution and display. The hash of a recipe is its identity.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::model::config::ModelConfig;
+use crate::objective::Objective;
+use crate::record::store::sha256_hex;
+
+/// What a run reads.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct DataRecipe {
+    /// Split name (`train`, `valid`, `test`) to the SHA-256 of the file's content as stored.
+    pub content: BTreeMap<String, String>,
+    pub tokenizer: TokenizerRecipe,
+    /// Longest sequence in tokens; documents are cut into sequences of at most this length.
+    pub context: usize,
+}
+
+/// How text becomes tokens.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum TokenizerRecipe {
+    /// A byte-level BPE of this vocabulary size (special tokens included), trained on the train split.
+    Bpe { vocab_size: usize },
+    /// A `tokenizer.json` with this SHA-256 and vocabulary size.
+    File { sha256: String, vocab_size: usize },
+}
+
+impl TokenizerRecipe {
+    pub fn vocab_size(&self) -> usize {
+        match self {
+            Self::Bpe { vocab_size } | Self::File { vocab_size, .. } => *vocab_size,
+        }
+    }
+}
+
+/// AdamW (Loshchilov & Hutter 2019) under linear warm-up and cosine decay.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct OptimizerRecipe {
+    /// Peak learning rate.
+    pub lr: f64,
+    pub beta1: f64,
+    pub beta2: f64,
+    pub eps: f64,
+    /// Decoupled, on matrices only.
+    pub weight_decay: f64,
+    /// Largest gradient norm; 0 never clips.
+    pub clip: f64,
+    /// Fraction of the updates over which the learning rate rises linearly.
+    pub warmup: f64,
+    /// The learning rate at the end, as a fraction of the peak.
+    pub final_lr: f64,
+}
+
+/// Number format of weights and activations in forward and backward; masters and optimizer are always f32.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Precision {
+    F32,
+    Bf16,
+}
+
+impl Precision {
+    pub fn kind(self) -> tch::Kind {
+        match self {
+            Self::F32 => tch::Kind::Float,
+            Self::Bf16 => tch::Kind::BFloat16,
+        }
+    }
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::F32 => "f32",
+            Self::Bf16 => "bf16",
+        }
+    }
+}
+
+/// When and on what a run is evaluated.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct EvalRecipe {
+    /// Target tokens between evaluations; the end is always evaluated.
+    pub every: u64,
+    /// Split name.
+    pub on: String,
+}
+
+/// The teacher's part in a student's recipe.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct TeacherRecipe {
+    /// How the teacher itself is trained.
+    pub trained: Box<TrainRecipe>,
+    /// Targets kept per token.
+    pub top_k: usize,
+}
+
+/// A training run.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct TrainRecipe {
+    pub data: DataRecipe,
+    pub model: ModelConfig,
+    pub objective: Objective,
+    pub teacher: Option<TeacherRecipe>,
+    /// Target tokens to train on, exactly.
+    pub tokens: u64,
+    /// Target tokens per update, exactly (the last update takes what is left).
+    pub batch: u64,
+    pub optimizer: OptimizerRecipe,
+    /// Initial weights and order of the data.
+    pub seed: u64,
+    pub precision: Precision,
+    pub eval: EvalRecipe,
+    /// The experiment's `revision`.
+    pub revision: String,
+}
+
+impl TrainRecipe {
+    pub fn updates(&self) -> u64 {
+        self.tokens.div_ceil(self.batch)
+    }
+
+    /// FLOPs of training: see [`ModelConfig::train_flops_per_token`].
+    pub fn train_flops(&self) -> f64 {
+        self.tokens as f64 * self.model.train_flops_per_token(self.data.context)
+    }
+
+    /// FLOPs of the teacher behind this run: its training, and one forward pass over this run's targets.
+    pub fn teacher_flops(&self) -> f64 {
+        self.teacher.as_ref().map_or(0.0, |teacher| {
+            let forward = teacher.trained.model.forward_flops_per_token(self.data.context);
+            teacher.trained.train_flops() + self.tokens as f64 * forward
+        })
+    }
+}
+
+/// The first 8 hex digits of the SHA-256 of `recipe` as JSON with sorted keys: equal on every machine.
+pub fn identity(recipe: &impl Serialize) -> String {
+    let value = serde_json::to_value(recipe).expect("recipes are plain data");
+    // serde_json's maps are sorted unless its `preserve_order` feature is on, which a test watches.
+    sha256_hex(value.to_string().as_bytes())[..8].to_string()
+}

@@ -1,0 +1,161 @@
+//! From the settings that apply to a run to its recipe.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use anyhow::Result;
+
+use super::DataFiles;
+use super::preset;
+use super::recipe::{EvalRecipe, OptimizerRecipe, Precision, TrainRecipe};
+use super::source::{Place, Setting, unknown};
+use crate::objective::{Objective, Tail};
+use crate::user_error;
+
+/// Keys of a run; every one may stand in `[base]`, in a method, on an axis of the sweep and in `[smoke]`.
+pub const RUN_KEYS: [&str; 23] = [
+    "data", "student", "tokens", "batch", "context", "lr", "beta1", "beta2", "eps", "weight_decay", "clip", "warmup",
+    "final_lr", "precision", "seeds", "eval", "objective", "teacher", "top_k", "tail", "temperature", "centered", "mse_mean",
+];
+/// Keys of a teacher; what it does not say comes from the run it teaches.
+pub const TEACHER_KEYS: [&str; 14] = [
+    "model", "tokens", "batch", "lr", "beta1", "beta2", "eps", "weight_decay", "clip", "warmup", "final_lr", "precision",
+    "seed", "eval",
+];
+
+/// Whether `key` means anything to an arm with `objective`.
+pub fn applies(key: &str, objective: &str) -> bool {
+    match key {
+        "teacher" | "top_k" => objective != "hard-ce",
+        "tail" | "temperature" => objective == "soft-ce",
+        "centered" | "mse_mean" => objective == "logit-mse",
+        _ => true,
+    }
+}
+
+/// The settings that apply to one run, later ones over earlier ones.
+#[derive(Clone, Debug, Default)]
+pub struct Settings(pub BTreeMap<String, Setting>);
+
+impl Settings {
+    pub fn overlay(&mut self, more: impl IntoIterator<Item = (String, Setting)>) {
+        self.0.extend(more);
+    }
+
+    fn get<T>(&self, key: &str, default: T, read: impl Fn(&Setting) -> Result<T>) -> Result<T> {
+        self.0.get(key).map_or(Ok(default), read)
+    }
+
+    fn required(&self, key: &str, of: &Place) -> Result<&Setting> {
+        self.0.get(key).ok_or_else(|| user_error!("{}: {key} is missing; set it in [base]", of.0))
+    }
+
+    /// Where `key` was written, or `otherwise`.
+    pub fn place<'a>(&'a self, key: &str, otherwise: &'a Place) -> &'a Place {
+        self.0.get(key).map_or(otherwise, |setting| &setting.at)
+    }
+
+    /// Seeds of the arm.
+    pub fn seeds(&self) -> Result<Vec<u64>> {
+        let Some(setting) = self.0.get("seeds") else { return Ok(vec![0, 1, 2]) };
+        let Some(array) = setting.value.as_array() else { return Ok((0..setting.count("seeds")? as u64).collect()) };
+        let seeds: Option<Vec<u64>> = array.iter().map(|v| v.as_integer().and_then(|n| u64::try_from(n).ok())).collect();
+        let bad = || user_error!("{}: seeds must be a count or a list of different whole numbers", setting.at.0);
+        let seeds = seeds.filter(|seeds| !seeds.is_empty()).ok_or_else(bad)?;
+        let distinct: std::collections::BTreeSet<&u64> = seeds.iter().collect();
+        if distinct.len() != seeds.len() { Err(bad()) } else { Ok(seeds) }
+    }
+
+    /// The name of the teacher, if any is named.
+    pub fn teacher(&self) -> Result<Option<&str>> {
+        self.0.get("teacher").map(|setting| setting.text("teacher")).transpose()
+    }
+
+    pub fn top_k(&self) -> Result<usize> {
+        self.get("top_k", 20, |setting| setting.count("top_k"))
+    }
+
+    pub fn objective(&self, of: &Place) -> Result<Objective> {
+        let named = self.0.get("objective").ok_or_else(|| {
+            user_error!("{}: this method has no objective; add objective = \"hard-ce\", \"soft-ce\" or \"logit-mse\"", of.0)
+        })?;
+        match named.text("objective")? {
+            "hard-ce" => Ok(Objective::HardCe),
+            "soft-ce" => {
+                let tail = self.get("tail", Tail::Raw, |setting| {
+                    let name = setting.text("tail")?;
+                    let names = Tail::ALL.map(Tail::name);
+                    let found = Tail::ALL.into_iter().find(|tail| tail.name() == name);
+                    found.ok_or_else(|| user_error!("{}: {}", setting.at.0, unknown("tail", name, &names)))
+                })?;
+                let positive = |setting: &Setting| setting.number("temperature", "a number above 0", |t| t > 0.0);
+                Ok(Objective::SoftCe { tail, temperature: self.get("temperature", 1.0, positive)? })
+            }
+            "logit-mse" => Ok(Objective::LogitMse {
+                centered: self.get("centered", false, |setting| setting.flag("centered"))?,
+                mse_mean: self.get("mse_mean", false, |setting| setting.flag("mse_mean"))?,
+            }),
+            other => {
+                let known = ["hard-ce", "soft-ce", "logit-mse"];
+                Err(user_error!("{}: {}", named.at.0, unknown("objective", other, &known)))
+            }
+        }
+    }
+
+    /// The recipe of a run whose model stands under `model_key`, less teacher; with its data's and model's names.
+    pub fn recipe(
+        &self,
+        model_key: &str,
+        objective: Objective,
+        seed: u64,
+        revision: &str,
+        of: &Place,
+        folder: &Path,
+    ) -> Result<(TrainRecipe, DataFiles, String, String)> {
+        let context = self.get("context", 256, |setting| setting.count("context"))?;
+        let (data_name, data, files) = preset::data(self.required("data", of)?, context, folder)?;
+        let vocab_size = data.tokenizer.vocab_size();
+        let (model_name, model) = preset::model(self.required(model_key, of)?, model_key, vocab_size, folder)?;
+        let tokens = self.required("tokens", of)?.tokens("tokens")?;
+        let number = |key: &str, default: f64, wanted: &str, ok: fn(f64) -> bool| {
+            self.get(key, default, |setting| setting.number(key, wanted, ok))
+        };
+        let fraction = |key: &str, default: f64| number(key, default, "a number from 0 to 1", |x| (0.0..=1.0).contains(&x));
+        let optimizer = OptimizerRecipe {
+            lr: number("lr", 1e-3, "a number above 0", |x| x > 0.0)?,
+            beta1: number("beta1", 0.9, "a number from 0 to below 1", |x| (0.0..1.0).contains(&x))?,
+            beta2: number("beta2", 0.95, "a number from 0 to below 1", |x| (0.0..1.0).contains(&x))?,
+            eps: number("eps", 1e-8, "a number above 0", |x| x > 0.0)?,
+            weight_decay: number("weight_decay", 0.1, "a number of at least 0", |x| x >= 0.0)?,
+            clip: number("clip", 1.0, "a number of at least 0", |x| x >= 0.0)?,
+            warmup: fraction("warmup", 0.05)?,
+            final_lr: fraction("final_lr", 0.1)?,
+        };
+        let precision = self.get("precision", Precision::F32, |setting| match setting.text("precision")? {
+            "f32" => Ok(Precision::F32),
+            "bf16" => Ok(Precision::Bf16),
+            other => Err(user_error!("{}: {}", setting.at.0, unknown("precision", other, &["f32", "bf16"]))),
+        })?;
+        let mut eval = EvalRecipe { every: tokens.div_ceil(5), on: "valid".into() };
+        if let Some(setting) = self.0.get("eval") {
+            for (field, found) in setting.fields("eval")? {
+                match field.as_str() {
+                    "every" => eval.every = found.tokens("eval.every")?,
+                    "on" => eval.on = found.text("eval.on")?.to_string(),
+                    _ => return Err(user_error!("{}: {}", found.at.0, unknown("key in eval", &field, &["every", "on"]))),
+                }
+            }
+            let has = |split: &str| files.splits.contains_key(split) || files.splits.contains_key("all");
+            if !["valid", "test"].contains(&eval.on.as_str()) || !has(&eval.on) {
+                let at = &setting.at.0;
+                return Err(user_error!("{at}: eval.on must be a held-out split of the data, not {:?}", eval.on));
+            }
+        }
+        let batch = self.get("batch", 4000, |setting| setting.tokens("batch"))?;
+        let recipe = TrainRecipe {
+            data, model, objective, teacher: None, tokens, batch, optimizer, seed, precision, eval,
+            revision: revision.to_string(),
+        };
+        Ok((recipe, files, data_name, model_name))
+    }
+}

@@ -1,0 +1,162 @@
+//! A TOML file that knows where everything in it stands, so that an error can point at the line.
+
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+
+use anyhow::Result;
+use toml_edit::{Document, Item, TableLike, Value};
+
+use crate::user_error;
+
+/// The text of a TOML file and its path.
+#[derive(Clone, Debug)]
+pub struct Source {
+    pub path: PathBuf,
+    pub text: String,
+}
+
+/// A value with the place it was written at.
+#[derive(Clone, Debug)]
+pub struct Setting {
+    pub value: Value,
+    pub at: Place,
+}
+
+/// A place in a file, as `file:line:column`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Place(pub String);
+
+impl Source {
+    pub fn read(path: &Path, what: &str) -> Result<Self> {
+        let text = std::fs::read_to_string(path)
+            .map_err(|error| user_error!("{}: cannot read the {what}: {error}", path.display()))?;
+        Ok(Self { path: path.to_path_buf(), text })
+    }
+
+    pub fn parse(&self) -> Result<Document<String>> {
+        Document::parse(self.text.clone()).map_err(|error| {
+            let message = error.message().lines().collect::<Vec<_>>().join(", ");
+            user_error!("{}: not valid TOML: {message}", self.place(error.span()).0)
+        })
+    }
+
+    /// Where `span` begins.
+    pub fn place(&self, span: Option<Range<usize>>) -> Place {
+        let before = &self.text[..span.map_or(0, |span| span.start.min(self.text.len()))];
+        let line = before.matches('\n').count() + 1;
+        let column = before.chars().rev().take_while(|&c| c != '\n').count() + 1;
+        Place(format!("{}:{line}:{column}", self.path.display()))
+    }
+
+    /// The keys of `table` with their values and the places of the keys; sub-tables become inline tables.
+    pub fn settings(&self, table: &dyn TableLike) -> Result<Vec<(String, Setting)>> {
+        table
+            .iter()
+            .map(|(key, item)| {
+                let span = table.key(key).and_then(|key| key.span()).or_else(|| item.span());
+                let at = self.place(span);
+                let value = item
+                    .clone()
+                    .into_value()
+                    .map_err(|_| user_error!("{}: {key} must be a value", at.0))?;
+                Ok((key.to_string(), Setting { value, at }))
+            })
+            .collect()
+    }
+
+    /// The tables inside `item`, in order: `[teacher.big]`, `[teacher.small]`, ...
+    pub fn tables<'a>(&self, item: Option<&'a Item>, what: &str) -> Result<Vec<(String, &'a dyn TableLike, Place)>> {
+        let Some(item) = item else { return Ok(Vec::new()) };
+        let outer = item
+            .as_table_like()
+            .ok_or_else(|| user_error!("{}: [{what}] must be a table", self.place(item.span()).0))?;
+        outer
+            .iter()
+            .map(|(name, inner)| {
+                let at = self.place(outer.key(name).and_then(|key| key.span()).or_else(|| inner.span()));
+                let table = inner
+                    .as_table_like()
+                    .ok_or_else(|| user_error!("{}: {what}.{name} must be a table, [{what}.{name}]", at.0))?;
+                Ok((name.to_string(), table, at))
+            })
+            .collect()
+    }
+}
+
+/// `unknown key "objctive" in [method.soft-ce]; did you mean "objective"?`
+pub fn unknown(what: &str, found: &str, known: &[&str]) -> String {
+    let nearest = known
+        .iter()
+        .map(|candidate| (strsim::damerau_levenshtein(found, candidate), candidate))
+        .min_by_key(|(distance, _)| *distance)
+        .filter(|(distance, candidate)| *distance <= 1 + candidate.len() / 3);
+    match nearest {
+        Some((_, candidate)) => format!("unknown {what} {found:?}; did you mean {candidate:?}?"),
+        None => format!("unknown {what} {found:?}; known are {}", known.join(", ")),
+    }
+}
+
+impl Setting {
+    fn wrong(&self, key: &str, wanted: &str) -> anyhow::Error {
+        let found = match &self.value {
+            Value::String(text) => format!("{:?}", text.value()),
+            other => format!("{} ({})", other.to_string().trim(), other.type_name()),
+        };
+        user_error!("{}: {key} must be {wanted}, not {found}", self.at.0)
+    }
+
+    pub fn text(&self, key: &str) -> Result<&str> {
+        self.value.as_str().ok_or_else(|| self.wrong(key, "a string"))
+    }
+
+    pub fn flag(&self, key: &str) -> Result<bool> {
+        self.value.as_bool().ok_or_else(|| self.wrong(key, "true or false"))
+    }
+
+    /// A finite number that `ok` accepts.
+    pub fn number(&self, key: &str, wanted: &str, ok: impl Fn(f64) -> bool) -> Result<f64> {
+        let number = self.value.as_float().or_else(|| self.value.as_integer().map(|n| n as f64));
+        number.filter(|n| n.is_finite() && ok(*n)).ok_or_else(|| self.wrong(key, wanted))
+    }
+
+    pub fn count(&self, key: &str) -> Result<usize> {
+        let count = self.value.as_integer().filter(|&n| n > 0);
+        Ok(count.ok_or_else(|| self.wrong(key, "a whole number above 0"))? as usize)
+    }
+
+    /// `"100k"`, `"1.5M"`, `2_000_000`; k, M and G are powers of 1,000.
+    pub fn tokens(&self, key: &str) -> Result<u64> {
+        let wrong = || self.wrong(key, "a number of tokens such as \"100k\" or \"1.5M\"");
+        if let Some(n) = self.value.as_integer() {
+            return u64::try_from(n).ok().filter(|&n| n > 0).ok_or_else(wrong);
+        }
+        let text = self.value.as_str().ok_or_else(wrong)?.trim();
+        let (digits, unit) = match text.char_indices().last() {
+            Some((at, 'k' | 'K')) => (&text[..at], 1e3),
+            Some((at, 'M')) => (&text[..at], 1e6),
+            Some((at, 'G' | 'B')) => (&text[..at], 1e9),
+            _ => (text, 1.0),
+        };
+        let number: f64 = digits.parse().map_err(|_| wrong())?;
+        let tokens = number * unit;
+        if tokens >= 1.0 && tokens < 1e15 && (tokens - tokens.round()).abs() < 1e-6 {
+            Ok(tokens.round() as u64)
+        } else {
+            Err(wrong())
+        }
+    }
+
+    /// The value as a person would write it in a name: no quotes.
+    pub fn display(&self) -> String {
+        match &self.value {
+            Value::String(text) => text.value().clone(),
+            other => other.to_string().trim().replace(['"', ' '], ""),
+        }
+    }
+
+    /// The settings of an inline table.
+    pub fn fields(&self, key: &str) -> Result<Vec<(String, Setting)>> {
+        let table = self.value.as_inline_table().ok_or_else(|| self.wrong(key, "a table { ... }"))?;
+        Ok(table.iter().map(|(k, v)| (k.to_string(), Setting { value: v.clone(), at: self.at.clone() })).collect())
+    }
+}

@@ -1,0 +1,167 @@
+//! A rank's share of the parameters: one flat f32 master buffer, one flat f32 gradient buffer, and leaves for autograd.
+//!
+//! Flat buffers make an update one fused call, a gradient norm one reduction and data parallelism one all-reduce. Matrices
+//! (which decay) come first, then norms.
+
+use anyhow::Result;
+use rand::SeedableRng;
+use rand_chacha::ChaCha8Rng;
+use rand_distr::{Distribution, StandardNormal};
+use sha2::{Digest, Sha256};
+use tch::{Kind, Tensor, no_grad};
+
+use super::config::{ModelConfig, Parameter, Shard};
+use super::parallel::{shard, unshard};
+use crate::dist::{Mesh, c10d};
+
+/// The weights of one rank.
+pub struct Weights {
+    pub parameters: Vec<Parameter>,
+    /// f32 `[count]`, the optimizer's copy.
+    pub master: Tensor,
+    /// f32 `[count]`, of the global mean loss once a step's backward is done.
+    pub gradient: Tensor,
+    /// What the forward pass reads, in the order of `parameters`: views of `master` in f32, copies of it in bf16.
+    pub leaves: Vec<Tensor>,
+    /// Where each parameter lies in the flat buffers: start, length.
+    spans: Vec<(i64, i64)>,
+    /// Elements of matrices at the front of the flat buffers.
+    pub decayed: i64,
+    kind: Kind,
+}
+
+impl Weights {
+    /// Fresh weights that depend on `seed` and the model alone, not on how it is sharded.
+    pub fn init(config: &ModelConfig, seed: u64, kind: Kind, mesh: &Mesh) -> Result<Self> {
+        Self::build(config, kind, mesh, |parameter| Ok(initial(parameter, seed)))
+    }
+
+    /// Weights whose full tensors `full` gives by parameter.
+    pub fn build(
+        config: &ModelConfig,
+        kind: Kind,
+        mesh: &Mesh,
+        mut full: impl FnMut(&Parameter) -> Result<Tensor>,
+    ) -> Result<Self> {
+        let _guard = tch::no_grad_guard();
+        let parameters = config.parameters();
+        let mut locals = Vec::new();
+        for parameter in &parameters {
+            locals.push(shard(&full(parameter)?.to_kind(Kind::Float), parameter.shard, &mesh.tp).to_device(mesh.device));
+        }
+        let mut spans = vec![(0, 0); parameters.len()];
+        let (mut end, mut decayed) = (0, 0);
+        for matrices in [true, false] {
+            for (index, parameter) in parameters.iter().enumerate() {
+                if (parameter.shape.len() >= 2) == matrices {
+                    spans[index] = (end, locals[index].numel() as i64);
+                    end += spans[index].1;
+                }
+            }
+            if matrices {
+                decayed = end;
+            }
+        }
+        let master = Tensor::zeros([end], (Kind::Float, mesh.device));
+        let gradient = master.zeros_like();
+        let mut leaves = Vec::new();
+        for (local, &(start, length)) in locals.iter().zip(&spans) {
+            let mut view = master.narrow(0, start, length).view_(local.size());
+            view.copy_(local);
+            let leaf = if kind == Kind::Float { view.detach() } else { view.to_kind(kind) };
+            leaves.push(leaf);
+        }
+        drop(_guard);
+        let leaves: Vec<Tensor> = leaves.into_iter().map(|leaf| leaf.set_requires_grad(true)).collect();
+        let weights = Self { parameters, master, gradient, leaves, spans, decayed, kind };
+        if kind == Kind::Float {
+            for (index, leaf) in weights.leaves.iter().enumerate() {
+                c10d::set_gradient(leaf, &weights.gradient_of(index))?;
+            }
+        }
+        Ok(weights)
+    }
+
+    /// The gradient of parameter `index`, a view.
+    pub fn gradient_of(&self, index: usize) -> Tensor {
+        let (start, length) = self.spans[index];
+        self.gradient.narrow(0, start, length).view_(self.leaves[index].size())
+    }
+
+    /// The full f32 tensor of `parameters[index]` out of a flat buffer (master or an optimizer's moment).
+    pub fn full(&self, flat: &Tensor, index: usize, mesh: &Mesh) -> Result<Tensor> {
+        let (start, length) = self.spans[index];
+        let parameter = &self.parameters[index];
+        let local = flat.narrow(0, start, length).view_(self.leaves[index].size());
+        unshard(&local, parameter.shard, &parameter.shape, &mesh.tp)
+    }
+
+    /// Writes this rank's share of a full tensor into a flat buffer.
+    pub fn load(&self, flat: &Tensor, index: usize, full: &Tensor, mesh: &Mesh) {
+        let (start, length) = self.spans[index];
+        let local = shard(full, self.parameters[index].shard, &mesh.tp);
+        no_grad(|| flat.narrow(0, start, length).copy_(&local.flatten(0, -1)));
+    }
+
+    /// Adds gradients that autograd left on low-precision leaves to the f32 buffer. In f32 they are there already.
+    pub fn collect_gradients(&self) {
+        if self.kind == Kind::Float {
+            return;
+        }
+        no_grad(|| {
+            for (index, leaf) in self.leaves.iter().enumerate() {
+                let mut gradient = leaf.grad();
+                if gradient.defined() {
+                    let _ = self.gradient_of(index).g_add_(&gradient.to_kind(Kind::Float));
+                    let _ = gradient.zero_();
+                }
+            }
+        });
+    }
+
+    /// Copies the masters into low-precision leaves. In f32 they are one.
+    pub fn refresh_leaves(&self) {
+        if self.kind == Kind::Float {
+            return;
+        }
+        no_grad(|| {
+            for (leaf, &(start, length)) in self.leaves.iter().zip(&self.spans) {
+                leaf.shallow_clone().copy_(&self.master.narrow(0, start, length).view_(leaf.size()));
+            }
+        });
+    }
+
+    /// Sum of squared gradients of the whole model: every parameter once, however many ranks hold it.
+    pub fn gradient_square_sum(&self, mesh: &Mesh) -> Result<f64> {
+        let (mut sharded, mut replicated) = (0.0, 0.0);
+        if mesh.tp.size == 1 {
+            replicated = self.gradient.dot(&self.gradient).double_value(&[]);
+        } else {
+            for (index, parameter) in self.parameters.iter().enumerate() {
+                let gradient = self.gradient_of(index).flatten(0, -1);
+                let square = gradient.dot(&gradient).double_value(&[]);
+                if parameter.shard == Shard::Replicated { replicated += square } else { sharded += square }
+            }
+        }
+        let mut over_shards = [sharded];
+        mesh.tp.sum(&mut over_shards, mesh.device)?;
+        Ok(over_shards[0] + replicated)
+    }
+}
+
+/// Initial values of a parameter: its own ChaCha stream keyed by seed and name.
+fn initial(parameter: &Parameter, seed: u64) -> Tensor {
+    let Some(std) = parameter.init_std else { return Tensor::ones(&parameter.shape, (Kind::Float, tch::Device::Cpu)) };
+    let mut key = Sha256::new();
+    key.update(seed.to_le_bytes());
+    key.update(parameter.name.as_bytes());
+    let mut rng = ChaCha8Rng::from_seed(key.finalize().into());
+    let count = parameter.shape.iter().product::<i64>() as usize;
+    let values: Vec<f32> = (0..count)
+        .map(|_| {
+            let value: f64 = StandardNormal.sample(&mut rng);
+            (value * std) as f32
+        })
+        .collect();
+    Tensor::from_slice(&values).view_(&parameter.shape[..])
+}

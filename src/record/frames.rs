@@ -1,0 +1,165 @@
+//! The Polars frames of an experiment, as Parquet in its results folder.
+//!
+//! A frame is built from plain rows, so that its schema stands here once. Files appear by atomic rename.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Result, anyhow};
+use polars::prelude::*;
+use polars_io::SerReader;
+use polars_io::prelude::{ParquetCompression, ParquetReader, ParquetWriter};
+
+use super::store::replace_file;
+
+/// The frames of one experiment.
+#[derive(Clone, Debug)]
+pub struct Frames {
+    /// One row a run: students, teachers and the baseline.
+    pub runs: DataFrame,
+    /// One row a training step.
+    pub curves: DataFrame,
+    /// One row an evaluation.
+    pub evals: DataFrame,
+    /// One row a document at a run's final evaluation.
+    pub documents: DataFrame,
+}
+
+const NAMES: [&str; 4] = ["runs", "curves", "evals", "documents"];
+
+impl Frames {
+    /// Writes `runs.parquet`, `curves.parquet`, `evals.parquet` and `documents.parquet` into `folder`; returns their paths.
+    pub fn write(&mut self, folder: &Path) -> Result<Vec<PathBuf>> {
+        let frames = [&mut self.runs, &mut self.curves, &mut self.evals, &mut self.documents];
+        NAMES
+            .into_iter()
+            .zip(frames)
+            .map(|(name, frame)| {
+                let path = folder.join(format!("{name}.parquet"));
+                replace_file(&path, |file: &mut File| {
+                    ParquetWriter::new(file)
+                        .with_compression(ParquetCompression::Zstd(None))
+                        .finish(frame)?;
+                    Ok(())
+                })?;
+                Ok(path)
+            })
+            .collect()
+    }
+
+    /// Reads the four frames of `folder`.
+    pub fn read(folder: &Path) -> Result<Self> {
+        let read = |name: &str| -> Result<DataFrame> {
+            let path = folder.join(format!("{name}.parquet"));
+            let file = File::open(&path).map_err(|error| anyhow!("no frame at {}: {error}", path.display()))?;
+            ParquetReader::new(file).finish().map_err(|error| anyhow!("{} is damaged: {error}", path.display()))
+        };
+        Ok(Self { runs: read("runs")?, curves: read("curves")?, evals: read("evals")?, documents: read("documents")? })
+    }
+}
+
+/// Declares a row type together with the frame its rows make, a column a field.
+macro_rules! frame_rows {
+    ($(#[$meta:meta])* $row:ident { $($(#[$field_meta:meta])* $field:ident : $kind:ty),* $(,)? }) => {
+        $(#[$meta])*
+        #[derive(Clone, Debug, PartialEq)]
+        pub struct $row { $($(#[$field_meta])* pub $field: $kind),* }
+        impl $row {
+            /// The frame of these rows, in this order.
+            pub fn frame(rows: &[$row]) -> PolarsResult<DataFrame> {
+                DataFrame::new(rows.len(), vec![
+                    $(Column::new(stringify!($field).into(), rows.iter().map(|row| row.$field.clone()).collect::<Vec<_>>())),*
+                ])
+            }
+        }
+    };
+}
+
+frame_rows! {
+    /// A run of an experiment. Swept axes follow as further columns (see [`runs_frame`]).
+    RunRow {
+        run: String,
+        experiment: String,
+        /// `student`, `teacher` or `baseline`.
+        role: String,
+        /// The arm: a method's name, a teacher's name, or `unigram`.
+        method: String,
+        seed: i64,
+        /// `ok`, `failed`, `diverged`, `interrupted` or `new`.
+        status: String,
+        /// Parameters, tied ones counted once.
+        params: Option<i64>,
+        /// Target tokens trained on.
+        tokens: i64,
+        updates: i64,
+        wall_s: Option<f64>,
+        tokens_per_s: Option<f64>,
+        train_flops: f64,
+        /// The teacher's training and its pass over the targets, before sharing among arms.
+        teacher_flops: f64,
+        precision: String,
+        tp: Option<i64>,
+        dp: Option<i64>,
+        threads: Option<i64>,
+        device: Option<String>,
+        error: Option<String>,
+    }
+}
+
+frame_rows! {
+    /// A training step. Losses in nats per target token of the global batch.
+    CurveRow {
+        run: String,
+        step: i64,
+        tokens: i64,
+        /// The arm's own objective.
+        loss: f64,
+        /// Cross-entropy on the labels, whatever the objective.
+        hard_loss: f64,
+        lr: f64,
+        /// Before clipping.
+        grad_norm: f64,
+        tokens_per_s: f64,
+        /// Mean Σ w_j of the teacher's top-k targets.
+        retained_mass: Option<f64>,
+        /// Mean −Σ w_j log w_j of the teacher's top-k targets, in nats.
+        teacher_entropy: Option<f64>,
+        /// Mean logsumexp of the student's logits: drift.
+        mean_lse: f64,
+    }
+}
+
+frame_rows! {
+    /// An evaluation on held-out text; hard-label numbers whatever the arm trained on.
+    EvalRow {
+        run: String,
+        step: i64,
+        tokens: i64,
+        split: String,
+        /// Nats per predicted token.
+        nll: f64,
+        perplexity: f64,
+        bits_per_byte: f64,
+        token_accuracy: f64,
+        /// Expected calibration error of the top-1 prediction, 15 equal-width bins (Guo et al. 2017).
+        ece: Option<f64>,
+        /// Mean KL(teacher ‖ student) in nats; null where the arm has no teacher.
+        kl_to_teacher: Option<f64>,
+    }
+}
+
+frame_rows! {
+    /// A held-out document at a run's final evaluation.
+    DocumentRow { run: String, split: String, document: String, nll_sum: f64, tokens: i64 }
+}
+
+/// The runs frame: `rows` plus one text column per swept axis. An axis that is already a column (`tokens`) stays that column.
+pub fn runs_frame(rows: &[RunRow], axes: &[(String, Vec<Option<String>>)]) -> PolarsResult<DataFrame> {
+    let mut frame = RunRow::frame(rows)?;
+    for (axis, values) in axes {
+        if frame.column(axis).is_err() {
+            frame.with_column(Column::new(axis.as_str().into(), values.clone()))?;
+        }
+    }
+    Ok(frame)
+}

@@ -1,0 +1,7 @@
+//! What is written down: a journal while a run lives, frames once it is over, and where it all came from.
+
+pub mod frames;
+pub mod freeze;
+pub mod journal;
+pub mod provenance;
+pub mod store;

@@ -1,0 +1,113 @@
+//! What an experiment's numbers came from: written beside its frames, read back by the report.
+
+use std::path::Path;
+use std::process::Command;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use serde::{Deserialize, Serialize};
+
+use super::store::sha256_file;
+use crate::dist::c10d;
+use crate::experiment::Experiment;
+use crate::sweep::schedule::Settings;
+
+/// `provenance.json` of a results folder.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Provenance {
+    pub experiment: String,
+    pub question: String,
+    pub hypothesis: String,
+    pub revision: String,
+    /// Whether the `[smoke]` tier was run.
+    pub smoke: bool,
+    /// Arms in the order of the file.
+    pub methods: Vec<MethodNote>,
+    /// The arm that others are compared with.
+    pub reference: String,
+    /// The split that `nll` and `perplexity` come from.
+    pub split: String,
+    pub data: String,
+    pub student: String,
+    pub teachers: Vec<String>,
+    pub version: String,
+    /// Commit of the code, `-dirty` appended when the tree had changes; absent outside a git checkout.
+    pub commit: Option<String>,
+    pub cargo_lock_sha256: Option<String>,
+    pub libtorch: String,
+    pub cpu: String,
+    pub cores: usize,
+    pub memory_gb: f64,
+    pub os: String,
+    pub device: String,
+    pub argv: Vec<String>,
+    /// Seconds since the Unix epoch when the last run of the experiment ended.
+    pub finished_at: i64,
+    /// The experiment file, verbatim.
+    pub experiment_toml: String,
+}
+
+/// An arm as the report names it.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct MethodNote {
+    pub name: String,
+    /// The objective in a few words, e.g. `soft-ce on top-20 of big, tail bucket`.
+    pub objective: String,
+}
+
+/// What can be told of this run of the program. Outside a git checkout the commit is absent.
+pub fn gather(experiment: &Experiment, settings: &Settings) -> Provenance {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs() as i64);
+    let methods = experiment.methods.iter().map(|m| MethodNote { name: m.name.clone(), objective: m.objective.clone() });
+    let split = experiment.students.first().map_or(String::new(), |student| student.recipe.eval.on.clone());
+    Provenance {
+        experiment: experiment.name.clone(),
+        question: experiment.question.clone(),
+        hypothesis: experiment.hypothesis.clone(),
+        revision: experiment.revision.clone(),
+        smoke: experiment.smoke,
+        methods: methods.collect(),
+        reference: experiment.reference.clone(),
+        split,
+        data: experiment.data_name.clone(),
+        student: experiment.student_name.clone(),
+        teachers: experiment.teachers.iter().map(|t| format!("{} ({}, {} tokens)", t.name, t.model, t.recipe.tokens)).collect(),
+        version: env!("CARGO_PKG_VERSION").into(),
+        commit: commit(),
+        cargo_lock_sha256: sha256_file(Path::new("Cargo.lock")).ok(),
+        libtorch: c10d::torch_version(),
+        cpu: cpu_model(),
+        cores: std::thread::available_parallelism().map_or(1, |n| n.get()),
+        memory_gb: memory_gb(),
+        os: std::env::consts::OS.into(),
+        device: settings.device.clone(),
+        argv: std::iter::once("hydrometer".to_string()).chain(std::env::args().skip(1)).collect(),
+        finished_at: now,
+        experiment_toml: experiment.toml.clone(),
+    }
+}
+
+/// The processor's name.
+pub fn cpu_model() -> String {
+    let text = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let name = text.lines().find_map(|line| line.strip_prefix("model name")?.split_once(':'));
+    name.map_or_else(|| std::env::consts::ARCH.to_string(), |(_, name)| name.trim().to_string())
+}
+
+/// Memory of the machine in 10⁹ bytes.
+pub fn memory_gb() -> f64 {
+    let text = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let kib = text.lines().find_map(|line| line.strip_prefix("MemTotal:")?.split_whitespace().next()?.parse::<f64>().ok());
+    kib.unwrap_or(0.0) * 1024.0 / 1e9
+}
+
+fn commit() -> Option<String> {
+    let git = |arguments: &[&str]| {
+        let output = Command::new("git").args(arguments).output().ok()?;
+        output.status.success().then(|| String::from_utf8_lossy(&output.stdout).trim().to_string())
+    };
+    let hash = git(&["rev-parse", "HEAD"])?;
+    // Results are what this run writes; they do not make the code dirty.
+    let dirty = git(&["status", "--porcelain", "--", ".", ":!results"]).is_some_and(|text| !text.is_empty());
+    Some(if dirty { format!("{hash}-dirty") } else { hash })
+}

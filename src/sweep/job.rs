@@ -1,0 +1,129 @@
+//! A unit of work, as handed to the processes that do it, and what its journal says of it.
+
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::experiment::recipe::{TrainRecipe, identity};
+use crate::experiment::{DataFiles, Experiment, Student, Teacher};
+use crate::record::journal::{self, Event};
+
+/// A job, complete: written to `job.json` in its folder and read by every rank.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Job {
+    pub run: String,
+    /// Journal, log, checkpoints.
+    pub folder: PathBuf,
+    /// Tokenised splits.
+    pub data: PathBuf,
+    pub work: Work,
+    /// `cpu`, `cuda:0`.
+    pub device: String,
+    /// CPU threads of each rank.
+    pub threads: usize,
+    pub tp: usize,
+    pub dp: usize,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Work {
+    Train { recipe: Box<TrainRecipe>, cache: Option<CachePlace> },
+    /// The teacher in `weights` answers for what students with these (tokens, batch, seed) will see.
+    Teach { recipe: Box<TrainRecipe>, weights: PathBuf, students: Vec<(u64, u64, u64)>, cache: CachePlace },
+    /// Unigram frequencies of the train split, evaluated as a student would be.
+    Unigram { recipe: Box<TrainRecipe> },
+}
+
+/// Where a teacher's answers are and what was kept of them.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct CachePlace {
+    pub folder: PathBuf,
+    pub top_k: usize,
+    pub temperatures: Vec<f64>,
+}
+
+/// Where a run stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Status {
+    New,
+    Interrupted,
+    Done,
+    Failed(String),
+    Diverged(String),
+}
+
+impl Status {
+    pub fn of(events: &[Event]) -> Self {
+        let last = events.iter().rev().find_map(|event| match event {
+            Event::Done => Some(Self::Done),
+            Event::Failed { error } => Some(Self::Failed(error.clone())),
+            Event::Diverged { evidence, .. } => Some(Self::Diverged(evidence.clone())),
+            _ => None,
+        });
+        last.unwrap_or(if events.is_empty() { Self::New } else { Self::Interrupted })
+    }
+
+    /// As in the frames.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::New => "new",
+            Self::Interrupted => "interrupted",
+            Self::Done => "ok",
+            Self::Failed(_) => "failed",
+            Self::Diverged(_) => "diverged",
+        }
+    }
+}
+
+pub fn journal_path(folder: &Path) -> PathBuf {
+    folder.join("journal.jsonl")
+}
+
+/// The status of run `run` under `runs`.
+pub fn status(runs: &Path, run: &str) -> Status {
+    Status::of(&journal::read(&journal_path(&runs.join(run))))
+}
+
+/// The folder of the tokenised data of `recipe`.
+pub fn data_folder(runs: &Path, recipe: &TrainRecipe) -> PathBuf {
+    // The context cuts sequences, not tokens.
+    let mut data = recipe.data.clone();
+    data.context = 0;
+    runs.join(format!("data-{}", identity(&data)))
+}
+
+/// The cache of `teacher`.
+pub fn cache_place(runs: &Path, teacher: &Teacher) -> CachePlace {
+    let Teacher { name, recipe, top_k, temperatures, .. } = teacher;
+    let hash = identity(&(recipe, top_k, temperatures));
+    CachePlace { folder: runs.join(format!("cache-{name}-k{top_k}-{hash}")), top_k: *top_k, temperatures: temperatures.clone() }
+}
+
+/// The baseline of each distinct (data, evaluation) among the students: its id and the student it goes by.
+pub fn baselines(experiment: &Experiment) -> Vec<(String, &Student)> {
+    let mut all: Vec<(String, &Student)> = Vec::new();
+    for student in &experiment.students {
+        let hash = identity(&(&student.recipe.data, &student.recipe.eval.on, &student.recipe.revision));
+        let run = format!("unigram-{hash}");
+        if !all.iter().any(|(known, _)| *known == run) {
+            all.push((run, student));
+        }
+    }
+    all
+}
+
+/// The tokenised data an experiment needs: folder, recipe, files, splits.
+pub fn data_sets(experiment: &Experiment, runs: &Path) -> Vec<(PathBuf, TrainRecipe, DataFiles, Vec<String>)> {
+    let mut all: Vec<(PathBuf, TrainRecipe, DataFiles, Vec<String>)> = Vec::new();
+    for student in &experiment.students {
+        let folder = data_folder(runs, &student.recipe);
+        let on = student.recipe.eval.on.clone();
+        match all.iter_mut().find(|(known, ..)| *known == folder) {
+            Some((.., splits)) if splits.contains(&on) => {}
+            Some((.., splits)) => splits.push(on),
+            None => all.push((folder, student.recipe.clone(), student.data.clone(), vec!["train".into(), on])),
+        }
+    }
+    all
+}

@@ -1,0 +1,122 @@
+//! Processes of a job on this machine: started as torchrun would, each rank in a process group that ctrl-C does not reach.
+
+use std::fs::{self, OpenOptions};
+use std::io::{BufRead, BufReader};
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdin, Command, Stdio};
+use std::sync::mpsc::Sender;
+use std::thread;
+
+use anyhow::{Context, Result};
+
+use super::job::Job;
+use crate::dist::c10d::Store;
+use crate::record::journal::{Event, parse_line};
+use crate::record::store::replace_bytes;
+
+/// What a running job tells.
+pub enum News {
+    Event(usize, Event),
+    /// All its processes have ended; what went wrong with them, if anything.
+    Ended(usize, Option<String>),
+}
+
+/// The processes of a job.
+pub struct Processes {
+    stdin: Vec<ChildStdin>,
+    pids: Vec<u32>,
+    /// Where ranks meet; it must outlive them.
+    _store: Option<Store>,
+}
+
+impl Processes {
+    /// Starts every rank of `job`, number `index` of the sweep; their news goes to `news`.
+    pub fn start(index: usize, job: &Job, news: &Sender<News>) -> Result<Self> {
+        fs::create_dir_all(&job.folder).with_context(|| format!("cannot create {}", job.folder.display()))?;
+        let file = job.folder.join("job.json");
+        replace_bytes(&file, serde_json::to_string_pretty(job)?.as_bytes())?;
+        let world = job.tp * job.dp;
+        let store = if world > 1 { Some(Store::serve()?) } else { None };
+        let log = log_path(&job.folder);
+        let (mut stdin, mut children) = (Vec::new(), Vec::new());
+        for rank in 0..world {
+            let stderr = OpenOptions::new().create(true).append(true).open(&log)?;
+            let mut command = Command::new(std::env::current_exe().context("where is this program?")?);
+            command.arg("worker").arg(&file);
+            command.env("OMP_NUM_THREADS", job.threads.to_string()).env("RANK", rank.to_string());
+            // tokenizers and polars must not start thread pools of their own in a rank.
+            command.env("RAYON_NUM_THREADS", "1").env("POLARS_MAX_THREADS", "1");
+            if let Some(store) = &store {
+                command
+                    .env("WORLD_SIZE", world.to_string())
+                    .env("LOCAL_RANK", rank.to_string())
+                    .env("MASTER_ADDR", "127.0.0.1")
+                    .env("MASTER_PORT", store.port()?.to_string())
+                    .env("TORCHELASTIC_USE_AGENT_STORE", "True");
+            }
+            let mut child = command
+                .stdin(Stdio::piped())
+                .stdout(if rank == 0 { Stdio::piped() } else { Stdio::null() })
+                .stderr(stderr)
+                .process_group(0)
+                .spawn()
+                .context("cannot start a worker process")?;
+            stdin.extend(child.stdin.take());
+            children.push(child);
+        }
+        let pids = children.iter().map(Child::id).collect();
+        let news = news.clone();
+        thread::spawn(move || {
+            if let Some(stdout) = children[0].stdout.take() {
+                for line in BufReader::new(stdout).lines().map_while(Result::ok) {
+                    if let Some(event) = parse_line(&line)
+                        && news.send(News::Event(index, event)).is_err()
+                    {
+                        break;
+                    }
+                }
+            }
+            let _ = news.send(News::Ended(index, wait(children, &log)));
+        });
+        Ok(Self { stdin, pids, _store: store })
+    }
+
+    /// Asks the job to checkpoint and end.
+    pub fn stop(&mut self) {
+        self.stdin.clear();
+    }
+
+    /// Ends the job now.
+    pub fn kill(&self) {
+        for pid in &self.pids {
+            let _ = Command::new("kill").arg("-9").arg(pid.to_string()).stderr(Stdio::null()).status();
+        }
+    }
+}
+
+/// The log of a job: what its processes wrote to standard error.
+pub fn log_path(folder: &Path) -> PathBuf {
+    folder.join("log.txt")
+}
+
+fn wait(children: Vec<Child>, log: &Path) -> Option<String> {
+    let mut trouble = None;
+    for (rank, mut child) in children.into_iter().enumerate() {
+        let problem = match child.wait() {
+            Ok(status) if status.success() => None,
+            Ok(status) => Some(match status.signal() {
+                Some(signal) => format!("rank {rank} was killed by signal {signal}"),
+                None => format!("rank {rank} ended with code {}", status.code().unwrap_or(-1)),
+            }),
+            Err(error) => Some(format!("rank {rank}: {error}")),
+        };
+        trouble = trouble.or(problem);
+    }
+    trouble.map(|trouble| {
+        let text = fs::read_to_string(log).unwrap_or_default();
+        let lines: Vec<&str> = text.lines().collect();
+        let tail = lines[lines.len().saturating_sub(3)..].join(" | ");
+        if tail.is_empty() { trouble } else { format!("{trouble}: {tail}") }
+    })
+}

@@ -1,0 +1,7 @@
+//! Running what an experiment means: jobs in order of need, each a group of processes of its own.
+
+pub mod job;
+pub mod local;
+pub mod progress;
+pub mod schedule;
+pub mod worker;

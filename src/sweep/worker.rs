@@ -1,0 +1,158 @@
+//! A rank of a job: what `hydrometer worker` does.
+
+use std::io::Read;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use anyhow::{Context, Result};
+use tch::Device;
+
+use super::job::{CachePlace, Job, Status, Work, journal_path};
+use crate::data::batch::plan;
+use crate::data::sequences::{Sequence, sequences};
+use crate::data::tokens::TokenizedSplit;
+use crate::dist::Mesh;
+use crate::eval::perplexity::Evaluation;
+use crate::experiment::recipe::TrainRecipe;
+use crate::model::Decoder;
+use crate::record::journal::{self, Event, Journal};
+use crate::teacher::cache::Cache;
+use crate::teacher::teach::{Kept, teach};
+use crate::train::checkpoint;
+use crate::train::run::{Outcome, Place, evaluation_events, final_weights, train};
+
+/// Does the job in `job_file` as the rank that the environment names. The first rank writes the journal and stops at the next
+/// step once standard input closes: then the scheduler wants it to, or is gone.
+pub fn work(job_file: &Path) -> Result<()> {
+    let text = std::fs::read_to_string(job_file).with_context(|| format!("cannot read {}", job_file.display()))?;
+    let job: Job = serde_json::from_str(&text).with_context(|| format!("{} is no job", job_file.display()))?;
+    tch::set_num_threads(job.threads as i32);
+    let first = std::env::var("RANK").map_or(true, |rank| rank == "0");
+    let path = journal_path(&job.folder);
+    // Waits while another process works on this run.
+    let mut journal = first.then(|| Journal::append(&path, true)).transpose()?;
+    let stop = Arc::new(AtomicBool::new(false));
+    if first {
+        let stop = Arc::clone(&stop);
+        std::thread::spawn(move || {
+            let _ = std::io::stdin().read_to_end(&mut Vec::new());
+            stop.store(true, Ordering::Relaxed);
+        });
+    }
+    let mesh = Mesh::from_env(job.tp, job.dp, device(&job.device)?)?;
+    // Another process may have finished it while this one waited.
+    let mut finished = [f64::from(first && !job.work.grows() && Status::of(&journal::read(&path)) == Status::Done)];
+    mesh.world.sum(&mut finished, mesh.device)?;
+    if finished[0] > 0.0 {
+        return Ok(());
+    }
+    let result = dispatch(&job, &mesh, journal.as_mut(), &stop);
+    if let (Err(error), Some(journal)) = (&result, &mut journal) {
+        journal.write(&Event::Failed { error: format!("{error:#}") })?;
+    }
+    result
+}
+
+impl Work {
+    /// Whether done work may have to be done again for more.
+    fn grows(&self) -> bool {
+        matches!(self, Work::Teach { .. })
+    }
+}
+
+/// `cpu` or `cuda:N`.
+pub fn device(name: &str) -> Result<Device> {
+    if name == "cpu" {
+        return Ok(Device::Cpu);
+    }
+    let index = name.strip_prefix("cuda:").and_then(|n| n.parse().ok());
+    let index = index.ok_or_else(|| crate::user_error!("unknown device {name:?}; use cpu or cuda:N"))?;
+    if !tch::Cuda::is_available() {
+        return Err(crate::user_error!("{name} is not available: this build or this machine has no CUDA; use --device cpu"));
+    }
+    Ok(Device::Cuda(index))
+}
+
+fn dispatch(job: &Job, mesh: &Mesh, mut journal: Option<&mut Journal>, stop: &AtomicBool) -> Result<()> {
+    let split = |name: &str| TokenizedSplit::read(&job.data.join(format!("{name}.tokens")));
+    let stopped = || stop.load(Ordering::Relaxed);
+    match &job.work {
+        Work::Train { recipe, cache } => {
+            let open = |place: &CachePlace| Cache::open(&place.folder, place.top_k, &place.temperatures);
+            let (train_split, held_out) = (split("train")?, split(&recipe.eval.on)?);
+            let cache = cache.as_ref().map(open).transpose()?;
+            if let Some(journal) = journal.as_mut() {
+                journal.write(&started(job, recipe))?;
+            }
+            let place = Place { folder: &job.folder, train: &train_split, held_out: &held_out, cache };
+            match train(recipe, &place, mesh, journal, stopped)? {
+                Outcome::Done | Outcome::Diverged | Outcome::Stopped => Ok(()),
+            }
+        }
+        Work::Teach { recipe, weights, students, cache } => {
+            let train_split = split("train")?;
+            let all = sequences(&train_split, recipe.data.context);
+            let mut wanted: Vec<Sequence> = students
+                .iter()
+                .flat_map(|&(tokens, batch, seed)| plan(&all, tokens, batch, seed).into_iter().flatten())
+                .map(|row| row.sequence)
+                .collect();
+            wanted.sort_by_key(|sequence| sequence.start);
+            wanted.dedup();
+            let weights = checkpoint::load_weights(&final_weights(weights), &recipe.model, recipe.precision.kind(), mesh)?;
+            let decoder = Decoder::new(&recipe.model, recipe.data.context, &weights, mesh);
+            let kept = Kept { top_k: cache.top_k, temperatures: &cache.temperatures };
+            if let Some(journal) = journal.as_mut() {
+                journal.write(&started(job, recipe))?;
+            }
+            let complete = teach(recipe, &decoder, &train_split, &wanted, &kept, &cache.folder, mesh, |done, total| {
+                let mut flag = [f64::from(mesh.is_first() && stopped())];
+                mesh.world.sum(&mut flag, mesh.device)?;
+                if let Some(journal) = journal.as_mut() {
+                    journal.write(&Event::Progress { done, total })?;
+                }
+                Ok(flag[0] == 0.0)
+            })?;
+            match journal {
+                Some(journal) if complete => journal.write(&Event::Done),
+                _ => Ok(()),
+            }
+        }
+        Work::Unigram { recipe } => {
+            let Some(journal) = journal else { return Ok(()) };
+            let (train_split, held_out) = (split("train")?, split(&recipe.eval.on)?);
+            let all = sequences(&train_split, recipe.data.context);
+            let mut counts = vec![1.0f64; recipe.model.vocab_size];
+            all.iter().flat_map(|s| s.labels(&train_split)).for_each(|&id| counts[id as usize] += 1.0);
+            let total: f64 = counts.iter().sum();
+            let likeliest = counts.iter().enumerate().max_by(|a, b| a.1.total_cmp(b.1)).map_or(0, |(id, _)| id as u32);
+            let mut found = Evaluation::new(held_out.len(), held_out.bytes.iter().sum());
+            for sequence in sequences(&held_out, recipe.data.context) {
+                for &id in sequence.labels(&held_out) {
+                    let nll = (total / counts[id as usize]).ln();
+                    found.add(sequence.document, nll, counts[likeliest as usize] / total, id == likeliest);
+                }
+            }
+            journal.write(&Event::Started {
+                device: "cpu".into(), tp: 1, dp: 1, threads: 1, params: counts.len() as i64, updates: 0,
+            })?;
+            let tokens = all.iter().map(|s| s.targets as i64).sum();
+            for event in evaluation_events(&found, recipe, 0, tokens, Some(&held_out)) {
+                journal.write(&event)?;
+            }
+            journal.write(&Event::Done)
+        }
+    }
+}
+
+fn started(job: &Job, recipe: &TrainRecipe) -> Event {
+    Event::Started {
+        device: job.device.clone(),
+        tp: job.tp as i64,
+        dp: job.dp as i64,
+        threads: job.threads as i64,
+        params: recipe.model.parameter_count() as i64,
+        updates: recipe.updates() as i64,
+    }
+}

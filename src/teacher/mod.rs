@@ -1,0 +1,4 @@
+//! Who teaches: a trained model's answers, computed once and shared by every arm.
+
+pub mod cache;
+pub mod teach;

@@ -1,0 +1,6 @@
+//! A run from its recipe: steps, evaluations, checkpoints.
+
+pub mod checkpoint;
+pub mod optimizer;
+pub mod run;
+pub mod schedule;

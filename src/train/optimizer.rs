@@ -1,0 +1,56 @@
+//! AdamW on the flat buffers of [`Weights`]: ATen's fused kernel, once for matrices (which decay), once for norms.
+
+use anyhow::Result;
+use tch::{Kind, Tensor};
+
+use crate::dist::{Mesh, c10d};
+use crate::experiment::recipe::OptimizerRecipe;
+use crate::model::Weights;
+
+/// First and second moments, laid out as the master buffer.
+pub struct AdamW {
+    pub exp_avg: Tensor,
+    pub exp_avg_sq: Tensor,
+    /// Updates made.
+    pub updates: u64,
+}
+
+impl AdamW {
+    pub fn new(weights: &Weights) -> Self {
+        Self { exp_avg: weights.master.zeros_like(), exp_avg_sq: weights.master.zeros_like(), updates: 0 }
+    }
+
+    /// One update with the gradient in `weights`, clipped to `recipe.clip`; returns the gradient norm before clipping.
+    /// Does nothing if the norm is not finite.
+    pub fn step(&mut self, weights: &Weights, recipe: &OptimizerRecipe, lr: f64, mesh: &Mesh) -> Result<f64> {
+        let norm = weights.gradient_square_sum(mesh)?.sqrt();
+        if !norm.is_finite() {
+            return Ok(norm);
+        }
+        let too_large = if recipe.clip > 0.0 { (norm / recipe.clip).max(1.0) } else { 1.0 };
+        let scale = Tensor::from(too_large as f32).to_device(mesh.device);
+        let count = weights.master.size()[0];
+        for (start, length, weight_decay) in [
+            (0, weights.decayed, recipe.weight_decay),
+            (weights.decayed, count - weights.decayed, 0.0),
+        ] {
+            if length == 0 {
+                continue;
+            }
+            let part = |t: &Tensor| t.narrow(0, start, length);
+            let step = Tensor::full([], self.updates as f64, (Kind::Float, mesh.device));
+            let settings =
+                c10d::AdamwSettings { lr, beta1: recipe.beta1, beta2: recipe.beta2, eps: recipe.eps, weight_decay };
+            c10d::fused_adamw(
+                &part(&weights.master),
+                &part(&weights.gradient),
+                [&part(&self.exp_avg), &part(&self.exp_avg_sq), &step],
+                settings,
+                &scale,
+            )?;
+        }
+        self.updates += 1;
+        weights.refresh_leaves();
+        Ok(norm)
+    }
+}

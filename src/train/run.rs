@@ -1,0 +1,223 @@
+//! A training run from its recipe to its last evaluation, resumable at any moment.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, anyhow};
+
+use super::checkpoint;
+use super::optimizer::AdamW;
+use super::schedule::learning_rate;
+use crate::data::batch::{Batch, Row, plan};
+use crate::data::sequences::sequences;
+use crate::data::tokens::TokenizedSplit;
+use crate::dist::{Mesh, c10d};
+use crate::eval::perplexity::{Evaluation, evaluate};
+use crate::experiment::recipe::TrainRecipe;
+use crate::model::{Decoder, Weights};
+use crate::objective::head::{Head, Sums};
+use crate::objective::targets::Targets;
+use crate::objective::Objective;
+use crate::record::journal::{Evaluated, Event, Journal, Step};
+use crate::teacher::cache::Cache;
+
+/// Where a run lives and what it reads.
+pub struct Place<'a> {
+    /// Journal and checkpoints.
+    pub folder: &'a Path,
+    pub train: &'a TokenizedSplit,
+    pub held_out: &'a TokenizedSplit,
+    pub cache: Option<Cache>,
+}
+
+/// How a run ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    Done,
+    Diverged,
+    /// Asked to stop; a checkpoint is there.
+    Stopped,
+}
+
+/// Time between checkpoints. It does not touch the numbers.
+const CHECKPOINT_EVERY: Duration = Duration::from_secs(10);
+/// A loss this many times the first one is a divergence.
+const BLOW_UP: f64 = 1e3;
+
+/// The final weights of a finished run in `folder`.
+pub fn final_weights(folder: &Path) -> PathBuf {
+    folder.join("final.safetensors")
+}
+
+/// Trains, evaluates and checkpoints. `journal` is written by the first rank alone; `stop` is asked on the first rank after
+/// every step.
+pub fn train(
+    recipe: &TrainRecipe,
+    place: &Place,
+    mesh: &Mesh,
+    mut journal: Option<&mut Journal>,
+    stop: impl Fn() -> bool,
+) -> Result<Outcome> {
+    let weights = Weights::init(&recipe.model, recipe.seed, recipe.precision.kind(), mesh)?;
+    let decoder = Decoder::new(&recipe.model, recipe.data.context, &weights, mesh);
+    let mut optimizer = AdamW::new(&weights);
+    let batches = plan(&sequences(place.train, recipe.data.context), recipe.tokens, recipe.batch, recipe.seed);
+    let updates = batches.len() as u64;
+    let saved = place.folder.join("checkpoint.safetensors");
+    if saved.exists() {
+        checkpoint::resume(&saved, &weights, &mut optimizer, mesh)?;
+    }
+    let mut write = |event: Event| journal.as_mut().map_or(Ok(()), |journal| journal.write(&event));
+    write(Event::Resumed { step: optimizer.updates as i64 })?;
+
+    let mut tokens: u64 = batches[..optimizer.updates as usize].iter().flatten().map(|row| row.targets() as u64).sum();
+    let mut first_loss = None;
+    let mut last_checkpoint = Instant::now();
+    for step in optimizer.updates..updates {
+        let begun = Instant::now();
+        let rows = &batches[step as usize];
+        let count: usize = rows.iter().map(Row::targets).sum();
+        let lr = learning_rate(&recipe.optimizer, step, updates);
+        let (sums, norm) = update(recipe, place, rows, lr, &weights, &decoder, &mut optimizer, mesh)?;
+        tokens += count as u64;
+        let mean = |sum: f64| sum / count as f64;
+        let taught = recipe.objective.needs_teacher();
+        write(Event::Step(Step {
+            step: step as i64 + 1,
+            tokens: tokens as i64,
+            loss: mean(sums.loss),
+            hard_loss: mean(sums.hard_loss),
+            lr,
+            grad_norm: norm,
+            seconds: begun.elapsed().as_secs_f64(),
+            retained_mass: taught.then(|| mean(sums.retained_mass)),
+            teacher_entropy: taught.then(|| mean(sums.teacher_entropy)),
+            mean_lse: mean(sums.lse),
+        }))?;
+        let loss = mean(sums.loss);
+        let first = *first_loss.get_or_insert(loss);
+        if !loss.is_finite() || !norm.is_finite() || loss > BLOW_UP * first.abs().max(1.0) {
+            let evidence = format!("loss {loss} and gradient norm {norm} at step {}, after {first} at the first", step + 1);
+            write(Event::Diverged { step: step as i64 + 1, evidence })?;
+            return Ok(Outcome::Diverged);
+        }
+
+        let last = step + 1 == updates;
+        let crossed = tokens / recipe.eval.every > (tokens - count as u64) / recipe.eval.every;
+        if crossed || last {
+            let found = evaluate(&decoder, recipe.model.vocab_size, place.held_out, recipe.data.context, mesh)?;
+            for event in evaluation_events(&found, recipe, step as i64 + 1, tokens as i64, last.then_some(place.held_out)) {
+                write(event)?;
+            }
+        }
+        // The first rank decides for all; every rank learns of it at the same step.
+        let mut flags = [0.0; 2];
+        if mesh.is_first() {
+            flags = [f64::from(stop()), f64::from(last_checkpoint.elapsed() > CHECKPOINT_EVERY)];
+        }
+        mesh.world.sum(&mut flags, mesh.device)?;
+        if (flags[0] > 0.0 || flags[1] > 0.0) && !last {
+            checkpoint::save(&saved, &weights, Some(&optimizer), mesh)?;
+            last_checkpoint = Instant::now();
+            if flags[0] > 0.0 {
+                return Ok(Outcome::Stopped);
+            }
+        }
+    }
+    checkpoint::save(&final_weights(place.folder), &weights, None, mesh)?;
+    write(Event::Done)?;
+    if mesh.is_first() && saved.exists() {
+        fs::remove_file(&saved)?;
+        let _ = fs::remove_file(saved.with_extension("safetensors.sha256"));
+    }
+    Ok(Outcome::Done)
+}
+
+/// One update on this rank's share of `rows`; returns the sums over the global batch and the gradient norm.
+fn update(
+    recipe: &TrainRecipe,
+    place: &Place,
+    rows: &[Row],
+    lr: f64,
+    weights: &Weights,
+    decoder: &Decoder,
+    optimizer: &mut AdamW,
+    mesh: &Mesh,
+) -> Result<(Sums, f64)> {
+    let count: usize = rows.iter().map(Row::targets).sum();
+    let share = rows.len().div_ceil(mesh.dp.size);
+    let mine = rows.chunks(share).nth(mesh.dp.rank).unwrap_or(&[]);
+    let _ = weights.gradient.shallow_clone().zero_();
+    let mut sums = Sums::default();
+    if !mine.is_empty() {
+        let batch = Batch::new(mine, place.train, mesh.device);
+        let teacher = match (&recipe.teacher, &place.cache) {
+            (Some(teacher), Some(cache)) => {
+                let temperature = match recipe.objective {
+                    Objective::SoftCe { temperature, .. } => temperature,
+                    _ => 1.0,
+                };
+                Some(cache.targets(mine, place.train, teacher.top_k, temperature, mesh.device)?)
+            }
+            (Some(_), None) => return Err(anyhow!("no teacher cache for an arm that needs one")),
+            (None, _) => None,
+        };
+        let targets = Targets { labels_n: batch.labels_n, teacher };
+        let hidden = decoder.forward(&batch.inputs_bt, &mesh.tp)?;
+        let hidden_nd = hidden.flatten(0, 1).index_select(0, &batch.positions_n);
+        let head = Head {
+            weight_vd: decoder.head_weight(),
+            vocab_start: decoder.vocab_start,
+            vocab_size: recipe.model.vocab_size as i64,
+            tp: &mesh.tp,
+        };
+        // The embedding is the first parameter; the head adds its part of the tied gradient there.
+        let (found, d_hidden_nd) = head.loss_and_gradients(
+            recipe.objective,
+            &hidden_nd.detach(),
+            &targets,
+            1.0 / count as f64,
+            &weights.gradient_of(0),
+        )?;
+        sums = found;
+        c10d::backward(&hidden_nd, &d_hidden_nd.to_kind(recipe.precision.kind()))?;
+        weights.collect_gradients();
+    }
+    mesh.dp.all_reduce_sum(&weights.gradient)?;
+    let mut numbers = [sums.loss, sums.hard_loss, sums.lse, sums.retained_mass, sums.teacher_entropy];
+    mesh.dp.sum(&mut numbers, mesh.device)?;
+    let [loss, hard_loss, lse, retained_mass, teacher_entropy] = numbers;
+    let sums = Sums { loss, hard_loss, lse, retained_mass, teacher_entropy };
+    let norm = optimizer.step(weights, &recipe.optimizer, lr, mesh)?;
+    Ok((sums, norm))
+}
+
+/// What the journal gets of an evaluation; with documents where `documents` is given (the last one).
+pub fn evaluation_events(
+    found: &Evaluation,
+    recipe: &TrainRecipe,
+    step: i64,
+    tokens: i64,
+    documents: Option<&TokenizedSplit>,
+) -> Vec<Event> {
+    let split = recipe.eval.on.clone();
+    let mut events = vec![Event::Evaluated(Evaluated {
+        step,
+        tokens,
+        split: split.clone(),
+        nll: found.nll(),
+        bits_per_byte: found.bits_per_byte(),
+        token_accuracy: found.token_accuracy(),
+        ece: found.ece(),
+    })];
+    if let Some(held_out) = documents {
+        events.extend(held_out.names.iter().zip(&found.documents).map(|(name, &(nll_sum, tokens))| Event::Document {
+            split: split.clone(),
+            document: name.clone(),
+            nll_sum,
+            tokens: tokens as i64,
+        }));
+    }
+    events
+}
