@@ -71,7 +71,8 @@ impl Run {
         let counter = Arc::clone(&interrupts);
         ctrlc::set_handler(move || {
             counter.fetch_add(1, Ordering::Relaxed);
-        }).context("cannot watch for ctrl-C")?;
+        })
+        .context("cannot watch for ctrl-C")?;
         let ending = schedule::run(&experiment, &settings, &interrupts)?;
 
         let frozen = results.join("runs.parquet").exists();

@@ -86,23 +86,13 @@ impl Evaluation {
 }
 
 /// Evaluates `decoder` on all sequences of `split`, each from its own context.
-pub fn evaluate(
-    decoder: &Decoder,
-    vocab_size: usize,
-    split: &TokenizedSplit,
-    context: usize,
-    mesh: &Mesh,
-) -> Result<Evaluation> {
+pub fn evaluate(decoder: &Decoder, vocab_size: usize, split: &TokenizedSplit, context: usize, mesh: &Mesh) -> Result<Evaluation> {
     let _guard = tch::no_grad_guard();
     let mut sum = Evaluation::new(split.len(), split.bytes.iter().sum());
     let all: Vec<Sequence> = sequences(split, context);
     let mine: Vec<Sequence> = all.into_iter().skip(mesh.dp.rank).step_by(mesh.dp.size).collect();
-    let head = Head {
-        weight_vd: decoder.head_weight(),
-        vocab_start: decoder.vocab_start,
-        vocab_size: vocab_size as i64,
-        tp: &mesh.tp,
-    };
+    let head =
+        Head { weight_vd: decoder.head_weight(), vocab_start: decoder.vocab_start, vocab_size: vocab_size as i64, tp: &mesh.tp };
     for chunk in mine.chunks((ROWS_TOKENS / context).max(1)) {
         let rows: Vec<Row> = chunk.iter().copied().map(Row::whole).collect();
         let batch = Batch::new(&rows, split, mesh.device);

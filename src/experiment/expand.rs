@@ -37,9 +37,10 @@ pub fn load(path: &Path, options: &Options) -> Result<Experiment> {
     let text = |key: &str, default: &str| -> Result<String> {
         match top.get(key) {
             None => Ok(default.to_string()),
-            Some(item) => item.as_str().map(str::to_string).ok_or_else(|| {
-                user_error!("{}: {key} must be a string", source.place(item.span()).0)
-            }),
+            Some(item) => item
+                .as_str()
+                .map(str::to_string)
+                .ok_or_else(|| user_error!("{}: {key} must be a string", source.place(item.span()).0)),
         }
     };
     let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
@@ -66,7 +67,10 @@ pub fn load(path: &Path, options: &Options) -> Result<Experiment> {
     let axes = axes(&source, top.get("sweep"), &smoke)?;
 
     let mut experiment = Experiment {
-        name, question, hypothesis, revision,
+        name,
+        question,
+        hypothesis,
+        revision,
         toml: source.text.clone(),
         smoke: options.smoke,
         axes: axes.iter().map(|(key, _)| key.clone()).collect(),
@@ -100,7 +104,14 @@ pub fn load(path: &Path, options: &Options) -> Result<Experiment> {
             let teacher = match objective.needs_teacher() {
                 false => None,
                 true => Some(add_teacher(
-                    &mut experiment, &settings, &recipe, &teacher_tables, teacher_tokens.as_ref(), objective, &at, folder,
+                    &mut experiment,
+                    &settings,
+                    &recipe,
+                    &teacher_tables,
+                    teacher_tokens.as_ref(),
+                    objective,
+                    &at,
+                    folder,
                     options,
                 )?),
             };
@@ -174,12 +185,12 @@ fn add_teacher(
     if !merged.0.contains_key("model") {
         return Err(user_error!("{}: [teacher.{name}] lacks a model", teacher_at.0));
     }
-    let seed = own.iter().find(|(key, _)| key == "seed").map_or(Some(0), |(_, setting)| {
-        setting.value.as_integer().and_then(|n| u64::try_from(n).ok())
-    });
+    let seed = own
+        .iter()
+        .find(|(key, _)| key == "seed")
+        .map_or(Some(0), |(_, setting)| setting.value.as_integer().and_then(|n| u64::try_from(n).ok()));
     let seed = seed.ok_or_else(|| user_error!("{}: seed must be a whole number", teacher_at.0))?;
-    let (recipe, data, _, model) =
-        merged.recipe("model", Objective::HardCe, seed, &experiment.revision, teacher_at, folder)?;
+    let (recipe, data, _, model) = merged.recipe("model", Objective::HardCe, seed, &experiment.revision, teacher_at, folder)?;
     let recipe = TrainRecipe { eval: super::recipe::EvalRecipe { on: student.eval.on.clone(), ..recipe.eval }, ..recipe };
     check(&recipe, &merged, teacher_at, "model", options)?;
     let top_k = settings.top_k()?;
@@ -292,9 +303,7 @@ fn combinations(axes: &[&(String, Vec<Setting>)]) -> Vec<Vec<(String, Setting)>>
 
 fn table_settings(source: &Source, item: Option<&Item>, what: &str, known: &[&str]) -> Result<Vec<(String, Setting)>> {
     let Some(item) = item else { return Ok(Vec::new()) };
-    let table = item
-        .as_table_like()
-        .ok_or_else(|| user_error!("{}: {what} must be a table", source.place(item.span()).0))?;
+    let table = item.as_table_like().ok_or_else(|| user_error!("{}: {what} must be a table", source.place(item.span()).0))?;
     check_keys(source.settings(table)?, what, known)
 }
 

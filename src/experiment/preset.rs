@@ -29,8 +29,7 @@ const DATA_KEYS: [&str; 6] = ["path", "format", "train", "valid", "test", "token
 fn resolve(setting: &Setting, key: &str, file: &str, folder: &Path) -> Result<(String, Vec<(String, Setting)>, PathBuf)> {
     let Some(name) = setting.value.as_str() else { return Ok((key.into(), setting.fields(key)?, folder.to_path_buf())) };
     let absolute = std::path::absolute(folder).unwrap_or_else(|_| folder.to_path_buf());
-    let candidates =
-        std::iter::once(absolute.join("presets")).chain(absolute.ancestors().map(|a| a.join("experiments/presets")));
+    let candidates = std::iter::once(absolute.join("presets")).chain(absolute.ancestors().map(|a| a.join("experiments/presets")));
     let Some(path) = candidates.map(|candidate| candidate.join(file)).find(|path| path.exists()) else {
         let at = &setting.at.0;
         return Err(user_error!("{at}: {key} {name:?} is a preset, but there is no presets/{file} beside the experiment file"));

@@ -14,13 +14,46 @@ use crate::user_error;
 
 /// Keys of a run; every one may stand in `[base]`, in a method, on an axis of the sweep and in `[smoke]`.
 pub const RUN_KEYS: [&str; 23] = [
-    "data", "student", "tokens", "batch", "context", "lr", "beta1", "beta2", "eps", "weight_decay", "clip", "warmup",
-    "final_lr", "precision", "seeds", "eval", "objective", "teacher", "top_k", "tail", "temperature", "centered", "mse_mean",
+    "data",
+    "student",
+    "tokens",
+    "batch",
+    "context",
+    "lr",
+    "beta1",
+    "beta2",
+    "eps",
+    "weight_decay",
+    "clip",
+    "warmup",
+    "final_lr",
+    "precision",
+    "seeds",
+    "eval",
+    "objective",
+    "teacher",
+    "top_k",
+    "tail",
+    "temperature",
+    "centered",
+    "mse_mean",
 ];
 /// Keys of a teacher; what it does not say comes from the run it teaches.
 pub const TEACHER_KEYS: [&str; 14] = [
-    "model", "tokens", "batch", "lr", "beta1", "beta2", "eps", "weight_decay", "clip", "warmup", "final_lr", "precision",
-    "seed", "eval",
+    "model",
+    "tokens",
+    "batch",
+    "lr",
+    "beta1",
+    "beta2",
+    "eps",
+    "weight_decay",
+    "clip",
+    "warmup",
+    "final_lr",
+    "precision",
+    "seed",
+    "eval",
 ];
 
 /// Whether `key` means anything to an arm with `objective`.
@@ -153,7 +186,16 @@ impl Settings {
         }
         let batch = self.get("batch", 4000, |setting| setting.tokens("batch"))?;
         let recipe = TrainRecipe {
-            data, model, objective, teacher: None, tokens, batch, optimizer, seed, precision, eval,
+            data,
+            model,
+            objective,
+            teacher: None,
+            tokens,
+            batch,
+            optimizer,
+            seed,
+            precision,
+            eval,
             revision: revision.to_string(),
         };
         Ok((recipe, files, data_name, model_name))

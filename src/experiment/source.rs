@@ -28,8 +28,8 @@ pub struct Place(pub String);
 
 impl Source {
     pub fn read(path: &Path, what: &str) -> Result<Self> {
-        let text = std::fs::read_to_string(path)
-            .map_err(|error| user_error!("{}: cannot read the {what}: {error}", path.display()))?;
+        let text =
+            std::fs::read_to_string(path).map_err(|error| user_error!("{}: cannot read the {what}: {error}", path.display()))?;
         Ok(Self { path: path.to_path_buf(), text })
     }
 
@@ -55,10 +55,7 @@ impl Source {
             .map(|(key, item)| {
                 let span = table.key(key).and_then(|key| key.span()).or_else(|| item.span());
                 let at = self.place(span);
-                let value = item
-                    .clone()
-                    .into_value()
-                    .map_err(|_| user_error!("{}: {key} must be a value", at.0))?;
+                let value = item.clone().into_value().map_err(|_| user_error!("{}: {key} must be a value", at.0))?;
                 Ok((key.to_string(), Setting { value, at }))
             })
             .collect()
@@ -67,9 +64,7 @@ impl Source {
     /// The tables inside `item`, in order: `[teacher.big]`, `[teacher.small]`, ...
     pub fn tables<'a>(&self, item: Option<&'a Item>, what: &str) -> Result<Vec<(String, &'a dyn TableLike, Place)>> {
         let Some(item) = item else { return Ok(Vec::new()) };
-        let outer = item
-            .as_table_like()
-            .ok_or_else(|| user_error!("{}: [{what}] must be a table", self.place(item.span()).0))?;
+        let outer = item.as_table_like().ok_or_else(|| user_error!("{}: [{what}] must be a table", self.place(item.span()).0))?;
         outer
             .iter()
             .map(|(name, inner)| {

@@ -34,7 +34,6 @@ pub fn causal_attention(query: &Tensor, key: &Tensor, value: &Tensor, head_dim: 
     let key = rotary.rotate(&heads(key)).transpose(1, 2);
     let value = heads(value).transpose(1, 2);
     let grouped = query.size()[1] != key.size()[1];
-    let output =
-        Tensor::scaled_dot_product_attention(&query, &key, &value, None::<Tensor>, 0.0, true, None::<f64>, grouped);
+    let output = Tensor::scaled_dot_product_attention(&query, &key, &value, None::<Tensor>, 0.0, true, None::<f64>, grouped);
     output.transpose(1, 2).reshape([batch, length, -1])
 }

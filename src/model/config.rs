@@ -69,12 +69,8 @@ impl ModelConfig {
         let kv = (self.num_key_value_heads * self.head_dim()) as i64;
         let std = self.initializer_range;
         let residual_std = std / (2.0 * self.num_hidden_layers as f64).sqrt();
-        let matrix = |name: String, rows, columns, shard, std| Parameter {
-            name,
-            shape: vec![rows, columns],
-            shard,
-            init_std: Some(std),
-        };
+        let matrix =
+            |name: String, rows, columns, shard, std| Parameter { name, shape: vec![rows, columns], shard, init_std: Some(std) };
         let norm = |name: String| Parameter { name, shape: vec![d], shard: Shard::Replicated, init_std: None };
         let mut all = vec![matrix("model.embed_tokens.weight".into(), self.vocab_size as i64, d, Shard::Rows, std)];
         for layer in 0..self.num_hidden_layers {
@@ -104,7 +100,8 @@ impl ModelConfig {
     /// lookup does not), plus causal attention, 2·L·d·T for scores and values together (Kaplan et al. 2020, table 1, with
     /// half of the T² pairs).
     pub fn forward_flops_per_token(&self, context: usize) -> f64 {
-        let matrices: i64 = self.parameters().iter().filter(|p| p.shape.len() == 2).map(|p| p.shape.iter().product::<i64>()).sum();
+        let matrices: i64 =
+            self.parameters().iter().filter(|p| p.shape.len() == 2).map(|p| p.shape.iter().product::<i64>()).sum();
         let attention = 2.0 * (self.num_hidden_layers * self.hidden_size * context) as f64;
         2.0 * matrices as f64 + attention
     }

@@ -116,4 +116,3 @@ impl Block {
 fn linear(x: &Tensor, weight: &Tensor) -> Tensor {
     x.linear(weight, None::<Tensor>)
 }
-

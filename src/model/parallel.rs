@@ -40,8 +40,7 @@ pub fn unshard(local: &Tensor, how: Shard, shape: &[i64], tp: &Axis) -> Result<T
     let padding = if dim == 0 { vec![0, 0, 0, missing] } else { vec![0, missing] };
     let padded = if shape.len() == 1 { local.constant_pad_nd([0, missing]) } else { local.constant_pad_nd(padding) };
     let all = tp.all_gather(&padded.contiguous())?;
-    let pieces: Vec<Tensor> = (0..tp.size)
-        .map(|rank| all.get(rank as i64).narrow(dim as i64, 0, part(shape[dim], rank, tp.size).1))
-        .collect();
+    let pieces: Vec<Tensor> =
+        (0..tp.size).map(|rank| all.get(rank as i64).narrow(dim as i64, 0, part(shape[dim], rank, tp.size).1)).collect();
     Ok(Tensor::cat(&pieces, dim as i64))
 }

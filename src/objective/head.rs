@@ -119,7 +119,14 @@ impl Head<'_> {
         let inside_z_c1 = z_ck.as_ref().map_or_else(|| zero.shallow_clone(), row_sum);
         let mine = Tensor::cat(
             &[
-                &max_c1, &sum_exp_c1, &hard_exp_c1, &outside_exp_c1, &label_z_c1, &dot_c1, &difference_c1, &square_c1,
+                &max_c1,
+                &sum_exp_c1,
+                &hard_exp_c1,
+                &outside_exp_c1,
+                &label_z_c1,
+                &dot_c1,
+                &difference_c1,
+                &square_c1,
                 &(sum_z_c1 - inside_z_c1),
             ],
             1,
@@ -149,9 +156,7 @@ impl Head<'_> {
                 let (loss_c1, softmax_c1, constant_c1, sparse_ck) = match tail {
                     Tail::Raw => (&mass_c1 * &lse_c1 - &dot_c1, mass_c1, None, -weights_ck),
                     Tail::Metaseq => (&mass_c1 * &lse_c1 - &dot_c1, mass_c1.ones_like(), None, -weights_ck),
-                    Tail::Renormalize => {
-                        (&lse_c1 - &dot_c1 / &mass_c1, mass_c1.ones_like(), None, -(weights_ck / &mass_c1))
-                    }
+                    Tail::Renormalize => (&lse_c1 - &dot_c1 / &mass_c1, mass_c1.ones_like(), None, -(weights_ck / &mass_c1)),
                     Tail::Uniform => {
                         let others = (self.vocab_size - teacher.ids_nk.size()[1]).max(1) as f64;
                         let each_c1 = &rest_c1 / others;

@@ -37,9 +37,7 @@ impl Frames {
             .map(|(name, frame)| {
                 let path = folder.join(format!("{name}.parquet"));
                 replace_file(&path, |file: &mut File| {
-                    ParquetWriter::new(file)
-                        .with_compression(ParquetCompression::Zstd(None))
-                        .finish(frame)?;
+                    ParquetWriter::new(file).with_compression(ParquetCompression::Zstd(None)).finish(frame)?;
                     Ok(())
                 })?;
                 Ok(path)

@@ -14,18 +14,40 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", tag = "event")]
 pub enum Event {
-    Started { device: String, tp: i64, dp: i64, threads: i64, params: i64, updates: i64 },
-    Resumed { step: i64 },
+    Started {
+        device: String,
+        tp: i64,
+        dp: i64,
+        threads: i64,
+        params: i64,
+        updates: i64,
+    },
+    Resumed {
+        step: i64,
+    },
     Step(Step),
     Evaluated(Evaluated),
     /// A document of the final evaluation.
-    Document { split: String, document: String, nll_sum: f64, tokens: i64 },
+    Document {
+        split: String,
+        document: String,
+        nll_sum: f64,
+        tokens: i64,
+    },
     /// Progress of work that is not training, such as a teacher's pass.
-    Progress { done: u64, total: u64 },
+    Progress {
+        done: u64,
+        total: u64,
+    },
     /// The run is complete.
     Done,
-    Failed { error: String },
-    Diverged { step: i64, evidence: String },
+    Failed {
+        error: String,
+    },
+    Diverged {
+        step: i64,
+        evidence: String,
+    },
 }
 
 /// A training step, after its update.
@@ -126,8 +148,16 @@ mod tests {
     fn step(step: i64, loss: f64) -> Event {
         let (lr, grad_norm, seconds, mean_lse) = (1e-3, 0.1 + 0.2, 0.5, 7.0);
         Event::Step(Step {
-            step, tokens: step * 10, loss, hard_loss: loss, lr, grad_norm, seconds, retained_mass: None,
-            teacher_entropy: None, mean_lse,
+            step,
+            tokens: step * 10,
+            loss,
+            hard_loss: loss,
+            lr,
+            grad_norm,
+            seconds,
+            retained_mass: None,
+            teacher_entropy: None,
+            mean_lse,
         })
     }
 

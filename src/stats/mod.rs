@@ -1,1 +1,3 @@
+//! What can be told from a handful of seeds.
 
+pub mod interval;

@@ -28,11 +28,21 @@ pub struct Job {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Work {
-    Train { recipe: Box<TrainRecipe>, cache: Option<CachePlace> },
+    Train {
+        recipe: Box<TrainRecipe>,
+        cache: Option<CachePlace>,
+    },
     /// The teacher in `weights` answers for what students with these (tokens, batch, seed) will see.
-    Teach { recipe: Box<TrainRecipe>, weights: PathBuf, students: Vec<(u64, u64, u64)>, cache: CachePlace },
+    Teach {
+        recipe: Box<TrainRecipe>,
+        weights: PathBuf,
+        students: Vec<(u64, u64, u64)>,
+        cache: CachePlace,
+    },
     /// Unigram frequencies of the train split, evaluated as a student would be.
-    Unigram { recipe: Box<TrainRecipe> },
+    Unigram {
+        recipe: Box<TrainRecipe>,
+    },
 }
 
 /// Where a teacher's answers are and what was kept of them.

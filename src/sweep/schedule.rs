@@ -72,21 +72,22 @@ pub fn plan(experiment: &Experiment, settings: &Settings) -> Vec<Planned> {
         .filter(|student| pending(&student.run))
         .collect();
     let mut planned: Vec<Planned> = Vec::new();
-    let mut add = |run: &str, recipe: &crate::experiment::recipe::TrainRecipe, work: Work, needs: Vec<usize>, cost: (f64, u64)| {
-        let parallel = !matches!(work, Work::Unigram { .. });
-        let job = Job {
-            run: run.to_string(),
-            folder: runs.join(run),
-            data: data_folder(runs, recipe),
-            work,
-            device: if parallel { settings.device.clone() } else { "cpu".into() },
-            threads,
-            tp: if parallel { settings.tp } else { 1 },
-            dp: if parallel { settings.dp } else { 1 },
+    let mut add =
+        |run: &str, recipe: &crate::experiment::recipe::TrainRecipe, work: Work, needs: Vec<usize>, cost: (f64, u64)| {
+            let parallel = !matches!(work, Work::Unigram { .. });
+            let job = Job {
+                run: run.to_string(),
+                folder: runs.join(run),
+                data: data_folder(runs, recipe),
+                work,
+                device: if parallel { settings.device.clone() } else { "cpu".into() },
+                threads,
+                tp: if parallel { settings.tp } else { 1 },
+                dp: if parallel { settings.dp } else { 1 },
+            };
+            planned.push(Planned { job, needs, flops: cost.0, tokens: cost.1, state: State::Waiting });
+            planned.len() - 1
         };
-        planned.push(Planned { job, needs, flops: cost.0, tokens: cost.1, state: State::Waiting });
-        planned.len() - 1
-    };
     let mut caches = vec![None; experiment.teachers.len()];
     for (index, teacher) in experiment.teachers.iter().enumerate() {
         let mine: Vec<_> = students.iter().filter(|student| student.teacher == Some(index)).collect();
@@ -181,9 +182,8 @@ pub fn run(experiment: &Experiment, settings: &Settings, interrupts: &Arc<Atomic
                 if planned[index].state != State::Waiting || !ready || running >= settings.jobs {
                     continue;
                 }
-                let lacking = planned[index].needs.iter().find(|&&need| {
-                    status(&settings.runs, &planned[need].job.run) != Status::Done
-                });
+                let lacking =
+                    planned[index].needs.iter().find(|&&need| status(&settings.runs, &planned[need].job.run) != Status::Done);
                 if let Some(&need) = lacking {
                     let error = format!("it needs {}, which failed", planned[need].job.run);
                     record_failure(&planned[index].job.folder, &error)?;

@@ -135,7 +135,12 @@ fn dispatch(job: &Job, mesh: &Mesh, mut journal: Option<&mut Journal>, stop: &At
                 }
             }
             journal.write(&Event::Started {
-                device: "cpu".into(), tp: 1, dp: 1, threads: 1, params: counts.len() as i64, updates: 0,
+                device: "cpu".into(),
+                tp: 1,
+                dp: 1,
+                threads: 1,
+                params: counts.len() as i64,
+                updates: 0,
             })?;
             let tokens = all.iter().map(|s| s.targets as i64).sum();
             for event in evaluation_events(&found, recipe, 0, tokens, Some(&held_out)) {

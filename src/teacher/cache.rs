@@ -140,14 +140,7 @@ impl Cache {
     }
 
     /// The `k` best targets of the counted tokens of `rows`, at `temperature`.
-    pub fn targets(
-        &self,
-        rows: &[Row],
-        split: &TokenizedSplit,
-        k: usize,
-        temperature: f64,
-        device: Device,
-    ) -> Result<TopK> {
+    pub fn targets(&self, rows: &[Row], split: &TokenizedSplit, k: usize, temperature: f64, device: Device) -> Result<TopK> {
         let column = self.temperatures.iter().position(|&t| t == temperature);
         let column = column.ok_or_else(|| anyhow!("the teacher cache has no lse at temperature {temperature}"))?;
         let unit = self.temperatures.iter().position(|&t| t == 1.0).context("the teacher cache has no lse at temperature 1")?;

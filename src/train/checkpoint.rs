@@ -64,9 +64,7 @@ pub fn resume(path: &Path, weights: &Weights, optimizer: &mut AdamW, mesh: &Mesh
     let bytes = verified(path)?;
     let tensors = SafeTensors::deserialize(&bytes).map_err(|error| anyhow!("{}: {error}", path.display()))?;
     for (index, parameter) in weights.parameters.iter().enumerate() {
-        for (prefix, flat) in
-            [("", &weights.master), ("exp_avg.", &optimizer.exp_avg), ("exp_avg_sq.", &optimizer.exp_avg_sq)]
-        {
+        for (prefix, flat) in [("", &weights.master), ("exp_avg.", &optimizer.exp_avg), ("exp_avg_sq.", &optimizer.exp_avg_sq)] {
             let full = read(&tensors, &format!("{prefix}{}", parameter.name), &parameter.shape)?;
             weights.load(flat, index, &full.to_device(mesh.device), mesh);
         }

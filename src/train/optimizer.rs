@@ -30,17 +30,15 @@ impl AdamW {
         let too_large = if recipe.clip > 0.0 { (norm / recipe.clip).max(1.0) } else { 1.0 };
         let scale = Tensor::from(too_large as f32).to_device(mesh.device);
         let count = weights.master.size()[0];
-        for (start, length, weight_decay) in [
-            (0, weights.decayed, recipe.weight_decay),
-            (weights.decayed, count - weights.decayed, 0.0),
-        ] {
+        for (start, length, weight_decay) in
+            [(0, weights.decayed, recipe.weight_decay), (weights.decayed, count - weights.decayed, 0.0)]
+        {
             if length == 0 {
                 continue;
             }
             let part = |t: &Tensor| t.narrow(0, start, length);
             let step = Tensor::full([], self.updates as f64, (Kind::Float, mesh.device));
-            let settings =
-                c10d::AdamwSettings { lr, beta1: recipe.beta1, beta2: recipe.beta2, eps: recipe.eps, weight_decay };
+            let settings = c10d::AdamwSettings { lr, beta1: recipe.beta1, beta2: recipe.beta2, eps: recipe.eps, weight_decay };
             c10d::fused_adamw(
                 &part(&weights.master),
                 &part(&weights.gradient),

@@ -16,9 +16,9 @@ use crate::dist::{Mesh, c10d};
 use crate::eval::perplexity::{Evaluation, evaluate};
 use crate::experiment::recipe::TrainRecipe;
 use crate::model::{Decoder, Weights};
+use crate::objective::Objective;
 use crate::objective::head::{Head, Sums};
 use crate::objective::targets::Targets;
-use crate::objective::Objective;
 use crate::record::journal::{Evaluated, Event, Journal, Step};
 use crate::teacher::cache::Cache;
 

@@ -20,7 +20,14 @@ mod tests {
     #[test]
     fn rises_to_the_peak_and_falls_to_the_end() {
         let recipe = OptimizerRecipe {
-            lr: 1.0, beta1: 0.9, beta2: 0.95, eps: 1e-8, weight_decay: 0.0, clip: 1.0, warmup: 0.1, final_lr: 0.1,
+            lr: 1.0,
+            beta1: 0.9,
+            beta2: 0.95,
+            eps: 1e-8,
+            weight_decay: 0.0,
+            clip: 1.0,
+            warmup: 0.1,
+            final_lr: 0.1,
         };
         assert_eq!(learning_rate(&recipe, 0, 100), 0.1);
         assert_eq!(learning_rate(&recipe, 9, 100), 1.0);

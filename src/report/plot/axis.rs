@@ -1,0 +1,162 @@
+//! Linear and logarithmic axes with ticks of our own, and the frame they draw.
+
+use anyhow::Result;
+use plotters::prelude::*;
+use plotters::style::text_anchor::{HPos, VPos};
+
+use super::{Canvas, FAINT, GRID, INK, Line, UNIT, drawing, font, stroke, write};
+use crate::report::format::quantity;
+
+/// A range of values on a scale.
+pub struct Axis {
+    pub low: f64,
+    pub high: f64,
+    log: bool,
+}
+
+impl Axis {
+    /// The range from `low` to `high`, widened where it has no extent and by `margin` of itself on both ends.
+    pub fn over(low: f64, high: f64, margin: f64) -> Self {
+        let (low, high) =
+            if high > low { (low, high) } else { (low - low.abs().max(1.0) * 0.05, low + low.abs().max(1.0) * 0.05) };
+        let extra = (high - low) * margin;
+        Self { low: low - extra, high: high + extra, log: false }
+    }
+
+    /// As [`Axis::over`], logarithmic where the values span more than a factor of four.
+    pub fn adaptive(low: f64, high: f64, margin: f64) -> Self {
+        if low > 0.0 && high / low > 4.0 {
+            let extra = (high / low).powf(margin);
+            Self { low: low / extra, high: high * extra, log: true }
+        } else {
+            Self::over(low, high, margin)
+        }
+    }
+
+    pub fn is_log(&self) -> bool {
+        self.log
+    }
+
+    /// Where `value` stands between the ends, 0 to 1; what lies outside stands at the end.
+    fn part(&self, value: f64) -> f64 {
+        let part = if self.log {
+            (value.max(f64::MIN_POSITIVE) / self.low).ln() / (self.high / self.low).ln()
+        } else {
+            (value - self.low) / (self.high - self.low)
+        };
+        part.clamp(0.0, 1.0)
+    }
+
+    /// Round values inside the range, about `count` of them.
+    pub fn ticks(&self, count: usize) -> Vec<f64> {
+        if self.log {
+            let all: Vec<f64> = (-12..13).flat_map(|power| [1.0, 2.0, 5.0].map(|digit| digit * 10f64.powi(power))).collect();
+            return all.into_iter().filter(|tick| (self.low..=self.high).contains(tick)).collect();
+        }
+        let rough = (self.high - self.low) / count.max(1) as f64;
+        let power = 10f64.powf(rough.log10().floor());
+        let step = [1.0, 2.0, 2.5, 5.0, 10.0].map(|digit| digit * power).into_iter().find(|step| *step >= rough * 0.999);
+        let step = step.unwrap_or(rough);
+        let (first, last) = ((self.low / step).ceil() as i64, (self.high / step).floor() as i64);
+        (first..=last.min(first + 40)).map(|at| at as f64 * step).collect()
+    }
+}
+
+/// The plot area: CSS pixels of its edges and its two axes.
+pub struct Area<'c, 'b> {
+    pub canvas: &'c Canvas<'b>,
+    pub left: i32,
+    pub right: i32,
+    pub top: i32,
+    pub bottom: i32,
+    pub x: Axis,
+    pub y: Axis,
+}
+
+impl Area<'_, '_> {
+    /// Drawing units of a point.
+    pub fn place(&self, x: f64, y: f64) -> (i32, i32) {
+        let mix = |from: i32, to: i32, part: f64| (f64::from(from * UNIT) + f64::from((to - from) * UNIT) * part).round() as i32;
+        (mix(self.left, self.right, self.x.part(x)), mix(self.bottom, self.top, self.y.part(y)))
+    }
+
+    /// Vertical grid lines with their ticks and the axis's name below.
+    pub fn grid_x(&self, name: &str) -> Result<()> {
+        for tick in self.x.ticks(7) {
+            let (x, _) = self.place(tick, self.y.low);
+            stroke(self.canvas, (x, self.top * UNIT), (x, self.bottom * UNIT), GRID, 2, Line::Solid)?;
+            write(self.canvas, &tick_label(tick), font(12, FAINT), (x / UNIT, self.bottom + 8), (HPos::Center, VPos::Top))?;
+        }
+        stroke(self.canvas, self.place(self.x.low, self.y.low), self.place(self.x.high, self.y.low), FAINT, 2, Line::Solid)?;
+        let middle = (self.left + self.right) / 2;
+        write(self.canvas, name, font(12, INK), (middle, self.bottom + 30), (HPos::Center, VPos::Top))
+    }
+
+    /// Horizontal grid lines with their ticks and the axis's name at the side.
+    pub fn grid_y(&self, name: &str) -> Result<()> {
+        for tick in self.y.ticks(6) {
+            let (_, y) = self.place(self.x.low, tick);
+            stroke(self.canvas, (self.left * UNIT, y), (self.right * UNIT, y), GRID, 2, Line::Solid)?;
+            write(self.canvas, &tick_label(tick), font(12, FAINT), (self.left - 8, y / UNIT), (HPos::Right, VPos::Center))?;
+        }
+        let turned = font(12, INK).transform(FontTransform::Rotate270);
+        write(self.canvas, name, turned, (14, (self.top + self.bottom) / 2), (HPos::Center, VPos::Top))
+    }
+
+    /// A line through the points that are finite; what rises over the top leaves the plot there.
+    pub fn path(&self, points: &[(f64, f64)], colour: RGBColor, width: i32, opacity: f64) -> Result<()> {
+        let points = self.below_top(points);
+        let style = colour.mix(opacity).stroke_width((width * UNIT / 2) as u32);
+        let placed: Vec<(i32, i32)> = points.into_iter().map(|(x, y)| self.place(x, y)).collect();
+        if placed.len() < 2 {
+            return Ok(());
+        }
+        self.canvas.draw(&PathElement::new(placed, style)).map_err(drawing)
+    }
+
+    fn below_top(&self, points: &[(f64, f64)]) -> Vec<(f64, f64)> {
+        let finite: Vec<(f64, f64)> = points.iter().copied().filter(|(x, y)| x.is_finite() && y.is_finite()).collect();
+        let mut kept = Vec::new();
+        for (at, &(x, y)) in finite.iter().enumerate() {
+            if let Some(&(x0, y0)) = at.checked_sub(1).and_then(|before| finite.get(before))
+                && (y0 > self.y.high) != (y > self.y.high)
+            {
+                kept.push((x0 + (x - x0) * (self.y.high - y0) / (y - y0), self.y.high));
+            }
+            if y <= self.y.high {
+                kept.push((x, y));
+            }
+        }
+        kept
+    }
+
+    /// The band between two lines over the same x.
+    pub fn band(&self, points: &[(f64, f64, f64)], colour: RGBColor) -> Result<()> {
+        let finite = || points.iter().filter(|(x, low, high)| x.is_finite() && low.is_finite() && high.is_finite());
+        let mut outline: Vec<(i32, i32)> = finite().map(|&(x, low, _)| self.place(x, low)).collect();
+        outline.extend(finite().rev().map(|&(x, _, high)| self.place(x, high)));
+        if outline.len() < 4 {
+            return Ok(());
+        }
+        self.canvas.draw(&Polygon::new(outline, colour.mix(0.16))).map_err(drawing)
+    }
+
+    /// A dot of `radius` CSS pixels.
+    pub fn dot(&self, x: f64, y: f64, radius: i32, colour: RGBColor, opacity: f64) -> Result<()> {
+        let style = colour.mix(opacity).filled();
+        self.canvas.draw(&Circle::new(self.place(x, y), radius * UNIT, style)).map_err(drawing)
+    }
+}
+
+fn tick_label(value: f64) -> String {
+    if value != 0.0 && value.abs() < 1.0 {
+        let text = format!("{value:.3}");
+        return text.trim_end_matches('0').replace('-', "−");
+    }
+    // Ticks of a narrow range differ late: 85.25 must not read 85.2.
+    if value.abs() < 1000.0 {
+        let text = format!("{value:.3}");
+        return text.trim_end_matches('0').trim_end_matches('.').replace('-', "−");
+    }
+    quantity(value)
+}

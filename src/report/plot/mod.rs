@@ -1,0 +1,219 @@
+//! Plots as SVG with real text. An arm has one colour everywhere.
+
+mod axis;
+mod comparison;
+mod loss;
+mod perplexity;
+
+use std::sync::Once;
+
+use anyhow::{Result, anyhow};
+use plotters::coord::Shift;
+use plotters::prelude::*;
+use plotters::style::text_anchor::{HPos, Pos, VPos};
+
+use super::comparison::{Cell, Comparison};
+use super::format::html;
+use super::input::Input;
+use super::png::{BOLD, FAMILY, REGULAR};
+use crate::record::provenance::Provenance;
+
+/// A finished plot.
+pub struct Plot {
+    pub name: &'static str,
+    pub title: String,
+    pub caption: String,
+    pub svg: String,
+}
+
+type Canvas<'a> = DrawingArea<SVGBackend<'a>, Shift>;
+
+/// Units of the drawing in a CSS pixel: the backend knows whole units only.
+const UNIT: i32 = 4;
+const WIDTH: i32 = 860;
+const INK: RGBColor = RGBColor(0x22, 0x26, 0x2b);
+const FAINT: RGBColor = RGBColor(0x5f, 0x66, 0x6e);
+const GRID: RGBColor = RGBColor(0xe4, 0xe6, 0xe9);
+const TEACHER: RGBColor = RGBColor(0x77, 0x77, 0x77);
+
+/// Okabe & Ito 2008, "Color Universal Design"; yellow comes last, it is faint on white.
+const PALETTE: [RGBColor; 8] = [
+    RGBColor(0x00, 0x72, 0xb2),
+    RGBColor(0xd5, 0x5e, 0x00),
+    RGBColor(0x00, 0x9e, 0x73),
+    RGBColor(0xcc, 0x79, 0xa7),
+    RGBColor(0xe6, 0x9f, 0x00),
+    RGBColor(0x56, 0xb4, 0xe9),
+    RGBColor(0x33, 0x33, 0x33),
+    RGBColor(0xf0, 0xe4, 0x42),
+];
+
+/// The plots of a report, in its order.
+pub fn all(input: &Input, comparison: &Comparison, provenance: &Provenance) -> Result<Vec<Plot>> {
+    let palette = Palette::of(comparison, provenance);
+    Ok(vec![
+        comparison::plot(comparison, &palette)?,
+        perplexity::plot(input, comparison, &palette)?,
+        loss::plot(input, comparison, &palette)?,
+    ])
+}
+
+/// The colour of each cell: its arm's, lighter for each further cell of the arm.
+pub struct Palette(Vec<(String, RGBColor)>);
+
+impl Palette {
+    pub fn of(comparison: &Comparison, provenance: &Provenance) -> Self {
+        let mut methods: Vec<&str> = provenance.methods.iter().map(|method| method.name.as_str()).collect();
+        for cell in &comparison.cells {
+            if !methods.contains(&cell.method.as_str()) {
+                methods.push(&cell.method);
+            }
+        }
+        let colour = |(at, cell): (usize, &Cell)| {
+            let arm = methods.iter().position(|name| *name == cell.method).unwrap_or(0);
+            let before = comparison.cells[..at].iter().filter(|other| other.method == cell.method).count();
+            let of_arm = comparison.cells.iter().filter(|other| other.method == cell.method).count();
+            let white = 0.6 * before as f64 / of_arm.max(1) as f64;
+            let RGBColor(r, g, b) = PALETTE[arm % PALETTE.len()];
+            let mix = |part: u8| (f64::from(part) * (1.0 - white) + 255.0 * white).round() as u8;
+            (cell.label.clone(), RGBColor(mix(r), mix(g), mix(b)))
+        };
+        Self(comparison.cells.iter().enumerate().map(colour).collect())
+    }
+
+    fn colour(&self, label: &str) -> RGBColor {
+        self.0.iter().find(|(name, _)| name == label).map_or(FAINT, |(_, colour)| *colour)
+    }
+
+    /// `#rrggbb`.
+    pub fn hex(&self, label: &str) -> String {
+        let RGBColor(r, g, b) = self.colour(label);
+        format!("#{r:02x}{g:02x}{b:02x}")
+    }
+}
+
+/// An entry of a legend.
+struct Key {
+    name: String,
+    colour: RGBColor,
+    line: Line,
+}
+
+#[derive(Clone, Copy, PartialEq)]
+enum Line {
+    Solid,
+    Dashed,
+    Dotted,
+}
+
+impl Line {
+    /// Stroke and gap in CSS pixels.
+    fn pattern(self) -> (i32, i32) {
+        match self {
+            Self::Solid => (1, 0),
+            Self::Dashed => (7, 5),
+            Self::Dotted => (2, 4),
+        }
+    }
+}
+
+/// Draws into a white canvas of `height` CSS pixels and returns its SVG.
+fn draw(name: &str, title: &str, height: i32, paint: impl FnOnce(&Canvas<'_>) -> Result<()>) -> Result<String> {
+    static FONTS: Once = Once::new();
+    FONTS.call_once(|| {
+        let _ = plotters::style::register_font(FAMILY, FontStyle::Normal, REGULAR);
+        let _ = plotters::style::register_font(FAMILY, FontStyle::Bold, BOLD);
+    });
+    let (width, tall) = ((WIDTH * UNIT) as u32, (height * UNIT) as u32);
+    let mut svg = String::new();
+    {
+        let canvas = SVGBackend::with_string(&mut svg, (width, tall)).into_drawing_area();
+        canvas.fill(&WHITE).map_err(drawing)?;
+        paint(&canvas)?;
+        canvas.present().map_err(drawing)?;
+    }
+    let drawn = format!("<svg width=\"{width}\" height=\"{tall}\"");
+    let id = format!("plot-{name}-title");
+    let sized = format!("<svg width=\"{WIDTH}\" height=\"{height}\" role=\"img\" aria-labelledby=\"{id}\"");
+    let svg = svg
+        .replacen(&drawn, &sized, 1)
+        .replace(&format!("font-family=\"{FAMILY}\""), &format!("font-family=\"{FAMILY}, Helvetica, Arial, sans-serif\""));
+    let head = svg.find('>').map_or(0, |at| at + 1);
+    Ok(format!("{}\n<title id=\"{id}\">{}</title>{}", &svg[..head], html(title), &svg[head..]))
+}
+
+fn drawing<E: std::error::Error + Send + Sync>(error: DrawingAreaErrorKind<E>) -> anyhow::Error {
+    anyhow!("a plot cannot be drawn: {error}")
+}
+
+fn font(size: i32, colour: RGBColor) -> TextStyle<'static> {
+    // The backend writes a font size of `size / 1.24`.
+    let style = TextStyle::from((FAMILY, f64::from(size * UNIT) * 1.24));
+    TextStyle { color: colour.to_backend_color(), ..style }
+}
+
+fn bold(size: i32) -> TextStyle<'static> {
+    TextStyle::from((FAMILY, f64::from(size * UNIT) * 1.24, FontStyle::Bold)).color(&INK)
+}
+
+/// Writes `text` with its anchor at (`x`, `y`) CSS pixels.
+fn write(canvas: &Canvas<'_>, text: &str, style: TextStyle<'_>, at: (i32, i32), anchor: (HPos, VPos)) -> Result<()> {
+    let style = style.pos(Pos::new(anchor.0, anchor.1));
+    canvas.draw(&Text::new(text.to_string(), (at.0 * UNIT, at.1 * UNIT), style)).map_err(drawing)
+}
+
+/// A straight line in drawing units.
+fn stroke(canvas: &Canvas<'_>, from: (i32, i32), to: (i32, i32), colour: RGBColor, width: i32, line: Line) -> Result<()> {
+    let style = colour.stroke_width((width * UNIT / 2).max(1) as u32);
+    if line == Line::Solid {
+        return canvas.draw(&PathElement::new(vec![from, to], style)).map_err(drawing);
+    }
+    let (dash, gap) = line.pattern();
+    let length = f64::from(to.0 - from.0).hypot(f64::from(to.1 - from.1));
+    let at = |along: f64| {
+        let part = (along / length).min(1.0);
+        let mix = |a: i32, b: i32| (f64::from(a) + f64::from(b - a) * part).round() as i32;
+        (mix(from.0, to.0), mix(from.1, to.1))
+    };
+    let mut along = 0.0;
+    while along < length {
+        canvas.draw(&PathElement::new(vec![at(along), at(along + f64::from(dash * UNIT))], style)).map_err(drawing)?;
+        along += f64::from((dash + gap) * UNIT);
+    }
+    Ok(())
+}
+
+/// Width of `text` in CSS pixels.
+fn text_width(canvas: &Canvas<'_>, text: &str, size: i32) -> i32 {
+    let measured = canvas.estimate_text_size(text, &font(size, INK)).map_or(0, |(width, _)| width as i32 / UNIT);
+    // `estimate_text_size` takes the enlarged size.
+    (f64::from(measured) / 1.24).ceil() as i32 + 1
+}
+
+/// Title and legend over the plot; returns the CSS pixel where they end.
+fn heading(canvas: &Canvas<'_>, title: &str, keys: &[Key]) -> Result<i32> {
+    write(canvas, title, bold(16), (16, 16), (HPos::Left, VPos::Top))?;
+    let (mut x, mut y) = (16, 54);
+    for key in keys {
+        let name = super::format::shorten(&key.name, 60);
+        let width = 24 + 6 + text_width(canvas, &name, 12) + 18;
+        if x > 16 && x + width > WIDTH - 8 {
+            (x, y) = (16, y + 20);
+        }
+        stroke(canvas, (x * UNIT, y * UNIT), ((x + 24) * UNIT, y * UNIT), key.colour, 5, key.line)?;
+        write(canvas, &name, font(12, INK), (x + 30, y), (HPos::Left, VPos::Center))?;
+        x += width;
+    }
+    Ok(if keys.is_empty() { 44 } else { y + 18 })
+}
+
+/// Says in the middle of the plot that there is nothing to draw.
+fn nothing(canvas: &Canvas<'_>, text: &str, height: i32) -> Result<()> {
+    write(canvas, text, font(14, FAINT), (WIDTH / 2, height / 2), (HPos::Center, VPos::Center))
+}
+
+/// Height that the heading takes at most, so that many arms do not eat the plot.
+fn legend_rows(keys: &[Key]) -> i32 {
+    let letters: usize = keys.iter().map(|key| key.name.chars().count().min(60) + 8).sum();
+    letters as i32 / 105
+}

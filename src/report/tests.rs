@@ -1,0 +1,245 @@
+use std::path::Path;
+
+use tempfile::tempdir;
+
+use super::*;
+use crate::record::frames::{CurveRow, DocumentRow, EvalRow, RunRow, runs_frame};
+use crate::record::provenance::MethodNote;
+
+#[derive(Default)]
+struct Made {
+    runs: Vec<RunRow>,
+    top_k: Vec<Option<String>>,
+    curves: Vec<CurveRow>,
+    evals: Vec<EvalRow>,
+}
+
+impl Made {
+    /// A run of 40 steps that ends at `perplexity`; `top_k` is its value of the swept axis.
+    fn run(&mut self, role: &str, method: &str, seed: i64, top_k: Option<&str>, perplexity: f64, status: &str) -> &mut Self {
+        let run = format!("{method}-{}-{seed}", top_k.unwrap_or("x"));
+        let tokens = if status == "ok" { 400_000 } else { 120_000 };
+        self.top_k.push(top_k.map(String::from));
+        self.runs.push(RunRow {
+            run: run.clone(),
+            experiment: "made".into(),
+            role: role.into(),
+            method: method.into(),
+            seed,
+            status: status.into(),
+            params: Some(500_000),
+            tokens,
+            updates: 200,
+            wall_s: Some(75.0 + seed as f64),
+            tokens_per_s: Some(5321.0),
+            train_flops: 1.2e12,
+            teacher_flops: if method == "finetune" { 0.0 } else { 2e13 },
+            precision: "f32".into(),
+            tp: Some(1),
+            dp: Some(1),
+            threads: Some(2),
+            device: Some("cpu".into()),
+            error: (status == "failed").then(|| "out of <memory> & | time".into()),
+        });
+        let floor = perplexity.ln();
+        for step in (1..=200).filter(|step| role != "baseline" && step * 2000 <= tokens) {
+            let decay = floor + (7.6 - floor) * (-(step as f64) / 30.0).exp();
+            let loss = decay + 0.05 * ((step * 7 + seed * 13) as f64).sin();
+            let soft = method != "finetune";
+            self.curves.push(CurveRow {
+                run: run.clone(),
+                step,
+                tokens: step * 2000,
+                loss: if status == "diverged" { f64::NAN } else { loss },
+                hard_loss: if status == "diverged" && step > 30 { f64::NAN } else { loss },
+                lr: 1e-3,
+                grad_norm: 0.7,
+                tokens_per_s: 5000.0,
+                retained_mass: soft.then_some(0.9),
+                teacher_entropy: soft.then_some(2.1),
+                mean_lse: 9.5,
+            });
+        }
+        for at in (0..=4).filter(|at| at * 100_000 <= tokens) {
+            let value = if role == "baseline" || at == 4 { perplexity } else { perplexity * (1.0 + 3.0 * (-(at as f64)).exp()) };
+            self.evals.push(EvalRow {
+                run: run.clone(),
+                step: at * 50,
+                tokens: at * 100_000,
+                split: "valid".into(),
+                nll: value.ln(),
+                perplexity: value,
+                bits_per_byte: 2.0,
+                token_accuracy: 0.3,
+                ece: None,
+                kl_to_teacher: None,
+            });
+        }
+        self
+    }
+
+    fn frames(&self) -> Frames {
+        Frames {
+            runs: runs_frame(&self.runs, &[("top_k".into(), self.top_k.clone())]).unwrap(),
+            curves: CurveRow::frame(&self.curves).unwrap(),
+            evals: EvalRow::frame(&self.evals).unwrap(),
+            documents: DocumentRow::frame(&[]).unwrap(),
+        }
+    }
+}
+
+/// Three arms on three seeds, one of them at two values of `top_k`, a teacher and the unigram baseline.
+fn made() -> Made {
+    let mut made = Made::default();
+    for (seed, shift) in [(1, 0.0), (2, 1.0), (3, -1.0)] {
+        made.run("student", "finetune", seed, None, 88.0 + shift, "ok");
+        made.run("student", "soft-ce", seed, Some("100"), 84.0 + 1.1 * shift, "ok");
+        made.run("student", "soft-ce", seed, Some("20"), 85.0 + 0.9 * shift, "ok");
+        made.run("student", "logit-mse", seed, None, 88.5 - shift, "ok");
+    }
+    made.run("teacher", "big", 1, None, 61.0, "ok").run("baseline", "unigram", 1, None, 640.0, "ok");
+    made
+}
+
+fn provenance() -> Provenance {
+    let methods = ["finetune", "soft-ce", "logit-mse"];
+    Provenance {
+        experiment: "made".into(),
+        question: "Does a <teacher> help & \"why\"?".into(),
+        hypothesis: "It does.".into(),
+        reference: "finetune".into(),
+        split: "valid".into(),
+        methods: methods.map(|name| MethodNote { name: name.into(), objective: format!("{name} on labels") }).to_vec(),
+        cpu: "a processor".into(),
+        experiment_toml: "# </pre><script>alert(1)</script>\n".into(),
+        finished_at: 1_764_000_000,
+        ..Provenance::default()
+    }
+}
+
+fn written(mut frames: Frames, provenance: &Provenance, folder: &Path) -> Vec<PathBuf> {
+    frames.write(folder).unwrap();
+    std::fs::write(folder.join("provenance.json"), serde_json::to_vec(provenance).unwrap()).unwrap();
+    write(folder).unwrap()
+}
+
+#[test]
+fn the_same_frames_give_the_same_bytes() {
+    let folders = [tempdir().unwrap(), tempdir().unwrap()];
+    let [first, second] = folders.each_ref().map(|folder| written(made().frames(), &provenance(), folder.path()));
+    let names = |paths: &[PathBuf]| paths.iter().map(|p| p.file_name().unwrap().to_owned()).collect::<Vec<_>>();
+    assert_eq!(names(&first), names(&second));
+    assert_eq!(first.len(), 8);
+    for (a, b) in first.iter().zip(&second) {
+        assert_eq!(std::fs::read(a).unwrap(), std::fs::read(b).unwrap(), "{}", a.display());
+    }
+}
+
+/// Oracle: by hand. soft-ce at top_k 20 differs from finetune by −3, −3.1, −2.9: mean −3, s = 0.1, t = 4.30265.
+#[test]
+fn a_comparison_agrees_with_a_hand_computation() {
+    let found = comparison(&made().frames(), &provenance()).unwrap();
+    let labels: Vec<&str> = found.cells.iter().map(|cell| cell.label.as_str()).collect();
+    assert_eq!(labels, ["finetune", "soft-ce top_k=20", "soft-ce top_k=100", "logit-mse"]);
+    let cell = &found.cells[1];
+    let own = cell.perplexity.unwrap();
+    assert!((own.mean - 85.0).abs() < 1e-9 && own.n == 3 && cell.ok == 3);
+    let difference = cell.difference.as_ref().unwrap();
+    assert_eq!(difference.to, "finetune");
+    assert!((difference.perplexity.mean + 3.0).abs() < 1e-9);
+    let half = 4.302_652_73 * 0.1 / 3f64.sqrt();
+    assert!((difference.perplexity.high.unwrap() + 3.0 - half).abs() < 1e-6);
+    assert!((difference.percent.mean + 300.0 / 88.0).abs() < 1e-9);
+    assert!(found.cells[0].difference.is_none());
+    let names: Vec<&str> = found.references.iter().map(|reference| reference.name.as_str()).collect();
+    assert_eq!(names, ["big", "unigram"]);
+    assert_eq!(
+        verdict::sentences(&found)[0],
+        "soft-ce top_k=20 reaches a perplexity of 85.00, 3.4% below finetune (paired difference −3.00, 95% interval −3.25 to \
+         −2.75, 3 seeds)."
+    );
+    assert!(verdict::sentences(&found)[2].contains("no difference from finetune can be told from 3 seeds"));
+}
+
+#[test]
+fn the_terminal_table_fits_110_columns() {
+    let mut made = made();
+    made.run("student", &"long-name-".repeat(12), 1, Some("20"), 91.0, "ok");
+    let text = table::terminal(&comparison(&made.frames(), &provenance()).unwrap());
+    assert!(text.lines().all(|line| line.chars().count() <= 110), "{text}");
+    println!("{text}");
+}
+
+#[test]
+fn outside_text_is_escaped() {
+    let folder = tempdir().unwrap();
+    let mut made = made();
+    made.run("student", "<b>|`x`", 1, Some("\"><script>"), 90.0, "failed");
+    written(made.frames(), &provenance(), folder.path());
+    let page = std::fs::read_to_string(folder.path().join("report.html")).unwrap();
+    assert!(!page.contains("<script") && !page.contains("<b>") && !page.contains("<memory>") && !page.contains("<teacher>"));
+    assert!(page.contains("Does a &lt;teacher&gt; help &amp; &quot;why&quot;?"));
+    let text = std::fs::read_to_string(folder.path().join("report.md")).unwrap();
+    assert!(!text.contains("<memory>") && text.contains("&lt;b&gt;\\|\\`x\\`"));
+}
+
+#[test]
+fn unfinished_runs_are_counted_and_left_out_of_means() {
+    let mut made = made();
+    made.run("student", "finetune", 4, None, 1.0, "failed").run("student", "finetune", 5, None, 1.0, "diverged");
+    made.run("student", "finetune", 6, None, 1.0, "new");
+    let found = comparison(&made.frames(), &provenance()).unwrap();
+    let cell = &found.cells[0];
+    assert_eq!((cell.ok, cell.failed, cell.diverged, cell.unfinished), (3, 1, 1, 1));
+    assert!((cell.perplexity.unwrap().mean - 88.0).abs() < 1e-9);
+    let folder = tempdir().unwrap();
+    written(made.frames(), &provenance(), folder.path());
+    let page = std::fs::read_to_string(folder.path().join("report.html")).unwrap();
+    assert!(page.contains("3 of 17 runs did not finish"));
+}
+
+#[test]
+fn a_swept_budget_makes_cells_of_its_own() {
+    let mut made = Made::default();
+    for seed in 1..=2 {
+        for (budget, perplexity) in [(1.0, 90.0), (2.0, 80.0)] {
+            for method in ["finetune", "soft-ce"] {
+                made.run("student", method, seed, None, perplexity, "ok");
+                let row = made.runs.last_mut().unwrap();
+                row.run = format!("{}-{budget}", row.run);
+                (row.tokens, row.train_flops) = ((budget * 1e6) as i64, budget * 1e12);
+                let run = row.run.clone();
+                made.evals.iter_mut().rev().take(5).for_each(|eval| eval.run = run.clone());
+            }
+        }
+    }
+    let last = made.runs.last_mut().unwrap();
+    (last.status, last.tokens) = ("failed".into(), 7);
+    let found = comparison(&made.frames(), &provenance()).unwrap();
+    let labels: Vec<&str> = found.cells.iter().map(|cell| cell.label.as_str()).collect();
+    assert_eq!(labels, ["finetune tokens=1M", "finetune tokens=2M", "soft-ce tokens=1M", "soft-ce tokens=2M"]);
+    assert_eq!((found.cells[3].ok, found.cells[3].failed), (1, 1));
+    assert_eq!(found.cells[3].difference.as_ref().unwrap().to, "finetune tokens=2M");
+}
+
+#[test]
+fn thin_frames_do_not_panic() {
+    let empty = Made::default();
+    let mut one = Made::default();
+    one.run("student", "finetune", 1, None, 88.0, "ok");
+    one.evals.truncate(1);
+    one.curves.truncate(1);
+    let mut bad = Made::default();
+    bad.run("student", "finetune", 1, None, f64::NAN, "ok").run("student", "soft-ce", 1, None, f64::INFINITY, "ok");
+    bad.run("teacher", "big", 1, None, f64::NAN, "failed");
+    let mut none_finished = Made::default();
+    none_finished.run("student", "finetune", 1, None, 88.0, "diverged");
+    for made in [empty, one, bad, none_finished] {
+        let folder = tempdir().unwrap();
+        assert_eq!(written(made.frames(), &provenance(), folder.path()).len(), 8);
+        written(made.frames(), &Provenance::default(), folder.path());
+        let found = comparison(&made.frames(), &provenance()).unwrap();
+        table::terminal(&found);
+        assert!(!serde_json::to_string(&found).unwrap().contains("NaN"));
+    }
+}

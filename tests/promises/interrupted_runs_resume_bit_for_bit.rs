@@ -1,0 +1,53 @@
+//! Oracle: the same experiment undisturbed. Loss and NLL must agree in every bit.
+
+use std::process::{Command, Stdio};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use super::lab::{EXPERIMENT, Lab};
+
+#[test]
+fn after_kill_9_of_the_whole_tree_and_after_a_polite_stop() {
+    let lab = Lab::new();
+    // Long enough to be caught in the middle, with a checkpoint behind.
+    lab.write("lab.toml", &EXPERIMENT.replace("[method.soft-ce]", "[method.other]").replace("12.8k", "25.6k"));
+    lab.ok(&["run", "lab.toml", "--runs", "calm", "--results", "calm-results"]);
+    let calm = lab.numbers("calm");
+    assert!(calm.len() > 600, "{} numbers", calm.len());
+
+    for signal in ["-KILL", "-INT", "-KILL"] {
+        let mut command = lab.command(&["run", "lab.toml", "--runs", "torn", "--results", "torn-results"]);
+        let mut program = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        let begun = Instant::now();
+        let journal = |name: &str| {
+            let runs = std::fs::read_dir(lab.path().join("torn")).into_iter().flatten().flatten();
+            let mine = runs.filter(|entry| entry.file_name().to_string_lossy().starts_with(name));
+            mine.map(|entry| std::fs::read_to_string(entry.path().join("journal.jsonl")).unwrap_or_default()).collect::<String>()
+        };
+        // In the middle of a student.
+        while begun.elapsed() < Duration::from_secs(60) && journal("finetune").matches("\"step\"").count() < 20 {
+            sleep(Duration::from_millis(20));
+        }
+        if signal == "-KILL" {
+            let workers = Command::new("pgrep").args(["-P", &program.id().to_string()]).output().unwrap();
+            for pid in String::from_utf8_lossy(&workers.stdout).split_whitespace() {
+                Command::new("kill").args([signal, pid]).status().unwrap();
+            }
+        }
+        Command::new("kill").args([signal, &program.id().to_string()]).status().unwrap();
+        program.wait().unwrap();
+    }
+    lab.ok(&["run", "lab.toml", "--runs", "torn", "--results", "torn-results"]);
+    assert_eq!(lab.numbers("torn"), calm);
+}
+
+#[test]
+fn a_second_run_trains_nothing_again() {
+    let lab = Lab::new();
+    lab.ok(&["run", "lab.toml"]);
+    let before = lab.numbers("runs");
+    let output = lab.run(&["run", "lab.toml"]);
+    assert!(output.status.success());
+    assert!(!String::from_utf8_lossy(&output.stderr).contains("started"), "{}", String::from_utf8_lossy(&output.stderr));
+    assert_eq!(lab.numbers("runs"), before);
+}

@@ -1,0 +1,26 @@
+//! Oracle: the same experiment on one rank. Every logged loss agrees to 1e-4, relatively, in f32.
+
+use super::lab::Lab;
+
+fn agrees_with_one_rank(arguments: &[&str]) {
+    let lab = Lab::new();
+    lab.ok(&["run", "lab.toml", "--runs", "one", "--results", "one-results"]);
+    let sharded = [&["run", "lab.toml", "--runs", "many", "--results", "many-results"], arguments].concat();
+    lab.ok(&sharded);
+    let (one, many) = (lab.numbers("one"), lab.numbers("many"));
+    assert_eq!(one.len(), many.len());
+    for ((run, step, what, a), (other, _, _, b)) in one.iter().zip(&many) {
+        assert_eq!(run, other, "identity does not depend on parallelism");
+        assert!((a - b).abs() <= 1e-4 * a.abs(), "{run} step {step}: {what} {a} on one rank, {b} on {arguments:?}");
+    }
+}
+
+#[test]
+fn over_two_tensor_parallel_ranks() {
+    agrees_with_one_rank(&["--tp", "2"]);
+}
+
+#[test]
+fn over_two_data_parallel_ranks() {
+    agrees_with_one_rank(&["--dp", "2"]);
+}
