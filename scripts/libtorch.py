@@ -32,7 +32,7 @@ CPU_WHEELS = {
 }
 # NCCL is a header (at build time) and a library (at run time) for the CUDA folder only.
 CUDA_WHEELS = CPU_WHEELS | {
-    "nvidia-nccl-cu13==2.28.9": "NCCL_SHA",
+    "nvidia-nccl-cu13==2.28.9": "e4553a30f34195f3fa1da02a6da3d6337d28f2003943aa0a3d247bbc25fefc42",
 }
 CPU_LIBRARIES = ["libtorch_cpu.so", "libc10.so", "libgomp.so.1", "libcudart.so.13", "libcupti.so.13"]
 CUDA_LIBRARIES = CPU_LIBRARIES + ["libtorch_cuda.so", "libc10_cuda.so", "libnccl.so.2"]
