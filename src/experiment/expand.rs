@@ -6,14 +6,17 @@ use std::path::Path;
 use anyhow::Result;
 use toml_edit::Item;
 
-use super::recipe::{TeacherRecipe, TrainRecipe, identity};
-use super::resolve::{RUN_KEYS, Settings, TEACHER_KEYS, applies};
-use super::source::{Place, Setting, Source, unknown};
+use super::recipe::{EvalRecipe, TeacherRecipe, TrainRecipe, identity};
+use super::resolve::{RUN_KEYS, Settings, TEACHER_KEYS, applies, objective_name};
+use super::source::{Place, Setting, Source, unknown, unknown_key};
 use super::{Experiment, Method, Options, Student, Teacher};
 use crate::objective::{Objective, Tail};
 use crate::user_error;
 
 const TOP_KEYS: [&str; 8] = ["question", "hypothesis", "revision", "base", "teacher", "method", "sweep", "smoke"];
+const GRID: &str = "sweep.grid";
+/// Combinations of a sweep's values, at most.
+const COMBINATIONS_MAX: usize = 100_000;
 /// Promised for later; said so rather than called unknown.
 const LATER: [&str; 2] = ["fair", "claim"];
 
@@ -28,7 +31,8 @@ pub fn load(path: &Path, options: &Options) -> Result<Experiment> {
     for (key, item) in top.iter() {
         let at = source.place(top.key(key).and_then(|key| key.span()).or_else(|| item.span())).0;
         if LATER.contains(&key) {
-            return Err(user_error!("{at}: [{key}] is not supported yet; remove it"));
+            let header = if item.is_array_of_tables() { format!("[[{key}]]") } else { format!("[{key}]") };
+            return Err(user_error!("{at}: {header} is not supported yet; remove it"));
         }
         if !TOP_KEYS.contains(&key) {
             return Err(user_error!("{at}: {}", unknown("key", key, &TOP_KEYS)));
@@ -84,7 +88,7 @@ pub fn load(path: &Path, options: &Options) -> Result<Experiment> {
     for (method, table, at) in source.tables(top.get("method"), "method")? {
         let own = check_keys(source.settings(table)?, &format!("[method.{method}]"), &RUN_KEYS)?;
         let named = own.iter().find(|(key, _)| key == "objective").or_else(|| base.iter().find(|(key, _)| key == "objective"));
-        let objective_name = named.map(|(_, setting)| setting.text("objective")).transpose()?.unwrap_or("").to_string();
+        let objective_name = named.map(|(_, setting)| objective_name(setting)).transpose()?.unwrap_or("").to_string();
         for (key, setting) in &own {
             if !objective_name.is_empty() && !applies(key, &objective_name) {
                 return Err(user_error!("{}: {key} means nothing to {objective_name}; remove it", setting.at.0));
@@ -106,7 +110,8 @@ pub fn load(path: &Path, options: &Options) -> Result<Experiment> {
                 true => Some(add_teacher(
                     &mut experiment,
                     &settings,
-                    &recipe,
+                    &base,
+                    &smoke,
                     &teacher_tables,
                     teacher_tokens.as_ref(),
                     objective,
@@ -155,7 +160,8 @@ pub fn load(path: &Path, options: &Options) -> Result<Experiment> {
 fn add_teacher(
     experiment: &mut Experiment,
     settings: &Settings,
-    student: &TrainRecipe,
+    base: &[(String, Setting)],
+    smoke: &BTreeMap<String, Setting>,
     tables: &BTreeMap<String, (Vec<(String, Setting)>, Place)>,
     smoke_tokens: Option<&Setting>,
     objective: Objective,
@@ -174,8 +180,16 @@ fn add_teacher(
         let place = settings.place("teacher", at);
         return Err(user_error!("{}: {}", place.0, unknown("teacher", name, &known)));
     };
-    let mut merged = settings.clone();
-    merged.0.remove("eval");
+    // From [base], not from the student: what students sweep must not train their teacher anew. Only what the teacher reads
+    // with the student, data and context, follows the student.
+    let mut merged = Settings::default();
+    merged.overlay(base.iter().cloned());
+    merged.overlay(
+        ["data", "context"].iter().filter_map(|key| settings.0.get_key_value(*key)).map(|(k, v)| (k.clone(), v.clone())),
+    );
+    merged.overlay(
+        smoke.iter().filter(|(key, _)| !["data", "context"].contains(&key.as_str())).map(|(k, v)| (k.clone(), v.clone())),
+    );
     merged.overlay(own.iter().cloned());
     if experiment.smoke
         && let Some(tokens) = smoke_tokens
@@ -185,13 +199,13 @@ fn add_teacher(
     if !merged.0.contains_key("model") {
         return Err(user_error!("{}: [teacher.{name}] lacks a model", teacher_at.0));
     }
-    let seed = own
-        .iter()
-        .find(|(key, _)| key == "seed")
-        .map_or(Some(0), |(_, setting)| setting.value.as_integer().and_then(|n| u64::try_from(n).ok()));
-    let seed = seed.ok_or_else(|| user_error!("{}: seed must be a whole number", teacher_at.0))?;
+    let seed = merged.0.get("seed").map_or(Ok(0), |setting| setting.whole("seed", 0..=i64::MAX as u64))?;
     let (recipe, data, _, model) = merged.recipe("model", Objective::HardCe, seed, &experiment.revision, teacher_at, folder)?;
-    let recipe = TrainRecipe { eval: super::recipe::EvalRecipe { on: student.eval.on.clone(), ..recipe.eval }, ..recipe };
+    let recipe = match own.iter().any(|(key, _)| key == "eval") {
+        true => recipe,
+        // How often students are evaluated is no business of the teacher's.
+        false => TrainRecipe { eval: EvalRecipe { every: recipe.tokens.div_ceil(5), ..recipe.eval.clone() }, ..recipe },
+    };
     check(&recipe, &merged, teacher_at, "model", options)?;
     let top_k = settings.top_k()?;
     if top_k > recipe.model.vocab_size {
@@ -225,9 +239,6 @@ fn check(recipe: &TrainRecipe, settings: &Settings, at: &Place, model_key: &str,
         return Err(user_error!("{}: batch {} does not divide over dp = {dp}", place.0, recipe.batch));
     }
     recipe.model.check(tp).map_err(|why| user_error!("{}: {model_key}: {why}", settings.place(model_key, at).0))?;
-    if recipe.data.context < 8 {
-        return Err(user_error!("{}: context must be at least 8", settings.place("context", at).0));
-    }
     Ok(())
 }
 
@@ -261,25 +272,37 @@ fn axes(source: &Source, sweep: Option<&Item>, smoke: &BTreeMap<String, Setting>
         match key {
             "grid" => {}
             "zip" | "when" | "skip" => return Err(user_error!("{at}: sweep.{key} is not supported yet; remove it")),
-            _ => return Err(user_error!("{at}: {}", unknown("key in [sweep]", key, &["grid"]))),
+            _ => return Err(user_error!("{at}: {}", unknown_key(key, "[sweep]", &["grid"]))),
         }
         let grid = inner.as_table_like().ok_or_else(|| user_error!("{at}: grid must be a table {{ key = [values] }}"))?;
-        for (axis, setting) in check_keys(source.settings(grid)?, "the grid", &RUN_KEYS)? {
+        for (axis, setting) in check_keys(source.settings(grid)?, GRID, &RUN_KEYS)? {
             let at = &setting.at.0;
             let values = setting.value.as_array().filter(|array| !array.is_empty());
-            let values = values.ok_or_else(|| user_error!("{at}: {axis} must be a list of values, e.g. {axis} = [1, 2]"))?;
-            if axis == "seeds" || axis == "objective" || axis == "teacher" && values.len() > 1 {
+            let values =
+                values.ok_or_else(|| user_error!("{at}: {axis} must be a list of values, e.g. {axis} = [1e-3, 2e-3]"))?;
+            if axis == "seeds" || axis == "objective" {
                 return Err(user_error!("{at}: {axis} cannot be swept in the grid; set it in [base] or in a method"));
             }
             let values: Vec<Setting> =
                 values.iter().map(|value| Setting { value: value.clone(), at: setting.at.clone() }).collect();
-            let distinct: BTreeSet<String> = values.iter().map(Setting::display).collect();
-            if distinct.len() != values.len() {
-                return Err(user_error!("{at}: {axis} lists a value twice"));
+            let mut seen = BTreeSet::new();
+            for value in &values {
+                Settings([(axis.clone(), value.clone())].into()).check()?;
+                let read = match axis.as_str() {
+                    "tokens" | "batch" => value.tokens(&axis)?.to_string(),
+                    _ => value.value.as_float().map_or_else(|| value.display(), |number| number.to_string()),
+                };
+                if !seen.insert(read) {
+                    return Err(user_error!("{at}: {axis} lists {} twice", value.display()));
+                }
             }
             if !smoke.contains_key(&axis) {
                 axes.push((axis, values));
             }
+        }
+        let count = axes.iter().try_fold(1usize, |count, (_, values)| count.checked_mul(values.len()));
+        if count.is_none_or(|count| count > COMBINATIONS_MAX) {
+            return Err(user_error!("{at}: the grid has more than {COMBINATIONS_MAX} combinations; sweep less"));
         }
     }
     Ok(axes)
@@ -310,7 +333,13 @@ fn table_settings(source: &Source, item: Option<&Item>, what: &str, known: &[&st
 fn check_keys(settings: Vec<(String, Setting)>, what: &str, known: &[&str]) -> Result<Vec<(String, Setting)>> {
     for (key, setting) in &settings {
         if !known.contains(&key.as_str()) {
-            return Err(user_error!("{}: {what}: {}", setting.at.0, unknown("key", key, known)));
+            return Err(user_error!("{}: {}", setting.at.0, unknown_key(key, what, known)));
+        }
+    }
+    for (key, setting) in &settings {
+        // The values of an axis are checked one by one.
+        if what != GRID {
+            Settings([(key.clone(), setting.clone())].into()).check()?;
         }
     }
     Ok(settings)

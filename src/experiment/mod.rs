@@ -5,6 +5,8 @@ mod preset;
 pub mod recipe;
 mod resolve;
 mod source;
+#[cfg(test)]
+mod tests;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;

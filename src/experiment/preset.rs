@@ -7,7 +7,7 @@ use anyhow::Result;
 
 use super::DataFiles;
 use super::recipe::{DataRecipe, TokenizerRecipe};
-use super::source::{Setting, Source, unknown};
+use super::source::{Setting, Source, unknown, unknown_key};
 use crate::data::tokenizer;
 use crate::model::ModelConfig;
 use crate::record::store::{sha256_file, sha256_hex};
@@ -23,6 +23,8 @@ const MODEL_KEYS: [&str; 8] = [
     "rms_norm_eps",
     "initializer_range",
 ];
+/// No size of a model is larger; keeps products of three of them within 64 bits.
+const MODEL_MAX: u64 = 1 << 20;
 const DATA_KEYS: [&str; 6] = ["path", "format", "train", "valid", "test", "tokenizer"];
 
 /// The settings behind `setting`: those of the preset it names, or its own inline table; and the folder of relative paths.
@@ -50,12 +52,12 @@ pub fn model(setting: &Setting, key: &str, vocab_size: usize, folder: &Path) -> 
     let map: BTreeMap<String, Setting> = settings.into_iter().collect();
     for (field, found) in &map {
         if !MODEL_KEYS.contains(&field.as_str()) {
-            return Err(user_error!("{}: {}", found.at.0, unknown(&format!("key in {key}"), field, &MODEL_KEYS)));
+            return Err(user_error!("{}: {}", found.at.0, unknown_key(field, key, &MODEL_KEYS)));
         }
     }
     let count = |field: &str| -> Result<usize> {
         let missing = || user_error!("{}: {key} {name:?} lacks {field}", setting.at.0);
-        map.get(field).ok_or_else(missing)?.count(field)
+        Ok(map.get(field).ok_or_else(missing)?.whole(field, 1..=MODEL_MAX)? as usize)
     };
     let number = |field: &str, default: f64| -> Result<f64> {
         map.get(field).map_or(Ok(default), |found| found.number(field, "a number above 0", |n| n > 0.0))
@@ -80,20 +82,15 @@ pub fn data(setting: &Setting, context: usize, folder: &Path) -> Result<(String,
     let map: BTreeMap<String, Setting> = settings.into_iter().collect();
     for (field, found) in &map {
         if !DATA_KEYS.contains(&field.as_str()) {
-            return Err(user_error!("{}: {}", found.at.0, unknown("key in data", field, &DATA_KEYS)));
+            return Err(user_error!("{}: {}", found.at.0, unknown_key(field, "data", &DATA_KEYS)));
         }
     }
     let locate = |field: &str, found: &Setting| -> Result<PathBuf> {
         let given = Path::new(found.text(field)?);
         let path = [base.join(given), given.to_path_buf()].into_iter().find(|path| path.exists());
-        path.ok_or_else(|| user_error!("{}: no corpus file at {}; check {field}", found.at.0, base.join(given).display()))
+        let what = if field == "tokenizer" { "tokenizer" } else { "corpus file" };
+        path.ok_or_else(|| user_error!("{}: no {what} at {}; check {field}", found.at.0, base.join(given).display()))
     };
-    if let Some(found) = map.get("format") {
-        let format = found.text("format")?;
-        if !["text", "jsonl"].contains(&format) {
-            return Err(user_error!("{}: {}", found.at.0, unknown("data format", format, &["text", "jsonl"])));
-        }
-    }
     let mut splits = BTreeMap::new();
     for (field, split) in [("path", "all"), ("train", "train"), ("valid", "valid"), ("test", "test")] {
         if let Some(found) = map.get(field) {
@@ -103,20 +100,42 @@ pub fn data(setting: &Setting, context: usize, folder: &Path) -> Result<(String,
     if !splits.contains_key("train") && !splits.contains_key("all") {
         return Err(user_error!("{}: data needs a path, or train and valid files", setting.at.0));
     }
+    if let (true, Some(split)) = (splits.contains_key("all"), splits.keys().find(|split| *split != "all")) {
+        return Err(user_error!("{}: data has both a path and a {split} file; keep one", setting.at.0));
+    }
+    if let Some(found) = map.get("format") {
+        let format = found.text("format")?;
+        if !["text", "jsonl"].contains(&format) {
+            return Err(user_error!("{}: {}", found.at.0, unknown("data format", format, &["text", "jsonl"])));
+        }
+        // Files are read by their names; a format that says otherwise would be ignored in silence.
+        for path in splits.values().filter(|path| path.is_file()) {
+            let name = path.file_name().unwrap_or_default().to_string_lossy();
+            let stem = name.strip_suffix(".zst").unwrap_or(&name);
+            let by_name = if stem.ends_with(".jsonl") || stem.ends_with(".json") { "jsonl" } else { "text" };
+            if format != by_name {
+                return Err(user_error!(
+                    "{}: format is {format:?}, but {name} is read as {by_name} by its name; rename it or correct the format",
+                    found.at.0
+                ));
+            }
+        }
+    }
     let content = splits.iter().map(|(split, path)| Ok((split.clone(), content_hash(path)?))).collect::<Result<_>>()?;
     let (tokenizer, file) = match map.get("tokenizer") {
         None => (TokenizerRecipe::Bpe { vocab_size: 2048 }, None),
         Some(found) if found.value.is_str() => {
             let path = locate("tokenizer", found)?;
-            let vocab_size = tokenizer::open(&path)?.get_vocab_size(true);
+            // Ids may have gaps: the largest counts, not how many there are.
+            let largest = tokenizer::open(&path)?.get_vocab(true).into_values().max();
+            let largest = largest.ok_or_else(|| user_error!("{}: {} has an empty vocabulary", found.at.0, path.display()))?;
+            let vocab_size = largest as usize + 1;
             (TokenizerRecipe::File { sha256: sha256_file(&path)?, vocab_size }, Some(path))
         }
         Some(found) => match &found.fields("tokenizer")?[..] {
             [(field, size)] if field == "bpe" => {
-                let vocab_size = size.count("bpe")?;
-                if vocab_size < 257 {
-                    return Err(user_error!("{}: bpe must be at least 257, for every byte and one more", found.at.0));
-                }
+                // Every byte and the token that begins a document.
+                let vocab_size = size.whole("bpe", 257..=MODEL_MAX)? as usize;
                 (TokenizerRecipe::Bpe { vocab_size }, None)
             }
             _ => return Err(user_error!("{}: tokenizer must be {{ bpe = SIZE }} or a tokenizer.json", found.at.0)),

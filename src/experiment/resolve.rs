@@ -8,7 +8,7 @@ use anyhow::Result;
 use super::DataFiles;
 use super::preset;
 use super::recipe::{EvalRecipe, OptimizerRecipe, Precision, TrainRecipe};
-use super::source::{Place, Setting, unknown};
+use super::source::{Place, Setting, unknown, unknown_key};
 use crate::objective::{Objective, Tail};
 use crate::user_error;
 
@@ -56,6 +56,9 @@ pub const TEACHER_KEYS: [&str; 14] = [
     "eval",
 ];
 
+/// Seeds of an arm, at most.
+const SEEDS_MAX: usize = 10_000;
+
 /// Whether `key` means anything to an arm with `objective`.
 pub fn applies(key: &str, objective: &str) -> bool {
     match key {
@@ -64,6 +67,13 @@ pub fn applies(key: &str, objective: &str) -> bool {
         "centered" | "mse_mean" => objective == "logit-mse",
         _ => true,
     }
+}
+
+/// The objective that `setting` names, one of the three.
+pub fn objective_name(setting: &Setting) -> Result<&str> {
+    let known = ["hard-ce", "soft-ce", "logit-mse"];
+    let name = setting.text("objective")?;
+    if known.contains(&name) { Ok(name) } else { Err(user_error!("{}: {}", setting.at.0, unknown("objective", name, &known))) }
 }
 
 /// The settings that apply to one run, later ones over earlier ones.
@@ -91,9 +101,14 @@ impl Settings {
     /// Seeds of the arm.
     pub fn seeds(&self) -> Result<Vec<u64>> {
         let Some(setting) = self.0.get("seeds") else { return Ok(vec![0, 1, 2]) };
-        let Some(array) = setting.value.as_array() else { return Ok((0..setting.count("seeds")? as u64).collect()) };
+        let bad = || {
+            user_error!("{}: seeds must be a count of at most {SEEDS_MAX}, or a list of different whole numbers", setting.at.0)
+        };
+        let Some(array) = setting.value.as_array() else {
+            let count = setting.whole("seeds", 1..=SEEDS_MAX as u64).map_err(|_| bad())?;
+            return Ok((0..count).collect());
+        };
         let seeds: Option<Vec<u64>> = array.iter().map(|v| v.as_integer().and_then(|n| u64::try_from(n).ok())).collect();
-        let bad = || user_error!("{}: seeds must be a count or a list of different whole numbers", setting.at.0);
         let seeds = seeds.filter(|seeds| !seeds.is_empty()).ok_or_else(bad)?;
         let distinct: std::collections::BTreeSet<&u64> = seeds.iter().collect();
         if distinct.len() != seeds.len() { Err(bad()) } else { Ok(seeds) }
@@ -105,34 +120,108 @@ impl Settings {
     }
 
     pub fn top_k(&self) -> Result<usize> {
-        self.get("top_k", 20, |setting| setting.count("top_k"))
+        self.get("top_k", 20, |setting| Ok(setting.whole("top_k", 1..=1 << 20)? as usize))
     }
 
     pub fn objective(&self, of: &Place) -> Result<Objective> {
         let named = self.0.get("objective").ok_or_else(|| {
             user_error!("{}: this method has no objective; add objective = \"hard-ce\", \"soft-ce\" or \"logit-mse\"", of.0)
         })?;
-        match named.text("objective")? {
+        match objective_name(named)? {
             "hard-ce" => Ok(Objective::HardCe),
-            "soft-ce" => {
-                let tail = self.get("tail", Tail::Raw, |setting| {
-                    let name = setting.text("tail")?;
-                    let names = Tail::ALL.map(Tail::name);
-                    let found = Tail::ALL.into_iter().find(|tail| tail.name() == name);
-                    found.ok_or_else(|| user_error!("{}: {}", setting.at.0, unknown("tail", name, &names)))
-                })?;
-                let positive = |setting: &Setting| setting.number("temperature", "a number above 0", |t| t > 0.0);
-                Ok(Objective::SoftCe { tail, temperature: self.get("temperature", 1.0, positive)? })
-            }
-            "logit-mse" => Ok(Objective::LogitMse {
+            "soft-ce" => Ok(Objective::SoftCe { tail: self.tail()?, temperature: self.temperature()? }),
+            _ => Ok(Objective::LogitMse {
                 centered: self.get("centered", false, |setting| setting.flag("centered"))?,
                 mse_mean: self.get("mse_mean", false, |setting| setting.flag("mse_mean"))?,
             }),
-            other => {
-                let known = ["hard-ce", "soft-ce", "logit-mse"];
-                Err(user_error!("{}: {}", named.at.0, unknown("objective", other, &known)))
+        }
+    }
+
+    fn context(&self) -> Result<usize> {
+        self.get("context", 256, |setting| Ok(setting.whole("context", 8..=1 << 20)? as usize))
+    }
+
+    fn batch(&self) -> Result<u64> {
+        self.get("batch", 4000, |setting| setting.tokens("batch"))
+    }
+
+    fn optimizer(&self) -> Result<OptimizerRecipe> {
+        let number = |key: &str, default: f64, wanted: &str, ok: fn(f64) -> bool| {
+            self.get(key, default, |setting| setting.number(key, wanted, ok))
+        };
+        let fraction = |key: &str, default: f64| number(key, default, "a number from 0 to 1", |x| (0.0..=1.0).contains(&x));
+        Ok(OptimizerRecipe {
+            lr: number("lr", 1e-3, "a number above 0", |x| x > 0.0)?,
+            beta1: number("beta1", 0.9, "a number from 0 to below 1", |x| (0.0..1.0).contains(&x))?,
+            beta2: number("beta2", 0.95, "a number from 0 to below 1", |x| (0.0..1.0).contains(&x))?,
+            eps: number("eps", 1e-8, "a number above 0", |x| x > 0.0)?,
+            weight_decay: number("weight_decay", 0.1, "a number of at least 0", |x| x >= 0.0)?,
+            clip: number("clip", 1.0, "a number of at least 0", |x| x >= 0.0)?,
+            warmup: fraction("warmup", 0.05)?,
+            final_lr: fraction("final_lr", 0.1)?,
+        })
+    }
+
+    fn precision(&self) -> Result<Precision> {
+        self.get("precision", Precision::F32, |setting| match setting.text("precision")? {
+            "f32" => Ok(Precision::F32),
+            "bf16" => Ok(Precision::Bf16),
+            other => Err(user_error!("{}: {}", setting.at.0, unknown("precision", other, &["f32", "bf16"]))),
+        })
+    }
+
+    fn eval(&self, tokens: u64) -> Result<EvalRecipe> {
+        let mut eval = EvalRecipe { every: tokens.div_ceil(5), on: "valid".into() };
+        let Some(setting) = self.0.get("eval") else { return Ok(eval) };
+        for (field, found) in setting.fields("eval")? {
+            match field.as_str() {
+                "every" => eval.every = found.tokens("eval.every")?,
+                "on" => eval.on = found.text("eval.on")?.to_string(),
+                _ => return Err(user_error!("{}: {}", found.at.0, unknown_key(&field, "eval", &["every", "on"]))),
             }
         }
+        if !["valid", "test"].contains(&eval.on.as_str()) {
+            let at = &setting.at.0;
+            return Err(user_error!("{at}: eval.on must be a held-out split of the data (valid or test), not {:?}", eval.on));
+        }
+        Ok(eval)
+    }
+
+    /// Whether every value can be read, even where no run would: a mistake in `[smoke]` shows without `--smoke`.
+    pub fn check(&self) -> Result<()> {
+        self.seeds()?;
+        self.teacher()?;
+        self.top_k()?;
+        self.context()?;
+        self.batch()?;
+        self.optimizer()?;
+        self.precision()?;
+        self.eval(1)?;
+        for key in ["tokens", "teacher_tokens"] {
+            self.get(key, 0, |setting| setting.tokens(key))?;
+        }
+        self.0.get("seed").map(|setting| setting.whole("seed", 0..=i64::MAX as u64)).transpose()?;
+        if let Some(named) = self.0.get("objective") {
+            objective_name(named)?;
+        }
+        self.tail()?;
+        self.temperature()?;
+        for key in ["centered", "mse_mean"] {
+            self.get(key, false, |setting| setting.flag(key))?;
+        }
+        Ok(())
+    }
+
+    fn tail(&self) -> Result<Tail> {
+        self.get("tail", Tail::Raw, |setting| {
+            let name = setting.text("tail")?;
+            let found = Tail::ALL.into_iter().find(|tail| tail.name() == name);
+            found.ok_or_else(|| user_error!("{}: {}", setting.at.0, unknown("tail", name, &Tail::ALL.map(Tail::name))))
+        })
+    }
+
+    fn temperature(&self) -> Result<f64> {
+        self.get("temperature", 1.0, |setting| setting.number("temperature", "a number above 0", |t| t > 0.0))
     }
 
     /// The recipe of a run whose model stands under `model_key`, less teacher; with its data's and model's names.
@@ -145,46 +234,20 @@ impl Settings {
         of: &Place,
         folder: &Path,
     ) -> Result<(TrainRecipe, DataFiles, String, String)> {
-        let context = self.get("context", 256, |setting| setting.count("context"))?;
+        let context = self.context()?;
         let (data_name, data, files) = preset::data(self.required("data", of)?, context, folder)?;
         let vocab_size = data.tokenizer.vocab_size();
         let (model_name, model) = preset::model(self.required(model_key, of)?, model_key, vocab_size, folder)?;
         let tokens = self.required("tokens", of)?.tokens("tokens")?;
-        let number = |key: &str, default: f64, wanted: &str, ok: fn(f64) -> bool| {
-            self.get(key, default, |setting| setting.number(key, wanted, ok))
-        };
-        let fraction = |key: &str, default: f64| number(key, default, "a number from 0 to 1", |x| (0.0..=1.0).contains(&x));
-        let optimizer = OptimizerRecipe {
-            lr: number("lr", 1e-3, "a number above 0", |x| x > 0.0)?,
-            beta1: number("beta1", 0.9, "a number from 0 to below 1", |x| (0.0..1.0).contains(&x))?,
-            beta2: number("beta2", 0.95, "a number from 0 to below 1", |x| (0.0..1.0).contains(&x))?,
-            eps: number("eps", 1e-8, "a number above 0", |x| x > 0.0)?,
-            weight_decay: number("weight_decay", 0.1, "a number of at least 0", |x| x >= 0.0)?,
-            clip: number("clip", 1.0, "a number of at least 0", |x| x >= 0.0)?,
-            warmup: fraction("warmup", 0.05)?,
-            final_lr: fraction("final_lr", 0.1)?,
-        };
-        let precision = self.get("precision", Precision::F32, |setting| match setting.text("precision")? {
-            "f32" => Ok(Precision::F32),
-            "bf16" => Ok(Precision::Bf16),
-            other => Err(user_error!("{}: {}", setting.at.0, unknown("precision", other, &["f32", "bf16"]))),
-        })?;
-        let mut eval = EvalRecipe { every: tokens.div_ceil(5), on: "valid".into() };
-        if let Some(setting) = self.0.get("eval") {
-            for (field, found) in setting.fields("eval")? {
-                match field.as_str() {
-                    "every" => eval.every = found.tokens("eval.every")?,
-                    "on" => eval.on = found.text("eval.on")?.to_string(),
-                    _ => return Err(user_error!("{}: {}", found.at.0, unknown("key in eval", &field, &["every", "on"]))),
-                }
-            }
-            let has = |split: &str| files.splits.contains_key(split) || files.splits.contains_key("all");
-            if !["valid", "test"].contains(&eval.on.as_str()) || !has(&eval.on) {
-                let at = &setting.at.0;
-                return Err(user_error!("{at}: eval.on must be a held-out split of the data, not {:?}", eval.on));
-            }
+        let (optimizer, precision, batch) = (self.optimizer()?, self.precision()?, self.batch()?);
+        let eval = self.eval(tokens)?;
+        if !files.splits.contains_key(&eval.on) && !files.splits.contains_key("all") {
+            let at = &self.place("data", of).0;
+            let on = &eval.on;
+            return Err(user_error!(
+                "{at}: the data has no {on} split to evaluate on; add {on}, or give a single path to be split"
+            ));
         }
-        let batch = self.get("batch", 4000, |setting| setting.tokens("batch"))?;
         let recipe = TrainRecipe {
             data,
             model,

@@ -1,6 +1,6 @@
 //! A TOML file that knows where everything in it stands, so that an error can point at the line.
 
-use std::ops::Range;
+use std::ops::{Range, RangeInclusive};
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
@@ -42,7 +42,7 @@ impl Source {
 
     /// Where `span` begins.
     pub fn place(&self, span: Option<Range<usize>>) -> Place {
-        let before = &self.text[..span.map_or(0, |span| span.start.min(self.text.len()))];
+        let before = &self.text[..self.text.floor_char_boundary(span.map_or(0, |span| span.start))];
         let line = before.matches('\n').count() + 1;
         let column = before.chars().rev().take_while(|&c| c != '\n').count() + 1;
         Place(format!("{}:{line}:{column}", self.path.display()))
@@ -78,16 +78,25 @@ impl Source {
     }
 }
 
-/// `unknown key "objctive" in [method.soft-ce]; did you mean "objective"?`
+/// `unknown tail "bukket"; did you mean "bucket"?`
 pub fn unknown(what: &str, found: &str, known: &[&str]) -> String {
+    format!("unknown {what} {found:?}; {}", instead_of(found, known))
+}
+
+/// `unknown key "objctive" in [method.soft-ce]; did you mean "objective"?`
+pub fn unknown_key(found: &str, within: &str, known: &[&str]) -> String {
+    format!("unknown key {found:?} in {within}; {}", instead_of(found, known))
+}
+
+fn instead_of(found: &str, known: &[&str]) -> String {
     let nearest = known
         .iter()
         .map(|candidate| (strsim::damerau_levenshtein(found, candidate), candidate))
         .min_by_key(|(distance, _)| *distance)
         .filter(|(distance, candidate)| *distance <= 1 + candidate.len() / 3);
     match nearest {
-        Some((_, candidate)) => format!("unknown {what} {found:?}; did you mean {candidate:?}?"),
-        None => format!("unknown {what} {found:?}; known are {}", known.join(", ")),
+        Some((_, candidate)) => format!("did you mean {candidate:?}?"),
+        None => format!("known are {}", known.join(", ")),
     }
 }
 
@@ -95,7 +104,9 @@ impl Setting {
     fn wrong(&self, key: &str, wanted: &str) -> anyhow::Error {
         let found = match &self.value {
             Value::String(text) => format!("{:?}", text.value()),
-            other => format!("{} ({})", other.to_string().trim(), other.type_name()),
+            Value::Integer(_) | Value::Float(_) => self.value.to_string().trim().to_string(),
+            Value::Array(_) | Value::InlineTable(_) => format!("an {}", self.value.type_name()),
+            Value::Boolean(_) | Value::Datetime(_) => format!("a {}", self.value.type_name()),
         };
         user_error!("{}: {key} must be {wanted}, not {found}", self.at.0)
     }
@@ -114,16 +125,17 @@ impl Setting {
         number.filter(|n| n.is_finite() && ok(*n)).ok_or_else(|| self.wrong(key, wanted))
     }
 
-    pub fn count(&self, key: &str) -> Result<usize> {
-        let count = self.value.as_integer().filter(|&n| n > 0);
-        Ok(count.ok_or_else(|| self.wrong(key, "a whole number above 0"))? as usize)
+    /// A whole number in `range`.
+    pub fn whole(&self, key: &str, range: RangeInclusive<u64>) -> Result<u64> {
+        let number = self.value.as_integer().and_then(|n| u64::try_from(n).ok()).filter(|n| range.contains(n));
+        number.ok_or_else(|| self.wrong(key, &format!("a whole number from {} to {}", range.start(), range.end())))
     }
 
     /// `"100k"`, `"1.5M"`, `2_000_000`; k, M and G are powers of 1,000.
     pub fn tokens(&self, key: &str) -> Result<u64> {
         let wrong = || self.wrong(key, "a number of tokens such as \"100k\" or \"1.5M\"");
         if let Some(n) = self.value.as_integer() {
-            return u64::try_from(n).ok().filter(|&n| n > 0).ok_or_else(wrong);
+            return u64::try_from(n).ok().filter(|n| (1..1_000_000_000_000_000).contains(n)).ok_or_else(wrong);
         }
         let text = self.value.as_str().ok_or_else(wrong)?.trim();
         let (digits, unit) = match text.char_indices().last() {

@@ -45,8 +45,8 @@ impl Processes {
             let mut command = Command::new(std::env::current_exe().context("where is this program?")?);
             command.arg("worker").arg(&file);
             command.env("OMP_NUM_THREADS", job.threads.to_string()).env("RANK", rank.to_string());
-            // Threads that wait must not spin: on a machine that is busy otherwise, spinning starves the one they wait for.
-            command.env("OMP_WAIT_POLICY", "PASSIVE");
+            // Threads that wait spin for microseconds only: on a machine that is busy otherwise, spinning starves the one they wait for.
+            command.env("GOMP_SPINCOUNT", "20000");
             // tokenizers and polars must not start thread pools of their own in a rank.
             command.env("RAYON_NUM_THREADS", "1").env("POLARS_MAX_THREADS", "1");
             if let Some(store) = &store {
