@@ -21,7 +21,7 @@ pub fn terminal(comparison: &Comparison) -> String {
     let mut rows = rows(comparison);
     let columns = rows[0].len();
     let width = |column: usize, rows: &[Vec<String>]| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
-    let others: usize = (1..columns).map(|column| width(column, &rows)).sum::<usize>() + GAP * (columns - 1);
+    let others: usize = (1..columns).map(|column| width(column, &rows)).sum::<usize>() + GAP * (columns + 1);
     let first = WIDTH.saturating_sub(others).max(8);
     for row in &mut rows {
         row[0] = shorten(&row[0], first);
