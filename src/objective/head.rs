@@ -165,11 +165,14 @@ impl Head<'_> {
                         (loss, total_c1, Some(-&each_c1), &each_c1 - weights_ck)
                     }
                     Tail::Bucket => {
-                        let ratio_c1 = &rest_c1 / &outside_c1;
-                        let p_ck = exp_cv.gather(1, &ids_ck, false) * &probability_c1;
+                        // Outside the k ids p·(M − R·P/(1 − P)); on them p·(M + R) − w. Set, not corrected by a difference:
+                        // that would cancel when almost all mass is inside.
+                        let exp_ck = exp_cv.gather(1, &ids_ck, false) * &own_ck;
+                        let _ = exp_cv.scatter_add_(1, &ids_ck, &-&exp_ck);
                         let loss = &mass_c1 * &lse_c1 - &dot_c1 - &rest_c1 * outside_c1.log();
                         let inside_c1 = -&outside_c1 + 1.0;
-                        (loss, &mass_c1 - &ratio_c1 * inside_c1, None, &ratio_c1 * p_ck - weights_ck)
+                        let on_ids_ck = exp_ck * &probability_c1 * (&mass_c1 + &rest_c1) - weights_ck;
+                        (loss, &mass_c1 - &rest_c1 * inside_c1 / &outside_c1, None, on_ids_ck)
                     }
                 };
                 let _ = exp_cv.g_mul_(&(softmax_c1 * &probability_c1 * g));

@@ -20,7 +20,7 @@ fn a_misspelt_key() {
     refused(
         |toml| toml.replace("objective = \"soft-ce\"", "objctive = \"soft-ce\""),
         &[],
-        "lab.toml:22:1: [method.soft-ce]: unknown key \"objctive\"; did you mean \"objective\"?",
+        "lab.toml:22:1: unknown key \"objctive\" in [method.soft-ce]; did you mean \"objective\"?",
     );
 }
 

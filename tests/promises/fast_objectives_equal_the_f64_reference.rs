@@ -11,6 +11,7 @@ use hydrometer::objective::reference::{Token, log_sum_exp, loss_and_gradient, so
 use hydrometer::objective::targets::{Targets, TopK};
 use hydrometer::objective::{Objective, Tail};
 use proptest::prelude::*;
+use proptest::test_runner::RngSeed;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use tch::{Device, Kind, Tensor};
@@ -149,7 +150,7 @@ fn hold(case: &Case, temperature: f64, tp: usize) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 24, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 24, rng_seed: RngSeed::Fixed(736), ..ProptestConfig::default() })]
 
     #[test]
     fn value_and_gradients_on_one_shard(
