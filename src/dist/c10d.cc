@@ -14,6 +14,8 @@
 #include <torch/csrc/distributed/c10d/ProcessGroupNCCL.hpp>
 #endif
 
+#include <mutex>
+
 #include "hydrometer/src/dist/c10d.rs.h"
 
 namespace hydrometer {
@@ -55,22 +57,39 @@ std::shared_ptr<Group> nccl_group(const Store& store, rust::Str name, int32_t ra
 #endif
 }
 
+namespace {
+
+// torch's flight recorder, one for the process, notes each collective in a map before it takes its lock (2.11): ranks that are
+// threads of one process would tear it. So they enqueue one at a time, and wait together.
+template <typename Enqueue>
+void collective(Enqueue enqueue) {
+  static std::mutex enqueueing;
+  c10::intrusive_ptr<c10d::Work> work;
+  {
+    std::lock_guard<std::mutex> one_at_a_time(enqueueing);
+    work = enqueue();
+  }
+  work->wait();
+}
+
+}  // namespace
+
 void all_reduce_sum(const Group& group, at::Tensor* tensor) {
   std::vector<at::Tensor> tensors{*tensor};
-  group.inner->allreduce(tensors)->wait();
+  collective([&] { return group.inner->allreduce(tensors); });
 }
 
 void all_gather(const Group& group, const at::Tensor* input, at::Tensor* output) {
   std::vector<at::Tensor> inputs{*input};
   std::vector<std::vector<at::Tensor>> outputs{output->unbind(0)};
-  group.inner->allgather(outputs, inputs)->wait();
+  collective([&] { return group.inner->allgather(outputs, inputs); });
 }
 
 void broadcast(const Group& group, at::Tensor* tensor, int32_t source) {
   std::vector<at::Tensor> tensors{*tensor};
   c10d::BroadcastOptions options;
   options.rootRank = source;
-  group.inner->broadcast(tensors, options)->wait();
+  collective([&] { return group.inner->broadcast(tensors, options); });
 }
 
 namespace {

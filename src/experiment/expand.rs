@@ -156,7 +156,6 @@ pub fn load(path: &Path, options: &Options) -> Result<Experiment> {
 }
 
 /// Finds or adds the teacher of a student with `recipe`; its index.
-#[allow(clippy::too_many_arguments)]
 fn add_teacher(
     experiment: &mut Experiment,
     settings: &Settings,

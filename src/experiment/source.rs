@@ -146,7 +146,7 @@ impl Setting {
         };
         let number: f64 = digits.parse().map_err(|_| wrong())?;
         let tokens = number * unit;
-        if tokens >= 1.0 && tokens < 1e15 && (tokens - tokens.round()).abs() < 1e-6 {
+        if (1.0..1e15).contains(&tokens) && (tokens - tokens.round()).abs() < 1e-6 {
             Ok(tokens.round() as u64)
         } else {
             Err(wrong())

@@ -160,7 +160,6 @@ proptest! {
 }
 
 #[test]
-#[ignore = "ranks as threads of one process crash now and then (segmentation fault, cause not found); passes when it does not"]
 fn value_and_gradients_on_two_and_four_shards() {
     for tp in [2, 4] {
         for (seed, temperature) in [(1, 1.0), (2, 2.0)] {
