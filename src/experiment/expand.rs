@@ -10,7 +10,7 @@ use super::recipe::{EvalRecipe, TeacherRecipe, TrainRecipe, identity};
 use super::resolve::{RUN_KEYS, Settings, TEACHER_KEYS, applies, objective_name};
 use super::source::{Place, Setting, Source, unknown, unknown_key};
 use super::{Experiment, Method, Options, Student, Teacher};
-use crate::objective::{Objective, Tail};
+use crate::objective::{Loss, Objective};
 use crate::user_error;
 
 const TOP_KEYS: [&str; 8] = ["question", "hypothesis", "revision", "base", "teacher", "method", "sweep", "smoke"];
@@ -101,11 +101,11 @@ pub fn load(path: &Path, options: &Options) -> Result<Experiment> {
             settings.overlay(own.clone());
             settings.overlay(combination.iter().cloned());
             settings.overlay(smoke.iter().filter(|(key, _)| applies(key, &objective_name)).map(|(k, v)| (k.clone(), v.clone())));
-            let objective = settings.objective(&at)?;
+            let loss = settings.loss(&at)?;
             let (mut recipe, data, data_name, student_name) =
-                settings.recipe("student", objective, 0, &experiment.revision, &at, folder)?;
+                settings.recipe("student", loss, 0, &experiment.revision, &at, folder)?;
             check(&recipe, &settings, &at, "student", options)?;
-            let teacher = match objective.needs_teacher() {
+            let teacher = match loss.objective.needs_teacher() {
                 false => None,
                 true => Some(add_teacher(
                     &mut experiment,
@@ -114,7 +114,7 @@ pub fn load(path: &Path, options: &Options) -> Result<Experiment> {
                     &smoke,
                     &teacher_tables,
                     teacher_tokens.as_ref(),
-                    objective,
+                    loss.objective.temperature(),
                     &at,
                     folder,
                     options,
@@ -128,7 +128,7 @@ pub fn load(path: &Path, options: &Options) -> Result<Experiment> {
                 let teacher_name = teacher.map_or("", |index| experiment.teachers[index].name.as_str());
                 let words = describe(&recipe, teacher_name, &mine);
                 experiment.methods.push(Method { name: method.clone(), objective: words });
-                if experiment.reference.is_empty() && objective == Objective::HardCe {
+                if experiment.reference.is_empty() && loss.objective == Objective::HardCe {
                     experiment.reference = method.clone();
                 }
             }
@@ -163,7 +163,7 @@ fn add_teacher(
     smoke: &BTreeMap<String, Setting>,
     tables: &BTreeMap<String, (Vec<(String, Setting)>, Place)>,
     smoke_tokens: Option<&Setting>,
-    objective: Objective,
+    temperature: f64,
     at: &Place,
     folder: &Path,
     options: &Options,
@@ -199,7 +199,8 @@ fn add_teacher(
         return Err(user_error!("{}: [teacher.{name}] lacks a model", teacher_at.0));
     }
     let seed = merged.0.get("seed").map_or(Ok(0), |setting| setting.whole("seed", 0..=i64::MAX as u64))?;
-    let (recipe, data, _, model) = merged.recipe("model", Objective::HardCe, seed, &experiment.revision, teacher_at, folder)?;
+    let (recipe, data, _, model) =
+        merged.recipe("model", Loss::from(Objective::HardCe), seed, &experiment.revision, teacher_at, folder)?;
     let recipe = match own.iter().any(|(key, _)| key == "eval") {
         true => recipe,
         // How often students are evaluated is no business of the teacher's.
@@ -211,10 +212,6 @@ fn add_teacher(
         let place = settings.place("top_k", at);
         return Err(user_error!("{}: top_k {top_k} is larger than the vocabulary of {}", place.0, recipe.model.vocab_size));
     }
-    let temperature = match objective {
-        Objective::SoftCe { temperature, .. } => temperature,
-        _ => 1.0,
-    };
     let run = file_name(&format!("teacher-{name}-{}", identity(&recipe)));
     let index = experiment.teachers.iter().position(|teacher| teacher.run == run).unwrap_or_else(|| {
         let (name, temperatures) = (name.to_string(), vec![1.0]);
@@ -247,17 +244,26 @@ fn describe(recipe: &TrainRecipe, teacher: &str, axes: &[&(String, Vec<Setting>)
         Some(teacher) => format!("top-{}", teacher.top_k),
         None => String::new(),
     };
-    match recipe.objective {
-        Objective::HardCe => "hard-ce".to_string(),
-        Objective::SoftCe { tail, temperature } => {
-            let tail = if tail == Tail::Raw { "raw".to_string() } else { tail.name().to_string() };
-            let warm = if temperature == 1.0 { String::new() } else { format!(", temperature {temperature}") };
-            format!("soft-ce on {k} of {teacher}, tail {tail}{warm}")
-        }
-        Objective::LogitMse { centered, .. } => {
-            format!("logit-mse on {k} of {teacher}{}", if centered { ", centered" } else { "" })
-        }
+    let objective = recipe.loss.objective;
+    if objective == Objective::HardCe {
+        return "hard-ce".to_string();
     }
+    let mut words = format!("{} on {k} of {teacher}", objective.name());
+    if let Some(tail) = objective.tail() {
+        words += &format!(", tail {}", tail.name());
+    }
+    match objective {
+        Objective::LogitMse { centered: true, .. } => words += ", centered",
+        Objective::Jsd { beta, .. } => words += &format!(", beta {beta}"),
+        _ => {}
+    }
+    if objective.temperature() != 1.0 {
+        words += &format!(", temperature {}", objective.temperature());
+    }
+    if recipe.loss.lambda > 0.0 {
+        words += &format!(", mixed with {} hard-ce", recipe.loss.lambda);
+    }
+    words
 }
 
 /// Swept keys with their values, less those that `[smoke]` fixes.

@@ -1,7 +1,8 @@
 //! What hydrometer promises, a file a promise.
 
 mod bad_input_is_refused_before_any_work;
-mod fast_objectives_equal_the_f64_reference;
 mod interrupted_runs_resume_bit_for_bit;
 mod lab;
+mod objectives_equal_the_f64_reference;
 mod shards_train_as_one;
+mod the_reference_is_the_formula;
