@@ -133,7 +133,8 @@ impl Settings {
 
     pub fn loss(&self, of: &Place) -> Result<Loss> {
         let named = self.0.get("objective").ok_or_else(|| {
-            user_error!("{}: this method has no objective; add objective = {}", of.0, Objective::NAMES.join(" or "))
+            let known = Objective::NAMES.join(", ");
+            user_error!("{}: this method has no objective; add e.g. objective = \"hard-ce\" (known are {known})", of.0)
         })?;
         let flag = |key: &str| self.get(key, false, |setting| setting.flag(key));
         let (temperature, mse_mean) = (self.temperature()?, flag("mse_mean")?);

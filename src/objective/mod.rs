@@ -2,6 +2,7 @@
 //!
 //! Formulas, gradients and their sources stand in docs/objectives.md; [`reference`] says the same in code that can be read.
 
+pub mod case;
 mod exchange;
 pub mod head;
 mod own;

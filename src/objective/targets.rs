@@ -36,6 +36,16 @@ impl Ids {
     pub fn distinct(ids_nk: Tensor) -> Self {
         Ids::Listed { ids_nk, first_nk: None }
     }
+
+    /// The same ids, the tensors shared.
+    pub fn share(&self) -> Self {
+        match self {
+            Ids::All => Ids::All,
+            Ids::Listed { ids_nk, first_nk } => {
+                Ids::Listed { ids_nk: ids_nk.shallow_clone(), first_nk: first_nk.as_ref().map(Tensor::shallow_clone) }
+            }
+        }
+    }
 }
 
 impl Targets {
