@@ -17,18 +17,6 @@ pub struct LogSum {
 }
 
 impl LogSum {
-    /// Of every row of `z_cv` / τ; the logits are left as `exp((z − max z) / τ)`. −∞ is not in the set.
-    pub fn exponentiate(z_cv: &mut Tensor, temperature: f64) -> Self {
-        let max = z_cv.amax([-1], true).clamp_min(EMPTY);
-        // The maximum goes first: dividing large logits would round them.
-        let _ = z_cv.g_sub_(&max);
-        if temperature != 1.0 {
-            let _ = z_cv.g_div_scalar_(temperature);
-        }
-        let _ = z_cv.exp_();
-        Self { sum: row_sum(z_cv).to_kind(Kind::Double), max: max.to_kind(Kind::Double) / temperature }
-    }
-
     /// Of the entries of `x_ck` where `among_ck` is 1.
     pub fn among(x_ck: &Tensor, among_ck: &Tensor) -> Self {
         let max = x_ck.masked_fill(&among_ck.eq(0.0), EMPTY).amax([-1], true);

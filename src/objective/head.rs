@@ -2,14 +2,16 @@
 //! gradients, walking the tokens in chunks so that the `[N, V]` logits never exist whole.
 //!
 //! A chunk's logits are turned into its gradient in place. The few ids that a teacher lists are taken out first and treated
-//! apart, exactly; the many others share a few numbers a row. Shards exchange (maximum, Σ exp) of both once, merged as in
+//! apart, exactly; the many others share a few numbers a row, so that two walks over them do. Shards exchange (maximum, Σ exp) of both once, merged as in
 //! online softmax; objectives that are not linear in the student's probabilities need one more sum.
 
 use anyhow::{Result, ensure};
 use tch::{Device, Kind, Tensor};
 
 use super::exchange::{LogSum, merge, row_sum};
+use super::kernels::RowFactors;
 use super::own::{Own, columns};
+use super::rows;
 use super::targets::{Ids, Targets};
 use super::terms::{Rows, Weights, difference};
 use super::{Loss, Objective, Tail};
@@ -73,9 +75,8 @@ impl Head<'_> {
         let d_hidden_nd = hidden_nd.zeros_like();
         let measured = self.chunks(hidden_nd.size()[0], |start, length| {
             let hidden_cd = hidden_nd.narrow(0, start, length);
-            let z_cv = hidden_cd.matmul(&self.weight_vd.tr()).to_kind(Kind::Float);
+            let z_cv = hidden_cd.matmul(&self.weight_vd.tr());
             let (measured_c5, d_logits_cv) = self.chunk(loss, z_cv, &targets.narrow(start, length), scale)?;
-            let d_logits_cv = d_logits_cv.to_kind(self.weight_vd.kind());
             d_hidden_nd.narrow(0, start, length).copy_(&d_logits_cv.matmul(self.weight_vd));
             accumulate_product(weight_gradient_vd, &d_logits_cv, &hidden_cd);
             Ok(measured_c5)
@@ -95,7 +96,7 @@ impl Head<'_> {
         let _guard = tch::no_grad_guard();
         let gradient_nv = z_nv.zeros_like();
         let measured = self.chunks(z_nv.size()[0], |start, length| {
-            let z_cv = z_nv.narrow(0, start, length).to_kind(Kind::Float).copy();
+            let z_cv = z_nv.narrow(0, start, length).copy();
             let (measured_c5, d_logits_cv) = self.chunk(loss, z_cv, &targets.narrow(start, length), scale)?;
             gradient_nv.narrow(0, start, length).copy_(&d_logits_cv);
             Ok(measured_c5)
@@ -117,53 +118,46 @@ impl Head<'_> {
     fn chunk(&self, loss: &Loss, mut z_cv: Tensor, targets: &Targets, scale: f64) -> Result<(Tensor, Tensor)> {
         let Loss { objective, .. } = *loss;
         let temperature = objective.temperature();
+        let width = z_cv.size()[1];
         let labels_c1 = targets.labels_n.unsqueeze(1);
-        let (label_column_c1, label_here_c1) = columns(&labels_c1, self.vocab_start, z_cv.size()[1]);
+        let (label_column_c1, label_here_c1) = columns(&labels_c1, self.vocab_start, width);
         let label_z_c1 = z_cv.gather(1, &label_column_c1, false).to_kind(Kind::Double);
         let teacher = targets.teacher.as_ref().filter(|_| objective.needs_teacher());
         let label_only = Ids::distinct(labels_c1.shallow_clone());
         let own = Own::of(teacher.map_or(&label_only, |teacher| &teacher.ids), &z_cv, self.vocab_start);
-        let u_ck = own.take(&z_cv).to_kind(Kind::Double) / temperature;
-
-        // Apart from the objective's own softmax, the labels are held against that at temperature 1.
-        let mut plain = None;
-        if temperature != 1.0 {
-            let mut exp_cv = z_cv.copy();
-            let set = LogSum::exponentiate(&mut exp_cv, 1.0);
-            plain = Some((set.max.shallow_clone(), set, (loss.hard_weight() > 0.0).then_some(exp_cv)));
-        }
+        let z_ck = own.take(&z_cv);
+        let u_ck = &z_ck / temperature;
         own.hide(&mut z_cv);
-        let uniform = objective.tail() == Some(Tail::Uniform);
-        let others_u_c1 = uniform.then(|| self.sum_of_others(&z_cv, temperature));
-        let others = LogSum::exponentiate(&mut z_cv, temperature);
-        let others_max_c1 = others.max.shallow_clone();
-        let mut exp_cv = z_cv;
 
+        // First walk; then what is known of the listed and of the other ids goes to all shards.
+        let walk = rows::sums(&z_cv, temperature, objective.tail() == Some(Tail::Uniform));
+        let mut sets = vec![LogSum { max: &walk.max / temperature, sum: walk.exp }, LogSum::among(&u_ck, &own.outcome_ck)];
+        // Apart from the objective's own softmax, the labels are held against that at temperature 1.
+        if let Some(sum) = walk.plain_exp {
+            sets.push(LogSum { max: walk.max.shallow_clone(), sum }.union(&LogSum::among(&z_ck, &own.outcome_ck)));
+        }
         let centred = match (objective, teacher.and_then(|teacher| teacher.logits_nk.as_ref())) {
             (Objective::LogitMse { centered: true, .. }, Some(y_ck)) => {
-                Some(row_sum(&(difference(&u_ck, y_ck, &y_ck.isfinite().to_kind(Kind::Double)) * &own.here_ck)))
+                let compared = y_ck.isfinite().to_kind(Kind::Double);
+                Some(row_sum(&(difference(&u_ck, y_ck, &compared) * &own.here_ck)))
             }
             _ => None,
         };
-        let mut sets = vec![others, LogSum::among(&u_ck, &own.outcome_ck)];
-        let mut plain_exp = None;
-        if let Some((max_c1, set, exp_cv)) = plain {
-            sets.push(set);
-            plain_exp = exp_cv.map(|exp_cv| (max_c1, exp_cv));
-        }
         let (sets, sums) = merge(self.tp, sets, centred.into_iter().collect())?;
         let (others, ids) = (&sets[0], &sets[1]);
         let whole = others.union(ids);
         let plain = sets.get(2).unwrap_or(&whole);
-        let log_whole_c1 = whole.log_sum();
-        let logp_ck = &u_ck - &whole.max - &log_whole_c1;
-        let others_logp_c1 = others_u_c1.map(|(sum, count, max)| sum + count * (max - &whole.max - &log_whole_c1));
+        let logp_ck = &u_ck - &whole.max - whole.log_sum();
+        let others_logp_c1 = walk.difference.map(|difference| {
+            let count = -row_sum(&own.outcome_ck) + width as f64;
+            difference / temperature + count * (&walk.max / temperature - &whole.max - whole.log_sum())
+        });
 
         let weights = match teacher {
             Some(teacher) => Weights::of(teacher, self.vocab_size, self.tp)?,
             None => Some(Weights::label(&labels_c1, self.vocab_size)),
         };
-        let rows = Rows {
+        let seen = Rows {
             own: &own,
             u_ck: &u_ck,
             logp_ck: &logp_ck,
@@ -175,33 +169,46 @@ impl Head<'_> {
             vocab_size: self.vocab_size,
             tp: self.tp,
         };
-        let terms = rows.terms(objective, weights.as_ref(), teacher)?;
+        let terms = seen.terms(objective, weights.as_ref(), teacher)?;
 
-        // The gradient, in place of the exponentials.
+        // Second walk: the gradient, in place of the logits.
         let (weight, hard_weight) = (loss.objective_weight(), loss.hard_weight());
         let (g, hard_g) = (scale * weight / temperature, scale * hard_weight);
-        let share_c1 = whole.share(&others_max_c1);
-        let mut whole_c1 = &terms.whole_c1 * g;
-        let mut at_ids_ck = terms.at_ids_ck * g;
-        if hard_weight > 0.0 && temperature == 1.0 {
-            whole_c1 += hard_g;
-            at_ids_ck += logp_ck.exp() * &own.outcome_ck * hard_g;
-        }
-        let mut factor_c1 = whole_c1 * share_c1;
+        let max_u_c1 = &walk.max / temperature;
+        let mut factor_c1 = &terms.whole_c1 * whole.share(&max_u_c1) * g;
         if let Some(others_c1) = &terms.others_c1 {
-            factor_c1 += others_c1 * others.share(&others_max_c1) * g;
+            factor_c1 += others_c1 * others.share(&max_u_c1) * g;
         }
-        let _ = exp_cv.g_mul_(&factor_c1.to_kind(Kind::Float));
-        if let Some(constant_c1) = &terms.constant_c1 {
-            let _ = exp_cv.g_add_(&(constant_c1 * g).to_kind(Kind::Float));
-        }
-        own.add(&mut exp_cv, &at_ids_ck.to_kind(Kind::Float));
-        if let Some((max_c1, mut plain_exp_cv)) = plain_exp {
-            let _ = plain_exp_cv.g_mul_(&(plain.share(&max_c1) * hard_g).to_kind(Kind::Float));
-            let _ = exp_cv.g_add_(&plain_exp_cv);
-        }
+        let plain_factor_c1 = plain.share(&walk.max) * hard_g;
+        let constant_c1 = terms.constant_c1.map(|constant| constant * g);
+        let mut at_ids_ck = terms.at_ids_ck * g;
         if hard_weight > 0.0 {
-            let _ = exp_cv.scatter_add_(1, &label_column_c1, &(&label_here_c1 * -hard_g).to_kind(Kind::Float));
+            at_ids_ck += (&z_ck - &plain.max - plain.log_sum()).clamp_max(0.0).exp() * &own.outcome_ck * hard_g;
+            at_ids_ck -= own.at(&labels_c1, self.vocab_start) * hard_g;
+        }
+        let tempered = temperature != 1.0 && hard_weight > 0.0;
+        if hard_weight > 0.0 && !tempered {
+            factor_c1 += &plain_factor_c1;
+        }
+        let plain_exp = tempered.then_some(&plain_factor_c1);
+        let factors = RowFactors { max: &walk.max, exp: &factor_c1, plain_exp, constant: constant_c1.as_ref() };
+        rows::gradient(&mut z_cv, temperature, &factors);
+        own.add(&mut z_cv, &at_ids_ck);
+        if hard_weight > 0.0 {
+            // A label that is not listed: set from double precision, as listed ids are, and not added in that of the logits.
+            let x_c1 = &label_z_c1 - &walk.max;
+            let mut exact_c1 = (&x_c1 / temperature).exp() * &factor_c1 - hard_g;
+            if let Some(factor) = plain_exp {
+                exact_c1 += x_c1.exp() * factor;
+            }
+            if let Some(constant) = &constant_c1 {
+                exact_c1 += constant;
+            }
+            let unlisted_c1 = &label_here_c1 - row_sum(&own.at(&labels_c1, self.vocab_start));
+            let written_c1 = z_cv.gather(1, &label_column_c1, false).to_kind(Kind::Double);
+            // What stands at a listed label may be anything but is finite: zero times it is zero.
+            let missing_c1 = (exact_c1.nan_to_num(0.0, 0.0, 0.0) - written_c1) * unlisted_c1;
+            let _ = z_cv.scatter_add_(1, &label_column_c1, &missing_c1.to_kind(z_cv.kind()));
         }
 
         let hard_loss_c1 = (plain.log_sum() + (&plain.max - label_z_c1)) * label_here_c1;
@@ -211,16 +218,7 @@ impl Head<'_> {
             Some(weights) if teacher.is_some() => (&weights.mass_c1 * once, &weights.entropy_c1 * once),
             _ => (value_c1.zeros_like(), value_c1.zeros_like()),
         };
-        Ok((Tensor::cat(&[value_c1, hard_loss_c1, plain.value() * once, mass_c1, entropy_c1], 1), exp_cv))
-    }
-
-    /// Σ (u − max u) over the columns that are not hidden, their number and max u, `[C, 1]` each.
-    fn sum_of_others(&self, z_cv: &Tensor, temperature: f64) -> (Tensor, Tensor, Tensor) {
-        let hidden = z_cv.isinf();
-        let max = z_cv.amax([-1], true).clamp_min(f64::from(f32::MIN));
-        let count = row_sum(&hidden.logical_not().to_kind(Kind::Double));
-        let sum = row_sum(&(z_cv - &max).masked_fill(&hidden, 0.0)).to_kind(Kind::Double) / temperature;
-        (sum, count, max.to_kind(Kind::Double) / temperature)
+        Ok((Tensor::cat(&[value_c1, hard_loss_c1, plain.value() * once, mass_c1, entropy_c1], 1), z_cv))
     }
 }
 

@@ -5,9 +5,11 @@
 pub mod case;
 mod exchange;
 pub mod head;
+mod kernels;
 mod own;
 pub mod predict;
 pub mod reference;
+mod rows;
 pub mod targets;
 mod terms;
 

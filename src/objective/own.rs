@@ -42,9 +42,10 @@ impl Own {
         self.columns_ck.is_none()
     }
 
-    /// The logits at the ids `[C, k]`; where an id is not here, those of column 0.
+    /// The logits at the ids `[C, k]`, f64; where an id is not here, those of column 0.
     pub fn take(&self, z_cv: &Tensor) -> Tensor {
-        self.columns_ck.as_ref().map_or_else(|| z_cv.copy(), |columns| z_cv.gather(1, columns, false))
+        let taken = self.columns_ck.as_ref().map_or_else(|| z_cv.copy(), |columns| z_cv.gather(1, columns, false));
+        taken.to_kind(Kind::Double)
     }
 
     /// Sets the logits at the ids to −∞, so that what is left are the other ids.
@@ -53,18 +54,31 @@ impl Own {
             None => z_cv.fill_(f64::NEG_INFINITY),
             // Adding does no harm at column 0, which stands for ids that are not here.
             Some(columns) => {
-                let hidden =
-                    Tensor::zeros_like(&self.here_ck).to_kind(Kind::Float).masked_fill(&self.here_ck.gt(0.0), f64::NEG_INFINITY);
-                z_cv.scatter_add_(1, columns, &hidden)
+                let hidden = self.here_ck.zeros_like().masked_fill(&self.here_ck.gt(0.0), f64::NEG_INFINITY);
+                z_cv.scatter_add_(1, columns, &hidden.to_kind(z_cv.kind()))
             }
         };
     }
 
     /// Adds `values_ck` at the ids that are here.
     pub fn add(&self, into_cv: &mut Tensor, values_ck: &Tensor) {
+        let kind = into_cv.kind();
         let _ = match &self.columns_ck {
-            None => into_cv.g_add_(values_ck),
-            Some(columns) => into_cv.scatter_add_(1, columns, &(values_ck * self.here_ck.to_kind(Kind::Float))),
+            None => into_cv.g_add_(&values_ck.to_kind(kind)),
+            Some(columns) => into_cv.scatter_add_(1, columns, &(values_ck * &self.here_ck).to_kind(kind)),
         };
+    }
+
+    /// 1 at the outcome that is the row's label (`[C, 1]`, global ids), if it is listed and here, `[C, k]` f64.
+    pub fn at(&self, labels_c1: &Tensor, start: i64) -> Tensor {
+        match &self.columns_ck {
+            None => {
+                let width = self.here_ck.size()[1];
+                let ids = Tensor::arange(width, (Kind::Int64, labels_c1.device())) + start;
+                ids.eq_tensor(labels_c1).to_kind(Kind::Double)
+            }
+            // Where an id is not here its column is no column of it, but neither is it an outcome.
+            Some(columns) => (columns + start).eq_tensor(labels_c1) * &self.outcome_ck,
+        }
     }
 }
