@@ -17,8 +17,9 @@ use super::terms::{Rows, Weights, difference};
 use super::{Loss, Objective, Tail};
 use crate::dist::Axis;
 
-/// Tokens whose logits exist at a time.
-pub const CHUNK: i64 = 512;
+/// Bytes of logits that exist at a time: so many that the products with a chunk are large, and the passes over the weight's
+/// gradient few.
+const CHUNK_BYTES: i64 = 192 << 20;
 
 /// This rank's part of the output head.
 pub struct Head<'a> {
@@ -104,9 +105,16 @@ impl Head<'_> {
         Ok((measured, gradient_nv))
     }
 
+    /// Tokens whose logits exist at a time.
+    pub(super) fn chunk_length(&self) -> i64 {
+        let size = if self.weight_vd.kind() == Kind::Float { 4 } else { 2 };
+        (CHUNK_BYTES / (self.weight_vd.size()[0] * size).max(1)).clamp(64, 4096)
+    }
+
     fn chunks(&self, count: i64, mut of: impl FnMut(i64, i64) -> Result<Tensor>) -> Result<Measured> {
-        let starts = (0..count).step_by(CHUNK as usize);
-        let parts = starts.map(|start| of(start, CHUNK.min(count - start))).collect::<Result<Vec<Tensor>>>()?;
+        let length = self.chunk_length();
+        let starts = (0..count).step_by(length as usize);
+        let parts = starts.map(|start| of(start, length.min(count - start))).collect::<Result<Vec<Tensor>>>()?;
         ensure!(!parts.is_empty(), "no tokens to measure");
         let measured_n5 = Tensor::cat(&parts, 0);
         self.tp.all_reduce_sum(&measured_n5)?;

@@ -4,7 +4,7 @@ use anyhow::Result;
 use tch::{Kind, Tensor};
 
 use super::exchange::row_sum;
-use super::head::{CHUNK, Head};
+use super::head::Head;
 use super::own::columns;
 
 impl Head<'_> {
@@ -15,7 +15,7 @@ impl Head<'_> {
         let count = hidden_nd.size()[0];
         let mut start = 0;
         while start < count {
-            let length = CHUNK.min(count - start);
+            let length = self.chunk_length().min(count - start);
             let z_cv = hidden_nd.narrow(0, start, length).matmul(&self.weight_vd.tr()).to_kind(Kind::Float);
             let (labels_c1, own_c1) = columns(&labels_n.narrow(0, start, length).unsqueeze(1), self.vocab_start, z_cv.size()[1]);
             let (max_c1, argmax_c1) = z_cv.max_dim(-1, true);
@@ -48,7 +48,7 @@ impl Head<'_> {
         let count = hidden_nd.size()[0];
         let mut start = 0;
         while start < count {
-            let length = CHUNK.min(count - start);
+            let length = self.chunk_length().min(count - start);
             let z_cv = hidden_nd.narrow(0, start, length).matmul(&self.weight_vd.tr()).to_kind(Kind::Float);
             let here = k.min(z_cv.size()[1]);
             let (mut best_ck, mut best_ids_ck) = z_cv.topk(here, -1, true, true);
