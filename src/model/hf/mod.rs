@@ -17,7 +17,7 @@ use serde_json::Value;
 use tch::{Kind, Tensor};
 
 use super::parameters::{Parameter, parameters};
-use super::variant::Family;
+use super::variant::{Family, Positions};
 use super::weights::{Weights, frozen};
 use super::{Decoder, ModelConfig};
 use crate::dist::Mesh;
@@ -180,6 +180,14 @@ impl Checkpoint {
     pub fn check_use(&self, tp: usize, context: usize) -> Result<()> {
         let checked = self.config.check(tp).and_then(|()| self.config.check_context(context));
         checked.map_err(|why| user_error!("{}: {why}", self.folder.join("config.json").display()))
+    }
+
+    /// Tokens that the model was made for, where it says so.
+    pub fn longest_context(&self) -> usize {
+        match self.config.variant.positions {
+            Positions::Learned { count, .. } => count,
+            Positions::Rotary => self.config.variant.trained_positions.unwrap_or(usize::MAX),
+        }
     }
 
     /// Weights to train, this rank's share.
