@@ -41,13 +41,16 @@ impl ModelConfig {
     pub fn check(&self, tp: usize) -> Result<(), String> {
         let Self { hidden_size: d, num_attention_heads: heads, num_key_value_heads: kv, .. } = *self;
         let rotary = self.variant.positions == Positions::Rotary;
-        if heads == 0 || (self.variant.head_dim.is_none() && d % heads != 0) {
-            return Err(format!("hidden_size {d} must be num_attention_heads {heads} times a head size"));
+        let odd = rotary && heads > 0 && !self.head_dim().is_multiple_of(2);
+        match self.variant.head_dim {
+            None if heads == 0 || d % heads != 0 || odd => {
+                let even = if rotary { "an even" } else { "a" };
+                return Err(format!("hidden_size {d} must be num_attention_heads {heads} times {even} head size"));
+            }
+            Some(size) if odd => return Err(format!("head_dim {size} must be even")),
+            _ => {}
         }
-        if rotary && !self.head_dim().is_multiple_of(2) {
-            return Err(format!("hidden_size {d} must be num_attention_heads {heads} times an even head size"));
-        }
-        if kv == 0 || heads % kv != 0 {
+        if heads == 0 || kv == 0 || heads % kv != 0 {
             return Err(format!("num_attention_heads {heads} must be a multiple of num_key_value_heads {kv}"));
         }
         if heads % tp != 0 {

@@ -108,3 +108,34 @@ pub enum Biases {
 fn is_default<T: Default + PartialEq>(value: &T) -> bool {
     *value == T::default()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::ModelConfig;
+
+    #[test]
+    fn a_plain_model_reads_in_json_as_before_there_were_variants() {
+        let plain = ModelConfig {
+            vocab_size: 2048,
+            hidden_size: 96,
+            intermediate_size: 256,
+            num_hidden_layers: 3,
+            num_attention_heads: 4,
+            num_key_value_heads: 2,
+            rope_theta: 10_000.0,
+            rms_norm_eps: 1e-5,
+            initializer_range: 0.02,
+            variant: Variant::default(),
+        };
+        let json = r#"{"vocab_size":2048,"hidden_size":96,"intermediate_size":256,"num_hidden_layers":3,"num_attention_heads":4,"num_key_value_heads":2,"rope_theta":10000.0,"rms_norm_eps":1e-5,"initializer_range":0.02}"#;
+        let value = |text: &str| serde_json::from_str::<serde_json::Value>(text).unwrap();
+        assert_eq!(serde_json::to_value(&plain).unwrap(), value(json));
+        assert_eq!(serde_json::from_str::<ModelConfig>(json).unwrap(), plain);
+        let odd = Variant { positions: Positions::Learned { count: 64, offset: 2 }, post_norm: true, ..Variant::default() };
+        assert_eq!(
+            serde_json::to_value(&odd).unwrap(),
+            value(r#"{"post_norm":true,"positions":{"learned":{"count":64,"offset":2}}}"#)
+        );
+    }
+}

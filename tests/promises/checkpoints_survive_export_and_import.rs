@@ -3,7 +3,10 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use hydrometer::model::hf;
+use hydrometer::dist::Mesh;
+use hydrometer::model::{Weights, hf};
+use hydrometer::train::checkpoint;
+use hydrometer::train::optimizer::AdamW;
 use tch::{Kind, Tensor};
 
 use super::fixtures::{CHECKPOINTS, folder, on_ranks};
@@ -48,6 +51,44 @@ fn bit_for_bit_through_one_two_and_four_ranks() {
             let tokenizer = |folder: &Path| std::fs::read(folder.join("tokenizer.json")).unwrap();
             assert_eq!(tokenizer(&to), tokenizer(&original));
             from = to;
+        }
+    }
+}
+
+/// A run's own checkpoint, weights and moments, written by four ranks and read by two and by one.
+#[test]
+fn a_runs_checkpoint_moves_between_numbers_of_ranks_bit_for_bit() {
+    for name in CHECKPOINTS {
+        let lab = tempfile::tempdir().unwrap();
+        let path = lab.path().join("checkpoint.safetensors");
+        let whole = |tp: usize, work: &(dyn Fn(&Weights, &mut AdamW, &Mesh) + Sync)| {
+            let ranks = on_ranks(tp, |mesh| {
+                let weights = hf::open(&folder(name)).unwrap().weights(Kind::Float, mesh).unwrap();
+                let mut optimizer = AdamW::new(&weights);
+                work(&weights, &mut optimizer, mesh);
+                let flats = [&weights.master, &optimizer.exp_avg, &optimizer.exp_avg_sq];
+                let indices = 0..weights.parameters.len();
+                let full = |index: usize| flats.map(|flat| weights.full(flat, index, mesh).unwrap().copy());
+                (indices.flat_map(full).collect::<Vec<Tensor>>(), optimizer.updates)
+            });
+            ranks.into_iter().next().unwrap()
+        };
+        let written = whole(4, &|weights, optimizer, mesh| {
+            for (index, parameter) in weights.parameters.iter().enumerate() {
+                let count: i64 = parameter.shape.iter().product();
+                let values = Tensor::arange(count, (Kind::Float, mesh.device)).view_(&parameter.shape[..]);
+                weights.load(&optimizer.exp_avg, index, &values.sin(), mesh);
+                weights.load(&optimizer.exp_avg_sq, index, &values.cos(), mesh);
+            }
+            optimizer.updates = 7;
+            checkpoint::save(&path, weights, Some(optimizer), mesh).unwrap();
+        });
+        for tp in [2, 1] {
+            let read = whole(tp, &|weights, optimizer, mesh| {
+                let _ = tch::no_grad(|| weights.master.shallow_clone().zero_());
+                checkpoint::resume(&path, weights, optimizer, mesh).unwrap();
+            });
+            assert!(read == written, "{name} from four ranks to {tp}");
         }
     }
 }
