@@ -76,7 +76,8 @@ impl Eval {
         let found = evaluate_rows(&decoder, checkpoint.config.vocab_size, &split, &rows, context, &mesh)?;
         let nll = found.nll();
         if !nll.is_finite() {
-            return Err(user_error!("{}: the NLL is {nll}; the weights hold numbers that are not finite", self.model.display()));
+            let cure = if self.precision == Precision::F32 { "" } else { "; try --precision f32" };
+            return Err(user_error!("{}: the NLL is {nll}: the model's activations overflow{cure}", self.model.display()));
         }
         if mesh.is_first() {
             let (bits, accuracy) = (found.bits_per_byte(), found.token_accuracy());

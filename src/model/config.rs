@@ -56,7 +56,7 @@ impl ModelConfig {
         if heads % tp != 0 {
             return Err(format!("num_attention_heads {heads} does not divide over tp = {tp}"));
         }
-        if kv % tp != 0 && tp % kv != 0 {
+        if kv % tp != 0 && !tp.is_multiple_of(kv) {
             return Err(format!("num_key_value_heads {kv} neither divides over tp = {tp} nor goes into it"));
         }
         for (what, count) in [("vocab_size", self.vocab_size), ("intermediate_size", self.intermediate_size)] {

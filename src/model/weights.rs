@@ -153,7 +153,7 @@ impl Weights {
                 let copies = parameter.shard.copies(mesh.tp.size);
                 if copies == mesh.tp.size {
                     replicated += square;
-                } else if mesh.tp.rank % copies == 0 {
+                } else if mesh.tp.rank.is_multiple_of(copies) {
                     sharded += square;
                 }
             }

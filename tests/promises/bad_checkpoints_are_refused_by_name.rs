@@ -123,6 +123,21 @@ fn a_lost_shard_and_a_lost_tensor() {
     refused("llama", swap, &[], &["tensor model.nrm.weight is missing, though the index promises it"]);
 }
 
+/// The last tensor of the file ends in a NaN; it is found at any number of ranks.
+#[test]
+fn numbers_that_are_not_finite() {
+    let poison = |folder: &Path| {
+        let path = folder.join("model.safetensors");
+        let mut bytes = fs::read(&path).unwrap();
+        let end = bytes.len();
+        bytes[end - 4..].copy_from_slice(&f32::NAN.to_le_bytes());
+        fs::write(&path, bytes).unwrap();
+    };
+    for tp in ["1", "2"] {
+        refused("gpt2", poison, &["--tp", tp], &["tensor transformer.wte.weight holds numbers that are not finite"]);
+    }
+}
+
 #[test]
 fn pickled_weights_only() {
     let pickle = |folder: &Path| fs::rename(folder.join("model.safetensors"), folder.join("pytorch_model.bin")).unwrap();

@@ -15,61 +15,57 @@ const LARGEST: u64 = 1 << 20;
 const MOST_LAYERS: u64 = 4096;
 
 /// Bookkeeping, generation, training and file format: nothing that evaluation on given tokens depends on.
-const WITHOUT_EFFECT: [&str; 55] = [
+const WITHOUT_EFFECT: [&str; 51] = [
     "architectures",
-    "attention_dropout",
-    "attention_probs_dropout_prob",
-    "attn_pdrop",
     "bad_words_ids",
     "begin_suppress_tokens",
-    "bos_token_id",
     "chunk_size_feed_forward",
-    "decoder_start_token_id",
     "diversity_penalty",
     "do_sample",
-    "dropout",
     "dtype",
     "early_stopping",
-    "embd_pdrop",
-    "eos_token_id",
+    "encoder_no_repeat_ngram_size",
     "finetuning_task",
-    "forced_bos_token_id",
-    "forced_eos_token_id",
     "gradient_checkpointing",
     "id2label",
     "is_decoder",
     "is_llama_config",
     "label2id",
-    "layerdrop",
     "length_penalty",
     "max_length",
+    "max_sequence_length",
     "min_length",
     "model_type",
+    "no_repeat_ngram_size",
+    "num_beam_groups",
     "num_beams",
     "num_labels",
     "num_return_sequences",
     "output_attentions",
     "output_hidden_states",
+    "output_past",
     "output_scores",
-    "pad_token_id",
     "prefix",
     "pretraining_tp",
     "problem_type",
     "remove_invalid_values",
     "repetition_penalty",
-    "resid_pdrop",
     "return_dict",
     "return_dict_in_generate",
-    "sep_token_id",
     "suppress_tokens",
     "task_specific_params",
     "temperature",
+    "tf_legacy_loss",
+    "tie_encoder_decoder",
     "tokenizer_class",
     "top_k",
     "top_p",
     "torch_dtype",
+    "torchscript",
     "transformers.js_config",
     "transformers_version",
+    "typical_p",
+    "use_bfloat16",
     "use_cache",
 ];
 
@@ -202,7 +198,10 @@ impl Fields {
         self.only("pruned_heads", json!({}))?;
         let asked = self.asked.borrow();
         let unknown = self.map.iter().find(|(field, value)| {
-            let harmless = field.starts_with('_') || WITHOUT_EFFECT.contains(&field.as_str());
+            // `layerdrop`, `attn_pdrop`, `bos_token_id`.
+            let harmless = WITHOUT_EFFECT.contains(&field.as_str())
+                || ["drop", "dropout", "_token_id"].iter().any(|end| field.ends_with(end))
+                || field.starts_with('_');
             !value.is_null() && !asked.contains(*field) && !harmless
         });
         match unknown {

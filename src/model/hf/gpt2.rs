@@ -12,8 +12,8 @@ use crate::model::variant::{Biases, Family, FeedForward, NormKind, Positions, Va
 pub fn config(fields: &Fields) -> Result<ModelConfig> {
     fields.only("scale_attn_weights", json!(true))?;
     fields.only("scale_attn_by_inverse_layer_idx", json!(false))?;
-    // In f32 the same numbers; the summary belongs to classifiers; `n_ctx` repeats `n_positions`.
-    for field in ["reorder_and_upcast_attn", "n_ctx"] {
+    // In f32 the same numbers; the summary belongs to classifiers; `n_ctx` repeats `n_positions`; the rest are relics.
+    for field in ["reorder_and_upcast_attn", "n_ctx", "n_special", "predict_special_tokens"] {
         fields.get(field);
     }
     for field in ["type", "use_proj", "activation", "proj_to_labels", "first_dropout"] {

@@ -8,6 +8,8 @@ mod opt;
 mod qwen2;
 mod qwen3;
 mod tensors;
+#[cfg(test)]
+mod tests;
 
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
@@ -165,10 +167,13 @@ impl Checkpoint {
         Ok(())
     }
 
-    /// The whole tensor of a parameter, f32 on the CPU.
+    /// The whole tensor of a parameter, f32 on the CPU; every number of it is finite.
     pub fn tensor(&self, parameter: &Parameter) -> Result<Tensor> {
         let (place, name) = self.place(parameter)?;
         let mut tensor = self.tensors.read(&name)?;
+        if !bool::try_from(tensor.isfinite().all())? {
+            return Err(user_error!("{}: tensor {name} holds numbers that are not finite", self.folder.display()));
+        }
         if place.transposed {
             tensor = tensor.tr();
         }
