@@ -1,12 +1,13 @@
 # make quickstart   set everything up, build, run the main job
 # make test         all tests
 # make build | bench | lint | libtorch | libtorch-cuda
+# make oracle       objectives and checkpoints against PyTorch and transformers, live; PYTHON must have both
 
 CARGO ?= cargo
 PYTHON ?= python3
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 
-.PHONY: quickstart test build bench lint libtorch libtorch-cuda prerequisites
+.PHONY: quickstart test build bench lint oracle libtorch libtorch-cuda prerequisites
 
 quickstart: build
 	$(TARGET)/release/hydrometer run experiments/quickstart.toml
@@ -23,6 +24,14 @@ bench: libtorch
 lint: libtorch
 	$(CARGO) fmt --check
 	$(CARGO) clippy --release --locked --all-targets -- -D warnings
+
+oracle: build
+	$(PYTHON) scripts/oracle/objectives.py $(TARGET)/release/hydrometer
+	@for checkpoint in tests/fixtures/checkpoints/*/; do \
+	  echo $$checkpoint; \
+	  $(PYTHON) tests/fixtures/compare_with_transformers.py $$checkpoint tests/fixtures/checkpoints/text.jsonl \
+	    --context 16 --stride 5 || exit 1; \
+	done
 
 libtorch: prerequisites
 	@$(PYTHON) scripts/libtorch.py

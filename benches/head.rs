@@ -69,7 +69,7 @@ fn head(criterion: &mut Criterion) {
 
     let problem = Problem::new(4096);
     let before = peak_mb(true);
-    black_box(problem.run(raw));
+    let _ = black_box(problem.run(raw));
     println!("peak memory above weights and gradients, N = 4096: {:.0} MB", peak_mb(false) - before);
     drop(problem);
 

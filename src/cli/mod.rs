@@ -1,6 +1,7 @@
 //! What can be typed: a file per verb.
 
 mod doctor;
+mod eval;
 mod loss;
 mod plan;
 mod report;
@@ -44,6 +45,8 @@ enum Verb {
     Run(run::Run),
     /// Rebuild tables, plots and pages from the frames.
     Report(Common),
+    /// Measure a Hugging Face checkpoint on text: NLL, perplexity, bits per byte, accuracy.
+    Eval(eval::Eval),
     /// Evaluate any objective, with gradients, on tensors from a file.
     Loss(loss::LossArgs),
     /// Show what this machine and this build offer, and what is missing.
@@ -93,6 +96,7 @@ impl Cli {
             Verb::Plan(common) => plan::plan(&common, self.output),
             Verb::Run(run) => run.run(self.output),
             Verb::Report(common) => report::report(&common, self.output),
+            Verb::Eval(eval) => eval.run(self.output),
             Verb::Loss(args) => loss::loss(&args, self.output),
             Verb::Doctor => doctor::doctor(self.output),
             Verb::Worker { job } => worker::work(&job).map(|()| ExitCode::SUCCESS),

@@ -48,7 +48,7 @@ fn split_of(text: &str) -> &'static str {
 }
 
 /// The documents of a file, or of all files in a folder in order of their names.
-fn read(path: &Path) -> Result<Vec<Document>> {
+pub fn read(path: &Path) -> Result<Vec<Document>> {
     if !path.is_dir() {
         return read_file(path);
     }

@@ -45,7 +45,11 @@ pub fn train(documents: &[Document], vocab_size: usize) -> Result<Tokenizer> {
     Ok(tokenizer)
 }
 
-/// Reads a `tokenizer.json`.
+/// Reads a `tokenizer.json`. What it says of truncation and padding is for batches of its maker: documents stay whole.
 pub fn open(path: &Path) -> Result<Tokenizer> {
-    Tokenizer::from_file(path).map_err(|error| user_error!("{}: not a tokenizer.json: {error}", path.display()))
+    let fault = |error: tokenizers::Error| user_error!("{}: not a tokenizer.json: {error}", path.display());
+    let mut tokenizer = Tokenizer::from_file(path).map_err(fault)?;
+    tokenizer.with_truncation(None).map_err(fault)?;
+    tokenizer.with_padding(None);
+    Ok(tokenizer)
 }

@@ -6,6 +6,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result, anyhow, ensure};
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
+use tokenizers::Tokenizer;
 
 use super::corpus::{Document, documents};
 use super::tokenizer;
@@ -36,6 +37,28 @@ impl TokenizedSplit {
 
     pub fn document(&self, index: usize) -> &[u32] {
         &self.ids[self.offsets[index] as usize..self.offsets[index + 1] as usize]
+    }
+
+    /// Tokenises `documents`; those too short to predict anything in are left out. Ids must be below `vocab_size`.
+    pub fn encode(documents: Vec<Document>, tokenizer: &Tokenizer, vocab_size: usize) -> Result<Self> {
+        let mut split = Self { offsets: vec![0], ..Self::default() };
+        for Document { id, text } in documents {
+            let encoding = tokenizer.encode(text.as_str(), true).map_err(|error| anyhow!("{id}: {error}"))?;
+            let ids = encoding.get_ids();
+            if ids.len() < 2 {
+                continue;
+            }
+            if let Some(id) = ids.iter().find(|&&id| id as usize >= vocab_size) {
+                return Err(user_error!("token id {id} is outside the vocabulary of {vocab_size}"));
+            }
+            // The first token is not predicted: where it is text (no BOS), its bytes do not count.
+            let unpredicted = encoding.get_offsets().first().map_or(0, |&(start, end)| end - start);
+            split.ids.extend(ids);
+            split.offsets.push(split.ids.len() as u64);
+            split.bytes.push((text.len() - unpredicted) as u64);
+            split.names.push(id);
+        }
+        Ok(split)
     }
 
     /// Reads a file that [`prepare`] wrote.
@@ -99,23 +122,7 @@ pub fn prepare(recipe: &DataRecipe, files: &DataFiles, splits: &[&str], folder: 
         }
     };
     for split in missing {
-        let mut tokenized = TokenizedSplit { offsets: vec![0], ..TokenizedSplit::default() };
-        for Document { id, text } in documents(files, split)? {
-            let encoding = tokenizer.encode(text.as_str(), true).map_err(|error| anyhow!("{id}: {error}"))?;
-            let ids = encoding.get_ids();
-            if ids.len() < 2 {
-                continue;
-            }
-            if let Some(id) = ids.iter().find(|&&id| id as usize >= recipe.tokenizer.vocab_size()) {
-                return Err(user_error!("token id {id} is outside the vocabulary of {}", recipe.tokenizer.vocab_size()));
-            }
-            // The first token is not predicted: where it is text (no BOS), its bytes do not count.
-            let unpredicted = encoding.get_offsets().first().map_or(0, |&(start, end)| end - start);
-            tokenized.ids.extend(ids);
-            tokenized.offsets.push(tokenized.ids.len() as u64);
-            tokenized.bytes.push((text.len() - unpredicted) as u64);
-            tokenized.names.push(id);
-        }
+        let tokenized = TokenizedSplit::encode(documents(files, split)?, &tokenizer, recipe.tokenizer.vocab_size())?;
         ensure!(!tokenized.is_empty(), user_error!("the {split} split has no text"));
         tokenized.write(&folder.join(format!("{split}.tokens")))?;
     }

@@ -1,3 +1,4 @@
 //! How good a model is on held-out text, whatever it was trained on.
 
 pub mod perplexity;
+pub mod windows;

@@ -4,7 +4,7 @@ use anyhow::Result;
 use tch::{Device, Kind};
 
 use crate::data::batch::{Batch, Row};
-use crate::data::sequences::{Sequence, sequences};
+use crate::data::sequences::sequences;
 use crate::data::tokens::TokenizedSplit;
 use crate::dist::Mesh;
 use crate::model::Decoder;
@@ -87,22 +87,33 @@ impl Evaluation {
 
 /// Evaluates `decoder` on all sequences of `split`, each from its own context.
 pub fn evaluate(decoder: &Decoder, vocab_size: usize, split: &TokenizedSplit, context: usize, mesh: &Mesh) -> Result<Evaluation> {
+    let rows: Vec<Row> = sequences(split, context).into_iter().map(Row::whole).collect();
+    evaluate_rows(decoder, vocab_size, split, &rows, context, mesh)
+}
+
+/// Evaluates `decoder` on the targets that count in `rows`, each row at most `context` tokens.
+pub fn evaluate_rows(
+    decoder: &Decoder,
+    vocab_size: usize,
+    split: &TokenizedSplit,
+    rows: &[Row],
+    context: usize,
+    mesh: &Mesh,
+) -> Result<Evaluation> {
     let _guard = tch::no_grad_guard();
     let mut sum = Evaluation::new(split.len(), split.bytes.iter().sum());
-    let all: Vec<Sequence> = sequences(split, context);
-    let mine: Vec<Sequence> = all.into_iter().skip(mesh.dp.rank).step_by(mesh.dp.size).collect();
+    let mine: Vec<Row> = rows.iter().copied().skip(mesh.dp.rank).step_by(mesh.dp.size).collect();
     let head =
         Head { weight_vd: decoder.head_weight(), vocab_start: decoder.vocab_start, vocab_size: vocab_size as i64, tp: &mesh.tp };
     for chunk in mine.chunks((ROWS_TOKENS / context).max(1)) {
-        let rows: Vec<Row> = chunk.iter().copied().map(Row::whole).collect();
-        let batch = Batch::new(&rows, split, mesh.device);
+        let batch = Batch::new(chunk, split, mesh.device);
         let hidden = decoder.forward(&batch.inputs_bt, &mesh.tp)?;
         let hidden_nd = hidden.flatten(0, 1).index_select(0, &batch.positions_n);
         let found = head.predict(&hidden_nd, &batch.labels_n)?;
         let nll = Vec::<f64>::try_from(found.nll_n.to_kind(Kind::Double).to_device(Device::Cpu))?;
         let confidence = Vec::<f64>::try_from(found.confidence_n.to_kind(Kind::Double).to_device(Device::Cpu))?;
         let correct = Vec::<bool>::try_from(found.top_n.eq_tensor(&batch.labels_n).to_device(Device::Cpu))?;
-        let documents = chunk.iter().flat_map(|s| std::iter::repeat_n(s.document, s.targets));
+        let documents = chunk.iter().flat_map(|row| std::iter::repeat_n(row.sequence.document, row.targets()));
         for (index, document) in documents.enumerate() {
             sum.add(document, nll[index], confidence[index], correct[index]);
         }

@@ -9,7 +9,7 @@ use super::DataFiles;
 use super::recipe::{DataRecipe, TokenizerRecipe};
 use super::source::{Setting, Source, unknown, unknown_key};
 use crate::data::tokenizer;
-use crate::model::ModelConfig;
+use crate::model::{ModelConfig, Variant};
 use crate::record::store::{sha256_file, sha256_hex};
 use crate::user_error;
 
@@ -72,6 +72,7 @@ pub fn model(setting: &Setting, key: &str, vocab_size: usize, folder: &Path) -> 
         rope_theta: number("rope_theta", 10_000.0)?,
         rms_norm_eps: number("rms_norm_eps", 1e-5)?,
         initializer_range: number("initializer_range", 0.02)?,
+        variant: Variant::default(),
     };
     Ok((name, config))
 }

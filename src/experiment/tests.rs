@@ -306,8 +306,8 @@ fn what_the_machine_cannot_share_out_is_refused_before_anything_starts() {
     let bench = Bench::new();
     let text = format!("{BASE}[method.hard]\nobjective = \"hard-ce\"\n");
     assert_eq!(bench.mistake(&text, &Options { dp: 3, ..OPTIONS }), "x.toml:6:1: batch 4000 does not divide over dp = 3");
-    let wanted = "x.toml:4:1: student: num_key_value_heads 2 does not divide over tp = 4";
-    assert_eq!(bench.mistake(&text, &Options { tp: 4, ..OPTIONS }), wanted);
+    let wanted = "x.toml:4:1: student: num_attention_heads 4 does not divide over tp = 3";
+    assert_eq!(bench.mistake(&text, &Options { tp: 3, ..OPTIONS }), wanted);
 }
 
 #[test]

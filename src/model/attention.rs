@@ -1,6 +1,10 @@
-//! Causal self-attention with grouped queries and rotary positions.
+//! Causal self-attention with grouped queries, and rotary positions.
 
+use anyhow::Result;
 use tch::{Device, Kind, Tensor};
+
+use super::layers::{Linear, Named, Norm};
+use crate::dist::Axis;
 
 /// Cosines and sines of rotary position embedding (Su et al. 2021) in the half-split layout of Llama, each `[T, head/2]`.
 pub struct Rotary {
@@ -26,14 +30,48 @@ impl Rotary {
     }
 }
 
-/// Attention of queries `[B, T, heads·head]` over keys and values `[B, T, kv_heads·head]`; returns `[B, T, heads·head]`.
-pub fn causal_attention(query: &Tensor, key: &Tensor, value: &Tensor, head_dim: i64, rotary: &Rotary) -> Tensor {
-    let (batch, length) = (query.size()[0], query.size()[1]);
-    let heads = |x: &Tensor| x.view([batch, length, -1, head_dim]);
-    let query = rotary.rotate(&heads(query)).transpose(1, 2);
-    let key = rotary.rotate(&heads(key)).transpose(1, 2);
-    let value = heads(value).transpose(1, 2);
-    let grouped = query.size()[1] != key.size()[1];
-    let output = Tensor::scaled_dot_product_attention(&query, &key, &value, None::<Tensor>, 0.0, true, None::<f64>, grouped);
-    output.transpose(1, 2).reshape([batch, length, -1])
+/// The attention of a block: this rank's heads.
+pub struct Attention {
+    query: Linear,
+    key: Linear,
+    value: Linear,
+    output: Linear,
+    query_norm: Option<Norm>,
+    key_norm: Option<Norm>,
+    head_dim: i64,
+}
+
+impl Attention {
+    /// Attention `name`, e.g. `model.layers.0.self_attn`.
+    pub fn new(named: &Named, name: &str, head_dim: usize, eps: f64) -> Self {
+        let linear = |part: &str| named.linear(&format!("{name}.{part}"));
+        let norm = |part: &str| named.norm(&format!("{name}.{part}"), eps);
+        Self {
+            query: linear("q_proj"),
+            key: linear("k_proj"),
+            value: linear("v_proj"),
+            output: linear("o_proj"),
+            query_norm: norm("q_norm"),
+            key_norm: norm("k_norm"),
+            head_dim: head_dim as i64,
+        }
+    }
+
+    /// What `x [B, T, d]` attends to, `[B, T, d]`.
+    pub fn forward(&self, x: &Tensor, rotary: Option<&Rotary>, tp: &Axis) -> Result<Tensor> {
+        let x = tp.copy_to(x)?;
+        let (batch, length) = (x.size()[0], x.size()[1]);
+        let heads = |x: Tensor| x.view([batch, length, -1, self.head_dim]);
+        let placed = |x: Tensor, norm: &Option<Norm>| {
+            let x = norm.as_ref().map_or_else(|| x.shallow_clone(), |norm| norm.forward(&x));
+            rotary.map_or_else(|| x.shallow_clone(), |rotary| rotary.rotate(&x)).transpose(1, 2)
+        };
+        let query = placed(heads(self.query.forward(&x)), &self.query_norm);
+        let key = placed(heads(self.key.forward(&x)), &self.key_norm);
+        let value = heads(self.value.forward(&x)).transpose(1, 2);
+        let grouped = query.size()[1] != key.size()[1];
+        let mixed = Tensor::scaled_dot_product_attention(&query, &key, &value, None::<Tensor>, 0.0, true, None::<f64>, grouped);
+        let mixed = mixed.transpose(1, 2).reshape([batch, length, -1]);
+        Ok(self.output.finish(tp.reduce_from(&self.output.partial(&mixed))?))
+    }
 }

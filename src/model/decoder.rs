@@ -1,118 +1,168 @@
-//! A Llama-style decoder: token embedding, blocks of attention and SwiGLU under RMSNorm, a final norm.
+//! A decoder: token embedding, blocks of attention and feed-forward with their norms, a final norm. What a family has more or
+//! less of is in [`super::variant`].
 //!
 //! Written as one plain model. Tensor parallelism enters at two places a block (`copy_to` before its column-parallel
 //! products, `reduce_from` after its row-parallel one; Shoeybi et al. 2019) and is the identity on one rank. The output head
 //! is not here: it belongs to the objective.
 
 use anyhow::Result;
-use tch::Tensor;
+use tch::{Kind, Tensor};
 
-use super::attention::{Rotary, causal_attention};
+use super::attention::{Attention, Rotary};
 use super::config::ModelConfig;
+use super::layers::{Linear, Named, Norm};
 use super::parallel::part;
-use super::weights::Weights;
+use super::variant::{FeedForward, Positions};
 use crate::dist::{Axis, Mesh};
 
-/// The forward pass over the leaves of some [`Weights`].
+/// The forward pass over a rank's leaves.
 pub struct Decoder {
-    embedding_vd: Tensor,
+    embedding_ve: Tensor,
+    head_ve: Tensor,
+    head_index: usize,
     /// First vocabulary id of this rank's shard.
     pub vocab_start: i64,
+    project_in: Option<Tensor>,
+    /// `[T, d]`, where positions are learned.
+    positions_td: Option<Tensor>,
+    rotary: Option<Rotary>,
     blocks: Vec<Block>,
-    norm: Tensor,
-    rotary: Rotary,
-    eps: f64,
-    head_dim: i64,
+    norm: Option<Norm>,
+    project_out: Option<Tensor>,
 }
 
 struct Block {
-    input_norm: Tensor,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    output: Tensor,
-    post_norm: Tensor,
-    gate: Tensor,
-    up: Tensor,
-    down: Tensor,
+    attention: Attention,
+    feed_forward: Mlp,
+    attention_norm: Norm,
+    feed_forward_norm: Norm,
+    post_norm: bool,
+}
+
+struct Mlp {
+    kind: FeedForward,
+    gate: Option<Linear>,
+    up: Linear,
+    down: Linear,
 }
 
 impl Decoder {
-    pub fn new(config: &ModelConfig, context: usize, weights: &Weights, mesh: &Mesh) -> Self {
-        let mut leaves = weights.leaves.iter().map(Tensor::shallow_clone);
-        let mut next = || leaves.next().expect("a leaf for every parameter");
-        let embedding_vd = next();
-        let kind = embedding_vd.kind();
-        let blocks = (0..config.num_hidden_layers)
-            .map(|_| Block {
-                input_norm: next(),
-                query: next(),
-                key: next(),
-                value: next(),
-                output: next(),
-                post_norm: next(),
-                gate: next(),
-                up: next(),
-                down: next(),
-            })
-            .collect();
+    /// Over `leaves` in the order of the model's parameters, for sequences of up to `context` tokens.
+    pub fn new(config: &ModelConfig, context: usize, leaves: &[Tensor], mesh: &Mesh) -> Self {
+        let named = Named::new(config, leaves);
+        let eps = config.rms_norm_eps;
+        let embedding_ve = named.get("model.embed_tokens.weight");
+        let kind = embedding_ve.kind();
+        let head = named.find("lm_head.weight");
+        let norm = |name: &str| named.norm(name, eps).unwrap_or_else(|| panic!("no norm {name}"));
+        let blocks = (0..config.num_hidden_layers).map(|layer| {
+            let at = |part: &str| format!("model.layers.{layer}.{part}");
+            let gated = config.variant.feed_forward == FeedForward::SwiGlu;
+            Block {
+                attention: Attention::new(&named, &at("self_attn"), config.head_dim(), eps),
+                feed_forward: Mlp {
+                    kind: config.variant.feed_forward,
+                    gate: gated.then(|| named.linear(&at("mlp.gate_proj"))),
+                    up: named.linear(&at("mlp.up_proj")),
+                    down: named.linear(&at("mlp.down_proj")),
+                },
+                attention_norm: norm(&at("input_layernorm")),
+                feed_forward_norm: norm(&at("post_attention_layernorm")),
+                post_norm: config.variant.post_norm,
+            }
+        });
+        let (rotary, positions_td) = match config.variant.positions {
+            Positions::Rotary => (Some(Rotary::new(context, config.head_dim(), config.rope_theta, kind, mesh.device)), None),
+            Positions::Learned { count, offset } => {
+                (None, Some(named.get("model.embed_positions.weight").narrow(0, offset as i64, count as i64)))
+            }
+        };
         Self {
-            embedding_vd,
+            head_index: if head.is_some() { leaves.len() - 1 } else { 0 },
+            head_ve: head.unwrap_or_else(|| embedding_ve.shallow_clone()),
+            embedding_ve,
             vocab_start: part(config.vocab_size as i64, mesh.tp.rank, mesh.tp.size).0,
-            blocks,
-            norm: next(),
-            rotary: Rotary::new(context, config.head_dim(), config.rope_theta, kind, mesh.device),
-            eps: config.rms_norm_eps,
-            head_dim: config.head_dim() as i64,
+            project_in: named.find("model.project_in.weight"),
+            positions_td,
+            rotary,
+            blocks: blocks.collect(),
+            norm: named.norm("model.norm", eps),
+            project_out: named.find("model.project_out.weight"),
         }
     }
 
-    /// The output weight `[v, d]` of this rank's vocabulary shard, tied to the embedding.
+    /// The output weight `[v, e]` of this rank's vocabulary shard; the embedding, where they are tied.
     pub fn head_weight(&self) -> &Tensor {
-        &self.embedding_vd
+        &self.head_ve
     }
 
-    /// Hidden states `[B, T, d]` after the final norm, of token ids `[B, T]` (i64).
+    /// Which of the model's parameters the output weight is.
+    pub fn head_index(&self) -> usize {
+        self.head_index
+    }
+
+    /// What the output head reads, `[B, T, e]`, of token ids `[B, T]` (i64). e is d but where OPT projects.
     pub fn forward(&self, tokens_bt: &Tensor, tp: &Axis) -> Result<Tensor> {
         let mut hidden = self.embed(tokens_bt, tp)?;
-        for block in &self.blocks {
-            hidden = &hidden + block.attend(&self.norm(&hidden, &block.input_norm), self, tp)?;
-            hidden = &hidden + block.feed_forward(&self.norm(&hidden, &block.post_norm), tp)?;
+        if let Some(weight) = &self.project_in {
+            hidden = hidden.linear(weight, None::<Tensor>);
         }
-        Ok(self.norm(&hidden, &self.norm))
+        if let Some(positions_td) = &self.positions_td {
+            hidden = &hidden + positions_td.narrow(0, 0, tokens_bt.size()[1]);
+        }
+        for block in &self.blocks {
+            hidden = block.forward(hidden, self.rotary.as_ref(), tp)?;
+        }
+        if let Some(norm) = &self.norm {
+            hidden = norm.forward(&hidden);
+        }
+        if let Some(weight) = &self.project_out {
+            hidden = hidden.linear(weight, None::<Tensor>);
+        }
+        Ok(hidden)
+    }
+
+    /// Logits `[B, T, v]` of this rank's vocabulary shard, f32: for a look at a few tokens. The objective and the evaluation
+    /// never hold them whole.
+    pub fn logits(&self, tokens_bt: &Tensor, tp: &Axis) -> Result<Tensor> {
+        Ok(self.forward(tokens_bt, tp)?.matmul(&self.head_ve.tr()).to_kind(Kind::Float))
     }
 
     /// Vocab-parallel lookup: each rank looks up what it holds, the sum has every row once.
     fn embed(&self, tokens_bt: &Tensor, tp: &Axis) -> Result<Tensor> {
         if tp.size == 1 {
-            return Ok(Tensor::embedding(&self.embedding_vd, tokens_bt, -1, false, false));
+            return Ok(Tensor::embedding(&self.embedding_ve, tokens_bt, -1, false, false));
         }
-        let rows = self.embedding_vd.size()[0];
+        let rows = self.embedding_ve.size()[0];
         let local = tokens_bt - self.vocab_start;
         let outside = local.lt(0).logical_or(&local.ge(rows));
-        let found = Tensor::embedding(&self.embedding_vd, &local.masked_fill(&outside, 0), -1, false, false);
+        let found = Tensor::embedding(&self.embedding_ve, &local.masked_fill(&outside, 0), -1, false, false);
         tp.reduce_from(&found.masked_fill(&outside.unsqueeze(-1), 0.0))
-    }
-
-    fn norm(&self, x: &Tensor, weight: &Tensor) -> Tensor {
-        x.rms_norm(weight.size(), Some(weight), self.eps)
     }
 }
 
 impl Block {
-    fn attend(&self, x: &Tensor, model: &Decoder, tp: &Axis) -> Result<Tensor> {
-        let x = tp.copy_to(x)?;
-        let [query, key, value] = [&self.query, &self.key, &self.value].map(|weight| linear(&x, weight));
-        let mixed = causal_attention(&query, &key, &value, model.head_dim, &model.rotary);
-        tp.reduce_from(&linear(&mixed, &self.output))
-    }
-
-    fn feed_forward(&self, x: &Tensor, tp: &Axis) -> Result<Tensor> {
-        let x = tp.copy_to(x)?;
-        tp.reduce_from(&linear(&(linear(&x, &self.gate).silu() * linear(&x, &self.up)), &self.down))
+    fn forward(&self, hidden: Tensor, rotary: Option<&Rotary>, tp: &Axis) -> Result<Tensor> {
+        if self.post_norm {
+            let hidden = self.attention_norm.forward(&(&hidden + self.attention.forward(&hidden, rotary, tp)?));
+            return Ok(self.feed_forward_norm.forward(&(&hidden + self.feed_forward.forward(&hidden, tp)?)));
+        }
+        let hidden = &hidden + self.attention.forward(&self.attention_norm.forward(&hidden), rotary, tp)?;
+        Ok(&hidden + self.feed_forward.forward(&self.feed_forward_norm.forward(&hidden), tp)?)
     }
 }
 
-fn linear(x: &Tensor, weight: &Tensor) -> Tensor {
-    x.linear(weight, None::<Tensor>)
+impl Mlp {
+    fn forward(&self, x: &Tensor, tp: &Axis) -> Result<Tensor> {
+        let x = tp.copy_to(x)?;
+        let up = self.up.forward(&x);
+        let active = match (self.kind, &self.gate) {
+            (FeedForward::SwiGlu, Some(gate)) => gate.forward(&x).silu() * up,
+            (FeedForward::SwiGlu, None) => unreachable!("a gated feed-forward has a gate"),
+            (FeedForward::Gelu, _) => up.gelu("none"),
+            (FeedForward::GeluTanh, _) => up.gelu("tanh"),
+            (FeedForward::Relu, _) => up.relu(),
+        };
+        Ok(self.down.finish(tp.reduce_from(&self.down.partial(&active))?))
+    }
 }

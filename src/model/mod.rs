@@ -3,9 +3,14 @@
 pub mod attention;
 pub mod config;
 pub mod decoder;
+pub mod hf;
+mod layers;
 pub mod parallel;
+pub mod parameters;
+pub mod variant;
 pub mod weights;
 
 pub use config::ModelConfig;
 pub use decoder::Decoder;
+pub use variant::Variant;
 pub use weights::Weights;

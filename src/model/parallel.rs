@@ -3,7 +3,7 @@
 use anyhow::Result;
 use tch::Tensor;
 
-use super::config::Shard;
+use super::parameters::Shard;
 use crate::dist::Axis;
 
 /// The rows that rank `rank` of `size` holds of `total`: near-equal parts, the first ones larger.
@@ -13,34 +13,61 @@ pub fn part(total: i64, rank: usize, size: usize) -> (i64, i64) {
     (rank * base + rank.min(extra), base + i64::from(rank < extra))
 }
 
+impl Shard {
+    /// Ranks that hold the same piece, of `size` ranks; they are neighbours.
+    pub fn copies(self, size: usize) -> usize {
+        match self {
+            Self::Replicated | Self::EveryHead => size,
+            Self::Rows | Self::Columns => 1,
+            Self::Heads(heads) => (size / heads).max(1),
+        }
+    }
+
+    /// What rank `rank` of `size` holds of a parameter of this shape: dimension, start, length.
+    fn piece(self, shape: &[i64], rank: usize, size: usize) -> (usize, i64, i64) {
+        let dim = usize::from(self == Self::Columns);
+        let copies = self.copies(size);
+        let (start, length) = part(shape[dim], rank / copies, size / copies);
+        (dim, start, length)
+    }
+}
+
 /// The piece of `full` that this rank holds.
 pub fn shard(full: &Tensor, how: Shard, tp: &Axis) -> Tensor {
-    let dim = match how {
-        Shard::Replicated => return full.shallow_clone(),
-        Shard::Rows => 0,
-        Shard::Columns => 1,
-    };
-    let (start, length) = part(full.size()[dim], tp.rank, tp.size);
+    if how.copies(tp.size) == tp.size {
+        return full.shallow_clone();
+    }
+    let (dim, start, length) = how.piece(&full.size(), tp.rank, tp.size);
     full.narrow(dim as i64, start, length).contiguous()
 }
 
 /// The whole tensor (`shape`), from the pieces of all ranks.
 pub fn unshard(local: &Tensor, how: Shard, shape: &[i64], tp: &Axis) -> Result<Tensor> {
-    let dim = match how {
-        Shard::Replicated => return Ok(local.shallow_clone()),
-        Shard::Rows => 0,
-        Shard::Columns => 1,
-    };
-    if tp.size == 1 {
+    let copies = how.copies(tp.size);
+    if copies == tp.size {
         return Ok(local.shallow_clone());
     }
     // Parts may differ by one row; every rank contributes one as long as the longest.
-    let longest = part(shape[dim], 0, tp.size).1;
+    let (dim, _, longest) = how.piece(shape, 0, tp.size);
     let missing = longest - local.size()[dim];
-    let padding = if dim == 0 { vec![0, 0, 0, missing] } else { vec![0, missing] };
-    let padded = if shape.len() == 1 { local.constant_pad_nd([0, missing]) } else { local.constant_pad_nd(padding) };
-    let all = tp.all_gather(&padded.contiguous())?;
-    let pieces: Vec<Tensor> =
-        (0..tp.size).map(|rank| all.get(rank as i64).narrow(dim as i64, 0, part(shape[dim], rank, tp.size).1)).collect();
+    let padding = if dim + 1 == shape.len() { vec![0, missing] } else { vec![0, 0, 0, missing] };
+    let all = tp.all_gather(&local.constant_pad_nd(padding).contiguous())?;
+    let pieces: Vec<Tensor> = (0..tp.size)
+        .step_by(copies)
+        .map(|rank| all.get(rank as i64).narrow(dim as i64, 0, how.piece(shape, rank, tp.size).2))
+        .collect();
     Ok(Tensor::cat(&pieces, dim as i64))
+}
+
+/// Sums `gradient`, of a parameter sharded `how`, over the ranks that hold the same piece, in place and in the same order on
+/// each of them. Nothing to do where they see the same gradient.
+pub fn sum_copies(gradient: &Tensor, how: Shard, tp: &Axis) -> Result<()> {
+    let copies = how.copies(tp.size);
+    if how == Shard::Replicated || copies == 1 {
+        return Ok(());
+    }
+    let first = tp.rank / copies * copies;
+    let all = tp.all_gather(gradient)?.narrow(0, first as i64, copies as i64);
+    gradient.shallow_clone().copy_(&all.sum_dim_intlist(0, false, gradient.kind()));
+    Ok(())
 }

@@ -10,8 +10,9 @@ use rand_distr::{Distribution, StandardNormal};
 use sha2::{Digest, Sha256};
 use tch::{Kind, Tensor, no_grad};
 
-use super::config::{ModelConfig, Parameter, Shard};
-use super::parallel::{shard, unshard};
+use super::config::ModelConfig;
+use super::parallel::{shard, sum_copies, unshard};
+use super::parameters::{Parameter, parameters};
 use crate::dist::{Mesh, c10d};
 
 /// The weights of one rank.
@@ -44,7 +45,7 @@ impl Weights {
         mut full: impl FnMut(&Parameter) -> Result<Tensor>,
     ) -> Result<Self> {
         let _guard = tch::no_grad_guard();
-        let parameters = config.parameters();
+        let parameters = parameters(config);
         let mut locals = Vec::new();
         for parameter in &parameters {
             locals.push(shard(&full(parameter)?.to_kind(Kind::Float), parameter.shard, &mesh.tp).to_device(mesh.device));
@@ -80,6 +81,15 @@ impl Weights {
             }
         }
         Ok(weights)
+    }
+
+    /// Sums gradients over data-parallel ranks and over those that hold copies of a parameter; once a step, before its update.
+    pub fn reduce_gradients(&self, mesh: &Mesh) -> Result<()> {
+        mesh.dp.all_reduce_sum(&self.gradient)?;
+        for (index, parameter) in self.parameters.iter().enumerate() {
+            sum_copies(&self.gradient_of(index), parameter.shard, &mesh.tp)?;
+        }
+        Ok(())
     }
 
     /// The gradient of parameter `index`, a view.
@@ -140,7 +150,12 @@ impl Weights {
             for (index, parameter) in self.parameters.iter().enumerate() {
                 let gradient = self.gradient_of(index).flatten(0, -1);
                 let square = gradient.dot(&gradient).double_value(&[]);
-                if parameter.shard == Shard::Replicated { replicated += square } else { sharded += square }
+                let copies = parameter.shard.copies(mesh.tp.size);
+                if copies == mesh.tp.size {
+                    replicated += square;
+                } else if mesh.tp.rank.is_multiple_of(copies) {
+                    sharded += square;
+                }
             }
         }
         let mut over_shards = [sharded];
@@ -149,9 +164,25 @@ impl Weights {
     }
 }
 
+/// This rank's leaves of a model that is not trained, in the order of its parameters, from full tensors by parameter.
+pub fn frozen(
+    config: &ModelConfig,
+    kind: Kind,
+    mesh: &Mesh,
+    mut full: impl FnMut(&Parameter) -> Result<Tensor>,
+) -> Result<Vec<Tensor>> {
+    let _guard = tch::no_grad_guard();
+    let leaf =
+        |parameter: &Parameter| Ok(shard(&full(parameter)?, parameter.shard, &mesh.tp).to_device(mesh.device).to_kind(kind));
+    parameters(config).iter().map(leaf).collect()
+}
+
 /// Initial values of a parameter: its own ChaCha stream keyed by seed and name.
 fn initial(parameter: &Parameter, seed: u64) -> Tensor {
     let Some(std) = parameter.init_std else { return Tensor::ones(&parameter.shape, (Kind::Float, tch::Device::Cpu)) };
+    if std == 0.0 {
+        return Tensor::zeros(&parameter.shape, (Kind::Float, tch::Device::Cpu));
+    }
     let mut key = Sha256::new();
     key.update(seed.to_le_bytes());
     key.update(parameter.name.as_bytes());

@@ -22,9 +22,8 @@ pub fn gradient(z_cv: &mut Tensor, temperature: f64, factors: &RowFactors) {
 }
 
 fn composed_sums(z_cv: &Tensor, temperature: f64, difference: bool) -> RowSums {
-    let mut x_cv = z_cv.to_kind(Kind::Float);
-    let max = x_cv.amax([-1], true).clamp_min(EMPTY);
-    x_cv = x_cv - &max;
+    let max = z_cv.to_kind(Kind::Float).amax([-1], true).clamp_min(EMPTY);
+    let mut x_cv = z_cv - &max;
     let sum = |x: &Tensor| x.sum_dim_intlist(-1, true, Kind::Float).to_kind(Kind::Double);
     let plain_exp = (temperature != 1.0).then(|| sum(&x_cv.exp()));
     let difference = difference.then(|| sum(&x_cv.masked_fill(&x_cv.isinf(), 0.0)));

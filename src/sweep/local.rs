@@ -12,6 +12,7 @@ use anyhow::{Context, Result};
 
 use super::job::Job;
 use crate::dist::c10d::Store;
+use crate::dist::launch;
 use crate::record::journal::{Event, parse_line};
 use crate::record::store::replace_bytes;
 
@@ -44,19 +45,7 @@ impl Processes {
             let stderr = OpenOptions::new().create(true).append(true).open(&log)?;
             let mut command = Command::new(std::env::current_exe().context("where is this program?")?);
             command.arg("worker").arg(&file);
-            command.env("OMP_NUM_THREADS", job.threads.to_string()).env("RANK", rank.to_string());
-            // Threads that wait spin for microseconds only: on a machine that is busy otherwise, spinning starves the one they wait for.
-            command.env("GOMP_SPINCOUNT", "20000");
-            // tokenizers and polars must not start thread pools of their own in a rank.
-            command.env("RAYON_NUM_THREADS", "1").env("POLARS_MAX_THREADS", "1");
-            if let Some(store) = &store {
-                command
-                    .env("WORLD_SIZE", world.to_string())
-                    .env("LOCAL_RANK", rank.to_string())
-                    .env("MASTER_ADDR", "127.0.0.1")
-                    .env("MASTER_PORT", store.port()?.to_string())
-                    .env("TORCHELASTIC_USE_AGENT_STORE", "True");
-            }
+            launch::rank_of(&mut command, rank, world, job.threads, store.as_ref())?;
             let mut child = command
                 .stdin(Stdio::piped())
                 .stdout(if rank == 0 { Stdio::piped() } else { Stdio::null() })

@@ -101,7 +101,7 @@ fn dispatch(job: &Job, mesh: &Mesh, mut journal: Option<&mut Journal>, stop: &At
             wanted.sort_by_key(|sequence| sequence.start);
             wanted.dedup();
             let weights = checkpoint::load_weights(&final_weights(weights), &recipe.model, recipe.precision.kind(), mesh)?;
-            let decoder = Decoder::new(&recipe.model, recipe.data.context, &weights, mesh);
+            let decoder = Decoder::new(&recipe.model, recipe.data.context, &weights.leaves, mesh);
             let kept = Kept { top_k: cache.top_k, temperatures: &cache.temperatures };
             if let Some(journal) = journal.as_mut() {
                 journal.write(&started(job, recipe))?;

@@ -59,7 +59,7 @@ pub fn train(
     stop: impl Fn() -> bool,
 ) -> Result<Outcome> {
     let weights = Weights::init(&recipe.model, recipe.seed, recipe.precision.kind(), mesh)?;
-    let decoder = Decoder::new(&recipe.model, recipe.data.context, &weights, mesh);
+    let decoder = Decoder::new(&recipe.model, recipe.data.context, &weights.leaves, mesh);
     let mut optimizer = AdamW::new(&weights);
     let batches = plan(&sequences(place.train, recipe.data.context), recipe.tokens, recipe.batch, recipe.seed);
     let updates = batches.len() as u64;
@@ -168,14 +168,15 @@ fn update(
             vocab_size: recipe.model.vocab_size as i64,
             tp: &mesh.tp,
         };
-        // The embedding is the first parameter; the head adds its part of the tied gradient there.
+        // Of a tied head the gradient joins the embedding's.
+        let weight_gradient = weights.gradient_of(decoder.head_index());
         let (found, d_hidden_nd) =
-            head.loss_and_gradients(&recipe.loss, &hidden_nd.detach(), &targets, 1.0 / count as f64, &weights.gradient_of(0))?;
+            head.loss_and_gradients(&recipe.loss, &hidden_nd.detach(), &targets, 1.0 / count as f64, &weight_gradient)?;
         sums = found.sums()?;
         c10d::backward(&hidden_nd, &d_hidden_nd.to_kind(recipe.precision.kind()))?;
         weights.collect_gradients();
     }
-    mesh.dp.all_reduce_sum(&weights.gradient)?;
+    weights.reduce_gradients(mesh)?;
     let mut numbers = [sums.loss, sums.hard_loss, sums.lse, sums.retained_mass, sums.teacher_entropy];
     mesh.dp.sum(&mut numbers, mesh.device)?;
     let [loss, hard_loss, lse, retained_mass, teacher_entropy] = numbers;

@@ -4,8 +4,8 @@ use std::thread;
 
 use hydrometer::dist::c10d::Store;
 use hydrometer::dist::{Axis, Mesh};
-use hydrometer::model::config::Shard;
 use hydrometer::model::parallel::{part, shard};
+use hydrometer::model::parameters::Shard;
 use hydrometer::objective::head::Head;
 use hydrometer::objective::reference::{Token, log_sum_exp, loss_and_gradient};
 use hydrometer::objective::targets::{Ids, Targets, Teacher};

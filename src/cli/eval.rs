@@ -1,0 +1,119 @@
+//! `hydrometer eval`: a checkpoint on text.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::Args;
+use serde_json::json;
+
+use super::Output;
+use crate::data::corpus;
+use crate::data::tokenizer;
+use crate::data::tokens::TokenizedSplit;
+use crate::dist::{Mesh, launch};
+use crate::eval::perplexity::evaluate_rows;
+use crate::eval::windows::windows;
+use crate::experiment::recipe::Precision;
+use crate::model::hf;
+use crate::sweep::worker;
+use crate::user_error;
+
+/// Longest context where none is asked for.
+const CONTEXT: usize = 1024;
+
+#[derive(Args, Debug)]
+pub struct Eval {
+    /// A folder with config.json, safetensors and tokenizer.json.
+    #[arg(long, value_name = "HF_DIR")]
+    model: PathBuf,
+    /// .txt or .jsonl with a "text" a line, either also as .zst; or a folder of them.
+    #[arg(long, value_name = "FILE")]
+    data: PathBuf,
+    /// Most tokens that the model reads to predict one [default: 1024, or the model's positions if fewer].
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    context: Option<u32>,
+    /// Tokens from one window to the next; below the context, windows overlap [default: the context].
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    stride: Option<u32>,
+    /// Tensor-parallel ranks.
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
+    tp: u32,
+    /// f32 or bf16.
+    #[arg(long, value_name = "FORMAT", default_value = "f32", value_parser = precision)]
+    precision: Precision,
+    /// cpu or cuda:N.
+    #[arg(long, default_value = "cpu")]
+    device: String,
+}
+
+fn precision(name: &str) -> Result<Precision, String> {
+    let all = [Precision::F32, Precision::Bf16];
+    all.into_iter().find(|precision| precision.name() == name).ok_or_else(|| "use f32 or bf16".into())
+}
+
+impl Eval {
+    pub fn run(self, output: Output) -> Result<ExitCode> {
+        let tp = self.tp as usize;
+        let device = worker::device(&self.device)?;
+        let checkpoint = hf::open(&self.model)?;
+        let context = self.context.map_or_else(|| checkpoint.longest_context().min(CONTEXT), |n| n as usize);
+        let stride = self.stride.map_or(context, |n| n as usize);
+        checkpoint.check_use(tp, context)?;
+        if stride > context {
+            return Err(user_error!("--stride {stride} is larger than the context of {context}: it would leave tokens out"));
+        }
+        let split = self.split(&checkpoint)?;
+        if tp > 1 && !launch::is_rank() {
+            // All that can be wrong with the input has been looked at; the ranks read it again.
+            let status = launch::ranks(tp)?;
+            return Ok(ExitCode::from(status.code().and_then(|code| u8::try_from(code).ok()).unwrap_or(1)));
+        }
+
+        let mesh = Mesh::from_env(tp, 1, device)?;
+        let decoder = checkpoint.decoder(context, self.precision.kind(), &mesh)?;
+        let rows = windows(&split, context, stride);
+        let found = evaluate_rows(&decoder, checkpoint.config.vocab_size, &split, &rows, context, &mesh)?;
+        let nll = found.nll();
+        if !nll.is_finite() {
+            let cure = if self.precision == Precision::F32 { "" } else { "; try --precision f32" };
+            return Err(user_error!("{}: the NLL is {nll}: the model's activations overflow{cure}", self.model.display()));
+        }
+        if mesh.is_first() {
+            let (bits, accuracy) = (found.bits_per_byte(), found.token_accuracy());
+            let (tokens, documents) = (found.tokens(), found.documents.len());
+            match output {
+                Output::Json => println!(
+                    "{:#}",
+                    json!({
+                        "nll": nll,
+                        "perplexity": nll.exp(),
+                        "bits_per_byte": bits,
+                        "token_accuracy": accuracy,
+                        "tokens": tokens,
+                        "documents": documents,
+                    })
+                ),
+                Output::Human => {
+                    println!("{tokens} tokens predicted in {documents} documents");
+                    println!("nll            {nll:.4} nats per token");
+                    println!("perplexity     {:.3}", nll.exp());
+                    println!("bits per byte  {bits:.4}");
+                    println!("token accuracy {:.2}%", 100.0 * accuracy);
+                }
+            }
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+
+    fn split(&self, checkpoint: &hf::Checkpoint) -> Result<TokenizedSplit> {
+        let path = checkpoint.tokenizer()?;
+        let documents = corpus::read(&self.data)?;
+        let split = TokenizedSplit::encode(documents, &tokenizer::open(&path)?, checkpoint.config.vocab_size);
+        let split = split.map_err(|error| error.context(path.display().to_string()))?;
+        if split.is_empty() {
+            return Err(user_error!("{}: no document has a token to predict", self.data.display()));
+        }
+        Ok(split)
+    }
+}

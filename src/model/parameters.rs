@@ -1,0 +1,110 @@
+//! Every parameter of a decoder by name, with its shape, how it is sharded and how it starts.
+
+use super::config::ModelConfig;
+use super::variant::{Biases, FeedForward, NormKind, Positions};
+
+/// How a parameter is split over the tensor-parallel ranks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Shard {
+    /// Whole on every rank, which all see the same gradient.
+    Replicated,
+    /// Along dimension 0: output features (column parallel in Megatron's words), vocabulary rows.
+    Rows,
+    /// Along dimension 1: input features (row parallel in Megatron's words).
+    Columns,
+    /// Along dimension 0 by this many heads; where they are fewer than the ranks, neighbours hold the same one and each sees
+    /// the gradient of its own queries.
+    Heads(usize),
+    /// Whole on every rank, each of which sees the gradient of its own heads.
+    EveryHead,
+}
+
+/// A parameter of the whole model.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Parameter {
+    /// As in a Hugging Face Llama checkpoint, whatever the family.
+    pub name: String,
+    pub shape: Vec<i64>,
+    pub shard: Shard,
+    /// Standard deviation of the initial values; `None` starts at one (norms).
+    pub init_std: Option<f64>,
+}
+
+/// Every parameter, in the order of the forward pass.
+pub fn parameters(config: &ModelConfig) -> Vec<Parameter> {
+    let variant = &config.variant;
+    let (d, ff) = (config.hidden_size as i64, config.intermediate_size as i64);
+    let (vocab, embedding) = (config.vocab_size as i64, config.embedding_size() as i64);
+    let head = config.head_dim() as i64;
+    let (heads, kv_heads) = (config.num_attention_heads, config.num_key_value_heads);
+    let std = config.initializer_range;
+    let residual_std = std / (2.0 * config.num_hidden_layers as f64).sqrt();
+
+    let mut all = List(Vec::new());
+    all.matrix("model.embed_tokens", [vocab, embedding], Shard::Rows, std);
+    if embedding != d {
+        all.matrix("model.project_in", [d, embedding], Shard::Replicated, std);
+    }
+    if let Positions::Learned { count, offset } = variant.positions {
+        all.matrix("model.embed_positions", [(count + offset) as i64, d], Shard::Replicated, std);
+    }
+    for layer in 0..config.num_hidden_layers {
+        let at = |part: &str| format!("model.layers.{layer}.{part}");
+        let query_key_value = variant.biases != Biases::None;
+        let others = variant.biases == Biases::All;
+        all.norm(&at("input_layernorm"), d, variant.norm, Shard::Replicated);
+        all.linear(&at("self_attn.q_proj"), [heads as i64 * head, d], Shard::Rows, std, query_key_value);
+        for part in ["self_attn.k_proj", "self_attn.v_proj"] {
+            all.linear(&at(part), [kv_heads as i64 * head, d], Shard::Heads(kv_heads), std, query_key_value);
+        }
+        if variant.query_key_norm {
+            all.norm(&at("self_attn.q_norm"), head, NormKind::Rms, Shard::EveryHead);
+            all.norm(&at("self_attn.k_norm"), head, NormKind::Rms, Shard::EveryHead);
+        }
+        all.linear(&at("self_attn.o_proj"), [d, heads as i64 * head], Shard::Columns, residual_std, others);
+        all.norm(&at("post_attention_layernorm"), d, variant.norm, Shard::Replicated);
+        if variant.feed_forward == FeedForward::SwiGlu {
+            all.linear(&at("mlp.gate_proj"), [ff, d], Shard::Rows, std, others);
+        }
+        all.linear(&at("mlp.up_proj"), [ff, d], Shard::Rows, std, others);
+        all.linear(&at("mlp.down_proj"), [d, ff], Shard::Columns, residual_std, others);
+    }
+    if !variant.no_final_norm {
+        all.norm("model.norm", d, variant.norm, Shard::Replicated);
+    }
+    if embedding != d {
+        all.matrix("model.project_out", [embedding, d], Shard::Replicated, std);
+    }
+    if variant.untied_head {
+        all.matrix("lm_head", [vocab, embedding], Shard::Rows, std);
+    }
+    all.0
+}
+
+struct List(Vec<Parameter>);
+
+impl List {
+    fn add(&mut self, name: String, shape: Vec<i64>, shard: Shard, init_std: Option<f64>) {
+        self.0.push(Parameter { name, shape, shard, init_std });
+    }
+
+    fn matrix(&mut self, layer: &str, shape: [i64; 2], shard: Shard, std: f64) {
+        self.add(format!("{layer}.weight"), shape.to_vec(), shard, Some(std));
+    }
+
+    /// A matrix and, where `biased`, its bias. That of a row-parallel product is added once, after the sum over the ranks.
+    fn linear(&mut self, layer: &str, shape: [i64; 2], shard: Shard, std: f64, biased: bool) {
+        self.matrix(layer, shape, shard, std);
+        if biased {
+            let shard = if shard == Shard::Columns { Shard::Replicated } else { shard };
+            self.add(format!("{layer}.bias"), vec![shape[0]], shard, Some(0.0));
+        }
+    }
+
+    fn norm(&mut self, layer: &str, size: i64, kind: NormKind, shard: Shard) {
+        self.add(format!("{layer}.weight"), vec![size], shard, None);
+        if kind == NormKind::Layer {
+            self.add(format!("{layer}.bias"), vec![size], shard, Some(0.0));
+        }
+    }
+}

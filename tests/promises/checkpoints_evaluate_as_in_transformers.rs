@@ -1,0 +1,87 @@
+//! Oracle: transformers in f64 on the same folders, recorded in their `golden.json` and `golden.safetensors`.
+
+use std::process::{Command, Output};
+
+use hydrometer::dist::Mesh;
+use hydrometer::model::hf;
+use serde_json::Value;
+use tch::{Device, Kind, Tensor};
+
+use super::fixtures::{CHECKPOINTS, folder};
+
+fn eval(checkpoint: &str, data: &str, more: &[&str]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_hydrometer"));
+    command.args(["eval", "--output", "json", "--model"]).arg(folder(checkpoint)).arg("--data").arg(folder(data)).args(more);
+    command.output().unwrap()
+}
+
+fn measured(checkpoint: &str, more: &[&str]) -> Value {
+    let output = eval(checkpoint, "text.jsonl", more);
+    assert!(output.status.success(), "{checkpoint} {more:?}: {}", String::from_utf8_lossy(&output.stderr));
+    serde_json::from_slice(&output.stdout).unwrap()
+}
+
+fn golden(checkpoint: &str) -> Vec<Value> {
+    let text = std::fs::read_to_string(folder(checkpoint).join("golden.json")).unwrap();
+    serde_json::from_str::<Value>(&text).unwrap()["cases"].as_array().unwrap().clone()
+}
+
+fn agrees(checkpoint: &str, expected: &Value, more: &[&str], tolerance: f64) {
+    let (context, stride) = (expected["context"].to_string(), expected["stride"].to_string());
+    let found = measured(checkpoint, &[&["--context", &context, "--stride", &stride], more].concat());
+    let close = |what: &str| {
+        let (a, b) = (found[what].as_f64().unwrap(), expected[what].as_f64().unwrap());
+        assert!((a - b).abs() <= tolerance * b, "{checkpoint} {expected} {more:?}: {what} {a}");
+    };
+    close("nll");
+    close("bits_per_byte");
+    assert_eq!(found["perplexity"].as_f64().unwrap(), found["nll"].as_f64().unwrap().exp());
+    for what in ["tokens", "documents"] {
+        assert_eq!(found[what], expected[what], "{checkpoint} {more:?}: {what}");
+    }
+    if tolerance < 1e-3 {
+        assert_eq!(found["token_accuracy"], expected["token_accuracy"], "{checkpoint} {more:?}");
+    }
+}
+
+#[test]
+fn under_every_window_on_one_rank() {
+    for checkpoint in CHECKPOINTS {
+        for case in golden(checkpoint) {
+            agrees(checkpoint, &case, &[], 1e-6);
+        }
+    }
+}
+
+/// Two and four ranks share 4 heads, 1 to 4 key and value heads, and a vocabulary of 97.
+#[test]
+fn over_two_and_four_tensor_parallel_ranks() {
+    for checkpoint in CHECKPOINTS {
+        let cases = golden(checkpoint);
+        agrees(checkpoint, &cases[2], &["--tp", "2"], 1e-6);
+        agrees(checkpoint, &cases[0], &["--tp", "4"], 1e-6);
+    }
+}
+
+/// bf16 keeps 8 bits: rounding alone moves these NLLs by a few parts in a thousand.
+#[test]
+fn in_bf16_within_its_rounding() {
+    for checkpoint in CHECKPOINTS {
+        agrees(checkpoint, &golden(checkpoint)[0], &["--precision", "bf16"], 1e-2);
+    }
+}
+
+#[test]
+fn logit_by_logit() {
+    for checkpoint in CHECKPOINTS {
+        let golden = Tensor::read_safetensors(folder(checkpoint).join("golden.safetensors")).unwrap();
+        let get = |name: &str| &golden.iter().find(|(found, _)| found == name).unwrap().1;
+        let mesh = Mesh::single(Device::Cpu);
+        let decoder = hf::open(&folder(checkpoint)).unwrap().decoder(64, Kind::Float, &mesh).unwrap();
+        let found = tch::no_grad(|| decoder.logits(&get("ids").unsqueeze(0), &mesh.tp)).unwrap().squeeze_dim(0);
+        let expected = get("logits");
+        let worst = (found - expected).abs().max().double_value(&[]);
+        let scale = expected.abs().max().double_value(&[]);
+        assert!(worst <= 1e-5 * scale, "{checkpoint}: off by {worst} of {scale}");
+    }
+}

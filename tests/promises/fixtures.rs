@@ -1,0 +1,29 @@
+//! Checkpoints that transformers wrote (tests/fixtures/make_checkpoints.py), and ranks as threads.
+
+use std::path::{Path, PathBuf};
+use std::thread;
+
+use hydrometer::dist::Mesh;
+use hydrometer::dist::c10d::Store;
+use tch::Device;
+
+/// All families; what is odd about each is in the script.
+pub const CHECKPOINTS: [&str; 7] = ["llama", "smollm2", "qwen2", "qwen3", "gpt2", "opt-norm-before", "opt-norm-after"];
+
+pub fn folder(checkpoint: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/checkpoints").join(checkpoint)
+}
+
+/// What `work` returns on each of `tp` ranks.
+pub fn on_ranks<T: Send>(tp: usize, work: impl Fn(&Mesh) -> T + Sync) -> Vec<T> {
+    let (store, work) = (Store::in_process(), &work);
+    thread::scope(|scope| {
+        let ranks: Vec<_> = (0..tp)
+            .map(|rank| {
+                let store = store.clone();
+                scope.spawn(move || work(&Mesh::join(&store, rank, tp, 1, Device::Cpu).unwrap()))
+            })
+            .collect();
+        ranks.into_iter().map(|rank| rank.join().unwrap()).collect()
+    })
+}

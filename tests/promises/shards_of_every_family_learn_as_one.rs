@@ -1,0 +1,44 @@
+//! Oracle: the same checkpoint on one rank. Every parameter's gradient and the norm of all agree to 1e-5, relatively, in f32,
+//! also where ranks hold copies of a key and value head.
+
+use hydrometer::dist::c10d;
+use hydrometer::model::{Decoder, hf};
+use tch::{Kind, Tensor};
+
+use super::fixtures::{CHECKPOINTS, folder, on_ranks};
+
+/// Names and full gradients of `Σ hidden · upstream` over a few tokens, and their norm, as each rank sees them.
+fn gradients(checkpoint: &str, tp: usize) -> Vec<(Vec<(String, Tensor)>, f64)> {
+    on_ranks(tp, |mesh| {
+        let checkpoint = hf::open(&folder(checkpoint)).unwrap();
+        let weights = checkpoint.weights(Kind::Float, mesh).unwrap();
+        let decoder = Decoder::new(&checkpoint.config, 16, &weights.leaves, mesh);
+        let tokens = (Tensor::arange(32, (Kind::Int64, mesh.device)) * 3).view([2, 16]);
+        let hidden = decoder.forward(&tokens, &mesh.tp).unwrap();
+        let upstream = (Tensor::arange(hidden.numel() as i64, (Kind::Float, mesh.device)) * 0.7).sin().view_as(&hidden);
+        c10d::backward(&hidden, &upstream).unwrap();
+        weights.collect_gradients();
+        weights.reduce_gradients(mesh).unwrap();
+        let full = |index: usize| weights.full(&weights.gradient, index, mesh).unwrap().copy();
+        let named = weights.parameters.iter().enumerate().map(|(index, p)| (p.name.clone(), full(index))).collect();
+        (named, weights.gradient_square_sum(mesh).unwrap().sqrt())
+    })
+}
+
+#[test]
+fn over_two_and_four_tensor_parallel_ranks() {
+    for checkpoint in CHECKPOINTS {
+        let (expected, norm) = gradients(checkpoint, 1).remove(0);
+        for tp in [2, 4] {
+            for (found, found_norm) in gradients(checkpoint, tp) {
+                assert!((found_norm - norm).abs() <= 1e-5 * norm, "{checkpoint} at tp {tp}: norm {found_norm}, not {norm}");
+                for ((name, a), (_, b)) in expected.iter().zip(&found) {
+                    let (off, scale) = ((a - b).norm().double_value(&[]), a.norm().double_value(&[]));
+                    // A key's bias shifts all scores of a query alike: its gradient is zero but for rounding.
+                    let nothing = if name.ends_with("k_proj.bias") { 1e-5 * norm } else { 0.0 };
+                    assert!(off <= 1e-5 * scale + nothing, "{checkpoint} at tp {tp}: {name} off by {off} of {scale}");
+                }
+            }
+        }
+    }
+}
