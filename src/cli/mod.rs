@@ -4,6 +4,8 @@ mod doctor;
 mod plan;
 mod report;
 mod run;
+mod status;
+mod why;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -41,6 +43,10 @@ enum Verb {
     Plan(Common),
     /// Run what is left of an experiment, then report.
     Run(run::Run),
+    /// Show how far an experiment is, what runs, and what went wrong.
+    Status(Common),
+    /// Show in which fields of its recipe a run differs from the nearest one that is there.
+    Why(why::Why),
     /// Rebuild tables, plots and pages from the frames.
     Report(Common),
     /// Show what this machine and this build offer, and what is missing.
@@ -89,6 +95,8 @@ impl Cli {
         match self.verb {
             Verb::Plan(common) => plan::plan(&common, self.output),
             Verb::Run(run) => run.run(self.output),
+            Verb::Status(common) => status::status(&common, self.output),
+            Verb::Why(why) => why.why(self.output),
             Verb::Report(common) => report::report(&common, self.output),
             Verb::Doctor => doctor::doctor(self.output),
             Verb::Worker { job } => worker::work(&job).map(|()| ExitCode::SUCCESS),

@@ -1,6 +1,7 @@
 //! What is asked: the experiment file, resolved into the runs it means.
 
 mod axis;
+pub mod budget;
 pub mod claim;
 mod expand;
 pub mod expectation;

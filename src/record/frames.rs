@@ -151,13 +151,16 @@ frame_rows! {
     DocumentRow { run: String, split: String, document: String, nll_sum: f64, tokens: i64 }
 }
 
-/// The runs frame: `rows` plus one text column per swept axis. An axis that is already a column (`tokens`) stays that column.
+/// Before the name of a swept axis whose name another column bears: `tokens` tells what a run was trained on, `swept_tokens` the
+/// budget that the sweep gave it, as written.
+pub const SWEPT: &str = "swept_";
+
+/// The runs frame: `rows` plus one text column per swept axis.
 pub fn runs_frame(rows: &[RunRow], axes: &[(String, Vec<Option<String>>)]) -> PolarsResult<DataFrame> {
     let mut frame = RunRow::frame(rows)?;
     for (axis, values) in axes {
-        if frame.column(axis).is_err() {
-            frame.with_column(Column::new(axis.as_str().into(), values.clone()))?;
-        }
+        let name = if frame.column(axis).is_err() { axis.clone() } else { format!("{SWEPT}{axis}") };
+        frame.with_column(Column::new(name.as_str().into(), values.clone()))?;
     }
     Ok(frame)
 }

@@ -5,7 +5,7 @@ use std::cmp::Ordering;
 use anyhow::Result;
 use serde::Serialize;
 
-use super::format::{parse_quantity, quantity};
+use super::format::parse_quantity;
 use super::input::{Input, Run, read};
 use crate::record::frames::Frames;
 use crate::record::provenance::Provenance;
@@ -147,29 +147,11 @@ fn cells(input: &Input, provenance: &Provenance) -> Vec<Cell> {
             methods.push(&run.method);
         }
     }
-    // A seed that stands twice at the same axes was trained on two budgets: `tokens` is swept. An unfinished run has fewer
-    // tokens than its budget, which its FLOPs still tell.
-    let same = |a: &Run, b: &Run| a.method == b.method && a.axes == b.axes;
-    let budgets = students
-        .iter()
-        .enumerate()
-        .any(|(i, (_, a))| students[..i].iter().any(|(_, b)| same(a, b) && a.seed == b.seed && a.train_flops != b.train_flops));
-    let budget = |run: &Run| -> i64 {
-        let peers = |only_ok: bool| {
-            let peer = move |(_, other): &&(usize, &Run)| other.train_flops == run.train_flops && (other.ok() || !only_ok);
-            students.iter().filter(peer).map(|(_, other)| other.tokens).max()
-        };
-        peers(true).or_else(|| peers(false)).unwrap_or(run.tokens)
-    };
-
-    let mut axes = input.axes.clone();
-    axes.extend(budgets.then(|| "tokens".to_string()));
-    let values = |run: &Run| -> Vec<Option<String>> {
-        run.axes.iter().cloned().chain(budgets.then(|| Some(quantity(budget(run) as f64)))).collect()
-    };
+    let axes = &input.axes;
     let mut groups: Vec<(usize, Vec<Option<String>>, Vec<usize>)> = Vec::new();
     for (at, run) in &students {
-        let (method, values) = (methods.iter().position(|name| *name == run.method).unwrap_or(methods.len()), values(run));
+        let method = methods.iter().position(|name| *name == run.method).unwrap_or(methods.len());
+        let values = run.axes.clone();
         match groups.iter_mut().find(|group| group.0 == method && group.1 == values) {
             Some(group) => group.2.push(*at),
             None => groups.push((method, values, vec![*at])),

@@ -3,11 +3,11 @@
 use anyhow::Result;
 use polars::prelude::*;
 
-use crate::record::frames::{Frames, RunRow};
+use crate::record::frames::{Frames, RunRow, SWEPT};
 
 pub struct Input {
     pub runs: Vec<Run>,
-    /// Swept axes in the order of their columns; `tokens` is not among them.
+    /// Swept axes in the order of their columns, under the names of the experiment file.
     pub axes: Vec<String>,
 }
 
@@ -120,6 +120,7 @@ pub fn read(frames: &Frames) -> Result<Input> {
             perplexity: perplexity[i].unwrap_or(f64::NAN),
         });
     }
+    let axes = axes.into_iter().map(|axis| axis.strip_prefix(SWEPT).map_or(axis.clone(), String::from)).collect();
     Ok(Input { runs: rows, axes })
 }
 

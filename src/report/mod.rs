@@ -2,7 +2,7 @@
 
 mod comparison;
 mod findings;
-mod format;
+pub(crate) mod format;
 mod input;
 mod markdown;
 mod page;

@@ -200,7 +200,7 @@ fn unfinished_runs_are_counted_and_left_out_of_means() {
 
 #[test]
 fn a_swept_budget_makes_cells_of_its_own() {
-    let mut made = Made::default();
+    let (mut made, mut budgets) = (Made::default(), Vec::new());
     for seed in 1..=2 {
         for (budget, perplexity) in [(1.0, 90.0), (2.0, 80.0)] {
             for method in ["finetune", "soft-ce"] {
@@ -208,6 +208,7 @@ fn a_swept_budget_makes_cells_of_its_own() {
                 let row = made.runs.last_mut().unwrap();
                 row.run = format!("{}-{budget}", row.run);
                 (row.tokens, row.train_flops) = ((budget * 1e6) as i64, budget * 1e12);
+                budgets.push(Some(format!("{budget}M")));
                 let run = row.run.clone();
                 made.evals.iter_mut().rev().take(5).for_each(|eval| eval.run = run.clone());
             }
@@ -215,7 +216,8 @@ fn a_swept_budget_makes_cells_of_its_own() {
     }
     let last = made.runs.last_mut().unwrap();
     (last.status, last.tokens) = ("failed".into(), 7);
-    let found = comparison(&made.frames(), &provenance()).unwrap();
+    let frames = Frames { runs: runs_frame(&made.runs, &[("tokens".into(), budgets)]).unwrap(), ..made.frames() };
+    let found = comparison(&frames, &provenance()).unwrap();
     let labels: Vec<&str> = found.cells.iter().map(|cell| cell.label.as_str()).collect();
     assert_eq!(labels, ["finetune tokens=1M", "finetune tokens=2M", "soft-ce tokens=1M", "soft-ce tokens=2M"]);
     assert_eq!((found.cells[3].ok, found.cells[3].failed), (1, 1));

@@ -5,3 +5,4 @@ mod fast_objectives_equal_the_f64_reference;
 mod interrupted_runs_resume_bit_for_bit;
 mod lab;
 mod shards_train_as_one;
+mod sweeps_explain_themselves;
