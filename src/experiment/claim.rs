@@ -72,7 +72,7 @@ pub fn read(source: &Source, item: Option<&Item>, methods: &[&str]) -> Result<Ve
 }
 
 fn read_one(source: &Source, table: &dyn TableLike, at: Place) -> Result<Stated> {
-    for (key, item) in table.iter().filter(|(key, _)| !CLAIM_KEYS.contains(key)) {
+    if let Some((key, item)) = table.iter().find(|(key, _)| !CLAIM_KEYS.contains(key)) {
         let at = source.place(table.key(key).and_then(|key| key.span()).or_else(|| item.span()));
         return Err(user_error!("{}: {}", at.0, unknown_key(key, "[[claim]]", &CLAIM_KEYS)));
     }

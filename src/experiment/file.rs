@@ -54,7 +54,7 @@ impl File {
         let source = Source::read(path, "experiment file")?;
         let document = source.parse()?;
         let top = document.as_table();
-        for (key, item) in top.iter().filter(|(key, _)| !TOP_KEYS.contains(key)) {
+        if let Some((key, item)) = top.iter().find(|(key, _)| !TOP_KEYS.contains(key)) {
             let at = source.place(top.key(key).and_then(|key| key.span()).or_else(|| item.span())).0;
             return Err(user_error!("{at}: {}", unknown("key", key, &TOP_KEYS)));
         }

@@ -58,7 +58,7 @@ impl Sweep {
         let Some(item) = item else { return Ok(Self::default()) };
         let table = item.as_table_like();
         let table = table.ok_or_else(|| user_error!("{}: [sweep] must be a table", source.place(item.span()).0))?;
-        for (key, inner) in table.iter().filter(|(key, _)| !SWEEP_KEYS.contains(key)) {
+        if let Some((key, inner)) = table.iter().find(|(key, _)| !SWEEP_KEYS.contains(key)) {
             let at = source.place(table.key(key).and_then(|key| key.span()).or_else(|| inner.span())).0;
             return Err(user_error!("{at}: {}", unknown_key(key, "[sweep]", &SWEEP_KEYS)));
         }

@@ -168,6 +168,7 @@ fn claims_that_cannot_be_decided_are_refused() {
     // [[claim]] is in line 14.
     let with = |claim: &str| format!("{BASE}{file}[sweep]\ngrid = {{ lr = [1e-3, 2e-3] }}\n[[claim]]\n{claim}");
     let sides = "a = { method = \"warm\", lr = 1e-3 }\nb = { method = \"hard\", lr = 1e-3 }\n";
+    let good = format!("id = \"c\"\nexpect = \"nll(a) < nll(b)\"\n{sides}");
     let cases = [
         (
             with(&format!("expect = \"nll(a) < nll(b)\"\n{sides}")),
@@ -205,14 +206,7 @@ fn claims_that_cannot_be_decided_are_refused() {
             with(&format!("id = \"c\"\nlevle = 0.9\nexpect = \"nll(a) < nll(b)\"\n{sides}")),
             "16:1: unknown key \"levle\" in [[claim]]; did you mean \"level\"?",
         ),
-        (
-            format!(
-                "{0}[[claim]]\n{1}",
-                with(&format!("id = \"c\"\nexpect = \"nll(a) < nll(b)\"\n{sides}")),
-                format!("id = \"c\"\nexpect = \"nll(a) < nll(b)\"\n{sides}")
-            ),
-            "19:1: another claim is called \"c\"; rename one",
-        ),
+        (format!("{}[[claim]]\n{good}", with(&good)), "19:1: another claim is called \"c\"; rename one"),
     ];
     for (toml, want) in cases {
         assert_eq!(bench.mistake(&toml, &OPTIONS), format!("x.toml:{want}"), "{toml}");

@@ -63,10 +63,10 @@ impl Case {
         let counts = [lr, top_k, zip, zip, clip, temperature];
         let (mut runs, mut met_when, mut met_skip) = (Vec::new(), false, false);
         let mut used = [false; 6];
-        for arm in 0..ARMS.len() {
+        for (arm, name) in ARMS.into_iter().enumerate() {
             let applies = |key: usize| match KEYS[key] {
-                "top_k" => ARMS[arm] != "hard",
-                "temperature" => ARMS[arm] == "soft",
+                "top_k" => name != "hard",
+                "temperature" => name == "soft",
                 _ => true,
             };
             // Every assignment, absent being 0, in lexicographic order.
@@ -85,7 +85,7 @@ impl Case {
                     if !skip {
                         let axes = (0..6).filter(|&key| assignment[key] > 0);
                         let axes = axes.map(|key| format!("-{}{}", KEYS[key], value(KEYS[key], assignment[key] - 1)));
-                        runs.push(format!("{}{}-s0", ARMS[arm], axes.collect::<String>()));
+                        runs.push(format!("{name}{}-s0", axes.collect::<String>()));
                     }
                 }
                 let Some(key) = (0..6).rev().find(|&key| assignment[key] < counts[key]) else { break };
