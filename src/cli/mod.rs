@@ -5,6 +5,7 @@ mod plan;
 mod report;
 mod run;
 mod status;
+mod verify;
 mod why;
 
 use std::path::{Path, PathBuf};
@@ -19,6 +20,10 @@ use crate::sweep::worker;
 
 /// Some run failed or diverged.
 const FAILED: u8 = 3;
+/// A claim is refuted, or a file is not what the frames give.
+const REFUTED: u8 = 4;
+/// There was nothing to do it on.
+const NOTHING: u8 = 5;
 
 /// Distill or finetune? Trains language models by several objectives and measures which one wins.
 #[derive(Debug, Parser)]
@@ -49,6 +54,8 @@ enum Verb {
     Why(why::Why),
     /// Rebuild tables, plots and pages from the frames.
     Report(Common),
+    /// Rebuild tables, plots, pages and claims from the frames and demand the same bytes; refuse refuted claims.
+    Verify(Common),
     /// Show what this machine and this build offer, and what is missing.
     Doctor,
     /// Do one job (started by `run`).
@@ -98,6 +105,7 @@ impl Cli {
             Verb::Status(common) => status::status(&common, self.output),
             Verb::Why(why) => why.why(self.output),
             Verb::Report(common) => report::report(&common, self.output),
+            Verb::Verify(common) => verify::verify(&common, self.output),
             Verb::Doctor => doctor::doctor(self.output),
             Verb::Worker { job } => worker::work(&job).map(|()| ExitCode::SUCCESS),
         }

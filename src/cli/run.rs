@@ -78,15 +78,15 @@ impl Run {
         let frozen = results.join("runs.parquet").exists();
         if ending.started > 0 || !frozen {
             freeze(&experiment, &self.common.runs)?.write(&results)?;
-            let provenance = serde_json::to_string_pretty(&gather(&experiment, &settings))?;
+            let provenance = serde_json::to_string_pretty(&gather(&experiment, &settings, &results))?;
             replace_bytes(&results.join("provenance.json"), provenance.as_bytes())?;
         }
-        let files = report::write(&results)?;
+        let files = report::write(&results, &experiment.claims)?;
         let mut all: Vec<_> =
             ["runs", "curves", "evals", "documents"].iter().map(|name| results.join(format!("{name}.parquet"))).collect();
         all.push(results.join("provenance.json"));
         all.extend(files);
-        show(&results, &all, output)?;
+        show(&results, &experiment.claims, &all, output)?;
         if ending.interrupted {
             eprintln!("interrupted; the same command goes on from here");
             return Ok(ExitCode::from(130));

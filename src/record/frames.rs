@@ -25,7 +25,8 @@ pub struct Frames {
     pub documents: DataFrame,
 }
 
-const NAMES: [&str; 4] = ["runs", "curves", "evals", "documents"];
+/// Names of the frames; their files end in `.parquet`.
+pub const NAMES: [&str; 4] = ["runs", "curves", "evals", "documents"];
 
 impl Frames {
     /// Writes `runs.parquet`, `curves.parquet`, `evals.parquet` and `documents.parquet` into `folder`; returns their paths.

@@ -124,7 +124,8 @@ pub fn read(frames: &Frames) -> Result<Input> {
     Ok(Input { runs: rows, axes })
 }
 
-struct Table<'a>(&'a DataFrame);
+/// A frame whose columns are read by name, whatever their width.
+pub struct Table<'a>(pub &'a DataFrame);
 
 impl Table<'_> {
     fn cast(&self, name: &str, kind: &DataType) -> Result<Column> {
@@ -133,13 +134,13 @@ impl Table<'_> {
             .and_then(|column| column.cast(kind))
             .map_err(|error| anyhow::anyhow!("column `{name}` of a frame: {error}"))
     }
-    fn text(&self, name: &str) -> Result<Vec<Option<String>>> {
+    pub fn text(&self, name: &str) -> Result<Vec<Option<String>>> {
         Ok(self.cast(name, &DataType::String)?.str()?.iter().map(|value| value.map(String::from)).collect())
     }
-    fn number(&self, name: &str) -> Result<Vec<Option<f64>>> {
+    pub fn number(&self, name: &str) -> Result<Vec<Option<f64>>> {
         Ok(self.cast(name, &DataType::Float64)?.f64()?.iter().collect())
     }
-    fn whole(&self, name: &str) -> Result<Vec<Option<i64>>> {
+    pub fn whole(&self, name: &str) -> Result<Vec<Option<i64>>> {
         Ok(self.cast(name, &DataType::Int64)?.i64()?.iter().collect())
     }
 }

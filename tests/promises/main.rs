@@ -1,6 +1,7 @@
 //! What hydrometer promises, a file a promise.
 
 mod bad_input_is_refused_before_any_work;
+mod claims_are_decided_and_verified;
 mod fast_objectives_equal_the_f64_reference;
 mod interrupted_runs_resume_bit_for_bit;
 mod lab;

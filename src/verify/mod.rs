@@ -1,0 +1,3 @@
+//! Whether committed results are what their frames say.
+
+pub mod artefacts;
