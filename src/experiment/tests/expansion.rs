@@ -133,7 +133,7 @@ fn inline_data_is_found_beside_the_file_and_a_single_source_is_called_all() {
 }
 
 /// The sample of the design, with presets of these sizes.
-const DESIGN: &str = r#"
+pub const DESIGN: &str = r#"
 question   = "With few target tokens, does distillation beat finetuning?"
 hypothesis = "Yes when tokens are scarce; the gap closes as they grow."
 revision   = "2026.11.1"            # bump it to say: new science, not a fix

@@ -1,6 +1,7 @@
 //! Promises of the experiment file: what it expands to, and what each mistake is answered with.
 
 mod expansion;
+mod manual;
 mod mistakes;
 mod oracle;
 
