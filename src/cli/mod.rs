@@ -55,7 +55,7 @@ enum Verb {
     /// Rebuild tables, plots and pages from the frames.
     Report(Common),
     /// Rebuild tables, plots, pages and claims from the frames and demand the same bytes; refuse refuted claims.
-    Verify(Common),
+    Verify(verify::Verify),
     /// Show what this machine and this build offer, and what is missing.
     Doctor,
     /// Do one job (started by `run`).
@@ -105,7 +105,7 @@ impl Cli {
             Verb::Status(common) => status::status(&common, self.output),
             Verb::Why(why) => why.why(self.output),
             Verb::Report(common) => report::report(&common, self.output),
-            Verb::Verify(common) => verify::verify(&common, self.output),
+            Verb::Verify(verify) => verify.verify(self.output),
             Verb::Doctor => doctor::doctor(self.output),
             Verb::Worker { job } => worker::work(&job).map(|()| ExitCode::SUCCESS),
         }

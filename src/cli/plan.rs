@@ -13,6 +13,8 @@ use super::{Common, Output};
 use crate::experiment::budget::Budget;
 use crate::experiment::fair::Match;
 use crate::experiment::{Experiment, Skipped};
+use crate::record::frames::Frames;
+use crate::report::claims::decide;
 use crate::report::format::{duration, flops, quantity};
 use crate::sweep::estimate::{Estimate, History, estimate};
 use crate::sweep::job::{Status, cache_place, status};
@@ -99,6 +101,7 @@ pub fn plan(common: &Common, output: Output) -> Result<ExitCode> {
     say_skipped(&experiment.skipped);
     say_fair(&experiment);
     say_cost(&budget, &left);
+    say_power(&experiment, common)?;
     let new = runs.iter().filter(|run| run.status == "new").count();
     println!("{} runs, {new} to do", runs.len());
     Ok(ExitCode::SUCCESS)
@@ -149,6 +152,27 @@ fn say_cost(budget: &Budget, left: &Estimate) {
         (_, Some(seconds)) => println!("left: about {} of training, one run at a time; disk: at most {disk}B", duration(seconds)),
         (_, None) => println!("left: no finished run tells how long this machine takes; disk: at most {disk}B"),
     }
+}
+
+/// What the claims could have shown with the spread that the results so far have: how many seeds are enough.
+fn say_power(experiment: &Experiment, common: &Common) -> Result<()> {
+    let results = common.results(experiment);
+    if experiment.claims.is_empty() || !results.join("runs.parquet").exists() {
+        return Ok(());
+    }
+    for outcome in decide(&experiment.claims, &Frames::read(&results)?)? {
+        let Some((effect, found)) = outcome.minimum_detectable_effect.zip(outcome.estimate) else { continue };
+        let needed = match outcome.seeds_needed {
+            Some(seeds) => format!("{seeds} seeds would"),
+            None => "no number of seeds would, the documents vary too much".to_string(),
+        };
+        let (seeds, scale) = (outcome.seeds, outcome.scale);
+        println!(
+            "claim {}: {seeds} seeds show a {scale} of {effect:.4} four times out of five; to show the {found:.4} found, {needed}",
+            outcome.id
+        );
+    }
+    Ok(())
 }
 
 fn fair(experiment: &Experiment) -> Value {

@@ -67,13 +67,7 @@ impl Run {
             tp: self.common.tp as usize,
             dp: self.common.dp as usize,
         };
-        let interrupts = Arc::new(AtomicUsize::new(0));
-        let counter = Arc::clone(&interrupts);
-        ctrlc::set_handler(move || {
-            counter.fetch_add(1, Ordering::Relaxed);
-        })
-        .context("cannot watch for ctrl-C")?;
-        let ending = schedule::run(&experiment, &settings, &interrupts)?;
+        let ending = schedule::run(&experiment, &settings, &count_interrupts()?)?;
 
         let frozen = results.join("runs.parquet").exists();
         if ending.started > 0 || !frozen {
@@ -101,6 +95,17 @@ impl Run {
             }
         }
     }
+}
+
+/// A counter of ctrl-C.
+pub fn count_interrupts() -> Result<Arc<AtomicUsize>> {
+    let interrupts = Arc::new(AtomicUsize::new(0));
+    let counter = Arc::clone(&interrupts);
+    ctrlc::set_handler(move || {
+        counter.fetch_add(1, Ordering::Relaxed);
+    })
+    .context("cannot watch for ctrl-C")?;
+    Ok(interrupts)
 }
 
 /// Makes sure that files can be made in `folder`, before anything else is done.

@@ -1,7 +1,7 @@
 //! What an experiment costs before it is run: tokens and FLOPs of students and teachers, by formula (see
 //! [`crate::model::ModelConfig::forward_flops_per_token`]).
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 
 use serde::Serialize;
 
@@ -42,10 +42,13 @@ impl Budget {
     }
 }
 
-/// Target tokens that teacher number `teacher` answers for: runs with the same tokens, batch and seed ask the same. More than an
-/// epoch of the data asks again for what is kept, so this is the most it can be.
+/// Target tokens that teacher number `teacher` answers for: runs of one seed read the same sequences in the same order, so that
+/// the longest asks for all of them. Seeds may meet the same sequences, so this is the most it can be.
 pub fn answers(experiment: &Experiment, teacher: usize) -> u64 {
-    let mine = experiment.students.iter().filter(|student| student.teacher == Some(teacher));
-    let asked: BTreeSet<(u64, u64, u64)> = mine.map(|s| (s.recipe.tokens, s.recipe.batch, s.recipe.seed)).collect();
-    asked.into_iter().map(|(tokens, ..)| tokens).sum()
+    let mut longest: BTreeMap<u64, u64> = BTreeMap::new();
+    for student in experiment.students.iter().filter(|student| student.teacher == Some(teacher)) {
+        let tokens = longest.entry(student.seed).or_default();
+        *tokens = student.recipe.tokens.max(*tokens);
+    }
+    longest.values().sum()
 }

@@ -8,7 +8,7 @@
 //! - `updates`: the same number of updates;
 //! - `total-flops`: the same FLOPs, the teacher's counted. A run's share of its teacher is an equal part of the teacher's training
 //!   for every run that uses it, and an equal part of the teacher's pass for every run that uses the same answers (same teacher,
-//!   budget, batch and seed). The tokens of a distilled run follow: with c the student's training FLOPs per token, T the teacher's
+//!   budget and seed: the order of the data follows from the seed). The tokens of a distilled run follow: with c the student's training FLOPs per token, T the teacher's
 //!   training shared by n runs, f its forward FLOPs per token shared by m, and t₀ the tokens of the reference,
 //!   c·t + T/n + t·f/m = c·t₀, so t = (c·t₀ − T/n) / (c + f/m), rounded down.
 
@@ -83,18 +83,20 @@ pub fn read(source: &Source, item: Option<&Item>) -> Result<Option<Rule>> {
 
 /// The student of the reference arm that each student is compared with; `None` for the reference's own and where there is none.
 pub fn partners(experiment: &Experiment) -> Vec<Option<usize>> {
-    let mut shapes: BTreeSet<Vec<&str>> = BTreeSet::new();
+    let mut shapes: Vec<Vec<&str>> = Vec::new();
     let mut references: BTreeMap<(u64, Vec<&(String, String)>), usize> = BTreeMap::new();
     for (index, student) in experiment.students.iter().enumerate().filter(|(_, s)| s.method == experiment.reference) {
-        shapes.insert(student.axes.iter().map(|(key, _)| key.as_str()).collect());
+        shapes.push(student.axes.iter().map(|(key, _)| key.as_str()).collect());
         references.insert((student.seed, student.axes.iter().collect()), index);
     }
+    // The one with the most axes in common comes first.
+    shapes.sort_by(|a, b| b.len().cmp(&a.len()).then_with(|| a.cmp(b)));
+    shapes.dedup();
     let partner = |student: &Student| {
         let part = |shape: &Vec<&str>| -> Vec<&(String, String)> {
             shape.iter().filter_map(|key| student.axes.iter().find(|(axis, _)| axis == key)).collect()
         };
-        // The most specific one first.
-        shapes.iter().rev().find_map(|shape| references.get(&(student.seed, part(shape))).copied())
+        shapes.iter().find_map(|shape| references.get(&(student.seed, part(shape))).copied())
     };
     let of = |student: &Student| if student.method == experiment.reference { None } else { partner(student) };
     experiment.students.iter().map(of).collect()
@@ -104,7 +106,7 @@ pub fn partners(experiment: &Experiment) -> Vec<Option<usize>> {
 pub fn balance(experiment: &mut Experiment, rule: &Rule) -> Result<Vec<(usize, u64)>> {
     let partners = partners(experiment);
     let students = &experiment.students;
-    let pass = |student: &Student, asked: u64| (student.teacher, asked, student.recipe.batch, student.seed);
+    let pass = |student: &Student, asked: u64| (student.teacher, asked, student.seed);
     let mut users = vec![0u64; experiment.teachers.len()];
     let mut passes: BTreeMap<_, u64> = BTreeMap::new();
     for (student, partner) in students.iter().zip(&partners) {

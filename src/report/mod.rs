@@ -5,7 +5,7 @@ mod comparison;
 mod evidence;
 mod findings;
 pub(crate) mod format;
-mod input;
+pub(crate) mod input;
 mod markdown;
 mod page;
 mod plot;

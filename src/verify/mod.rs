@@ -1,3 +1,4 @@
 //! Whether committed results are what their frames say.
 
 pub mod artefacts;
+pub mod numerics;

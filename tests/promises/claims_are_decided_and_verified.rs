@@ -60,6 +60,9 @@ fn from_the_file_to_the_verdict_and_back() {
     lab.ok(&["report", "lab.toml"]);
     assert_eq!(code(&lab, &["verify", "lab.toml"]).0, Some(0));
     assert_eq!(lab.numbers("runs"), before, "a claim is no part of a run");
+    let (exit, said) = code(&lab, &["verify", "lab.toml", "--rerun"]);
+    assert!(exit == Some(0) && said.contains("trained again, all numbers are the same to the bit"), "{said}");
+    assert!(!lab.path().join("runs/rerun-lab").exists());
 
     // Whatever is touched is named.
     let touched = |name: &str, change: &dyn Fn(Vec<u8>) -> Vec<u8>| {

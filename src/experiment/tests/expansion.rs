@@ -1,7 +1,7 @@
 //! What a file expands to.
 
 use super::super::recipe::identity;
-use super::{BASE, Bench, Experiment, SAMPLE, SMOKE};
+use super::{BASE, Bench, Experiment, OPTIONS, Options, SAMPLE, SMOKE};
 
 pub fn runs(experiment: &Experiment) -> Vec<String> {
     let less_hash = |run: &str| run[..run.len() - 9].to_string();
@@ -250,6 +250,8 @@ fn identity_ignores_claims_skips_fairness_question_and_the_order_of_tables() {
     assert_eq!(all, ids(&format!("{head}[base]{base}[teacher.big]{middle}[[claim]]{other}")));
     assert_eq!(all, ids(&DESIGN.replace("[fair]\nmatch = \"tokens\"", "")));
     assert_eq!(all, ids(&DESIGN.replace("overfits in the pilot", "no reason")));
+    let ranks = bench.load(DESIGN, &Options { tp: 2, dp: 2, ..OPTIONS }).unwrap();
+    assert_eq!(all, ranks.students.into_iter().map(|student| student.run).collect::<Vec<_>>());
 }
 
 /// Oracle: the definition. Student and share of the teacher cost what the finetuning arm costs, to a token.
