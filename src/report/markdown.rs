@@ -30,7 +30,11 @@ pub fn report(input: &Input, comparison: &Comparison, provenance: &Provenance, o
     }
     out.push_str(&format!("## Diagnostics\n\n{}\n", rows(&findings::diagnostics(input, comparison))));
     out.push_str("Means over the last tenth of training, then over the finished runs.\n\n");
-    out.push_str(&format!("## Failures\n\n{}\n\n", markdown(&findings::failure_sentence(input))));
+    out.push_str("## Failures\n\n");
+    if let Some(refuted) = findings::refuted(outcomes) {
+        out.push_str(&format!("{}\n\n", markdown(&refuted)));
+    }
+    out.push_str(&format!("{}\n\n", markdown(&findings::failure_sentence(input))));
     let failures = findings::failures(input);
     if !failures.1.is_empty() {
         out.push_str(&format!("{}\n", rows(&failures)));

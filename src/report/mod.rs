@@ -35,7 +35,7 @@ pub fn render(folder: &Path, claims: &[Claim]) -> Result<Vec<(PathBuf, Vec<u8>)>
     let provenance = Provenance::read(folder)?;
     let frames = Frames::read(folder)?;
     let input = input::read(&frames)?;
-    let comparison = comparison::compare(&input, &provenance);
+    let comparison = comparison::compare(&input, &evidence::read(&frames)?, &provenance);
     let outcomes = claims::decide(claims, &frames)?;
     let plots = plot::all(&input, &comparison, &provenance)?;
     let mut files = Vec::new();

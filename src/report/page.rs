@@ -55,7 +55,11 @@ pub fn report(input: &Input, comparison: &Comparison, provenance: &Provenance, o
         "<p class=\"note\">Means over the last tenth of training, then over the finished runs. Losses and entropies in nats per \
          token.</p>\n",
     );
-    body.push_str(&format!("<h2>Failures</h2>\n<p>{}</p>\n", html(&findings::failure_sentence(input))));
+    body.push_str("<h2>Failures</h2>\n");
+    if let Some(refuted) = findings::refuted(outcomes) {
+        body.push_str(&format!("<p>{}</p>\n", html(&refuted)));
+    }
+    body.push_str(&format!("<p>{}</p>\n", html(&findings::failure_sentence(input))));
     let failures = findings::failures(input);
     if !failures.1.is_empty() {
         body.push_str(&rows(&failures, "failures"));

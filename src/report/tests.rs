@@ -161,6 +161,18 @@ fn a_comparison_agrees_with_a_hand_computation() {
     assert!(verdict::sentences(&found)[2].contains("no difference from finetune can be told from 3 seeds"));
 }
 
+/// Oracle: by hand. ln 85/88 = −0.0347 nats; the documents agree with the perplexities.
+#[test]
+fn where_there_are_documents_nats_over_seeds_and_documents_decide() {
+    let found = comparison(&documented(&made()), &provenance()).unwrap();
+    let nll = found.cells[1].difference.as_ref().unwrap().nll.unwrap();
+    assert!((nll.mean - (85f64 / 88.0).ln()).abs() < 1e-4 && nll.high < 0.0, "{nll:?}");
+    let sentences = verdict::sentences(&found);
+    let start = "soft-ce top_k=20 reaches a perplexity of 85.00, 3.4% below finetune (−0.035 nats per token, 95% interval −0.0";
+    assert!(sentences[0].starts_with(start) && sentences[0].ends_with("over 3 seeds and 30 documents)."), "{}", sentences[0]);
+    assert!(sentences[2].contains("no difference from finetune can be told (+0.00"), "{}", sentences[2]);
+}
+
 #[test]
 fn the_terminal_table_fits_110_columns() {
     let mut made = made();
