@@ -1,6 +1,7 @@
 //! What can be typed: a file per verb.
 
 mod doctor;
+mod loss;
 mod plan;
 mod report;
 mod run;
@@ -56,6 +57,8 @@ enum Verb {
     Report(Common),
     /// Rebuild tables, plots, pages and claims from the frames and demand the same bytes; refuse refuted claims.
     Verify(verify::Verify),
+    /// Evaluate any objective, with gradients, on tensors from a file.
+    Loss(loss::LossArgs),
     /// Show what this machine and this build offer, and what is missing.
     Doctor,
     /// Do one job (started by `run`).
@@ -106,6 +109,7 @@ impl Cli {
             Verb::Why(why) => why.why(self.output),
             Verb::Report(common) => report::report(&common, self.output),
             Verb::Verify(verify) => verify.verify(self.output),
+            Verb::Loss(args) => loss::loss(&args, self.output),
             Verb::Doctor => doctor::doctor(self.output),
             Verb::Worker { job } => worker::work(&job).map(|()| ExitCode::SUCCESS),
         }

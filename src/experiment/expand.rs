@@ -15,7 +15,7 @@ use super::resolve::{Settings, applies};
 use super::source::{Place, Setting};
 use super::sweep::{self, Met};
 use super::{Experiment, Method, Options, Skipped, Student, taught};
-use crate::objective::{Objective, Tail};
+use crate::objective::Objective;
 use crate::user_error;
 
 /// Runs of an experiment, at most.
@@ -145,13 +145,12 @@ fn add_runs(
     let at = &arm.at;
     let mut settings = cell.settings[0].clone();
     settings.overlay(smoke(file, arm, options));
-    let objective = settings.objective(at)?;
-    let (mut recipe, data, data_name, student_name) =
-        settings.recipe("student", objective, 0, &experiment.revision, at, presets)?;
+    let loss = settings.loss(at)?;
+    let (mut recipe, data, data_name, student_name) = settings.recipe("student", loss, 0, &experiment.revision, at, presets)?;
     check(&recipe, &settings, at, "student", options)?;
-    let teacher = match objective.needs_teacher() {
+    let teacher = match loss.objective.needs_teacher() {
         false => None,
-        true => Some(taught::find_or_add(experiment, file, presets, &settings, objective, at, options)?),
+        true => Some(taught::find_or_add(experiment, file, presets, &settings, loss.objective.temperature(), at, options)?),
     };
     if let Some(index) = teacher {
         let trained = Box::new(experiment.teachers[index].recipe.clone());
@@ -162,7 +161,7 @@ fn add_runs(
         let swept: Vec<&str> = cell.values.iter().map(|(key, _)| key.as_str()).collect();
         let words = describe(&recipe, teacher_name, &swept);
         experiment.methods.push(Method { name: arm.name.clone(), objective: words });
-        if experiment.reference.is_empty() && objective == Objective::HardCe {
+        if experiment.reference.is_empty() && loss.objective == Objective::HardCe {
             experiment.reference = arm.name.clone();
         }
     }
@@ -232,17 +231,26 @@ fn describe(recipe: &TrainRecipe, teacher: &str, swept: &[&str]) -> String {
         Some(teacher) => format!("top-{}", teacher.top_k),
         None => String::new(),
     };
-    match recipe.objective {
-        Objective::HardCe => "hard-ce".to_string(),
-        Objective::SoftCe { tail, temperature } => {
-            let tail = if tail == Tail::Raw { "raw".to_string() } else { tail.name().to_string() };
-            let warm = if temperature == 1.0 { String::new() } else { format!(", temperature {temperature}") };
-            format!("soft-ce on {k} of {teacher}, tail {tail}{warm}")
-        }
-        Objective::LogitMse { centered, .. } => {
-            format!("logit-mse on {k} of {teacher}{}", if centered { ", centered" } else { "" })
-        }
+    let objective = recipe.loss.objective;
+    if objective == Objective::HardCe {
+        return "hard-ce".to_string();
     }
+    let mut words = format!("{} on {k} of {teacher}", objective.name());
+    if let Some(tail) = objective.tail() {
+        words += &format!(", tail {}", tail.name());
+    }
+    match objective {
+        Objective::LogitMse { centered: true, .. } => words += ", centered",
+        Objective::Jsd { beta, .. } => words += &format!(", beta {beta}"),
+        _ => {}
+    }
+    if objective.temperature() != 1.0 {
+        words += &format!(", temperature {}", objective.temperature());
+    }
+    if recipe.loss.lambda > 0.0 {
+        words += &format!(", mixed with {} hard-ce", recipe.loss.lambda);
+    }
+    words
 }
 
 /// `name` as a folder: what a file system might not like becomes `_`.

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::model::config::ModelConfig;
-use crate::objective::Objective;
+use crate::objective::Loss;
 use crate::record::store::sha256_hex;
 
 /// What a run reads.
@@ -103,7 +103,7 @@ pub struct TeacherRecipe {
 pub struct TrainRecipe {
     pub data: DataRecipe,
     pub model: ModelConfig,
-    pub objective: Objective,
+    pub loss: Loss,
     pub teacher: Option<TeacherRecipe>,
     /// Target tokens to train on, exactly.
     pub tokens: u64,

@@ -8,11 +8,11 @@ use super::DataFiles;
 use super::preset::Presets;
 use super::recipe::{EvalRecipe, OptimizerRecipe, Precision, TrainRecipe};
 use super::source::{Place, Setting, unknown, unknown_key};
-use crate::objective::{Objective, Tail};
+use crate::objective::{Loss, Objective, Tail};
 use crate::user_error;
 
 /// Keys of a run; every one may stand in `[base]`, in a method, on an axis of the sweep and in `[smoke]`.
-pub const RUN_KEYS: [&str; 23] = [
+pub const RUN_KEYS: [&str; 27] = [
     "data",
     "student",
     "tokens",
@@ -36,6 +36,10 @@ pub const RUN_KEYS: [&str; 23] = [
     "temperature",
     "centered",
     "mse_mean",
+    "beta",
+    "lambda",
+    "temperature_squared",
+    "on_purpose",
 ];
 /// Keys of a teacher; what it does not say comes from the run it teaches.
 pub const TEACHER_KEYS: [&str; 14] = [
@@ -61,16 +65,20 @@ const SEEDS_MAX: usize = 10_000;
 /// Whether `key` means anything to an arm with `objective`.
 pub fn applies(key: &str, objective: &str) -> bool {
     match key {
-        "teacher" | "top_k" => objective != "hard-ce",
-        "tail" | "temperature" => objective == "soft-ce",
-        "centered" | "mse_mean" => objective == "logit-mse",
+        "teacher" | "top_k" | "lambda" => objective != "hard-ce",
+        "tail" => ["soft-ce", "kl-forward"].contains(&objective),
+        "temperature" | "temperature_squared" => !["hard-ce", "logit-mse"].contains(&objective),
+        "centered" => objective == "logit-mse",
+        "mse_mean" => ["logit-mse", "logprob-mse"].contains(&objective),
+        "beta" => objective == "jsd",
+        "on_purpose" => objective == "logprob-mse",
         _ => true,
     }
 }
 
-/// The objective that `setting` names, one of the three.
+/// The objective that `setting` names.
 pub fn objective_name(setting: &Setting) -> Result<&str> {
-    let known = ["hard-ce", "soft-ce", "logit-mse"];
+    let known = Objective::NAMES;
     let name = setting.text("objective")?;
     if known.contains(&name) { Ok(name) } else { Err(user_error!("{}: {}", setting.at.0, unknown("objective", name, &known))) }
 }
@@ -122,18 +130,47 @@ impl Settings {
         self.get("top_k", 20, |setting| Ok(setting.whole("top_k", 1..=1 << 20)? as usize))
     }
 
-    pub fn objective(&self, of: &Place) -> Result<Objective> {
+    pub fn loss(&self, of: &Place) -> Result<Loss> {
         let named = self.0.get("objective").ok_or_else(|| {
-            user_error!("{}: this method has no objective; add objective = \"hard-ce\", \"soft-ce\" or \"logit-mse\"", of.0)
+            let known = Objective::NAMES.join(", ");
+            user_error!("{}: this method has no objective; add e.g. objective = \"hard-ce\" (known are {known})", of.0)
         })?;
-        match objective_name(named)? {
-            "hard-ce" => Ok(Objective::HardCe),
-            "soft-ce" => Ok(Objective::SoftCe { tail: self.tail()?, temperature: self.temperature()? }),
-            _ => Ok(Objective::LogitMse {
-                centered: self.get("centered", false, |setting| setting.flag("centered"))?,
-                mse_mean: self.get("mse_mean", false, |setting| setting.flag("mse_mean"))?,
-            }),
+        let flag = |key: &str| self.get(key, false, |setting| setting.flag(key));
+        let (temperature, mse_mean) = (self.temperature()?, flag("mse_mean")?);
+        let objective = match objective_name(named)? {
+            "hard-ce" => Objective::HardCe,
+            "soft-ce" => Objective::SoftCe { tail: self.tail(Tail::Raw)?, temperature },
+            "kl-forward" => Objective::KlForward { tail: self.tail(Tail::Bucket)?, temperature },
+            "kl-reverse" => Objective::KlReverse { temperature },
+            "jsd" => Objective::Jsd { beta: self.beta()?, temperature },
+            "logit-mse" => Objective::LogitMse { centered: flag("centered")?, mse_mean },
+            _ if !flag("on_purpose")? => {
+                let at = &named.at.0;
+                return Err(user_error!(
+                    "{at}: logprob-mse rarely converges; add on_purpose = true if it is what you study, or use logit-mse"
+                ));
+            }
+            _ => Objective::LogprobMse { mse_mean, temperature },
+        };
+        if objective.tail() == Some(Tail::Sampled) {
+            let at = &self.place("tail", of).0;
+            return Err(user_error!(
+                "{at}: tail \"sampled\" needs a cache of draws, which teachers do not write yet; use another"
+            ));
         }
+        if let Objective::KlForward { tail: Tail::Metaseq, .. } = objective {
+            let at = &self.place("tail", of).0;
+            return Err(user_error!("{at}: tail \"metaseq\" is the seed's soft-ce; it is no divergence, use soft-ce with it"));
+        }
+        Ok(Loss { objective, lambda: self.lambda()?, temperature_squared: flag("temperature_squared")? })
+    }
+
+    fn beta(&self) -> Result<f64> {
+        self.get("beta", 0.5, |setting| setting.number("beta", "a number above 0 and below 1", |b| b > 0.0 && b < 1.0))
+    }
+
+    fn lambda(&self) -> Result<f64> {
+        self.get("lambda", 0.0, |setting| setting.number("lambda", "a number from 0 to 1", |l| (0.0..=1.0).contains(&l)))
     }
 
     fn context(&self) -> Result<usize> {
@@ -203,16 +240,18 @@ impl Settings {
         if let Some(named) = self.0.get("objective") {
             objective_name(named)?;
         }
-        self.tail()?;
+        self.tail(Tail::Raw)?;
         self.temperature()?;
-        for key in ["centered", "mse_mean"] {
+        self.beta()?;
+        self.lambda()?;
+        for key in ["centered", "mse_mean", "temperature_squared", "on_purpose"] {
             self.get(key, false, |setting| setting.flag(key))?;
         }
         Ok(())
     }
 
-    fn tail(&self) -> Result<Tail> {
-        self.get("tail", Tail::Raw, |setting| {
+    fn tail(&self, default: Tail) -> Result<Tail> {
+        self.get("tail", default, |setting| {
             let name = setting.text("tail")?;
             let found = Tail::ALL.into_iter().find(|tail| tail.name() == name);
             found.ok_or_else(|| user_error!("{}: {}", setting.at.0, unknown("tail", name, &Tail::ALL.map(Tail::name))))
@@ -227,7 +266,7 @@ impl Settings {
     pub fn recipe(
         &self,
         model_key: &str,
-        objective: Objective,
+        loss: Loss,
         seed: u64,
         revision: &str,
         of: &Place,
@@ -250,7 +289,7 @@ impl Settings {
         let recipe = TrainRecipe {
             data,
             model,
-            objective,
+            loss,
             teacher: None,
             tokens,
             batch,

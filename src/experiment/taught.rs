@@ -9,16 +9,16 @@ use super::recipe::{EvalRecipe, TrainRecipe, identity};
 use super::resolve::Settings;
 use super::source::{Place, unknown};
 use super::{Experiment, Options, Teacher};
-use crate::objective::Objective;
+use crate::objective::{Loss, Objective};
 use crate::user_error;
 
-/// Finds or adds the teacher of a student with `settings` and `objective`; its index.
+/// Finds or adds the teacher of a student with `settings`, at the `temperature` of its objective; its index.
 pub fn find_or_add(
     experiment: &mut Experiment,
     file: &File,
     presets: &Presets,
     settings: &Settings,
-    objective: Objective,
+    temperature: f64,
     at: &Place,
     options: &Options,
 ) -> Result<usize> {
@@ -52,7 +52,8 @@ pub fn find_or_add(
         return Err(user_error!("{}: [teacher.{name}] lacks a model", teacher_at.0));
     }
     let seed = merged.0.get("seed").map_or(Ok(0), |setting| setting.whole("seed", 0..=i64::MAX as u64))?;
-    let (recipe, data, _, model) = merged.recipe("model", Objective::HardCe, seed, &experiment.revision, teacher_at, presets)?;
+    let (recipe, data, _, model) =
+        merged.recipe("model", Loss::from(Objective::HardCe), seed, &experiment.revision, teacher_at, presets)?;
     let recipe = match own.iter().any(|(key, _)| key == "eval") {
         true => recipe,
         // How often students are evaluated is no business of the teacher's.
@@ -64,10 +65,6 @@ pub fn find_or_add(
         let place = settings.place("top_k", at);
         return Err(user_error!("{}: top_k {top_k} is larger than the vocabulary of {}", place.0, recipe.model.vocab_size));
     }
-    let temperature = match objective {
-        Objective::SoftCe { temperature, .. } => temperature,
-        _ => 1.0,
-    };
     let run = file_name(&format!("teacher-{name}-{}", identity(&recipe)));
     let index = experiment.teachers.iter().position(|teacher| teacher.run == run).unwrap_or_else(|| {
         let (name, temperatures) = (name.to_string(), vec![1.0]);

@@ -1,19 +1,25 @@
 //! The output head and the objective as one: from hidden states and the vocabulary-sharded output weight to the loss and both
 //! gradients, walking the tokens in chunks so that the `[N, V]` logits never exist whole.
 //!
-//! Every objective here has a gradient in the logits of the form `a·p + b + Σ_j c_j e_j`: a multiple of the softmax, a
-//! constant, and corrections at the target ids. So a chunk needs one pass for a few numbers per token, one exchange of those
-//! between shards (merged as in online softmax, Milakov & Gimelshein 2018), and one pass for the gradient in place.
+//! A chunk's logits are turned into its gradient in place. The few ids that a teacher lists are taken out first and treated
+//! apart, exactly; the many others share a few numbers a row, so that two walks over them do. Shards exchange (maximum, Σ exp) of both once, merged as in
+//! online softmax; objectives that are not linear in the student's probabilities need one more sum.
 
-use anyhow::Result;
-use tch::{Kind, Tensor};
+use anyhow::{Result, ensure};
+use tch::{Device, Kind, Tensor};
 
-use super::targets::{Targets, TopK};
-use super::{Objective, Tail};
+use super::exchange::{LogSum, merge, row_sum};
+use super::kernels::RowFactors;
+use super::own::{Own, columns};
+use super::rows;
+use super::targets::{Ids, Targets};
+use super::terms::{Rows, Weights, difference};
+use super::{Loss, Objective, Tail};
 use crate::dist::Axis;
 
-/// Tokens whose logits exist at a time.
-pub const CHUNK: i64 = 512;
+/// Bytes of logits that exist at a time: so many that the products with a chunk are large, and the passes over the weight's
+/// gradient few.
+const CHUNK_BYTES: i64 = 192 << 20;
 
 /// This rank's part of the output head.
 pub struct Head<'a> {
@@ -24,6 +30,9 @@ pub struct Head<'a> {
     pub vocab_size: i64,
     pub tp: &'a Axis,
 }
+
+/// Numbers of each of N tokens, in nats where they are losses; the columns of one `[N, 5]` f64 tensor, equal on every rank.
+pub struct Measured(Tensor);
 
 /// Sums over tokens, in nats where they are losses.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -37,279 +46,188 @@ pub struct Sums {
     pub teacher_entropy: f64,
 }
 
+impl Measured {
+    /// The loss of each token `[N]`.
+    pub fn loss_n(&self) -> Tensor {
+        self.0.select(1, 0)
+    }
+
+    pub fn sums(&self) -> Result<Sums> {
+        let sums = self.0.sum_dim_intlist(0, false, Kind::Double).to_device(Device::Cpu);
+        let [loss, hard_loss, lse, retained_mass, teacher_entropy] = Vec::<f64>::try_from(sums)?[..] else {
+            unreachable!("five columns")
+        };
+        Ok(Sums { loss, hard_loss, lse, retained_mass, teacher_entropy })
+    }
+}
+
 impl Head<'_> {
-    /// The objective's sums over the N rows of `hidden_nd`, and the gradient of `scale · loss` in `hidden_nd`. The gradient
-    /// in the weight is added to `weight_gradient_vd` (f32).
+    /// The loss of the N rows of `hidden_nd`, and the gradient of `scale · Σ loss` in `hidden_nd`. The gradient in the weight
+    /// is added to `weight_gradient_vd` (f32).
     pub fn loss_and_gradients(
         &self,
-        objective: Objective,
+        loss: &Loss,
         hidden_nd: &Tensor,
         targets: &Targets,
         scale: f64,
         weight_gradient_vd: &Tensor,
-    ) -> Result<(Sums, Tensor)> {
+    ) -> Result<(Measured, Tensor)> {
         let _guard = tch::no_grad_guard();
-        let count = hidden_nd.size()[0];
         let d_hidden_nd = hidden_nd.zeros_like();
-        let mut totals = Tensor::zeros([5], (Kind::Double, hidden_nd.device()));
-        let mut start = 0;
-        while start < count {
-            let length = CHUNK.min(count - start);
+        let measured = self.chunks(hidden_nd.size()[0], |start, length| {
             let hidden_cd = hidden_nd.narrow(0, start, length);
-            let (sums, d_logits_cv) = self.chunk(objective, &hidden_cd, &targets.narrow(start, length), scale)?;
-            totals += sums;
+            let z_cv = hidden_cd.matmul(&self.weight_vd.tr());
+            let (measured_c5, d_logits_cv) = self.chunk(loss, z_cv, &targets.narrow(start, length), scale)?;
             d_hidden_nd.narrow(0, start, length).copy_(&d_logits_cv.matmul(self.weight_vd));
             accumulate_product(weight_gradient_vd, &d_logits_cv, &hidden_cd);
-            start += length;
-        }
+            Ok(measured_c5)
+        })?;
         self.tp.all_reduce_sum(&d_hidden_nd)?;
-        let totals = Vec::<f64>::try_from(totals.to_device(tch::Device::Cpu))?;
-        let [loss, hard_loss, lse, retained_mass, teacher_entropy] = totals[..] else { unreachable!("five sums") };
-        Ok((Sums { loss, hard_loss, lse, retained_mass, teacher_entropy }, d_hidden_nd))
+        Ok((measured, d_hidden_nd))
     }
 
-    /// Sums `[5]` of a chunk and the gradient of `scale · loss` in this shard's logits, in the weight's number format.
-    fn chunk(&self, objective: Objective, hidden_cd: &Tensor, targets: &Targets, scale: f64) -> Result<(Tensor, Tensor)> {
-        let temperature = match objective {
-            Objective::SoftCe { temperature, .. } => temperature,
-            _ => 1.0,
-        };
-        let tail = match objective {
-            Objective::SoftCe { tail, .. } => Some(tail),
+    /// The same from logits `[N, v]` of this shard, with the gradient in them.
+    pub fn loss_and_logit_gradient(
+        &self,
+        loss: &Loss,
+        z_nv: &Tensor,
+        targets: &Targets,
+        scale: f64,
+    ) -> Result<(Measured, Tensor)> {
+        let _guard = tch::no_grad_guard();
+        let gradient_nv = z_nv.zeros_like();
+        let measured = self.chunks(z_nv.size()[0], |start, length| {
+            let z_cv = z_nv.narrow(0, start, length).copy();
+            let (measured_c5, d_logits_cv) = self.chunk(loss, z_cv, &targets.narrow(start, length), scale)?;
+            gradient_nv.narrow(0, start, length).copy_(&d_logits_cv);
+            Ok(measured_c5)
+        })?;
+        Ok((measured, gradient_nv))
+    }
+
+    /// Tokens whose logits exist at a time.
+    pub(super) fn chunk_length(&self) -> i64 {
+        let size = if self.weight_vd.kind() == Kind::Float { 4 } else { 2 };
+        (CHUNK_BYTES / (self.weight_vd.size()[0] * size).max(1)).clamp(64, 4096)
+    }
+
+    fn chunks(&self, count: i64, mut of: impl FnMut(i64, i64) -> Result<Tensor>) -> Result<Measured> {
+        let length = self.chunk_length();
+        let starts = (0..count).step_by(length as usize);
+        let parts = starts.map(|start| of(start, length.min(count - start))).collect::<Result<Vec<Tensor>>>()?;
+        ensure!(!parts.is_empty(), "no tokens to measure");
+        let measured_n5 = Tensor::cat(&parts, 0);
+        self.tp.all_reduce_sum(&measured_n5)?;
+        Ok(Measured(measured_n5))
+    }
+
+    /// This rank's part of what is measured `[C, 5]`, and the gradient of `scale · Σ loss` in this shard's logits, which takes
+    /// the place of `z_cv`.
+    fn chunk(&self, loss: &Loss, mut z_cv: Tensor, targets: &Targets, scale: f64) -> Result<(Tensor, Tensor)> {
+        let Loss { objective, .. } = *loss;
+        let temperature = objective.temperature();
+        let width = z_cv.size()[1];
+        let labels_c1 = targets.labels_n.unsqueeze(1);
+        let (label_column_c1, label_here_c1) = columns(&labels_c1, self.vocab_start, width);
+        let label_z_c1 = z_cv.gather(1, &label_column_c1, false).to_kind(Kind::Double);
+        let teacher = targets.teacher.as_ref().filter(|_| objective.needs_teacher());
+        let label_only = Ids::distinct(labels_c1.shallow_clone());
+        let own = Own::of(teacher.map_or(&label_only, |teacher| &teacher.ids), &z_cv, self.vocab_start);
+        let z_ck = own.take(&z_cv);
+        let u_ck = &z_ck / temperature;
+        own.hide(&mut z_cv);
+
+        // First walk; then what is known of the listed and of the other ids goes to all shards.
+        let walk = rows::sums(&z_cv, temperature, objective.tail() == Some(Tail::Uniform));
+        let mut sets = vec![LogSum { max: &walk.max / temperature, sum: walk.exp }, LogSum::among(&u_ck, &own.outcome_ck)];
+        // Apart from the objective's own softmax, the labels are held against that at temperature 1.
+        if let Some(sum) = walk.plain_exp {
+            sets.push(LogSum { max: walk.max.shallow_clone(), sum }.union(&LogSum::among(&z_ck, &own.outcome_ck)));
+        }
+        let centred = match (objective, teacher.and_then(|teacher| teacher.logits_nk.as_ref())) {
+            (Objective::LogitMse { centered: true, .. }, Some(y_ck)) => {
+                let compared = y_ck.isfinite().to_kind(Kind::Double);
+                Some(row_sum(&(difference(&u_ck, y_ck, &compared) * &own.here_ck)))
+            }
             _ => None,
         };
-        let mut z_cv = hidden_cd.matmul(&self.weight_vd.tr()).to_kind(Kind::Float);
-        let (labels_c1, own_label_c1) = self.local(&targets.labels_n.unsqueeze(1));
-        let own_ids = targets.teacher.as_ref().map(|teacher| self.local(&teacher.ids_nk));
+        let (sets, sums) = merge(self.tp, sets, centred.into_iter().collect())?;
+        let (others, ids) = (&sets[0], &sets[1]);
+        let whole = others.union(ids);
+        let plain = sets.get(2).unwrap_or(&whole);
+        let logp_ck = &u_ck - &whole.max - whole.log_sum();
+        let others_logp_c1 = walk.difference.map(|difference| {
+            let count = -row_sum(&own.outcome_ck) + width as f64;
+            difference / temperature + count * (&walk.max / temperature - &whole.max - whole.log_sum())
+        });
 
-        // This shard's numbers, a column each.
-        let max_c1 = z_cv.amax([-1], true);
-        let label_z_c1 = z_cv.gather(1, &labels_c1, false) * &own_label_c1;
-        let z_ck = own_ids.as_ref().map(|(ids_ck, own_ck)| z_cv.gather(1, ids_ck, false) * own_ck);
-        let sum_z_c1 = if tail == Some(Tail::Uniform) { row_sum(&z_cv) } else { max_c1.zeros_like() };
-        let _ = z_cv.g_sub_(&max_c1);
-        let hard_exp_c1 = if temperature == 1.0 { None } else { Some(row_sum(&z_cv.exp())) };
-        if temperature != 1.0 {
-            let _ = z_cv.g_div_scalar_(temperature);
-        }
-        let mut exp_cv = z_cv.exp_();
-        let (sum_exp_c1, outside_exp_c1) = match (&own_ids, tail) {
-            (Some((ids_ck, own_ck)), Some(Tail::Bucket)) => {
-                // Summed without the k ids rather than by subtraction: exact when almost all mass is on them.
-                let inside_ck = exp_cv.gather(1, ids_ck, false) * own_ck;
-                let _ = exp_cv.scatter_add_(1, ids_ck, &-&inside_ck);
-                let outside_c1 = row_sum(&exp_cv.clamp_min(0.0));
-                let _ = exp_cv.scatter_add_(1, ids_ck, &inside_ck);
-                (&outside_c1 + row_sum(&inside_ck), outside_c1)
-            }
-            _ => (row_sum(&exp_cv), max_c1.zeros_like()),
+        let weights = match teacher {
+            Some(teacher) => Weights::of(teacher, self.vocab_size, self.tp)?,
+            None => Some(Weights::label(&labels_c1, self.vocab_size)),
         };
-        let zero = max_c1.zeros_like();
-        let (dot_c1, difference_c1, square_c1) = match (&targets.teacher, &z_ck, &own_ids) {
-            (Some(teacher), Some(z_ck), Some((_, own_ck))) => {
-                let difference_ck = (z_ck - &teacher.logits_nk) * own_ck;
-                // −∞ logprobs carry no weight.
-                let dot = row_sum(&(teacher.logprobs_nk.exp() * z_ck)) / temperature;
-                let square = row_sum(&difference_ck.square());
-                (dot, row_sum(&difference_ck), square)
-            }
-            _ => (zero.shallow_clone(), zero.shallow_clone(), zero.shallow_clone()),
+        let seen = Rows {
+            own: &own,
+            u_ck: &u_ck,
+            logp_ck: &logp_ck,
+            ids,
+            others,
+            whole: &whole,
+            difference_c1: sums.first(),
+            others_logp_c1: others_logp_c1.as_ref(),
+            vocab_size: self.vocab_size,
+            tp: self.tp,
         };
-        let hard_exp_c1 = hard_exp_c1.unwrap_or_else(|| sum_exp_c1.shallow_clone());
-        let inside_z_c1 = z_ck.as_ref().map_or_else(|| zero.shallow_clone(), row_sum);
-        let mine = Tensor::cat(
-            &[
-                &max_c1,
-                &sum_exp_c1,
-                &hard_exp_c1,
-                &outside_exp_c1,
-                &label_z_c1,
-                &dot_c1,
-                &difference_c1,
-                &square_c1,
-                &(sum_z_c1 - inside_z_c1),
-            ],
-            1,
-        );
+        let terms = seen.terms(objective, weights.as_ref(), teacher)?;
 
-        // One exchange, merged as in online softmax.
-        let all_rcs = self.tp.all_gather(&mine)?;
-        let column = |index: i64| all_rcs.select(2, index).unsqueeze(-1);
-        let sum = |of: &Tensor| of.sum_dim_intlist(0, false, Kind::Float);
-        let top_c1 = column(0).amax([0], false);
-        let shift = (column(0) - &top_c1) / temperature;
-        let total_exp_c1 = sum(&(column(1) * shift.exp()));
-        let lse_c1 = &top_c1 / temperature + total_exp_c1.log();
-        let hard_lse_c1 = &top_c1 + sum(&(column(2) * (column(0) - &top_c1).exp())).log();
-        let outside_c1 = (sum(&(column(3) * shift.exp())) / &total_exp_c1).clamp_min(f64::from(f32::MIN_POSITIVE));
-        let [label_z_c1, dot_c1, difference_c1, square_c1, outside_z_c1] = [4, 5, 6, 7, 8].map(|i| sum(&column(i)));
-        let hard_loss_c1 = &hard_lse_c1 - &label_z_c1;
-        // p of this shard is exp_cv · probability_c1.
-        let probability_c1 = ((&max_c1 - &top_c1) / temperature).exp() / &total_exp_c1;
+        // Second walk: the gradient, in place of the logits.
+        let (weight, hard_weight) = (loss.objective_weight(), loss.hard_weight());
+        let (g, hard_g) = (scale * weight / temperature, scale * hard_weight);
+        let max_u_c1 = &walk.max / temperature;
+        let mut factor_c1 = &terms.whole_c1 * whole.share(&max_u_c1) * g;
+        if let Some(others_c1) = &terms.others_c1 {
+            factor_c1 += others_c1 * others.share(&max_u_c1) * g;
+        }
+        let plain_factor_c1 = plain.share(&walk.max) * hard_g;
+        let constant_c1 = terms.constant_c1.map(|constant| constant * g);
+        let mut at_ids_ck = terms.at_ids_ck * g;
+        if hard_weight > 0.0 {
+            at_ids_ck += (&z_ck - &plain.max - plain.log_sum()).clamp_max(0.0).exp() * &own.outcome_ck * hard_g;
+            at_ids_ck -= own.at(&labels_c1, self.vocab_start) * hard_g;
+        }
+        let tempered = temperature != 1.0 && hard_weight > 0.0;
+        if hard_weight > 0.0 && !tempered {
+            factor_c1 += &plain_factor_c1;
+        }
+        let plain_exp = tempered.then_some(&plain_factor_c1);
+        let factors = RowFactors { max: &walk.max, exp: &factor_c1, plain_exp, constant: constant_c1.as_ref() };
+        rows::gradient(&mut z_cv, temperature, &factors);
+        own.add(&mut z_cv, &at_ids_ck);
+        if hard_weight > 0.0 {
+            // A label that is not listed: set from double precision, as listed ids are, and not added in that of the logits.
+            let x_c1 = &label_z_c1 - &walk.max;
+            let mut exact_c1 = (&x_c1 / temperature).exp() * &factor_c1 - hard_g;
+            if let Some(factor) = plain_exp {
+                exact_c1 += x_c1.exp() * factor;
+            }
+            if let Some(constant) = &constant_c1 {
+                exact_c1 += constant;
+            }
+            let unlisted_c1 = &label_here_c1 - row_sum(&own.at(&labels_c1, self.vocab_start));
+            let written_c1 = z_cv.gather(1, &label_column_c1, false).to_kind(Kind::Double);
+            // What stands at a listed label may be anything but is finite: zero times it is zero.
+            let missing_c1 = (exact_c1.nan_to_num(0.0, 0.0, 0.0) - written_c1) * unlisted_c1;
+            let _ = z_cv.scatter_add_(1, &label_column_c1, &missing_c1.to_kind(z_cv.kind()));
+        }
 
-        let (loss_c1, d_logits_cv) = match (objective, &targets.teacher, own_ids) {
-            (Objective::SoftCe { tail, .. }, Some(teacher), Some((ids_ck, own_ck))) => {
-                let weights_ck = teacher.logprobs_nk.exp();
-                let mass_c1 = row_sum(&weights_ck);
-                let rest_c1 = (-&mass_c1 + 1.0).clamp_min(0.0);
-                let g = scale / temperature;
-                let (loss_c1, softmax_c1, constant_c1, sparse_ck) = match tail {
-                    Tail::Raw => (&mass_c1 * &lse_c1 - &dot_c1, mass_c1, None, -weights_ck),
-                    Tail::Metaseq => (&mass_c1 * &lse_c1 - &dot_c1, mass_c1.ones_like(), None, -weights_ck),
-                    Tail::Renormalize => (&lse_c1 - &dot_c1 / &mass_c1, mass_c1.ones_like(), None, -(weights_ck / &mass_c1)),
-                    Tail::Uniform => {
-                        let others = (self.vocab_size - teacher.ids_nk.size()[1]).max(1) as f64;
-                        let each_c1 = &rest_c1 / others;
-                        let total_c1 = &mass_c1 + &rest_c1;
-                        let loss = &total_c1 * &lse_c1 - &dot_c1 - &each_c1 * outside_z_c1 / temperature;
-                        (loss, total_c1, Some(-&each_c1), &each_c1 - weights_ck)
-                    }
-                    Tail::Bucket => {
-                        // Outside the k ids p·(M − R·P/(1 − P)); on them p·(M + R) − w. Set, not corrected by a difference:
-                        // that would cancel when almost all mass is inside.
-                        let exp_ck = exp_cv.gather(1, &ids_ck, false) * &own_ck;
-                        let _ = exp_cv.scatter_add_(1, &ids_ck, &-&exp_ck);
-                        let loss = &mass_c1 * &lse_c1 - &dot_c1 - &rest_c1 * outside_c1.log();
-                        let inside_c1 = -&outside_c1 + 1.0;
-                        let on_ids_ck = exp_ck * &probability_c1 * (&mass_c1 + &rest_c1) - weights_ck;
-                        (loss, &mass_c1 - &rest_c1 * inside_c1 / &outside_c1, None, on_ids_ck)
-                    }
-                };
-                let _ = exp_cv.g_mul_(&(softmax_c1 * &probability_c1 * g));
-                if let Some(constant_c1) = constant_c1 {
-                    let _ = exp_cv.g_add_(&(constant_c1 * g));
-                }
-                let _ = exp_cv.scatter_add_(1, &ids_ck, &(sparse_ck * own_ck * g));
-                (loss_c1, exp_cv)
-            }
-            (Objective::LogitMse { centered, mse_mean }, Some(teacher), Some((ids_ck, own_ck))) => {
-                let k = teacher.ids_nk.size()[1] as f64;
-                let reduction = if mse_mean { 1.0 / k } else { 1.0 };
-                let mut difference_ck = z_ck.expect("gathered with the ids") - &teacher.logits_nk;
-                let mut loss_c1 = square_c1;
-                if centered {
-                    difference_ck -= &difference_c1 / k;
-                    loss_c1 -= difference_c1.square() / k;
-                }
-                let _ = exp_cv.zero_();
-                let _ = exp_cv.scatter_add_(1, &ids_ck, &(difference_ck * own_ck * (2.0 * reduction * scale)));
-                (loss_c1 * reduction, exp_cv)
-            }
-            _ => {
-                let _ = exp_cv.g_mul_(&(&probability_c1 * scale));
-                let _ = exp_cv.scatter_add_(1, &labels_c1, &(own_label_c1 * -scale));
-                (hard_loss_c1.shallow_clone(), exp_cv)
-            }
+        let hard_loss_c1 = (plain.log_sum() + (&plain.max - label_z_c1)) * label_here_c1;
+        let value_c1 = terms.value_c1 * weight + &hard_loss_c1 * hard_weight;
+        let once = if self.tp.rank == 0 { 1.0 } else { 0.0 };
+        let (mass_c1, entropy_c1) = match &weights {
+            Some(weights) if teacher.is_some() => (&weights.mass_c1 * once, &weights.entropy_c1 * once),
+            _ => (value_c1.zeros_like(), value_c1.zeros_like()),
         };
-        let (mass, entropy) = match &targets.teacher {
-            Some(teacher) => teacher.mass_and_entropy(),
-            None => (zero.shallow_clone(), zero.shallow_clone()),
-        };
-        let sums = [loss_c1, hard_loss_c1, hard_lse_c1, mass, entropy].map(|x| x.sum(Kind::Double));
-        Ok((Tensor::stack(&sums, 0), d_logits_cv.to_kind(self.weight_vd.kind())))
+        Ok((Tensor::cat(&[value_c1, hard_loss_c1, plain.value() * once, mass_c1, entropy_c1], 1), z_cv))
     }
-
-    /// What held-out text needs of N rows: nats of the label, the most likely id and its probability, each `[N]`.
-    pub fn predict(&self, hidden_nd: &Tensor, labels_n: &Tensor) -> Result<Prediction> {
-        let _guard = tch::no_grad_guard();
-        let (mut nll, mut top, mut confidence) = (Vec::new(), Vec::new(), Vec::new());
-        let count = hidden_nd.size()[0];
-        let mut start = 0;
-        while start < count {
-            let length = CHUNK.min(count - start);
-            let z_cv = hidden_nd.narrow(0, start, length).matmul(&self.weight_vd.tr()).to_kind(Kind::Float);
-            let (labels_c1, own_c1) = self.local(&labels_n.narrow(0, start, length).unsqueeze(1));
-            let (max_c1, argmax_c1) = z_cv.max_dim(-1, true);
-            let mine = Tensor::cat(
-                &[
-                    &max_c1,
-                    &row_sum(&(&z_cv - &max_c1).exp()),
-                    &(z_cv.gather(1, &labels_c1, false) * own_c1),
-                    &(argmax_c1 + self.vocab_start).to_kind(Kind::Float),
-                ],
-                1,
-            );
-            let all_rcs = self.tp.all_gather(&mine)?;
-            let column = |index: i64| all_rcs.select(2, index);
-            let (best_c, winner_c) = column(0).max_dim(0, false);
-            let exp_c = (column(1) * (column(0) - &best_c).exp()).sum_dim_intlist(0, false, Kind::Float);
-            nll.push(&best_c + exp_c.log() - column(2).sum_dim_intlist(0, false, Kind::Float));
-            top.push(column(3).gather(0, &winner_c.unsqueeze(0), false).squeeze_dim(0).to_kind(Kind::Int64));
-            confidence.push(exp_c.reciprocal());
-            start += length;
-        }
-        Ok(Prediction { nll_n: Tensor::cat(&nll, 0), top_n: Tensor::cat(&top, 0), confidence_n: Tensor::cat(&confidence, 0) })
-    }
-
-    /// The k most likely ids of each of N rows, best first: `(ids [N, k] i64, logits [N, k] f32, lse [N, τ] f32)`, lse being
-    /// logsumexp(z/τ) at each of `temperatures`.
-    pub fn top_k(&self, hidden_nd: &Tensor, k: i64, temperatures: &[f64]) -> Result<(Tensor, Tensor, Tensor)> {
-        let _guard = tch::no_grad_guard();
-        let (mut ids, mut logits, mut lses) = (Vec::new(), Vec::new(), Vec::new());
-        let count = hidden_nd.size()[0];
-        let mut start = 0;
-        while start < count {
-            let length = CHUNK.min(count - start);
-            let z_cv = hidden_nd.narrow(0, start, length).matmul(&self.weight_vd.tr()).to_kind(Kind::Float);
-            let here = k.min(z_cv.size()[1]);
-            let (mut best_ck, mut best_ids_ck) = z_cv.topk(here, -1, true, true);
-            best_ids_ck += self.vocab_start;
-            if self.tp.size > 1 {
-                // A shard may hold fewer than k rows; what is missing can never win.
-                let pad = [0, k - here];
-                let values_rck = self.tp.all_gather(&best_ck.constant_pad_nd(pad).masked_fill(
-                    &Tensor::arange(k, (Kind::Int64, z_cv.device())).ge(here).expand([length, k], false),
-                    f64::NEG_INFINITY,
-                ))?;
-                let ids_rck = self.tp.all_gather(&best_ids_ck.constant_pad_nd(pad))?;
-                let flat = |t: Tensor| t.permute([1, 0, 2]).reshape([length, -1]);
-                let (values, order) = flat(values_rck).topk(k, -1, true, true);
-                best_ids_ck = flat(ids_rck).gather(1, &order, false);
-                best_ck = values;
-            }
-            let lse: Vec<Tensor> = temperatures
-                .iter()
-                .map(|&temperature| {
-                    let local = (&z_cv / temperature).logsumexp([-1], true);
-                    Ok(self.tp.all_gather(&local)?.logsumexp([0], false))
-                })
-                .collect::<Result<_>>()?;
-            ids.push(best_ids_ck);
-            logits.push(best_ck);
-            lses.push(Tensor::cat(&lse, 1));
-            start += length;
-        }
-        Ok((Tensor::cat(&ids, 0), Tensor::cat(&logits, 0), Tensor::cat(&lses, 0)))
-    }
-
-    /// Global ids as rows of this shard, and 1 where it holds them (else row 0 and 0).
-    fn local(&self, ids: &Tensor) -> (Tensor, Tensor) {
-        if self.tp.size == 1 {
-            return (ids.shallow_clone(), ids.ones_like().to_kind(Kind::Float));
-        }
-        let local = ids - self.vocab_start;
-        let own = local.ge(0).logical_and(&local.lt(self.weight_vd.size()[0]));
-        (local.masked_fill(&own.logical_not(), 0), own.to_kind(Kind::Float))
-    }
-}
-
-/// See [`Head::predict`].
-pub struct Prediction {
-    pub nll_n: Tensor,
-    pub top_n: Tensor,
-    pub confidence_n: Tensor,
-}
-
-impl TopK {
-    /// The targets as a cache holds them, at `temperature`: log-probabilities from logits and their lse `[N, 1]` there.
-    pub fn from_logits(ids_nk: Tensor, logits_nk: Tensor, lse_n1: &Tensor, temperature: f64) -> Self {
-        let logprobs_nk = &logits_nk / temperature - lse_n1;
-        Self { ids_nk, logprobs_nk, logits_nk }
-    }
-}
-
-fn row_sum(x: &Tensor) -> Tensor {
-    x.sum_dim_intlist(-1, true, Kind::Float)
 }
 
 /// `into += a_nvᵀ · b_nd`, accumulated in f32.

@@ -1,34 +1,63 @@
 //! Every objective in plain f64, one token at a time, written to be read. The oracle of the fast path.
 //!
-//! z are the student's V logits, u = z/τ, p = softmax(u); the teacher gives k distinct ids with weights w_j, M = Σ w_j and
-//! R = 1 − M. Sources: cross-entropy on soft labels, Hinton et al. 2015 (arXiv 1503.02531); tails, the table of objectives in
-//! docs/objectives.md.
+//! z are the student's V logits, u = z/τ, p = softmax(u); the teacher gives weights w over some ids, M = Σ w and R = 1 − M.
+//! Sources and derivations: docs/objectives.md.
 
-use super::{Objective, Tail};
+use super::{LEAST_REST, Loss, Objective, Tail};
 
-/// Targets of one token.
+/// Targets of one token. An id may be listed more than once: its weights add up.
 pub struct Token<'a> {
     pub label: usize,
     pub ids: &'a [usize],
-    /// Log-probabilities at the objective's temperature.
+    /// At the objective's temperature; −∞ carries no weight.
     pub logprobs: &'a [f64],
+    /// −∞ is not compared.
     pub logits: &'a [f64],
 }
 
 /// The loss of one token and its gradient in z. For [`Tail::Metaseq`] the second is, as in the seed, not the gradient of the
 /// first.
-pub fn loss_and_gradient(objective: Objective, z: &[f64], token: &Token) -> (f64, Vec<f64>) {
-    match objective {
+pub fn loss_and_gradient(loss: &Loss, z: &[f64], token: &Token) -> (f64, Vec<f64>) {
+    let (value, gradient) = objective(loss.objective, z, token);
+    let (hard, hard_gradient) = hard_ce(z, token.label);
+    let (a, b) = (loss.objective_weight(), loss.hard_weight());
+    (a * value + b * hard, gradient.iter().zip(&hard_gradient).map(|(g, h)| a * g + b * h).collect())
+}
+
+fn objective(objective: Objective, z: &[f64], token: &Token) -> (f64, Vec<f64>) {
+    let temperature = objective.temperature();
+    // A shift of all logits changes no probability; without it large ones would lose digits.
+    let max = z.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+    let u: Vec<f64> = z.iter().map(|z| (z - max) / temperature).collect();
+    let (value, gradient_u) = match objective {
         Objective::HardCe => hard_ce(z, token.label),
-        Objective::SoftCe { tail, temperature } => soft_ce(z, token, tail, temperature),
+        Objective::SoftCe { tail, .. } => soft_ce(&u, token, tail),
+        Objective::KlForward { tail, .. } => {
+            let (value, gradient) = soft_ce(&u, token, tail);
+            (value - entropy_of_target(u.len(), token, tail), gradient)
+        }
+        // q ln(q/w), and q times its derivative.
+        Objective::KlReverse { .. } => divergence(&u, token, LEAST_REST, |log_q, w| {
+            let q = log_q.exp();
+            if q == 0.0 { (0.0, 0.0) } else { (q * (log_q - w.ln()), q * (log_q - w.ln() + 1.0)) }
+        }),
+        // β w ln(w/m) + (1 − β) q ln(q/m) with m = β w + (1 − β) q: the derivatives through m cancel.
+        Objective::Jsd { beta, .. } => divergence(&u, token, 0.0, |log_q, w| {
+            let q = log_q.exp();
+            let m = beta * w + (1.0 - beta) * q;
+            let part = |x: f64| if x == 0.0 { 0.0 } else { x * (x / m).ln() };
+            (beta * part(w) + (1.0 - beta) * part(q), (1.0 - beta) * part(q))
+        }),
         Objective::LogitMse { centered, mse_mean } => logit_mse(z, token, centered, mse_mean),
-    }
+        Objective::LogprobMse { mse_mean, .. } => logprob_mse(&u, token, mse_mean),
+    };
+    (value, gradient_u.iter().map(|g| g / temperature).collect())
 }
 
 /// ln Σ exp(z).
 pub fn log_sum_exp(z: &[f64]) -> f64 {
     let max = z.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-    max + z.iter().map(|x| (x - max).exp()).sum::<f64>().ln()
+    if max == f64::NEG_INFINITY { max } else { max + z.iter().map(|x| (x - max).exp()).sum::<f64>().ln() }
 }
 
 /// exp(z − lse(z)).
@@ -43,63 +72,115 @@ fn hard_ce(z: &[f64], label: usize) -> (f64, Vec<f64>) {
     (log_sum_exp(z) - z[label], gradient)
 }
 
-fn soft_ce(z: &[f64], token: &Token, tail: Tail, temperature: f64) -> (f64, Vec<f64>) {
-    let u: Vec<f64> = z.iter().map(|x| x / temperature).collect();
-    let (lse, p) = (log_sum_exp(&u), softmax(&u));
-    let w: Vec<f64> = token.logprobs.iter().map(|x| x.exp()).collect();
+/// The teacher's weight of every id, and whether it lists the id.
+fn dense(vocabulary: usize, token: &Token) -> (Vec<f64>, Vec<bool>) {
+    let (mut w, mut listed) = (vec![0.0; vocabulary], vec![false; vocabulary]);
+    for (&id, logprob) in token.ids.iter().zip(token.logprobs) {
+        w[id] += logprob.exp();
+        listed[id] = true;
+    }
+    (w, listed)
+}
+
+/// What soft-ce with `tail` compares p with, where that is a distribution over the vocabulary (or, for `raw`, less than one).
+fn target(vocabulary: usize, token: &Token, tail: Tail) -> Vec<f64> {
+    let (mut w, listed) = dense(vocabulary, token);
     let mass: f64 = w.iter().sum();
-    let rest = (1.0 - mass).max(0.0);
-    // Cross-entropy against `target` (its sum need not be 1): −Σ t_i ln p_i, gradient (Σt)·p − t.
-    let cross_entropy = |target: &[f64]| -> (f64, Vec<f64>) {
-        let sum: f64 = target.iter().sum();
-        let loss = target.iter().zip(&u).map(|(t, u)| if *t == 0.0 { 0.0 } else { t * (lse - u) }).sum();
-        (loss, p.iter().zip(target).map(|(p, t)| (sum * p - t) / temperature).collect())
-    };
-    let dense = |weights: &[f64]| {
-        let mut target = vec![0.0; z.len()];
-        token.ids.iter().zip(weights).for_each(|(&id, w)| target[id] += w);
-        target
-    };
     match tail {
-        Tail::Raw => cross_entropy(&dense(&w)),
-        Tail::Metaseq => {
-            let (loss, _) = cross_entropy(&dense(&w));
-            let gradient = p.iter().zip(dense(&w)).map(|(p, t)| (p - t) / temperature).collect();
-            (loss, gradient)
-        }
-        Tail::Renormalize => cross_entropy(&dense(&w.iter().map(|w| w / mass).collect::<Vec<_>>())),
+        Tail::Renormalize | Tail::DoubleRenormalize if mass > 0.0 => w.iter_mut().for_each(|w| *w /= mass),
         Tail::Uniform => {
-            let mut target = vec![rest / (z.len() - token.ids.len()).max(1) as f64; z.len()];
-            token.ids.iter().zip(&w).for_each(|(&id, w)| target[id] = *w);
-            cross_entropy(&target)
+            let others = listed.iter().filter(|listed| !**listed).count();
+            let each = (1.0 - mass).max(0.0) / others.max(1) as f64;
+            w.iter_mut().zip(&listed).filter(|(_, listed)| !**listed).for_each(|(w, _)| *w = each);
         }
-        Tail::Bucket => {
-            let (head_loss, mut gradient) = cross_entropy(&dense(&w));
-            let inside: f64 = token.ids.iter().map(|&id| p[id]).sum();
-            // 1 − inside, as a sum of its own: exact when almost all mass is inside.
-            let outside: f64 = (0..z.len()).filter(|i| !token.ids.contains(i)).map(|i| p[i]).sum();
-            if rest == 0.0 || token.ids.len() == z.len() {
-                return (head_loss, gradient);
-            }
-            // d(−R ln(1 − P))/du_i = R/(1 − P) · p_i (1[i in k] − P)
-            for (i, g) in gradient.iter_mut().enumerate() {
-                let member = f64::from(u8::from(token.ids.contains(&i)));
-                *g += rest * p[i] * (member - inside) / outside / temperature;
-            }
-            (head_loss - rest * outside.ln(), gradient)
+        _ => {}
+    }
+    w
+}
+
+/// Cross-entropy −Σ t ln p with gradient (Σ t)·p − t in u.
+fn cross_entropy(u: &[f64], target: &[f64]) -> (f64, Vec<f64>) {
+    let (lse, p) = (log_sum_exp(u), softmax(u));
+    let sum: f64 = target.iter().sum();
+    let value = target.iter().zip(u).map(|(t, u)| if *t == 0.0 { 0.0 } else { t * (lse - u) }).sum();
+    (value, p.iter().zip(target).map(|(p, t)| sum * p - t).collect())
+}
+
+fn soft_ce(u: &[f64], token: &Token, tail: Tail) -> (f64, Vec<f64>) {
+    let target = target(u.len(), token, tail);
+    match tail {
+        Tail::Raw | Tail::Renormalize | Tail::Uniform | Tail::Sampled => cross_entropy(u, &target),
+        Tail::Metaseq => {
+            let (value, _) = cross_entropy(u, &target);
+            (value, softmax(u).iter().zip(&target).map(|(p, t)| p - t).collect())
         }
+        Tail::DoubleRenormalize => {
+            let (_, listed) = dense(u.len(), token);
+            let among: Vec<f64> = u.iter().zip(&listed).map(|(u, l)| if *l { *u } else { f64::NEG_INFINITY }).collect();
+            cross_entropy(&among, &target)
+        }
+        Tail::Bucket => divergence(u, token, 0.0, |log_q, w| if w == 0.0 { (0.0, 0.0) } else { (-w * log_q, -w) }),
     }
 }
 
-fn logit_mse(z: &[f64], token: &Token, centered: bool, mse_mean: bool) -> (f64, Vec<f64>) {
-    let k = token.ids.len() as f64;
-    let mut differences: Vec<f64> = token.ids.iter().zip(token.logits).map(|(&id, y)| z[id] - y).collect();
-    if centered {
-        let mean = differences.iter().sum::<f64>() / k;
-        differences.iter_mut().for_each(|d| *d -= mean);
+/// −Σ t ln t of what soft-ce with `tail` compares with: the least value it can reach (less a constant for `raw`).
+fn entropy_of_target(vocabulary: usize, token: &Token, tail: Tail) -> f64 {
+    let mut outcomes = target(vocabulary, token, tail);
+    let (_, listed) = dense(vocabulary, token);
+    if tail == Tail::Bucket && !listed.iter().all(|listed| *listed) {
+        outcomes.push((1.0 - outcomes.iter().sum::<f64>()).max(0.0));
     }
+    outcomes.iter().filter(|t| **t > 0.0).map(|t| -t * t.ln()).sum()
+}
+
+/// Σ f(ln q, w) over the outcomes: the listed ids, and "something else" (with at least `least_rest` on the teacher's side). f
+/// gives a value and t = q·∂f/∂q. The gradient in u is then t_i − p_i·Σt for a listed i; what falls to "something else",
+/// t_out − P_out·Σt, is shared among the others as p is.
+fn divergence(u: &[f64], token: &Token, least_rest: f64, f: impl Fn(f64, f64) -> (f64, f64)) -> (f64, Vec<f64>) {
+    let lse = log_sum_exp(u);
+    let (w, listed) = dense(u.len(), token);
+    // A sum of its own rather than one less the listed: exact when almost all mass is on those.
+    let others: Vec<f64> = u.iter().zip(&listed).filter(|(_, listed)| !**listed).map(|(u, _)| *u).collect();
+    let lse_others = log_sum_exp(&others);
+    let rest = (1.0 - w.iter().sum::<f64>()).max(least_rest);
+    let (mut value, t_others) = if others.is_empty() { (0.0, 0.0) } else { f(lse_others - lse, rest) };
+    let mut t = vec![0.0; u.len()];
+    for i in (0..u.len()).filter(|&i| listed[i]) {
+        let (value_i, t_i) = f(u[i] - lse, w[i]);
+        (value, t[i]) = (value + value_i, t_i);
+    }
+    let sum = t_others + t.iter().sum::<f64>();
+    let own = |i: usize| if listed[i] { t[i] } else { (u[i] - lse_others).exp() * t_others };
+    (value, (0..u.len()).map(|i| own(i) - (u[i] - lse).exp() * sum).collect())
+}
+
+fn logit_mse(z: &[f64], token: &Token, centered: bool, mse_mean: bool) -> (f64, Vec<f64>) {
+    let compared: Vec<(usize, f64)> =
+        token.ids.iter().zip(token.logits).filter(|(_, y)| y.is_finite()).map(|(&id, y)| (id, z[id] - y)).collect();
+    let k = compared.len().max(1) as f64;
+    let mean = if centered { compared.iter().map(|(_, d)| d).sum::<f64>() / k } else { 0.0 };
     let scale = if mse_mean { 1.0 / k } else { 1.0 };
     let mut gradient = vec![0.0; z.len()];
-    token.ids.iter().zip(&differences).for_each(|(&id, d)| gradient[id] += 2.0 * d * scale);
-    (differences.iter().map(|d| d * d).sum::<f64>() * scale, gradient)
+    let mut value = 0.0;
+    for (id, d) in compared {
+        value += (d - mean).powi(2) * scale;
+        gradient[id] += 2.0 * (d - mean) * scale;
+    }
+    (value, gradient)
+}
+
+fn logprob_mse(u: &[f64], token: &Token, mse_mean: bool) -> (f64, Vec<f64>) {
+    let (lse, p) = (log_sum_exp(u), softmax(u));
+    let (w, _) = dense(u.len(), token);
+    let compared: Vec<(usize, f64)> =
+        w.iter().enumerate().filter(|(_, w)| **w > 0.0).map(|(id, w)| (id, u[id] - lse - w.ln())).collect();
+    let scale = if mse_mean { 1.0 / compared.len().max(1) as f64 } else { 1.0 };
+    let sum: f64 = compared.iter().map(|(_, d)| d).sum();
+    let mut gradient: Vec<f64> = p.iter().map(|p| -2.0 * sum * p * scale).collect();
+    let mut value = 0.0;
+    for (id, d) in compared {
+        value += d * d * scale;
+        gradient[id] += 2.0 * d * scale;
+    }
+    (value, gradient)
 }

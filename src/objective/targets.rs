@@ -1,4 +1,4 @@
-//! What a batch is held against: labels, and the teacher's top-k.
+//! What a batch is held against: labels, and what the teacher says of some ids or of all.
 
 use tch::{Kind, Tensor};
 
@@ -6,17 +6,46 @@ use tch::{Kind, Tensor};
 pub struct Targets {
     /// `[N]` i64.
     pub labels_n: Tensor,
-    pub teacher: Option<TopK>,
+    pub teacher: Option<Teacher>,
 }
 
-/// The teacher's k most likely ids of each token, distinct within a row.
-pub struct TopK {
-    /// `[N, k]` i64.
-    pub ids_nk: Tensor,
+/// A teacher's answers for N tokens.
+pub struct Teacher {
+    pub ids: Ids,
     /// `[N, k]` f32: log-probabilities at the objective's temperature; −∞ carries no weight.
-    pub logprobs_nk: Tensor,
-    /// `[N, k]` f32: the same entries as logits.
-    pub logits_nk: Tensor,
+    pub logprobs_nk: Option<Tensor>,
+    /// `[N, k]` f32: logits; −∞ is not compared.
+    pub logits_nk: Option<Tensor>,
+}
+
+/// The ids that a teacher speaks of.
+pub enum Ids {
+    /// k ids a row, known on every rank.
+    Listed {
+        /// `[N, k]` i64.
+        ids_nk: Tensor,
+        /// `[N, k]` bool, true at the first listing of an id; `None` where no row lists an id twice.
+        first_nk: Option<Tensor>,
+    },
+    /// All ids of this rank's vocabulary shard, k = v, in order.
+    All,
+}
+
+impl Ids {
+    /// k distinct ids a row.
+    pub fn distinct(ids_nk: Tensor) -> Self {
+        Ids::Listed { ids_nk, first_nk: None }
+    }
+
+    /// The same ids, the tensors shared.
+    pub fn share(&self) -> Self {
+        match self {
+            Ids::All => Ids::All,
+            Ids::Listed { ids_nk, first_nk } => {
+                Ids::Listed { ids_nk: ids_nk.shallow_clone(), first_nk: first_nk.as_ref().map(Tensor::shallow_clone) }
+            }
+        }
+    }
 }
 
 impl Targets {
@@ -25,20 +54,47 @@ impl Targets {
         let rows = |t: &Tensor| t.narrow(0, start, length);
         Self {
             labels_n: rows(&self.labels_n),
-            teacher: self.teacher.as_ref().map(|t| TopK {
-                ids_nk: rows(&t.ids_nk),
-                logprobs_nk: rows(&t.logprobs_nk),
-                logits_nk: rows(&t.logits_nk),
+            teacher: self.teacher.as_ref().map(|t| Teacher {
+                ids: match &t.ids {
+                    Ids::All => Ids::All,
+                    Ids::Listed { ids_nk, first_nk } => {
+                        Ids::Listed { ids_nk: rows(ids_nk), first_nk: first_nk.as_ref().map(rows) }
+                    }
+                },
+                logprobs_nk: t.logprobs_nk.as_ref().map(rows),
+                logits_nk: t.logits_nk.as_ref().map(rows),
             }),
         }
     }
 }
 
-impl TopK {
-    /// Σ_j w_j and −Σ_j w_j ln w_j of each row, `[N]`.
-    pub fn mass_and_entropy(&self) -> (Tensor, Tensor) {
-        let weights = self.logprobs_nk.exp();
-        let entropy = -(&weights * self.logprobs_nk.clamp_min(-1e4)).sum_dim_intlist(-1, false, Kind::Float);
-        (weights.sum_dim_intlist(-1, false, Kind::Float), entropy)
+impl Teacher {
+    /// The targets as a cache holds them, at `temperature`: distinct `ids [N, k]`, their logits, and lse `[N, 1]` there.
+    pub fn from_logits(ids_nk: Tensor, logits_nk: Tensor, lse_n1: &Tensor, temperature: f64) -> Self {
+        let logprobs_nk = &logits_nk / temperature - lse_n1;
+        Self { ids: Ids::distinct(ids_nk), logprobs_nk: Some(logprobs_nk), logits_nk: Some(logits_nk) }
+    }
+
+    /// k ids a row with their log-probabilities or logits or both. An id that a row lists again gives its weight to the first
+    /// listing: afterwards its own log-probability is −∞. Logits stay apart: each is compared.
+    pub fn listed(ids_nk: Tensor, logprobs_nk: Option<Tensor>, logits_nk: Option<Tensor>) -> Self {
+        let (sorted, order) = ids_nk.sort_stable(true, -1, false);
+        let (n, k) = ids_nk.size2().expect("two dimensions");
+        let again = sorted.narrow(1, 1, k - 1).eq_tensor(&sorted.narrow(1, 0, k - 1));
+        if !again.any().int64_value(&[]).eq(&1) {
+            return Self { ids: Ids::distinct(ids_nk), logprobs_nk, logits_nk };
+        }
+        let first_sorted = Tensor::cat(&[&Tensor::ones([n, 1], (Kind::Bool, ids_nk.device())), &again.logical_not()], 1);
+        let back = order.argsort(-1, false);
+        let first_nk = first_sorted.gather(1, &back, false);
+        let logprobs_nk = logprobs_nk.map(|logprobs| {
+            // Entries of one id are neighbours once sorted; the place of the first among them stands for all.
+            let group = first_sorted.to_kind(Kind::Int64).cumsum(-1, Kind::Int64) - 1;
+            let weights = logprobs.to_kind(Kind::Double).exp().gather(1, &order, false);
+            let sums = weights.zeros_like().scatter_add(1, &group, &weights).gather(1, &group, false);
+            let kept = sums.log().masked_fill(&first_sorted.logical_not(), f64::NEG_INFINITY);
+            kept.gather(1, &back, false).to_kind(logprobs.kind())
+        });
+        Self { ids: Ids::Listed { ids_nk, first_nk: Some(first_nk) }, logprobs_nk, logits_nk }
     }
 }

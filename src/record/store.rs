@@ -9,13 +9,17 @@ use sha2::{Digest, Sha256};
 
 /// Creates or replaces `path` with what `write` puts into the file. A crash leaves the old file or the new one, never half.
 pub fn replace_file(path: &Path, write: impl FnOnce(&mut File) -> Result<()>) -> Result<()> {
+    replace_by_name(path, |part| write(&mut File::create(part)?))
+}
+
+/// The same for a `write` that opens the file itself, under the name it is given.
+pub fn replace_by_name(path: &Path, write: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
     let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let name = path.file_name().context("a file name")?.to_string_lossy();
     let part = folder.join(format!(".{name}.{}.part", std::process::id()));
     let finish = || -> Result<()> {
-        let mut file = File::create(&part)?;
-        write(&mut file)?;
-        file.sync_all()?;
+        write(&part)?;
+        File::open(&part)?.sync_all()?;
         fs::rename(&part, path)?;
         File::open(folder)?.sync_all()?;
         Ok(())

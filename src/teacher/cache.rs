@@ -21,7 +21,7 @@ use tch::{Device, Tensor};
 
 use crate::data::batch::Row;
 use crate::data::tokens::TokenizedSplit;
-use crate::objective::targets::TopK;
+use crate::objective::targets::Teacher;
 use crate::record::store::{replace_bytes, sha256_hex};
 use crate::user_error;
 
@@ -140,7 +140,7 @@ impl Cache {
     }
 
     /// The `k` best targets of the counted tokens of `rows`, at `temperature`.
-    pub fn targets(&self, rows: &[Row], split: &TokenizedSplit, k: usize, temperature: f64, device: Device) -> Result<TopK> {
+    pub fn targets(&self, rows: &[Row], split: &TokenizedSplit, k: usize, temperature: f64, device: Device) -> Result<Teacher> {
         let column = self.temperatures.iter().position(|&t| t == temperature);
         let column = column.ok_or_else(|| anyhow!("the teacher cache has no lse at temperature {temperature}"))?;
         let unit = self.temperatures.iter().position(|&t| t == 1.0).context("the teacher cache has no lse at temperature 1")?;
@@ -181,6 +181,6 @@ impl Cache {
         let n = lses.len() as i64;
         let shaped = |t: Tensor| t.view([n, k as i64]).to_device(device);
         let lse_n1 = Tensor::from_slice(&lses).unsqueeze(1).to_device(device);
-        Ok(TopK::from_logits(shaped(Tensor::from_slice(&ids)), shaped(Tensor::from_slice(&logits)), &lse_n1, temperature))
+        Ok(Teacher::from_logits(shaped(Tensor::from_slice(&ids)), shaped(Tensor::from_slice(&logits)), &lse_n1, temperature))
     }
 }

@@ -16,7 +16,6 @@ use crate::dist::{Mesh, c10d};
 use crate::eval::perplexity::{Evaluation, evaluate};
 use crate::experiment::recipe::TrainRecipe;
 use crate::model::{Decoder, Weights};
-use crate::objective::Objective;
 use crate::objective::head::{Head, Sums};
 use crate::objective::targets::Targets;
 use crate::record::journal::{Evaluated, Event, Journal, Step};
@@ -82,7 +81,7 @@ pub fn train(
         let (sums, norm) = update(recipe, place, rows, lr, &weights, &decoder, &mut optimizer, mesh)?;
         tokens += count as u64;
         let mean = |sum: f64| sum / count as f64;
-        let taught = recipe.objective.needs_teacher();
+        let taught = recipe.loss.objective.needs_teacher();
         write(Event::Step(Step {
             step: step as i64 + 1,
             tokens: tokens as i64,
@@ -154,10 +153,7 @@ fn update(
         let batch = Batch::new(mine, place.train, mesh.device);
         let teacher = match (&recipe.teacher, &place.cache) {
             (Some(teacher), Some(cache)) => {
-                let temperature = match recipe.objective {
-                    Objective::SoftCe { temperature, .. } => temperature,
-                    _ => 1.0,
-                };
+                let temperature = recipe.loss.objective.temperature();
                 Some(cache.targets(mine, place.train, teacher.top_k, temperature, mesh.device)?)
             }
             (Some(_), None) => return Err(anyhow!("no teacher cache for an arm that needs one")),
@@ -173,14 +169,9 @@ fn update(
             tp: &mesh.tp,
         };
         // The embedding is the first parameter; the head adds its part of the tied gradient there.
-        let (found, d_hidden_nd) = head.loss_and_gradients(
-            recipe.objective,
-            &hidden_nd.detach(),
-            &targets,
-            1.0 / count as f64,
-            &weights.gradient_of(0),
-        )?;
-        sums = found;
+        let (found, d_hidden_nd) =
+            head.loss_and_gradients(&recipe.loss, &hidden_nd.detach(), &targets, 1.0 / count as f64, &weights.gradient_of(0))?;
+        sums = found.sums()?;
         c10d::backward(&hidden_nd, &d_hidden_nd.to_kind(recipe.precision.kind()))?;
         weights.collect_gradients();
     }

@@ -2,8 +2,10 @@
 
 mod bad_input_is_refused_before_any_work;
 mod claims_are_decided_and_verified;
-mod fast_objectives_equal_the_f64_reference;
 mod interrupted_runs_resume_bit_for_bit;
 mod lab;
+mod loss_evaluates_tensors_from_anywhere;
+mod objectives_equal_the_f64_reference;
 mod shards_train_as_one;
 mod sweeps_explain_themselves;
+mod the_reference_is_the_formula;

@@ -33,7 +33,7 @@ fn every_mistake_is_answered_with_its_place_and_what_to_do() {
         (base("\"1M\"", "\"1M"), "x.toml:5:"),
         (
             format!("{BASE}[method.a]\n"),
-            "x.toml:7:9: this method has no objective; add objective = \"hard-ce\", \"soft-ce\" or \"logit-mse\"",
+            "x.toml:7:9: this method has no objective; add e.g. objective = \"hard-ce\" (known are hard-ce, soft-ce, kl-forward, kl-reverse, jsd, logit-mse, logprob-mse)",
         ),
         (
             format!("{BASE}[method.a]\ntail = \"raw\"\nobjective = \"soft-cee\"\n"),

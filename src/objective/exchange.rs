@@ -1,0 +1,69 @@
+//! What vocabulary shards tell each other of a chunk: sums of exponentials, merged as in online softmax (Milakov & Gimelshein
+//! 2018), and plain sums, in one all-gather. In double precision, as all numbers of which there are few a row: what is left of
+//! a gradient near its minimum is a small difference of large parts.
+
+use anyhow::Result;
+use tch::{Kind, Tensor};
+
+use crate::dist::Axis;
+
+/// The maximum of no logits at all: finite, so that differences of it are.
+const EMPTY: f64 = -1e30;
+
+/// ln Σ exp(x) of each row over some set, as `max + ln sum`, each `[C, 1]` f64; sum is 0 for an empty set.
+pub struct LogSum {
+    pub max: Tensor,
+    pub sum: Tensor,
+}
+
+impl LogSum {
+    /// Of the entries of `x_ck` where `among_ck` is 1.
+    pub fn among(x_ck: &Tensor, among_ck: &Tensor) -> Self {
+        let max = x_ck.masked_fill(&among_ck.eq(0.0), EMPTY).amax([-1], true);
+        Self { sum: row_sum(&((x_ck - &max).clamp_max(0.0).exp() * among_ck)), max }
+    }
+
+    /// Of both sets together.
+    pub fn union(&self, other: &LogSum) -> LogSum {
+        let max = self.max.maximum(&other.max);
+        let at = |set: &LogSum| &set.sum * (&set.max - &max).exp();
+        LogSum { sum: at(self) + at(other), max }
+    }
+
+    /// ln of the sum, the maximum left out.
+    pub fn log_sum(&self) -> Tensor {
+        self.sum.clamp_min(f64::MIN_POSITIVE).log()
+    }
+
+    pub fn value(&self) -> Tensor {
+        &self.max + self.log_sum()
+    }
+
+    /// What turns `exp(x − max)` of another maximum into `exp(x)` over this sum.
+    pub fn share(&self, max: &Tensor) -> Tensor {
+        (max - &self.max).exp() / self.sum.clamp_min(f64::MIN_POSITIVE)
+    }
+}
+
+/// The sets and sums of all ranks of `tp` together.
+pub fn merge(tp: &Axis, sets: Vec<LogSum>, sums: Vec<Tensor>) -> Result<(Vec<LogSum>, Vec<Tensor>)> {
+    if tp.size == 1 {
+        return Ok((sets, sums));
+    }
+    let columns: Vec<&Tensor> = sets.iter().flat_map(|set| [&set.max, &set.sum]).chain(&sums).collect();
+    let all_rcs = tp.all_gather(&Tensor::cat(&columns, 1))?;
+    let column = |index: usize| all_rcs.select(2, index as i64).unsqueeze(-1);
+    let over_ranks = |of: &Tensor| of.sum_dim_intlist(0, false, Kind::Double);
+    let merged = (0..sets.len()).map(|set| {
+        let (max_rc1, sum_rc1) = (column(2 * set), column(2 * set + 1));
+        let max = max_rc1.amax([0], false);
+        LogSum { sum: over_ranks(&(sum_rc1 * (max_rc1 - &max).exp())), max }
+    });
+    let summed = (0..sums.len()).map(|sum| over_ranks(&column(2 * sets.len() + sum)));
+    Ok((merged.collect(), summed.collect()))
+}
+
+/// The sum of each row `[C, 1]`, in the number format of `x`.
+pub fn row_sum(x: &Tensor) -> Tensor {
+    x.sum_dim_intlist(-1, true, x.kind())
+}

@@ -1,0 +1,119 @@
+//! The two walks over a chunk of logits, rows dealt out to threads. Rows are independent: neither the number of threads nor
+//! the way rows are dealt out changes a bit.
+
+use std::slice;
+use std::thread;
+
+use tch::{Device, Kind, Tensor};
+
+use super::number::{Bf16, Number};
+use super::vector::{self, Factors, Wanted};
+
+/// Fewest logits for which another thread is worth its start.
+const WORTH_A_THREAD: usize = 1 << 16;
+
+/// Of each of C rows of logits z, −∞ standing for none: f64 `[C, 1]`.
+pub struct RowSums {
+    /// −1e30 for a row of −∞ alone.
+    pub max: Tensor,
+    /// Σ exp((z − max)/τ)
+    pub exp: Tensor,
+    /// Σ exp(z − max), where τ ≠ 1.
+    pub plain_exp: Option<Tensor>,
+    /// Σ (z − max), where asked for.
+    pub difference: Option<Tensor>,
+}
+
+/// What [`gradient`] makes of each of C rows, f64 `[C, 1]`: `exp·e^((z − max)/τ) + plain_exp·e^(z − max) + constant`.
+pub struct RowFactors<'a> {
+    pub max: &'a Tensor,
+    pub exp: &'a Tensor,
+    pub plain_exp: Option<&'a Tensor>,
+    pub constant: Option<&'a Tensor>,
+}
+
+/// Whether the kernels can work on `z_cv`: f32 or bf16, contiguous, on the CPU.
+pub fn fit(z_cv: &Tensor) -> bool {
+    z_cv.device() == Device::Cpu && z_cv.is_contiguous() && matches!(z_cv.kind(), Kind::Float | Kind::BFloat16)
+}
+
+/// Sums of the rows of `z_cv`.
+pub fn sums(z_cv: &Tensor, temperature: f64, difference: bool) -> RowSums {
+    let plain_exp = temperature != 1.0;
+    let wanted = Wanted { inverse_temperature: (1.0 / temperature) as f32, plain_exp, difference };
+    let width = z_cv.size()[1] as usize;
+    let found = match z_cv.kind() {
+        Kind::Float => deal(logits::<f32>(z_cv), width, |_, rows| vector::sums(rows, width, wanted)),
+        _ => deal(logits::<Bf16>(z_cv), width, |_, rows| vector::sums(rows, width, wanted)),
+    };
+    let column = |of: fn(&vector::Found) -> f64| Tensor::from_slice(&found.iter().map(of).collect::<Vec<f64>>()).unsqueeze(1);
+    RowSums {
+        max: column(|row| f64::from(row.max)),
+        exp: column(|row| row.exp),
+        plain_exp: plain_exp.then(|| column(|row| row.plain_exp)),
+        difference: difference.then(|| column(|row| row.difference)),
+    }
+}
+
+/// Writes the gradient over the logits `z_cv`.
+pub fn gradient(z_cv: &mut Tensor, temperature: f64, factors: &RowFactors) {
+    let numbers = |t: &Tensor| Vec::<f64>::try_from(t.flatten(0, -1)).expect("a column of doubles");
+    let (max, exp) = (numbers(factors.max), numbers(factors.exp));
+    let (plain_exp, constant) = (factors.plain_exp.map(numbers), factors.constant.map(numbers));
+    let factors: Vec<Factors> = (0..max.len())
+        .map(|row| Factors {
+            inverse_temperature: (1.0 / temperature) as f32,
+            max: max[row] as f32,
+            exp: exp[row] as f32,
+            plain_exp: plain_exp.as_ref().map(|factors| factors[row] as f32),
+            constant: constant.as_ref().map_or(0.0, |constants| constants[row] as f32),
+        })
+        .collect();
+    let width = z_cv.size()[1] as usize;
+    let write = |first: usize, count: usize| &factors[first..first + count];
+    match z_cv.kind() {
+        Kind::Float => {
+            deal(logits::<f32>(z_cv), width, |first, rows| {
+                vector::gradient(rows, width, write(first, rows.len() / width));
+                Vec::<()>::new()
+            });
+        }
+        _ => {
+            deal(logits::<Bf16>(z_cv), width, |first, rows| {
+                vector::gradient(rows, width, write(first, rows.len() / width));
+                Vec::<()>::new()
+            });
+        }
+    }
+}
+
+/// The logits of a tensor that [`fit`]s.
+#[expect(clippy::mut_from_ref, reason = "a tensor's memory is shared by its handles; see the safety note")]
+fn logits<T: Number>(z_cv: &Tensor) -> &mut [T] {
+    assert!(fit(z_cv), "row kernels need contiguous logits on the CPU");
+    // SAFETY: the tensor is contiguous, on the CPU, and its elements are of T's size and layout (f32, or 16 bits of bfloat16,
+    // by the callers' match on its kind). The slice lives as long as the borrowed handle, and the head, which owns the logits
+    // of its chunk, hands them to one walk at a time.
+    unsafe { slice::from_raw_parts_mut(z_cv.data_ptr().cast(), z_cv.numel()) }
+}
+
+/// Calls `of(first row, rows)` on parts of the rows, a part a thread; results in the order of the rows.
+fn deal<T: Number, R: Send>(logits: &mut [T], width: usize, of: impl Fn(usize, &mut [T]) -> Vec<R> + Sync) -> Vec<R> {
+    let rows = logits.len() / width.max(1);
+    let threads = (tch::get_num_threads() as usize).min(1 + logits.len() / WORTH_A_THREAD).min(rows).max(1);
+    if threads == 1 {
+        return of(0, logits);
+    }
+    let share = rows.div_ceil(threads);
+    thread::scope(|scope| {
+        let mut parts = logits.chunks_mut(share * width).enumerate();
+        let first = parts.next();
+        let of = &of;
+        let others: Vec<_> = parts.map(|(index, part)| scope.spawn(move || of(index * share, part))).collect();
+        let mut all = first.map(|(_, part)| of(0, part)).unwrap_or_default();
+        for other in others {
+            all.extend(other.join().expect("a row kernel does not panic"));
+        }
+        all
+    })
+}

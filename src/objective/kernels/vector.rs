@@ -1,0 +1,208 @@
+//! One row: its sums, and its gradient in place. Plain loops over lanes, compiled once for each instruction set.
+
+use super::exp::exp;
+use super::number::Number;
+
+/// Lanes that are summed apart.
+const LANES: usize = 16;
+/// Elements that are summed in single precision before they go to a double.
+const BLOCK: usize = 64 * LANES;
+/// The maximum of a row without finite entries.
+const EMPTY: f32 = -1e30;
+
+/// What [`sums`] finds in a row of logits z, −∞ standing for none.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Found {
+    pub max: f32,
+    /// Σ exp((z − max)/τ)
+    pub exp: f64,
+    /// Σ exp(z − max), if asked for.
+    pub plain_exp: f64,
+    /// Σ (z − max), if asked for.
+    pub difference: f64,
+}
+
+/// What beyond max and Σ exp((z − max)/τ) is wanted.
+#[derive(Clone, Copy, Debug)]
+pub struct Wanted {
+    pub inverse_temperature: f32,
+    pub plain_exp: bool,
+    pub difference: bool,
+}
+
+/// What [`gradient`] makes of a row: `exp·e^((z − max)/τ) + plain_exp·e^(z − max) + constant`.
+#[derive(Clone, Copy, Debug)]
+pub struct Factors {
+    pub inverse_temperature: f32,
+    pub max: f32,
+    pub exp: f32,
+    pub plain_exp: Option<f32>,
+    pub constant: f32,
+}
+
+#[inline(always)]
+fn sums_of<T: Number, const FMA: bool>(row: &[T], wanted: Wanted) -> Found {
+    let mut lanes = [f32::NEG_INFINITY; LANES];
+    let (chunks, rest) = row.as_chunks::<LANES>();
+    for chunk in chunks {
+        for i in 0..LANES {
+            let z = chunk[i].load();
+            lanes[i] = if z > lanes[i] { z } else { lanes[i] };
+        }
+    }
+    let max = lanes.into_iter().chain(rest.iter().map(|z| z.load())).fold(EMPTY, f32::max);
+    let mut found = Found { max, ..Found::default() };
+    for block in row.chunks(BLOCK) {
+        let mut sums = [[0.0f32; LANES]; 3];
+        let (chunks, rest) = block.as_chunks::<LANES>();
+        for chunk in chunks {
+            for i in 0..LANES {
+                sums[0][i] += exp::<FMA>((chunk[i].load() - max) * wanted.inverse_temperature);
+            }
+        }
+        for (i, z) in rest.iter().enumerate() {
+            sums[0][i] += exp::<FMA>((z.load() - max) * wanted.inverse_temperature);
+        }
+        if wanted.plain_exp {
+            for (i, z) in block.iter().enumerate() {
+                sums[1][i % LANES] += exp::<FMA>(z.load() - max);
+            }
+        }
+        if wanted.difference {
+            for (i, z) in block.iter().enumerate() {
+                let z = z.load();
+                sums[2][i % LANES] += if z > f32::NEG_INFINITY { z - max } else { 0.0 };
+            }
+        }
+        let total = |lanes: [f32; LANES]| lanes.into_iter().map(f64::from).sum::<f64>();
+        found.exp += total(sums[0]);
+        found.plain_exp += total(sums[1]);
+        found.difference += total(sums[2]);
+    }
+    found
+}
+
+#[inline(always)]
+fn gradient_of<T: Number, const FMA: bool>(row: &mut [T], factors: Factors) {
+    let Factors { inverse_temperature, max, exp: factor, plain_exp, constant } = factors;
+    match plain_exp {
+        None => {
+            for z in row {
+                *z = T::store(factor * exp::<FMA>((z.load() - max) * inverse_temperature) + constant);
+            }
+        }
+        Some(plain) => {
+            for z in row {
+                let x = z.load() - max;
+                *z = T::store(factor * exp::<FMA>(x * inverse_temperature) + plain * exp::<FMA>(x) + constant);
+            }
+        }
+    }
+}
+
+/// Compiles both walks for an instruction set.
+macro_rules! walks {
+    ($sums:ident, $gradient:ident, $fma:literal $(, $features:literal)?) => {
+        $(#[target_feature(enable = $features)])?
+        fn $sums<T: Number>(rows: &[T], width: usize, wanted: Wanted) -> Vec<Found> {
+            rows.chunks_exact(width).map(|row| sums_of::<T, $fma>(row, wanted)).collect()
+        }
+        $(#[target_feature(enable = $features)])?
+        fn $gradient<T: Number>(rows: &mut [T], width: usize, factors: &[Factors]) {
+            rows.chunks_exact_mut(width).zip(factors).for_each(|(row, &factors)| gradient_of::<T, $fma>(row, factors));
+        }
+    };
+}
+
+walks!(sums_anywhere, gradient_anywhere, false);
+#[cfg(target_arch = "x86_64")]
+walks!(sums_avx2, gradient_avx2, true, "avx2,fma");
+#[cfg(target_arch = "x86_64")]
+walks!(sums_avx512, gradient_avx512, true, "avx512f,avx512bw,avx512dq,avx512vl,fma");
+
+/// Sums of each row of `width` logits.
+pub fn sums<T: Number>(rows: &[T], width: usize, wanted: Wanted) -> Vec<Found> {
+    #[cfg(target_arch = "x86_64")]
+    {
+        if has_avx512() {
+            // SAFETY: the features were detected.
+            return unsafe { sums_avx512(rows, width, wanted) };
+        }
+        if has_avx2() {
+            // SAFETY: the features were detected.
+            return unsafe { sums_avx2(rows, width, wanted) };
+        }
+    }
+    sums_anywhere(rows, width, wanted)
+}
+
+/// Writes each row's gradient over its logits.
+pub fn gradient<T: Number>(rows: &mut [T], width: usize, factors: &[Factors]) {
+    #[cfg(target_arch = "x86_64")]
+    {
+        if has_avx512() {
+            // SAFETY: the features were detected.
+            return unsafe { gradient_avx512(rows, width, factors) };
+        }
+        if has_avx2() {
+            // SAFETY: the features were detected.
+            return unsafe { gradient_avx2(rows, width, factors) };
+        }
+    }
+    gradient_anywhere(rows, width, factors)
+}
+
+#[cfg(target_arch = "x86_64")]
+fn has_avx512() -> bool {
+    is_x86_feature_detected!("avx512f")
+        && is_x86_feature_detected!("avx512bw")
+        && is_x86_feature_detected!("avx512dq")
+        && is_x86_feature_detected!("avx512vl")
+        && is_x86_feature_detected!("fma")
+}
+
+#[cfg(target_arch = "x86_64")]
+fn has_avx2() -> bool {
+    is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Every instruction set, on rows whose length is no multiple of anything, with hidden entries and none.
+    #[test]
+    fn instruction_sets_agree_with_double_precision() {
+        let width = 3 * BLOCK + 37;
+        let mut row: Vec<f32> = (0..width).map(|i| ((i * 7919) % 1000) as f32 * 0.02 - 11.0).collect();
+        row[5] = f32::NEG_INFINITY;
+        let wanted = Wanted { inverse_temperature: 0.5, plain_exp: true, difference: true };
+        let max = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+        let finite = || row.iter().filter(|z| z.is_finite()).map(|&z| f64::from(z - max));
+        let expected = [finite().map(|x| (x * 0.5).exp()).sum::<f64>(), finite().map(f64::exp).sum(), finite().sum::<f64>()];
+        let mut found = vec![sums_anywhere(&row, width, wanted)[0], sums(&row, width, wanted)[0]];
+        #[cfg(target_arch = "x86_64")]
+        if has_avx2() {
+            // SAFETY: the features were detected.
+            found.push(unsafe { sums_avx2(&row, width, wanted) }[0]);
+        }
+        for found in found {
+            assert_eq!(found.max, max);
+            for (found, expected) in [found.exp, found.plain_exp, found.difference].into_iter().zip(expected) {
+                assert!((found - expected).abs() < 2e-7 * expected.abs(), "{found}, not {expected}");
+            }
+        }
+        let nothing = sums(&[f32::NEG_INFINITY; 20], 20, wanted)[0];
+        assert_eq!(nothing, Found { max: EMPTY, ..Found::default() });
+
+        let factors = Factors { inverse_temperature: 0.5, max, exp: 2.0, plain_exp: Some(3.0), constant: 0.25 };
+        let (mut plain, mut best) = (row.clone(), row.clone());
+        gradient_anywhere(&mut plain, width, &[factors]);
+        gradient(&mut best, width, &[factors]);
+        for ((z, plain), best) in row.iter().zip(plain).zip(best) {
+            let x = f64::from(z - max);
+            let expected = 2.0 * (x * 0.5).exp() + 3.0 * x.exp() + 0.25;
+            assert!((f64::from(plain) - expected).abs() < 1e-6 && (f64::from(best) - expected).abs() < 1e-6);
+        }
+    }
+}

@@ -1,0 +1,84 @@
+//! The teacher's ids within one rank's vocabulary shard.
+
+use tch::{Kind, Tensor};
+
+use super::targets::Ids;
+
+/// Which columns of a chunk's logits `[C, v]` the k ids of each row are, and which of them are on this rank.
+pub struct Own {
+    /// `[C, k]` i64, 0 where not here; `None` where the ids are all columns, in order.
+    columns_ck: Option<Tensor>,
+    /// `[C, k]` f64, 1 where an entry is here and counts as an outcome (an id listed twice counts once).
+    pub outcome_ck: Tensor,
+    /// `[C, k]` f64, 1 where an entry is here.
+    pub here_ck: Tensor,
+}
+
+/// Global ids as columns of the shard `start .. start + width`, and 1 where it holds them (else column 0 and 0).
+pub fn columns(ids: &Tensor, start: i64, width: i64) -> (Tensor, Tensor) {
+    let local = ids - start;
+    let here = local.ge(0).logical_and(&local.lt(width));
+    (local.masked_fill(&here.logical_not(), 0), here.to_kind(Kind::Double))
+}
+
+impl Own {
+    pub fn of(ids: &Ids, z_cv: &Tensor, start: i64) -> Self {
+        let (rows, width) = (z_cv.size()[0], z_cv.size()[1]);
+        match ids {
+            Ids::All => {
+                let here = Tensor::ones([1, 1], (Kind::Double, z_cv.device())).expand([rows, width], false);
+                Self { columns_ck: None, outcome_ck: here.shallow_clone(), here_ck: here }
+            }
+            Ids::Listed { ids_nk, first_nk } => {
+                let (columns_ck, here_ck) = columns(ids_nk, start, width);
+                let outcome_ck = first_nk.as_ref().map_or_else(|| here_ck.shallow_clone(), |first| &here_ck * first);
+                Self { columns_ck: Some(columns_ck), outcome_ck, here_ck }
+            }
+        }
+    }
+
+    /// Whether the ids are all columns of this shard.
+    pub fn is_all(&self) -> bool {
+        self.columns_ck.is_none()
+    }
+
+    /// The logits at the ids `[C, k]`, f64; where an id is not here, those of column 0.
+    pub fn take(&self, z_cv: &Tensor) -> Tensor {
+        let taken = self.columns_ck.as_ref().map_or_else(|| z_cv.copy(), |columns| z_cv.gather(1, columns, false));
+        taken.to_kind(Kind::Double)
+    }
+
+    /// Sets the logits at the ids to −∞, so that what is left are the other ids.
+    pub fn hide(&self, z_cv: &mut Tensor) {
+        let _ = match &self.columns_ck {
+            None => z_cv.fill_(f64::NEG_INFINITY),
+            // Adding does no harm at column 0, which stands for ids that are not here.
+            Some(columns) => {
+                let hidden = self.here_ck.zeros_like().masked_fill(&self.here_ck.gt(0.0), f64::NEG_INFINITY);
+                z_cv.scatter_add_(1, columns, &hidden.to_kind(z_cv.kind()))
+            }
+        };
+    }
+
+    /// Adds `values_ck` at the ids that are here.
+    pub fn add(&self, into_cv: &mut Tensor, values_ck: &Tensor) {
+        let kind = into_cv.kind();
+        let _ = match &self.columns_ck {
+            None => into_cv.g_add_(&values_ck.to_kind(kind)),
+            Some(columns) => into_cv.scatter_add_(1, columns, &(values_ck * &self.here_ck).to_kind(kind)),
+        };
+    }
+
+    /// 1 at the outcome that is the row's label (`[C, 1]`, global ids), if it is listed and here, `[C, k]` f64.
+    pub fn at(&self, labels_c1: &Tensor, start: i64) -> Tensor {
+        match &self.columns_ck {
+            None => {
+                let width = self.here_ck.size()[1];
+                let ids = Tensor::arange(width, (Kind::Int64, labels_c1.device())) + start;
+                ids.eq_tensor(labels_c1).to_kind(Kind::Double)
+            }
+            // Where an id is not here its column is no column of it, but neither is it an outcome.
+            Some(columns) => (columns + start).eq_tensor(labels_c1) * &self.outcome_ck,
+        }
+    }
+}

@@ -1,0 +1,289 @@
+//! Each objective on a chunk of rows, in double precision: its value, and its gradient in a form that the head can write in place.
+//!
+//! With u = z/τ and p = softmax(u), every gradient in u is, at the ids that the teacher lists, some value; and elsewhere
+//! `whole·p_i + others·p_i/P + constant`, P being the probability of all other ids together. See [`super::reference`] for the
+//! same objectives written to be read.
+
+use anyhow::Result;
+use tch::{Kind, Tensor};
+
+use super::exchange::{LogSum, row_sum};
+use super::own::Own;
+use super::targets::{Ids, Teacher};
+use super::{LEAST_REST, Objective, Tail};
+use crate::dist::Axis;
+
+/// C rows, seen from one vocabulary shard.
+pub struct Rows<'a> {
+    pub own: &'a Own,
+    /// `[C, k]`, at the ids.
+    pub u_ck: &'a Tensor,
+    /// ln p at the ids, `[C, k]`.
+    pub logp_ck: &'a Tensor,
+    /// Σ exp(u) over the ids, over all others, and over both: of the whole vocabulary.
+    pub ids: &'a LogSum,
+    pub others: &'a LogSum,
+    pub whole: &'a LogSum,
+    /// Σ (z − y) over the compared ids `[C, 1]`, where the objective centres.
+    pub difference_c1: Option<&'a Tensor>,
+    /// Σ ln p over the other ids of this shard `[C, 1]`, where the objective has a uniform tail.
+    pub others_logp_c1: Option<&'a Tensor>,
+    pub vocab_size: i64,
+    pub tp: &'a Axis,
+}
+
+/// Value and gradient in u.
+pub struct Terms {
+    /// This shard's part of the value `[C, 1]`.
+    pub value_c1: Tensor,
+    /// At the ids `[C, k]`; what `constant_c1` adds there is taken off already.
+    pub at_ids_ck: Tensor,
+    pub whole_c1: Tensor,
+    pub others_c1: Option<Tensor>,
+    pub constant_c1: Option<Tensor>,
+}
+
+/// What the teacher says of C rows, with what follows from it.
+pub struct Weights {
+    /// `[C, k]`, at the objective's temperature.
+    logw_ck: Tensor,
+    w_ck: Tensor,
+    /// M `[C, 1]`.
+    pub mass_c1: Tensor,
+    /// R, none where the teacher speaks of every id.
+    rest_c1: Tensor,
+    /// Ids of the vocabulary that the row does not list.
+    unlisted_c1: Tensor,
+    /// −Σ w ln w over the listed ids.
+    pub entropy_c1: Tensor,
+}
+
+impl Weights {
+    pub fn of(teacher: &Teacher, vocab_size: i64, tp: &Axis) -> Result<Option<Self>> {
+        let Some(logprobs) = &teacher.logprobs_nk else { return Ok(None) };
+        let logprobs = logprobs.to_kind(Kind::Double);
+        let (w_ck, logw_ck) = (logprobs.exp(), logprobs.clamp_min(-1e4));
+        let (mass_c1, entropy_c1) = (row_sum(&w_ck), -row_sum(&(&w_ck * &logw_ck)));
+        let listed_c1 = match &teacher.ids {
+            Ids::All => {
+                tp.all_reduce_sum(&mass_c1)?;
+                tp.all_reduce_sum(&entropy_c1)?;
+                mass_c1.full_like(vocab_size as f64)
+            }
+            Ids::Listed { first_nk: Some(first), .. } => row_sum(&first.to_kind(Kind::Double)),
+            Ids::Listed { ids_nk, .. } => mass_c1.full_like(ids_nk.size()[1] as f64),
+        };
+        let unlisted_c1 = -listed_c1 + vocab_size as f64;
+        let rest_c1 = (-&mass_c1 + 1.0).clamp_min(0.0) * unlisted_c1.gt(0.0);
+        Ok(Some(Self { logw_ck, w_ck, mass_c1, rest_c1, unlisted_c1, entropy_c1 }))
+    }
+
+    /// The label alone, with all weight.
+    pub fn label(labels_c1: &Tensor, vocab_size: i64) -> Self {
+        let one = labels_c1.ones_like().to_kind(Kind::Double);
+        let zero = one.zeros_like();
+        Self {
+            logw_ck: zero.shallow_clone(),
+            w_ck: one.shallow_clone(),
+            unlisted_c1: one.full_like((vocab_size - 1) as f64),
+            mass_c1: one,
+            rest_c1: zero.shallow_clone(),
+            entropy_c1: zero,
+        }
+    }
+}
+
+impl Rows<'_> {
+    pub fn terms(&self, objective: Objective, weights: Option<&Weights>, teacher: Option<&Teacher>) -> Result<Terms> {
+        let weights = || weights.expect("checked: this objective has log-probabilities");
+        Ok(match objective {
+            Objective::HardCe => self.cross_entropy(&weights().w_ck, &weights().mass_c1),
+            Objective::SoftCe { tail, .. } => self.soft_ce(weights(), tail),
+            Objective::KlForward { tail, .. } => {
+                let terms = self.soft_ce(weights(), tail);
+                let least_c1 = self.once(&entropy_of_target(weights(), tail));
+                Terms { value_c1: &terms.value_c1 - least_c1, ..terms }
+            }
+            Objective::KlReverse { .. } => self.kl_reverse(weights())?,
+            Objective::Jsd { beta, .. } => self.jsd(weights(), beta)?,
+            Objective::LogitMse { centered, mse_mean } => {
+                let logits = teacher.and_then(|t| t.logits_nk.as_ref()).expect("checked: this objective has logits");
+                self.logit_mse(logits, centered, mse_mean)
+            }
+            Objective::LogprobMse { mse_mean, .. } => {
+                let logprobs = teacher.and_then(|t| t.logprobs_nk.as_ref()).expect("checked: has log-probabilities");
+                self.logprob_mse(logprobs, mse_mean)?
+            }
+        })
+    }
+
+    /// A value that every shard knows, counted on the first alone.
+    fn once(&self, value: &Tensor) -> Tensor {
+        if self.tp.rank == 0 { value.shallow_clone() } else { value.zeros_like() }
+    }
+
+    /// Σ over the ids that are here.
+    fn sum(&self, of_ck: &Tensor) -> Tensor {
+        row_sum(&(of_ck * &self.own.outcome_ck))
+    }
+
+    /// −Σ t ln p with t at the ids alone, of sum `total_c1`.
+    fn cross_entropy(&self, t_ck: &Tensor, total_c1: &Tensor) -> Terms {
+        Terms {
+            value_c1: -self.sum(&(t_ck * self.logp_ck)),
+            at_ids_ck: (total_c1 * self.logp_ck.exp() - t_ck) * &self.own.outcome_ck,
+            whole_c1: total_c1.shallow_clone(),
+            others_c1: None,
+            constant_c1: None,
+        }
+    }
+
+    fn soft_ce(&self, weights: &Weights, tail: Tail) -> Terms {
+        let Weights { w_ck, mass_c1, rest_c1, unlisted_c1, .. } = weights;
+        match tail {
+            Tail::Raw | Tail::Sampled => self.cross_entropy(w_ck, mass_c1),
+            Tail::Metaseq => {
+                let value_c1 = self.cross_entropy(w_ck, mass_c1).value_c1;
+                Terms { value_c1, ..self.cross_entropy(w_ck, &mass_c1.ones_like()) }
+            }
+            Tail::Renormalize => {
+                let (t_ck, total_c1) = renormalized(weights);
+                self.cross_entropy(&t_ck, &total_c1)
+            }
+            Tail::DoubleRenormalize => {
+                let (t_ck, total_c1) = renormalized(weights);
+                let logq_ck = self.u_ck - &self.ids.max - self.ids.log_sum();
+                Terms {
+                    value_c1: -self.sum(&(&t_ck * &logq_ck)),
+                    // Where an id is not here u is of another, and its exponential may be anything.
+                    at_ids_ck: (total_c1 * logq_ck.clamp_max(0.0).exp() - t_ck) * &self.own.outcome_ck,
+                    whole_c1: mass_c1.zeros_like(),
+                    others_c1: None,
+                    constant_c1: None,
+                }
+            }
+            Tail::Uniform => {
+                let each_c1 = rest_c1 / unlisted_c1.clamp_min(1.0);
+                let terms = self.cross_entropy(w_ck, &(mass_c1 + rest_c1));
+                let others_logp_c1 = self.others_logp_c1.expect("gathered for the uniform tail");
+                Terms {
+                    value_c1: terms.value_c1 - &each_c1 * others_logp_c1,
+                    at_ids_ck: terms.at_ids_ck + &each_c1 * &self.own.outcome_ck,
+                    constant_c1: Some(-each_c1),
+                    ..terms
+                }
+            }
+            Tail::Bucket => {
+                let terms = self.cross_entropy(w_ck, &(mass_c1 + rest_c1));
+                let value_c1 = terms.value_c1 - self.once(&(rest_c1 * self.log_others()));
+                Terms { value_c1, others_c1: Some(-rest_c1), ..terms }
+            }
+        }
+    }
+
+    /// ln P `[C, 1]`, P being the probability of all ids that are not listed.
+    fn log_others(&self) -> Tensor {
+        &self.others.max - &self.whole.max + self.others.log_sum() - self.whole.log_sum()
+    }
+
+    /// The gradient where the value is Σ f over the listed ids and "something else", t being q·∂f/∂q of each.
+    fn divergence(&self, value_c1: Tensor, t_ck: &Tensor, t_others_c1: &Tensor) -> Result<Terms> {
+        let sum_c1 = self.sum(t_ck);
+        self.tp.all_reduce_sum(&sum_c1)?;
+        let sum_c1 = sum_c1 + t_others_c1;
+        Ok(Terms {
+            value_c1,
+            at_ids_ck: (t_ck - self.logp_ck.exp() * &sum_c1) * &self.own.outcome_ck,
+            whole_c1: -sum_c1,
+            others_c1: Some(t_others_c1.shallow_clone()),
+            constant_c1: None,
+        })
+    }
+
+    fn kl_reverse(&self, weights: &Weights) -> Result<Terms> {
+        let value = |logq: &Tensor, logw: &Tensor| logq.exp() * (logq - logw);
+        let logq = self.log_others();
+        let log_rest = weights.rest_c1.clamp_min(LEAST_REST).log();
+        let (value_ck, value_others) = (value(self.logp_ck, &weights.logw_ck), value(&logq, &log_rest));
+        let value_c1 = self.sum(&value_ck) + self.once(&value_others);
+        self.divergence(value_c1, &(value_ck + self.logp_ck.exp()), &(value_others + logq.exp()))
+    }
+
+    fn jsd(&self, weights: &Weights, beta: f64) -> Result<Terms> {
+        // The value, and q·∂/∂q of it.
+        let of = |logq: &Tensor, logw: &Tensor, w: &Tensor| {
+            let log_m = (logw + beta.ln()).logaddexp(&(logq + (1.0 - beta).ln()));
+            let t = logq.exp() * (logq - &log_m) * (1.0 - beta);
+            (w * (logw - log_m) * beta + &t, t)
+        };
+        let (value_ck, t_ck) = of(self.logp_ck, &weights.logw_ck, &weights.w_ck);
+        let log_rest = weights.rest_c1.clamp_min(f64::MIN_POSITIVE).log();
+        let (value_others, t_others) = of(&self.log_others(), &log_rest, &weights.rest_c1);
+        self.divergence(self.sum(&value_ck) + self.once(&value_others), &t_ck, &t_others)
+    }
+
+    fn logit_mse(&self, y_ck: &Tensor, centered: bool, mse_mean: bool) -> Terms {
+        let compared = y_ck.isfinite().to_kind(Kind::Double);
+        let count_c1 = self.count(&compared);
+        let mut d_ck = difference(self.u_ck, y_ck, &compared) * &self.own.here_ck;
+        if centered {
+            d_ck -= self.difference_c1.expect("gathered where the objective centres") / &count_c1 * compared * &self.own.here_ck;
+        }
+        let scale_c1 = if mse_mean { count_c1.reciprocal() } else { count_c1.ones_like() };
+        Terms {
+            value_c1: row_sum(&d_ck.square()) * &scale_c1,
+            at_ids_ck: d_ck * &scale_c1 * 2.0,
+            whole_c1: scale_c1.zeros_like(),
+            others_c1: None,
+            constant_c1: None,
+        }
+    }
+
+    fn logprob_mse(&self, y_ck: &Tensor, mse_mean: bool) -> Result<Terms> {
+        let compared = y_ck.isfinite().to_kind(Kind::Double);
+        let count_c1 = self.count(&compared);
+        let d_ck = difference(self.logp_ck, y_ck, &compared) * &self.own.here_ck;
+        let scale_c1 = if mse_mean { count_c1.reciprocal() } else { count_c1.ones_like() };
+        let sum_c1 = row_sum(&d_ck);
+        self.tp.all_reduce_sum(&sum_c1)?;
+        let whole_c1 = sum_c1 * &scale_c1 * -2.0;
+        Ok(Terms {
+            value_c1: row_sum(&d_ck.square()) * &scale_c1,
+            at_ids_ck: d_ck * &scale_c1 * 2.0 + &whole_c1 * self.logp_ck.exp() * &self.own.outcome_ck,
+            whole_c1,
+            others_c1: None,
+            constant_c1: None,
+        })
+    }
+
+    /// How many entries of a row are compared, at least 1: on this rank alone they are known for all, unless they are columns.
+    fn count(&self, compared: &Tensor) -> Tensor {
+        if self.own.is_all() { self.others.sum.full_like(self.vocab_size as f64) } else { row_sum(compared).clamp_min(1.0) }
+    }
+}
+
+/// x − y where `compared` is 1, else 0.
+pub fn difference(x_ck: &Tensor, y_ck: &Tensor, compared: &Tensor) -> Tensor {
+    (x_ck - y_ck).masked_fill(&compared.eq(0.0), 0.0)
+}
+
+/// w/M and its sum: 1, or 0 where the teacher gives no weight at all.
+fn renormalized(weights: &Weights) -> (Tensor, Tensor) {
+    let t_ck = &weights.w_ck / weights.mass_c1.clamp_min(f64::MIN_POSITIVE);
+    (t_ck, weights.mass_c1.gt(0.0).to_kind(Kind::Double))
+}
+
+/// −Σ t ln t of what the tail compares with `[C, 1]`.
+fn entropy_of_target(weights: &Weights, tail: Tail) -> Tensor {
+    let Weights { mass_c1, rest_c1, unlisted_c1, entropy_c1, .. } = weights;
+    let minus_x_log = |x: &Tensor, y: &Tensor| -(x * y.clamp_min(f64::MIN_POSITIVE).log());
+    match tail {
+        Tail::Raw | Tail::Metaseq | Tail::Sampled => entropy_c1.shallow_clone(),
+        Tail::Renormalize | Tail::DoubleRenormalize => {
+            let mass_c1 = mass_c1.clamp_min(f64::MIN_POSITIVE);
+            entropy_c1 / &mass_c1 + mass_c1.log() * weights.mass_c1.gt(0.0)
+        }
+        Tail::Bucket => entropy_c1 + minus_x_log(rest_c1, rest_c1),
+        Tail::Uniform => entropy_c1 + minus_x_log(rest_c1, &(rest_c1 / unlisted_c1.clamp_min(1.0))),
+    }
+}

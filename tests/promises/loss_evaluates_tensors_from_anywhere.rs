@@ -1,0 +1,143 @@
+//! `hydrometer loss` on a file, as a person with another framework would call it. Oracle: `objective::reference`.
+
+use std::process::Output;
+
+use hydrometer::objective::reference::{Token, log_sum_exp, loss_and_gradient};
+use hydrometer::objective::{Loss, Objective, Tail};
+use tch::{Kind, Tensor};
+
+use super::lab::Lab;
+
+const Z: [[f32; 6]; 3] = [[0.3, -1.2, 2.0, 0.7, -0.4, 1.1], [4.0, 0.0, -2.0, 1.0, 0.5, 0.1], [-1.0, 0.2, 0.3, 0.1, 3.0, -0.5]];
+const IDS: [[i64; 2]; 3] = [[2, 5], [0, 3], [4, 1]];
+const LABELS: [i64; 3] = [1, 3, 4];
+const MASK: [u8; 3] = [1, 0, 1];
+
+fn logprobs() -> Vec<f32> {
+    vec![-0.5, -1.5, -0.2, -2.5, -0.9, -1.0]
+}
+
+fn case(lab: &Lab, change: impl Fn(&mut Vec<(&str, Tensor)>)) {
+    let mut tensors = vec![
+        ("logits", Tensor::from_slice(&Z.concat()).view([3, 6])),
+        ("target_ids", Tensor::from_slice(&IDS.concat()).view([3, 2])),
+        ("target_logprobs", Tensor::from_slice(&logprobs()).view([3, 2])),
+        ("labels", Tensor::from_slice(&LABELS)),
+        ("mask", Tensor::from_slice(&MASK)),
+    ];
+    change(&mut tensors);
+    Tensor::write_safetensors(&tensors, lab.path().join("in.safetensors")).unwrap();
+}
+
+fn loss(lab: &Lab, arguments: &str) -> Output {
+    let mut all = vec!["--output", "json", "loss", "--case", "in.safetensors", "--out", "out.safetensors"];
+    all.extend(arguments.split_whitespace());
+    lab.run(&all)
+}
+
+fn written(lab: &Lab, name: &str) -> Vec<f64> {
+    let tensors = Tensor::read_safetensors(lab.path().join("out.safetensors")).unwrap();
+    let tensor = &tensors.iter().find(|(found, _)| found == name).unwrap_or_else(|| panic!("no {name}")).1;
+    Vec::<f64>::try_from(tensor.to_kind(Kind::Double).flatten(0, -1)).unwrap()
+}
+
+#[test]
+fn value_mask_and_gradient_agree_at_any_tp() {
+    let lab = Lab::new();
+    case(&lab, |_| {});
+    let bucket = Objective::SoftCe { tail: Tail::Bucket, temperature: 2.0 };
+    let wanted = Loss { objective: bucket, lambda: 0.25, temperature_squared: true };
+    for tp in [1, 2, 4] {
+        let said = loss(
+            &lab,
+            &format!("--objective soft-ce --tail bucket --temperature 2 --temperature-squared --lambda 0.25 --tp {tp}"),
+        );
+        assert!(said.status.success(), "{}", String::from_utf8_lossy(&said.stderr));
+        let (values, gradient) = (written(&lab, "loss"), written(&lab, "grad_logits"));
+        let mut total = 0.0;
+        for row in 0..3 {
+            let z = Z[row].map(f64::from);
+            let ids = IDS[row].map(|id| id as usize);
+            let logprobs: Vec<f64> = logprobs()[2 * row..2 * row + 2].iter().map(|&x| f64::from(x)).collect();
+            let token = Token { label: LABELS[row] as usize, ids: &ids, logprobs: &logprobs, logits: &[] };
+            let (value, expected) = loss_and_gradient(&wanted, &z, &token);
+            let counts = f64::from(MASK[row]);
+            total += value * counts / 2.0;
+            assert!((values[row] - value * counts).abs() < 1e-6, "row {row}: {} and {value}", values[row]);
+            for (found, expected) in gradient[6 * row..6 * row + 6].iter().zip(&expected) {
+                assert!((found - expected * counts / 2.0).abs() < 1e-6, "row {row}: {found} and {expected}");
+            }
+        }
+        assert!((written(&lab, "total")[0] - total).abs() < 1e-6);
+    }
+}
+
+#[test]
+fn padded_ids_take_no_probability() {
+    let lab = Lab::new();
+    case(&lab, |_| {});
+    assert!(loss(&lab, "--objective hard-ce --vocab-size 5").status.success());
+    let z = Z[0].map(f64::from);
+    assert!((written(&lab, "loss")[0] - (log_sum_exp(&z[..5]) - z[1])).abs() < 1e-6);
+    assert_eq!(written(&lab, "grad_logits")[5], 0.0);
+}
+
+#[test]
+fn the_seeds_tail_says_so() {
+    let lab = Lab::new();
+    case(&lab, |_| {});
+    let said = loss(&lab, "--objective soft-ce --tail metaseq");
+    assert!(String::from_utf8_lossy(&said.stdout).contains("\"gradient_is_of_the_loss\": false"));
+    assert!(String::from_utf8_lossy(&said.stderr).contains("as the seed computes it"));
+}
+
+#[test]
+fn bad_tensors_are_named() {
+    let replace = |tensors: &mut Vec<(&str, Tensor)>, name: &str, with: Tensor| {
+        tensors.iter_mut().find(|(found, _)| *found == name).unwrap().1 = with;
+    };
+    let nan = Tensor::from_slice(&Z.concat()).view([3, 6]);
+    let _ = nan.get(2).get(4).fill_(f64::NAN);
+    let wide = Tensor::from_slice(&[0i64, 1, 2, 3, 9, 4]).view([3, 2]);
+    let heavy = Tensor::from_slice(&[-0.1f32; 6]).view([3, 2]);
+    let mistakes: [(&str, Option<Tensor>, &str, &str); 8] = [
+        ("logits", Some(nan), "soft-ce", "logits[2, 4] is NaN, not a finite number"),
+        ("target_ids", Some(wide), "soft-ce", "target_ids[2, 0] is 9, outside the vocabulary of 6"),
+        (
+            "target_ids",
+            Some(Tensor::zeros([3, 0], (Kind::Int64, tch::Device::Cpu))),
+            "soft-ce",
+            "target_ids lists no ids (k = 0)",
+        ),
+        (
+            "target_ids",
+            Some(Tensor::zeros([2, 2], (Kind::Int64, tch::Device::Cpu))),
+            "soft-ce",
+            "target_ids is [2, 2], but [3, any] is wanted",
+        ),
+        ("target_logprobs", Some(heavy), "soft-ce", "the mass of target_logprobs[0] is 1.80"),
+        ("mask", Some(Tensor::zeros([3], (Kind::Uint8, tch::Device::Cpu))), "soft-ce", "mask is 0 for every token"),
+        ("labels", None, "hard-ce", "labels [N] are missing"),
+        ("target_logprobs", None, "logit-mse", "logit-mse needs target_logits [N, k]"),
+    ];
+    for (name, with, objective, message) in mistakes {
+        let lab = Lab::new();
+        case(&lab, |tensors| match &with {
+            Some(tensor) => replace(tensors, name, tensor.shallow_clone()),
+            None => tensors.retain(|(found, _)| *found != name),
+        });
+        let said = loss(&lab, &format!("--objective {objective}"));
+        let stderr = String::from_utf8_lossy(&said.stderr).into_owned();
+        assert_eq!(said.status.code(), Some(2), "{stderr}");
+        assert!(stderr.contains(message) && stderr.contains("in.safetensors"), "said: {stderr}\nexpected: {message}");
+        assert_eq!(stderr.trim().lines().count(), 1, "{stderr}");
+    }
+    let lab = Lab::new();
+    case(&lab, |_| {});
+    let path = lab.path().join("in.safetensors");
+    let bytes = std::fs::read(&path).unwrap();
+    std::fs::write(&path, &bytes[..bytes.len() - 9]).unwrap();
+    let said = loss(&lab, "--objective soft-ce");
+    assert_eq!(said.status.code(), Some(2));
+    assert!(String::from_utf8_lossy(&said.stderr).contains("cut short"), "{}", String::from_utf8_lossy(&said.stderr));
+}

@@ -1,0 +1,81 @@
+//! Oracle: finite differences of the reference's own values, and what the formulas promise by hand.
+
+use hydrometer::objective::reference::{Token, log_sum_exp, loss_and_gradient, softmax};
+use hydrometer::objective::{Loss, Objective, Tail};
+
+use super::objectives_equal_the_f64_reference::losses;
+
+/// The reference's gradient is the gradient of its loss, for every objective but the seed's.
+#[test]
+fn finite_differences_hold_the_reference() {
+    let z = [0.3, -1.2, 2.0, 0.7, -0.4, 1.1];
+    // An id twice, one that carries no weight, and the label among them or not.
+    for (ids, label) in [(vec![2usize, 5, 0], 3), (vec![2, 5, 2, 0], 5), (vec![2, 4, 5, 0], 2)] {
+        for temperature in [1.0, 0.5, 2.0] {
+            let teacher: Vec<f64> = [0.1, -0.9, 1.9, -0.2, f64::NEG_INFINITY, 0.8].iter().map(|z| z / temperature).collect();
+            let twice = |id: usize| if ids.iter().filter(|other| **other == id).count() > 1 { 2f64.ln() } else { 0.0 };
+            let logprobs: Vec<f64> = ids.iter().map(|&id| teacher[id] - log_sum_exp(&teacher) - twice(id)).collect();
+            let logits: Vec<f64> = ids.iter().map(|&id| teacher[id] + 0.3).collect();
+            let token = Token { label, ids: &ids, logprobs: &logprobs, logits: &logits };
+            for loss in losses(temperature) {
+                let (_, gradient) = loss_and_gradient(&loss, &z, &token);
+                if matches!(loss.objective, Objective::KlReverse { .. }) && ids.contains(&4) {
+                    continue; // Infinite: the student gives some weight where the teacher gives none.
+                }
+                let mut worst = 0.0f64;
+                for i in 0..z.len() {
+                    let loss_at = |step: f64| {
+                        let mut moved = z;
+                        moved[i] += step;
+                        loss_and_gradient(&loss, &moved, &token).0
+                    };
+                    worst = worst.max(((loss_at(1e-5) - loss_at(-1e-5)) / 2e-5 - gradient[i]).abs());
+                }
+                if loss.objective.tail() == Some(Tail::Metaseq) {
+                    assert!(worst > 1e-3, "the seed's gradient is not that of its loss, yet differs by {worst} only");
+                } else {
+                    assert!(worst < 1e-8, "{loss:?}: off by {worst}");
+                }
+            }
+        }
+    }
+}
+
+/// Where descent along the seed's gradient ends: p = w + (1 − M)/V, the missing mass spread over all ids.
+#[test]
+fn the_seeds_gradient_vanishes_at_w_plus_an_even_share_of_the_rest() {
+    let weights: [f64; 3] = [0.5, 0.2, 0.1];
+    let (v, mass): (usize, f64) = (8, weights.iter().sum());
+    let p: Vec<f64> = (0..v).map(|i| weights.get(i).copied().unwrap_or(0.0) + (1.0 - mass) / v as f64).collect();
+    let z: Vec<f64> = p.iter().map(|p| p.ln()).collect();
+    assert!(softmax(&z).iter().zip(&p).all(|(a, b)| (a - b).abs() < 1e-12));
+    let logprobs = weights.map(f64::ln);
+    let token = Token { label: 0, ids: &[0, 1, 2], logprobs: &logprobs, logits: &logprobs };
+    let seed = Loss::from(Objective::SoftCe { tail: Tail::Metaseq, temperature: 1.0 });
+    let (_, gradient) = loss_and_gradient(&seed, &z, &token);
+    // What is left is the same for every id: it moves the logits together (drift), not the probabilities.
+    assert!(gradient.iter().all(|g| (g - (1.0 - mass) / v as f64).abs() < 1e-12), "{gradient:?}");
+}
+
+/// At the teacher itself every divergence is zero and so is its gradient.
+#[test]
+fn divergences_vanish_at_the_teacher() {
+    let z = [0.3, -1.2, 2.0, 0.7, -0.4, 1.1];
+    let p = softmax(&z);
+    for ids in [vec![2usize, 5, 0], vec![0, 1, 2, 3, 4, 5]] {
+        let logprobs: Vec<f64> = ids.iter().map(|&id| p[id].ln()).collect();
+        let logits: Vec<f64> = ids.iter().map(|&id| z[id]).collect();
+        let token = Token { label: 0, ids: &ids, logprobs: &logprobs, logits: &logits };
+        for objective in [
+            Objective::KlForward { tail: Tail::Bucket, temperature: 1.0 },
+            Objective::KlReverse { temperature: 1.0 },
+            Objective::Jsd { beta: 0.3, temperature: 1.0 },
+            Objective::LogitMse { centered: false, mse_mean: false },
+            Objective::LogprobMse { mse_mean: true, temperature: 1.0 },
+        ] {
+            let (value, gradient) = loss_and_gradient(&Loss::from(objective), &z, &token);
+            assert!(value.abs() < 1e-12, "{objective:?} {value}");
+            assert!(gradient.iter().all(|g| g.abs() < 1e-12), "{objective:?} {gradient:?}");
+        }
+    }
+}
