@@ -4,7 +4,8 @@
 //! [`experiment`] says what is asked and [`sweep`] runs it; [`data`] gives every arm the same batches; a [`teacher`] is asked
 //! once and its answers are kept; a [`model`], sharded over the ranks of [`dist`], is held to an [`objective`] and stepped by
 //! [`train`]; [`eval`] measures it on held-out text; [`record`] writes down what happened, in journals and then in frames.
-//! From the frames alone, [`stats`] and [`report`] make tables, plots and pages.
+//! From the frames alone, [`stats`] and [`report`] make tables, plots, pages and verdicts; [`verify`] holds what is committed to
+//! them.
 
 pub mod cli;
 pub mod data;
@@ -20,5 +21,6 @@ pub mod stats;
 pub mod sweep;
 pub mod teacher;
 pub mod train;
+pub mod verify;
 
 pub use error::UserError;

@@ -6,6 +6,9 @@ mod loss;
 mod plan;
 mod report;
 mod run;
+mod status;
+mod verify;
+mod why;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -19,6 +22,10 @@ use crate::sweep::worker;
 
 /// Some run failed or diverged.
 const FAILED: u8 = 3;
+/// A claim is refuted, or a file is not what the frames give.
+const REFUTED: u8 = 4;
+/// There was nothing to do it on.
+const NOTHING: u8 = 5;
 
 /// Distill or finetune? Trains language models by several objectives and measures which one wins.
 #[derive(Debug, Parser)]
@@ -43,8 +50,14 @@ enum Verb {
     Plan(Common),
     /// Run what is left of an experiment, then report.
     Run(run::Run),
+    /// Show how far an experiment is, what runs, and what went wrong.
+    Status(Common),
+    /// Show in which fields of its recipe a run differs from the nearest one that is there.
+    Why(why::Why),
     /// Rebuild tables, plots and pages from the frames.
     Report(Common),
+    /// Rebuild tables, plots, pages and claims from the frames and demand the same bytes; refuse refuted claims.
+    Verify(verify::Verify),
     /// Measure a Hugging Face checkpoint on text: NLL, perplexity, bits per byte, accuracy.
     Eval(eval::Eval),
     /// Evaluate any objective, with gradients, on tensors from a file.
@@ -95,7 +108,10 @@ impl Cli {
         match self.verb {
             Verb::Plan(common) => plan::plan(&common, self.output),
             Verb::Run(run) => run.run(self.output),
+            Verb::Status(common) => status::status(&common, self.output),
+            Verb::Why(why) => why.why(self.output),
             Verb::Report(common) => report::report(&common, self.output),
+            Verb::Verify(verify) => verify.verify(self.output),
             Verb::Eval(eval) => eval.run(self.output),
             Verb::Loss(args) => loss::loss(&args, self.output),
             Verb::Doctor => doctor::doctor(self.output),

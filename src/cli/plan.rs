@@ -1,5 +1,6 @@
 //! `hydrometer plan`: what would run.
 
+use std::collections::BTreeSet;
 use std::process::ExitCode;
 
 use anyhow::Result;
@@ -9,7 +10,13 @@ use tabled::builder::Builder;
 use tabled::settings::Style;
 
 use super::{Common, Output};
-use crate::experiment::Experiment;
+use crate::experiment::budget::Budget;
+use crate::experiment::fair::Match;
+use crate::experiment::{Experiment, Skipped};
+use crate::record::frames::Frames;
+use crate::report::claims::decide;
+use crate::report::format::{duration, flops, quantity};
+use crate::sweep::estimate::{Estimate, History, estimate};
 use crate::sweep::job::{Status, cache_place, status};
 
 #[derive(Serialize)]
@@ -33,10 +40,9 @@ pub fn plan(common: &Common, output: Output) -> Result<ExitCode> {
         .map(|student| {
             let mut axes = Map::from_iter([("method".to_string(), Value::from(student.method.clone()))]);
             axes.extend(student.axes.iter().map(|(key, value)| (key.clone(), Value::from(value.clone()))));
-            let values: String = student.axes.iter().map(|(key, value)| format!(" {key}={value}")).collect();
             PlannedRun {
                 run: student.run.clone(),
-                name: format!("{}{values}", student.method),
+                name: student.name(),
                 status: verb_status(&status(&common.runs, &student.run)),
                 seed: student.seed,
                 axes,
@@ -48,8 +54,24 @@ pub fn plan(common: &Common, output: Output) -> Result<ExitCode> {
         })
         .collect();
     let teachers = teachers(&experiment, common);
+    let budget = Budget::of(&experiment);
+    let left = estimate(&experiment, &common.runs, &History::read(&common.runs));
     if output == Output::Json {
-        println!("{:#}", json!({ "experiment": experiment.name, "runs": runs, "teachers": teachers }));
+        let skipped: Vec<_> = experiment.skipped.iter().map(|s| json!({ "name": s.name, "because": s.because })).collect();
+        let claims: Vec<_> = experiment.claims.iter().map(|c| json!({ "id": c.id, "a": c.a, "b": c.b })).collect();
+        println!(
+            "{:#}",
+            json!({
+                "experiment": experiment.name,
+                "runs": runs,
+                "teachers": teachers,
+                "skipped": skipped,
+                "claims": claims,
+                "fair": fair(&experiment),
+                "totals": budget,
+                "left": left,
+            })
+        );
         return Ok(ExitCode::SUCCESS);
     }
     let mut table = Builder::default();
@@ -76,9 +98,96 @@ pub fn plan(common: &Common, output: Output) -> Result<ExitCode> {
             cache_place(&common.runs, planned).folder.display()
         );
     }
-    let left = runs.iter().filter(|run| run.status == "new").count();
-    println!("{} runs, {left} to do", runs.len());
+    say_skipped(&experiment.skipped);
+    say_fair(&experiment);
+    say_cost(&budget, &left);
+    say_power(&experiment, common)?;
+    let new = runs.iter().filter(|run| run.status == "new").count();
+    println!("{} runs, {new} to do", runs.len());
     Ok(ExitCode::SUCCESS)
+}
+
+/// The points that are left out, those with one reason together.
+fn say_skipped(skipped: &[Skipped]) {
+    let reasons: BTreeSet<&str> = skipped.iter().map(|point| point.because.as_str()).collect();
+    for because in reasons {
+        let names: Vec<&str> = skipped.iter().filter(|p| p.because == because).map(|p| p.name.as_str()).collect();
+        println!("skipped ({because}): {}", names.join("; "));
+    }
+}
+
+fn say_fair(experiment: &Experiment) {
+    let fairness = &experiment.fairness;
+    match (fairness.rule, fairness.unfair.is_empty()) {
+        (Some(rule), _) => println!("fair by {}: checked for every pair of runs that is compared", rule.name()),
+        (None, true) => println!("fair by {}, though no [fair] asks for it", Match::Tokens.name()),
+        (None, false) => println!("not fair by {}: {}", Match::Tokens.name(), fairness.unfair.join("; ")),
+    }
+    if fairness.alone > 0 {
+        println!("{} runs have no run of {} with their axes and seed to be compared with", fairness.alone, experiment.reference);
+    }
+    let mut shown: Vec<String> = Vec::new();
+    for &(index, asked) in &fairness.balanced {
+        let student = &experiment.students[index];
+        let line =
+            format!("{}: {} of {asked} tokens, the rest pays its share of the teacher", student.name(), student.recipe.tokens);
+        if !shown.contains(&line) {
+            println!("{line}");
+            shown.push(line);
+        }
+    }
+}
+
+fn say_cost(budget: &Budget, left: &Estimate) {
+    let (tokens, teacher_tokens) = (quantity(budget.tokens as f64), quantity(budget.teacher_tokens as f64));
+    println!(
+        "in all: students {} on {tokens} tokens; teachers {} of training on {teacher_tokens} tokens and {} of answers",
+        flops(budget.train_flops),
+        flops(budget.teacher_train_flops),
+        flops(budget.teacher_forward_flops),
+    );
+    let disk = quantity(left.disk_bytes as f64);
+    match (left.runs_left, left.seconds_left) {
+        (0, _) => println!("nothing is left to train; disk: at most {disk}B"),
+        (_, Some(seconds)) => println!("left: about {} of training, one run at a time; disk: at most {disk}B", duration(seconds)),
+        (_, None) => println!("left: no finished run tells how long this machine takes; disk: at most {disk}B"),
+    }
+}
+
+/// What the claims could have shown with the spread that the results so far have: how many seeds are enough.
+fn say_power(experiment: &Experiment, common: &Common) -> Result<()> {
+    let results = common.results(experiment);
+    if experiment.claims.is_empty() || !results.join("runs.parquet").exists() {
+        return Ok(());
+    }
+    for outcome in decide(&experiment.claims, &Frames::read(&results)?)? {
+        let Some((effect, found)) = outcome.minimum_detectable_effect.zip(outcome.estimate) else { continue };
+        let needed = match outcome.seeds_needed {
+            Some(seeds) => format!("{seeds} seeds would"),
+            None => "no number of seeds would, the documents vary too much".to_string(),
+        };
+        let (seeds, scale) = (outcome.seeds, outcome.scale);
+        println!(
+            "claim {}: {seeds} seeds show a {scale} of {effect:.4} four times out of five; to show the {found:.4} found, {needed}",
+            outcome.id
+        );
+    }
+    Ok(())
+}
+
+fn fair(experiment: &Experiment) -> Value {
+    let fairness = &experiment.fairness;
+    let balanced = fairness.balanced.iter().map(|&(index, asked)| {
+        let student = &experiment.students[index];
+        json!({ "run": student.run, "asked": asked, "tokens": student.recipe.tokens })
+    });
+    json!({
+        "match": fairness.rule.map(Match::name),
+        "fair": fairness.unfair.is_empty(),
+        "unfair": fairness.unfair,
+        "alone": fairness.alone,
+        "balanced": balanced.collect::<Vec<_>>(),
+    })
 }
 
 fn teachers(experiment: &Experiment, common: &Common) -> Vec<Value> {

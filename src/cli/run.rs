@@ -67,26 +67,20 @@ impl Run {
             tp: self.common.tp as usize,
             dp: self.common.dp as usize,
         };
-        let interrupts = Arc::new(AtomicUsize::new(0));
-        let counter = Arc::clone(&interrupts);
-        ctrlc::set_handler(move || {
-            counter.fetch_add(1, Ordering::Relaxed);
-        })
-        .context("cannot watch for ctrl-C")?;
-        let ending = schedule::run(&experiment, &settings, &interrupts)?;
+        let ending = schedule::run(&experiment, &settings, &count_interrupts()?)?;
 
         let frozen = results.join("runs.parquet").exists();
         if ending.started > 0 || !frozen {
             freeze(&experiment, &self.common.runs)?.write(&results)?;
-            let provenance = serde_json::to_string_pretty(&gather(&experiment, &settings))?;
+            let provenance = serde_json::to_string_pretty(&gather(&experiment, &settings, &results))?;
             replace_bytes(&results.join("provenance.json"), provenance.as_bytes())?;
         }
-        let files = report::write(&results)?;
+        let files = report::write(&results, &experiment.claims)?;
         let mut all: Vec<_> =
             ["runs", "curves", "evals", "documents"].iter().map(|name| results.join(format!("{name}.parquet"))).collect();
         all.push(results.join("provenance.json"));
         all.extend(files);
-        show(&results, &all, output)?;
+        show(&results, &experiment.claims, &all, output)?;
         if ending.interrupted {
             eprintln!("interrupted; the same command goes on from here");
             return Ok(ExitCode::from(130));
@@ -101,6 +95,17 @@ impl Run {
             }
         }
     }
+}
+
+/// A counter of ctrl-C.
+pub fn count_interrupts() -> Result<Arc<AtomicUsize>> {
+    let interrupts = Arc::new(AtomicUsize::new(0));
+    let counter = Arc::clone(&interrupts);
+    ctrlc::set_handler(move || {
+        counter.fetch_add(1, Ordering::Relaxed);
+    })
+    .context("cannot watch for ctrl-C")?;
+    Ok(interrupts)
 }
 
 /// Makes sure that files can be made in `folder`, before anything else is done.

@@ -1,10 +1,19 @@
 //! What is asked: the experiment file, resolved into the runs it means.
 
+mod axis;
+pub mod budget;
+pub mod claim;
 mod expand;
+pub mod expectation;
+pub mod fair;
+mod file;
 mod preset;
 pub mod recipe;
 mod resolve;
+mod selector;
 mod source;
+mod sweep;
+mod taught;
 #[cfg(test)]
 mod tests;
 
@@ -13,7 +22,9 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use claim::Claim;
 pub use expand::load;
+use fair::Fairness;
 use recipe::TrainRecipe;
 
 /// What the command line says about reading the file.
@@ -44,6 +55,10 @@ pub struct Experiment {
     pub teachers: Vec<Teacher>,
     /// Methods outermost, then axes (the first slowest), then seeds.
     pub students: Vec<Student>,
+    /// Points of the sweep that are left out.
+    pub skipped: Vec<Skipped>,
+    pub fairness: Fairness,
+    pub claims: Vec<Claim>,
     pub data_name: String,
     pub student_name: String,
 }
@@ -82,6 +97,21 @@ pub struct Student {
     pub data: DataFiles,
     /// Index into [`Experiment::teachers`].
     pub teacher: Option<usize>,
+}
+
+impl Student {
+    /// Arm and axes, as a person would say them.
+    pub fn name(&self) -> String {
+        let values: String = self.axes.iter().map(|(key, value)| format!(" {key}={value}")).collect();
+        format!("{}{values}", self.method)
+    }
+}
+
+/// A point of the sweep that is left out, and why.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Skipped {
+    pub name: String,
+    pub because: String,
 }
 
 /// Where the data lies; not part of any identity.

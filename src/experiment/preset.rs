@@ -1,5 +1,6 @@
 //! Models and data by name, from `presets/*.toml`.
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
@@ -13,7 +14,7 @@ use crate::model::{ModelConfig, Variant};
 use crate::record::store::{sha256_file, sha256_hex};
 use crate::user_error;
 
-const MODEL_KEYS: [&str; 8] = [
+pub const MODEL_KEYS: [&str; 8] = [
     "hidden_size",
     "intermediate_size",
     "num_hidden_layers",
@@ -25,7 +26,44 @@ const MODEL_KEYS: [&str; 8] = [
 ];
 /// No size of a model is larger; keeps products of three of them within 64 bits.
 const MODEL_MAX: u64 = 1 << 20;
-const DATA_KEYS: [&str; 6] = ["path", "format", "train", "valid", "test", "tokenizer"];
+pub const DATA_KEYS: [&str; 6] = ["path", "format", "train", "valid", "test", "tokenizer"];
+
+/// What the names and tables of one experiment file mean. What was read and hashed is kept: a sweep asks for the same again
+/// and again.
+pub struct Presets {
+    /// Where relative paths start.
+    folder: PathBuf,
+    models: RefCell<BTreeMap<(String, usize), (String, ModelConfig)>>,
+    data: RefCell<BTreeMap<String, (String, DataRecipe, DataFiles)>>,
+}
+
+impl Presets {
+    pub fn new(folder: &Path) -> Self {
+        Self { folder: folder.to_path_buf(), models: RefCell::default(), data: RefCell::default() }
+    }
+
+    /// The decoder that `setting` names or describes, for `vocab_size` ids; and its name.
+    pub fn model(&self, setting: &Setting, key: &str, vocab_size: usize) -> Result<(String, ModelConfig)> {
+        let asked = (format!("{key} {}", setting.value.to_string().trim()), vocab_size);
+        if let Some(known) = self.models.borrow().get(&asked) {
+            return Ok(known.clone());
+        }
+        let found = model(setting, key, vocab_size, &self.folder)?;
+        self.models.borrow_mut().insert(asked, found.clone());
+        Ok(found)
+    }
+
+    /// The data that `setting` names or describes, cut at `context`; its name, recipe and files.
+    pub fn data(&self, setting: &Setting, context: usize) -> Result<(String, DataRecipe, DataFiles)> {
+        let asked = setting.value.to_string().trim().to_string();
+        let known = self.data.borrow().get(&asked).cloned();
+        let (name, recipe, files) = match known {
+            Some(known) => known,
+            None => self.data.borrow_mut().entry(asked).or_insert(data(setting, context, &self.folder)?).clone(),
+        };
+        Ok((name, DataRecipe { context, ..recipe }, files))
+    }
+}
 
 /// The settings behind `setting`: those of the preset it names, or its own inline table; and the folder of relative paths.
 fn resolve(setting: &Setting, key: &str, file: &str, folder: &Path) -> Result<(String, Vec<(String, Setting)>, PathBuf)> {
@@ -46,8 +84,7 @@ fn resolve(setting: &Setting, key: &str, file: &str, folder: &Path) -> Result<(S
     Ok((name.to_string(), source.settings(table)?, base))
 }
 
-/// The decoder that `setting` names or describes, for `vocab_size` ids; and its name.
-pub fn model(setting: &Setting, key: &str, vocab_size: usize, folder: &Path) -> Result<(String, ModelConfig)> {
+fn model(setting: &Setting, key: &str, vocab_size: usize, folder: &Path) -> Result<(String, ModelConfig)> {
     let (name, settings, _) = resolve(setting, key, "models.toml", folder)?;
     let map: BTreeMap<String, Setting> = settings.into_iter().collect();
     for (field, found) in &map {
@@ -77,8 +114,7 @@ pub fn model(setting: &Setting, key: &str, vocab_size: usize, folder: &Path) -> 
     Ok((name, config))
 }
 
-/// The data that `setting` names or describes, cut at `context`; its name, recipe and files.
-pub fn data(setting: &Setting, context: usize, folder: &Path) -> Result<(String, DataRecipe, DataFiles)> {
+fn data(setting: &Setting, context: usize, folder: &Path) -> Result<(String, DataRecipe, DataFiles)> {
     let (name, settings, base) = resolve(setting, "data", "data.toml", folder)?;
     let map: BTreeMap<String, Setting> = settings.into_iter().collect();
     for (field, found) in &map {

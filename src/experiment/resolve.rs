@@ -1,12 +1,11 @@
 //! From the settings that apply to a run to its recipe.
 
 use std::collections::BTreeMap;
-use std::path::Path;
 
 use anyhow::Result;
 
 use super::DataFiles;
-use super::preset;
+use super::preset::Presets;
 use super::recipe::{EvalRecipe, OptimizerRecipe, Precision, TrainRecipe};
 use super::source::{Place, Setting, unknown, unknown_key};
 use crate::objective::{Loss, Objective, Tail};
@@ -271,12 +270,12 @@ impl Settings {
         seed: u64,
         revision: &str,
         of: &Place,
-        folder: &Path,
+        presets: &Presets,
     ) -> Result<(TrainRecipe, DataFiles, String, String)> {
         let context = self.context()?;
-        let (data_name, data, files) = preset::data(self.required("data", of)?, context, folder)?;
+        let (data_name, data, files) = presets.data(self.required("data", of)?, context)?;
         let vocab_size = data.tokenizer.vocab_size();
-        let (model_name, model) = preset::model(self.required(model_key, of)?, model_key, vocab_size, folder)?;
+        let (model_name, model) = presets.model(self.required(model_key, of)?, model_key, vocab_size)?;
         let tokens = self.required("tokens", of)?.tokens("tokens")?;
         let (optimizer, precision, batch) = (self.optimizer()?, self.precision()?, self.batch()?);
         let eval = self.eval(tokens)?;

@@ -76,6 +76,21 @@ impl Source {
             })
             .collect()
     }
+
+    /// The tables of a list with the places they begin at: `[[claim]]`, or `claim = [{ ... }]`.
+    pub fn list<'a>(&self, item: Option<&'a Item>, what: &str) -> Result<Vec<(&'a dyn TableLike, Place)>> {
+        let Some(item) = item else { return Ok(Vec::new()) };
+        let wrong = |span| user_error!("{}: {what} must be a list of tables, [[{what}]]", self.place(span).0);
+        if let Some(tables) = item.as_array_of_tables() {
+            return Ok(tables.iter().map(|table| (table as &dyn TableLike, self.place(table.span()))).collect());
+        }
+        let array = item.as_array().ok_or_else(|| wrong(item.span()))?;
+        let table = |value: &'a Value| -> Result<(&'a dyn TableLike, Place)> {
+            let table = value.as_inline_table().ok_or_else(|| wrong(value.span()))?;
+            Ok((table as &dyn TableLike, self.place(value.span())))
+        };
+        array.iter().map(table).collect()
+    }
 }
 
 /// `unknown tail "bukket"; did you mean "bucket"?`
@@ -159,6 +174,13 @@ impl Setting {
             Value::String(text) => text.value().clone(),
             other => other.to_string().trim().replace(['"', ' '], ""),
         }
+    }
+
+    /// The value of `key` so that equal values are equal texts however they are written: `"1M"` and `1_000_000`, 1e-3 and 0.001.
+    pub fn canonical(&self, key: &str) -> String {
+        let tokens = if ["tokens", "batch"].contains(&key) { self.tokens(key).ok() } else { None };
+        let number = || self.value.as_float().map(|number| number.to_string());
+        tokens.map(|tokens| tokens.to_string()).or_else(number).unwrap_or_else(|| self.display())
     }
 
     /// The settings of an inline table.

@@ -25,7 +25,8 @@ pub struct Frames {
     pub documents: DataFrame,
 }
 
-const NAMES: [&str; 4] = ["runs", "curves", "evals", "documents"];
+/// Names of the frames; their files end in `.parquet`.
+pub const NAMES: [&str; 4] = ["runs", "curves", "evals", "documents"];
 
 impl Frames {
     /// Writes `runs.parquet`, `curves.parquet`, `evals.parquet` and `documents.parquet` into `folder`; returns their paths.
@@ -151,13 +152,52 @@ frame_rows! {
     DocumentRow { run: String, split: String, document: String, nll_sum: f64, tokens: i64 }
 }
 
-/// The runs frame: `rows` plus one text column per swept axis. An axis that is already a column (`tokens`) stays that column.
+/// Before the name of a swept axis whose name another column bears: `tokens` tells what a run was trained on, `swept_tokens` the
+/// budget that the sweep gave it, as written.
+pub const SWEPT: &str = "swept_";
+
+/// The runs frame: `rows` plus one text column per swept axis.
 pub fn runs_frame(rows: &[RunRow], axes: &[(String, Vec<Option<String>>)]) -> PolarsResult<DataFrame> {
     let mut frame = RunRow::frame(rows)?;
     for (axis, values) in axes {
-        if frame.column(axis).is_err() {
-            frame.with_column(Column::new(axis.as_str().into(), values.clone()))?;
-        }
+        let name = if frame.column(axis).is_err() { axis.clone() } else { format!("{SWEPT}{axis}") };
+        frame.with_column(Column::new(name.as_str().into(), values.clone()))?;
     }
     Ok(frame)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PAGE: &str = include_str!("../../docs/frames.md");
+
+    /// Name and type of the columns in the table of a frame.
+    fn documented(name: &str) -> Vec<(String, String)> {
+        let (_, rest) = PAGE.split_once(&format!("\n## {name}.parquet\n")).unwrap_or_else(|| panic!("no {name}"));
+        let section = rest.split("\n## ").next().unwrap_or_default();
+        let cells = |line: &str| -> Option<(String, String)> {
+            let mut cells = line.strip_prefix("| `")?.split('|');
+            Some((cells.next()?.trim().trim_end_matches('`').to_string(), cells.next()?.trim().to_string()))
+        };
+        section.lines().filter_map(cells).collect()
+    }
+
+    #[test]
+    fn every_column_is_documented_with_its_type_and_in_its_place() {
+        let frames = [RunRow::frame(&[]), CurveRow::frame(&[]), EvalRow::frame(&[]), DocumentRow::frame(&[])];
+        for (name, frame) in NAMES.into_iter().zip(frames) {
+            let frame = frame.unwrap();
+            let columns = frame.columns().iter().map(|column| (column.name().to_string(), column.dtype().to_string()));
+            assert_eq!(documented(name), columns.collect::<Vec<_>>(), "docs/frames.md, {name}.parquet");
+        }
+    }
+
+    #[test]
+    fn a_swept_axis_is_a_column_and_does_not_take_the_place_of_another() {
+        let axis = |name: &str| (name.to_string(), Vec::new());
+        let frame = runs_frame(&[], &[axis("tokens"), axis("top_k")]).unwrap();
+        let names: Vec<&str> = frame.columns().iter().map(|column| column.name().as_str()).collect();
+        assert_eq!(names[names.len() - 2..], ["swept_tokens", "top_k"]);
+    }
 }

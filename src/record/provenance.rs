@@ -1,11 +1,14 @@
 //! What an experiment's numbers came from: written beside its frames, read back by the report.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::Command;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 
+use super::frames::NAMES;
 use super::store::sha256_file;
 use crate::dist::c10d;
 use crate::experiment::Experiment;
@@ -45,6 +48,18 @@ pub struct Provenance {
     pub finished_at: i64,
     /// The experiment file, verbatim.
     pub experiment_toml: String,
+    /// SHA-256 of each frame's file.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub frames: BTreeMap<String, String>,
+}
+
+impl Provenance {
+    /// Reads `provenance.json` of a results folder.
+    pub fn read(results: &Path) -> Result<Self> {
+        let path = results.join("provenance.json");
+        let text = std::fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
+        serde_json::from_str(&text).with_context(|| format!("{} is damaged", path.display()))
+    }
 }
 
 /// An arm as the report names it.
@@ -55,8 +70,9 @@ pub struct MethodNote {
     pub objective: String,
 }
 
-/// What can be told of this run of the program. Outside a git checkout the commit is absent.
-pub fn gather(experiment: &Experiment, settings: &Settings) -> Provenance {
+/// What can be told of this run of the program and of the frames it wrote into `results`. Outside a git checkout the commit is
+/// absent.
+pub fn gather(experiment: &Experiment, settings: &Settings, results: &Path) -> Provenance {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs() as i64);
     let methods = experiment.methods.iter().map(|m| MethodNote { name: m.name.clone(), objective: m.objective.clone() });
     let split = experiment.students.first().map_or(String::new(), |student| student.recipe.eval.on.clone());
@@ -84,7 +100,17 @@ pub fn gather(experiment: &Experiment, settings: &Settings) -> Provenance {
         argv: std::iter::once("hydrometer".to_string()).chain(std::env::args().skip(1)).collect(),
         finished_at: now,
         experiment_toml: experiment.toml.clone(),
+        frames: frame_hashes(results),
     }
+}
+
+/// The SHA-256 of each frame's file in `results`, by the file's name; those that are not there are left out.
+pub fn frame_hashes(results: &Path) -> BTreeMap<String, String> {
+    let hash = |name: &str| {
+        let file = format!("{name}.parquet");
+        Some((file.clone(), sha256_file(&results.join(file)).ok()?))
+    };
+    NAMES.into_iter().filter_map(hash).collect()
 }
 
 /// The processor's name.

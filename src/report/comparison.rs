@@ -1,15 +1,20 @@
 //! The answer of an experiment: its cells side by side, each against the reference's cell by seed.
 
 use std::cmp::Ordering;
+use std::collections::BTreeMap;
 
 use anyhow::Result;
 use serde::Serialize;
 
-use super::format::{parse_quantity, quantity};
+use super::evidence::{self, Measured};
+use super::format::parse_quantity;
 use super::input::{Input, Run, read};
 use crate::record::frames::Frames;
 use crate::record::provenance::Provenance;
+use crate::stats::bootstrap::{REPLICATES, SEED};
+use crate::stats::crossed::{Crossed, Draws};
 use crate::stats::interval::{Interval, mean_interval, paired_difference};
+use crate::stats::paired::Pairs;
 
 /// Coverage of every interval in a report.
 pub const LEVEL: f64 = 0.95;
@@ -78,6 +83,20 @@ pub struct Difference {
     pub to: String,
     pub perplexity: Estimate,
     pub percent: Estimate,
+    /// What decides; absent where the frames hold no documents, or fewer than two seeds.
+    pub nll: Option<NllDifference>,
+}
+
+/// Nats per token minus the reference's, seed by seed on the same documents, which weigh by their tokens; the interval is over
+/// seeds and documents (see [`crate::stats::crossed`]).
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct NllDifference {
+    pub mean: f64,
+    pub low: f64,
+    pub high: f64,
+    pub p: f64,
+    pub seeds: usize,
+    pub documents: usize,
 }
 
 /// The final evaluation of a finished run.
@@ -119,14 +138,14 @@ impl Estimate {
 
 /// Compares the arms of `frames` as `provenance` names them.
 pub fn comparison(frames: &Frames, provenance: &Provenance) -> Result<Comparison> {
-    Ok(compare(&read(frames)?, provenance))
+    Ok(compare(&read(frames)?, &evidence::read(frames)?, provenance))
 }
 
-pub fn compare(input: &Input, provenance: &Provenance) -> Comparison {
+pub fn compare(input: &Input, evidence: &BTreeMap<String, Measured>, provenance: &Provenance) -> Comparison {
     let mut cells = cells(input, provenance);
     label(&mut cells);
     for at in 0..cells.len() {
-        cells[at].difference = difference(&cells, at, &provenance.reference);
+        cells[at].difference = difference(&cells, at, &provenance.reference, evidence);
     }
     Comparison {
         experiment: provenance.experiment.clone(),
@@ -147,29 +166,11 @@ fn cells(input: &Input, provenance: &Provenance) -> Vec<Cell> {
             methods.push(&run.method);
         }
     }
-    // A seed that stands twice at the same axes was trained on two budgets: `tokens` is swept. An unfinished run has fewer
-    // tokens than its budget, which its FLOPs still tell.
-    let same = |a: &Run, b: &Run| a.method == b.method && a.axes == b.axes;
-    let budgets = students
-        .iter()
-        .enumerate()
-        .any(|(i, (_, a))| students[..i].iter().any(|(_, b)| same(a, b) && a.seed == b.seed && a.train_flops != b.train_flops));
-    let budget = |run: &Run| -> i64 {
-        let peers = |only_ok: bool| {
-            let peer = move |(_, other): &&(usize, &Run)| other.train_flops == run.train_flops && (other.ok() || !only_ok);
-            students.iter().filter(peer).map(|(_, other)| other.tokens).max()
-        };
-        peers(true).or_else(|| peers(false)).unwrap_or(run.tokens)
-    };
-
-    let mut axes = input.axes.clone();
-    axes.extend(budgets.then(|| "tokens".to_string()));
-    let values = |run: &Run| -> Vec<Option<String>> {
-        run.axes.iter().cloned().chain(budgets.then(|| Some(quantity(budget(run) as f64)))).collect()
-    };
+    let axes = &input.axes;
     let mut groups: Vec<(usize, Vec<Option<String>>, Vec<usize>)> = Vec::new();
     for (at, run) in &students {
-        let (method, values) = (methods.iter().position(|name| *name == run.method).unwrap_or(methods.len()), values(run));
+        let method = methods.iter().position(|name| *name == run.method).unwrap_or(methods.len());
+        let values = run.axes.clone();
         match groups.iter_mut().find(|group| group.0 == method && group.1 == values) {
             Some(group) => group.2.push(*at),
             None => groups.push((method, values, vec![*at])),
@@ -269,7 +270,7 @@ fn label(cells: &mut [Cell]) {
     }
 }
 
-fn difference(cells: &[Cell], at: usize, reference: &str) -> Option<Difference> {
+fn difference(cells: &[Cell], at: usize, reference: &str, evidence: &BTreeMap<String, Measured>) -> Option<Difference> {
     let cell = &cells[at];
     if cell.method == reference {
         return None;
@@ -277,18 +278,27 @@ fn difference(cells: &[Cell], at: usize, reference: &str) -> Option<Difference> 
     // Axes that the reference does not have say nothing about which of its cells to take.
     let partner =
         cells.iter().find(|other| other.method == reference && other.axes.iter().all(|axis| cell.axes.contains(axis)))?;
-    let pairs: Vec<(f64, f64)> = cell
-        .seeds
-        .iter()
-        .filter_map(|seed| {
-            let same = partner.seeds.iter().find(|other| other.seed == seed.seed)?;
-            Some((seed.perplexity, same.perplexity))
-        })
-        .collect();
-    let (values, base): (Vec<f64>, Vec<f64>) = pairs.into_iter().unzip();
+    let pairs: Vec<(&SeedResult, &SeedResult)> =
+        cell.seeds.iter().filter_map(|seed| Some((seed, partner.seeds.iter().find(|other| other.seed == seed.seed)?))).collect();
+    let (values, base): (Vec<f64>, Vec<f64>) = pairs.iter().map(|(a, b)| (a.perplexity, b.perplexity)).unzip();
     let perplexity = Estimate::of(paired_difference(&values, &base, LEVEL))?;
     let percent = perplexity.scaled(100.0 / mean(base.iter().copied())?)?;
-    Some(Difference { to: partner.label.clone(), perplexity, percent })
+    Some(Difference { to: partner.label.clone(), perplexity, percent, nll: nll_difference(&pairs, evidence) })
+}
+
+fn nll_difference(pairs: &[(&SeedResult, &SeedResult)], evidence: &BTreeMap<String, Measured>) -> Option<NllDifference> {
+    let found: Vec<(&Measured, &Measured)> =
+        pairs.iter().map(|(a, b)| Some((evidence.get(&a.run)?, evidence.get(&b.run)?))).collect::<Option<_>>()?;
+    let (first, _) = found.first()?;
+    if found.iter().flat_map(|(a, b)| [a, b]).any(|run| run.documents != first.documents || run.tokens != first.tokens) {
+        return None;
+    }
+    let nats = |runs: Vec<&Measured>| runs.into_iter().map(|run| run.nats.clone()).collect();
+    let (a, b) = found.iter().copied().unzip();
+    let pairs = Pairs { tokens: first.tokens.clone(), a: nats(a), b: nats(b) };
+    let Crossed { mean, low, high, p, seeds, documents, .. } =
+        pairs.difference(LEVEL, Draws { replicates: REPLICATES, seed: SEED })?;
+    Some(NllDifference { mean, low, high, p, seeds, documents })
 }
 
 fn references(input: &Input, split: &str) -> Vec<Reference> {

@@ -1,9 +1,11 @@
 //! What the pages say beside the comparison: diagnostics, failures, cost and provenance, as rows of text.
 
+use super::claims::Outcome;
 use super::comparison::{Cell, Comparison, mean};
 use super::format::{date, duration, fixed, flops, quantity};
 use super::input::{Input, Run, Step};
 use crate::record::provenance::Provenance;
+use crate::stats::verdict::Verdict;
 
 /// A heading row and the rows under it.
 pub type Rows = (Vec<&'static str>, Vec<Vec<String>>);
@@ -46,6 +48,13 @@ pub fn failures(input: &Input) -> Rows {
 
 fn reason(run: &Run) -> String {
     run.error.clone().unwrap_or_else(|| if run.status == "new" { "not started".into() } else { "–".into() })
+}
+
+/// The claims that are refuted, if any: a negative result is a result.
+pub fn refuted(outcomes: &[Outcome]) -> Option<String> {
+    let refuted: Vec<&str> = outcomes.iter().filter(|o| o.verdict == Verdict::Refuted).map(|o| o.id.as_str()).collect();
+    let all = outcomes.len();
+    (!refuted.is_empty()).then(|| format!("{} of {all} claims are refuted: {}.", refuted.len(), refuted.join(", ")))
 }
 
 /// That all runs finished, or how many did not.

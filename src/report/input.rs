@@ -3,11 +3,11 @@
 use anyhow::Result;
 use polars::prelude::*;
 
-use crate::record::frames::{Frames, RunRow};
+use crate::record::frames::{Frames, RunRow, SWEPT};
 
 pub struct Input {
     pub runs: Vec<Run>,
-    /// Swept axes in the order of their columns; `tokens` is not among them.
+    /// Swept axes in the order of their columns, under the names of the experiment file.
     pub axes: Vec<String>,
 }
 
@@ -120,10 +120,12 @@ pub fn read(frames: &Frames) -> Result<Input> {
             perplexity: perplexity[i].unwrap_or(f64::NAN),
         });
     }
+    let axes = axes.into_iter().map(|axis| axis.strip_prefix(SWEPT).map_or(axis.clone(), String::from)).collect();
     Ok(Input { runs: rows, axes })
 }
 
-struct Table<'a>(&'a DataFrame);
+/// A frame whose columns are read by name, whatever their width.
+pub struct Table<'a>(pub &'a DataFrame);
 
 impl Table<'_> {
     fn cast(&self, name: &str, kind: &DataType) -> Result<Column> {
@@ -132,13 +134,13 @@ impl Table<'_> {
             .and_then(|column| column.cast(kind))
             .map_err(|error| anyhow::anyhow!("column `{name}` of a frame: {error}"))
     }
-    fn text(&self, name: &str) -> Result<Vec<Option<String>>> {
+    pub fn text(&self, name: &str) -> Result<Vec<Option<String>>> {
         Ok(self.cast(name, &DataType::String)?.str()?.iter().map(|value| value.map(String::from)).collect())
     }
-    fn number(&self, name: &str) -> Result<Vec<Option<f64>>> {
+    pub fn number(&self, name: &str) -> Result<Vec<Option<f64>>> {
         Ok(self.cast(name, &DataType::Float64)?.f64()?.iter().collect())
     }
-    fn whole(&self, name: &str) -> Result<Vec<Option<i64>>> {
+    pub fn whole(&self, name: &str) -> Result<Vec<Option<i64>>> {
         Ok(self.cast(name, &DataType::Int64)?.i64()?.iter().collect())
     }
 }

@@ -1,5 +1,6 @@
 //! `report.md`: the report in brief, for a Git host.
 
+use super::claims::Outcome;
 use super::comparison::Comparison;
 use super::findings::{self, Rows};
 use super::format::markdown;
@@ -9,10 +10,16 @@ use super::{table, verdict};
 use crate::record::provenance::Provenance;
 
 /// The whole file.
-pub fn report(input: &Input, comparison: &Comparison, provenance: &Provenance, plots: &[Plot]) -> String {
+pub fn report(input: &Input, comparison: &Comparison, provenance: &Provenance, outcomes: &[Outcome], plots: &[Plot]) -> String {
     let mut out = format!("# {}\n\n", markdown(findings::title(provenance)));
     if provenance.smoke {
         out.push_str(&format!("> **{}**\n\n", markdown(findings::SMOKE)));
+    }
+    for outcome in outcomes {
+        out.push_str(&format!("- {}\n", markdown(&outcome.sentence)));
+    }
+    if !outcomes.is_empty() {
+        out.push('\n');
     }
     for sentence in verdict::sentences(comparison) {
         out.push_str(&format!("- {}\n", markdown(&sentence)));
@@ -23,7 +30,11 @@ pub fn report(input: &Input, comparison: &Comparison, provenance: &Provenance, p
     }
     out.push_str(&format!("## Diagnostics\n\n{}\n", rows(&findings::diagnostics(input, comparison))));
     out.push_str("Means over the last tenth of training, then over the finished runs.\n\n");
-    out.push_str(&format!("## Failures\n\n{}\n\n", markdown(&findings::failure_sentence(input))));
+    out.push_str("## Failures\n\n");
+    if let Some(refuted) = findings::refuted(outcomes) {
+        out.push_str(&format!("{}\n\n", markdown(&refuted)));
+    }
+    out.push_str(&format!("{}\n\n", markdown(&findings::failure_sentence(input))));
     let failures = findings::failures(input);
     if !failures.1.is_empty() {
         out.push_str(&format!("{}\n", rows(&failures)));

@@ -1,9 +1,11 @@
 //! Tables, plots and pages: a pure function of the frames folder. The same frames give the same bytes.
 
+pub mod claims;
 mod comparison;
+mod evidence;
 mod findings;
-mod format;
-mod input;
+pub(crate) mod format;
+pub(crate) mod input;
 mod markdown;
 mod page;
 mod plot;
@@ -19,34 +21,53 @@ use anyhow::{Context, Result};
 
 pub use comparison::{AxisValue, Cell, Comparison, Difference, Estimate, Reference, SeedResult, comparison};
 
+use crate::experiment::claim::Claim;
 use crate::record::frames::Frames;
 use crate::record::provenance::Provenance;
 use crate::record::store::replace_bytes;
 
-/// Reads the frames and `provenance.json` of `folder`; writes `plots/`, `report.md` and `report.html` into it and returns the
-/// paths, always in the same order.
-pub fn write(folder: &Path) -> Result<Vec<PathBuf>> {
-    let path = folder.join("provenance.json");
-    let text = std::fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
-    let provenance: Provenance = serde_json::from_str(&text).with_context(|| format!("{} is damaged", path.display()))?;
+/// The claims of an experiment, where there are any.
+pub const CLAIMS: &str = "claims.json";
+
+/// Renders the report from the frames and `provenance.json` of `folder` and decides `claims`: the files with their paths inside
+/// the folder, always in the same order. Writes nothing.
+pub fn render(folder: &Path, claims: &[Claim]) -> Result<Vec<(PathBuf, Vec<u8>)>> {
+    let provenance = Provenance::read(folder)?;
     let frames = Frames::read(folder)?;
     let input = input::read(&frames)?;
-    let comparison = comparison::compare(&input, &provenance);
+    let comparison = comparison::compare(&input, &evidence::read(&frames)?, &provenance);
+    let outcomes = claims::decide(claims, &frames)?;
     let plots = plot::all(&input, &comparison, &provenance)?;
-
-    let plot_folder = folder.join("plots");
-    std::fs::create_dir_all(&plot_folder).with_context(|| format!("cannot create {}", plot_folder.display()))?;
-    let mut paths = Vec::new();
-    let mut put = |path: PathBuf, bytes: &[u8]| -> Result<()> {
-        replace_bytes(&path, bytes)?;
-        paths.push(path);
-        Ok(())
-    };
-    for plot in &plots {
-        put(plot_folder.join(format!("{}.svg", plot.name)), plot.svg.as_bytes())?;
-        put(plot_folder.join(format!("{}.png", plot.name)), &png::render(&plot.svg)?)?;
+    let mut files = Vec::new();
+    if !outcomes.is_empty() {
+        files.push((PathBuf::from(CLAIMS), claims::json(&provenance.experiment, &outcomes)?));
     }
-    put(folder.join("report.md"), markdown::report(&input, &comparison, &provenance, &plots).as_bytes())?;
-    put(folder.join("report.html"), page::report(&input, &comparison, &provenance, &plots).as_bytes())?;
-    Ok(paths)
+    for plot in &plots {
+        files.push((Path::new("plots").join(format!("{}.svg", plot.name)), plot.svg.clone().into_bytes()));
+        files.push((Path::new("plots").join(format!("{}.png", plot.name)), png::render(&plot.svg)?));
+    }
+    let report = markdown::report(&input, &comparison, &provenance, &outcomes, &plots);
+    files.push(("report.md".into(), report.into_bytes()));
+    let page = page::report(&input, &comparison, &provenance, &outcomes, &plots);
+    files.push(("report.html".into(), page.into_bytes()));
+    Ok(files)
+}
+
+/// Writes what [`render`] gives into `folder`; returns the paths.
+pub fn write(folder: &Path, claims: &[Claim]) -> Result<Vec<PathBuf>> {
+    let files = render(folder, claims)?;
+    let plots = folder.join("plots");
+    std::fs::create_dir_all(&plots).with_context(|| format!("cannot create {}", plots.display()))?;
+    if claims.is_empty() {
+        // Those of an experiment that makes none any more.
+        let _ = std::fs::remove_file(folder.join(CLAIMS));
+    }
+    files
+        .into_iter()
+        .map(|(name, bytes)| {
+            let path = folder.join(name);
+            replace_bytes(&path, &bytes)?;
+            Ok(path)
+        })
+        .collect()
 }

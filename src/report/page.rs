@@ -1,5 +1,6 @@
 //! `report.html`: one file, nothing fetched.
 
+use super::claims::Outcome;
 use super::comparison::Comparison;
 use super::findings::{self, Rows};
 use super::format::html;
@@ -9,7 +10,7 @@ use super::{table, verdict};
 use crate::record::provenance::Provenance;
 
 /// The whole page.
-pub fn report(input: &Input, comparison: &Comparison, provenance: &Provenance, plots: &[Plot]) -> String {
+pub fn report(input: &Input, comparison: &Comparison, provenance: &Provenance, outcomes: &[Outcome], plots: &[Plot]) -> String {
     let palette = Palette::of(comparison, provenance);
     let title = html(findings::title(provenance));
     let mut body = String::new();
@@ -19,6 +20,11 @@ pub fn report(input: &Input, comparison: &Comparison, provenance: &Provenance, p
     body.push_str(&format!("<h1>{title}</h1>\n"));
     if !provenance.hypothesis.is_empty() {
         body.push_str(&format!("<p class=\"subtitle\">Hypothesis: {}</p>\n", html(&provenance.hypothesis)));
+    }
+    let claim = |outcome: &Outcome| format!("<p class=\"{}\">{}</p>\n", outcome.verdict.name(), html(&outcome.sentence));
+    if !outcomes.is_empty() {
+        let claims: String = outcomes.iter().map(claim).collect();
+        body.push_str(&format!("<div class=\"verdict\" id=\"claims\">\n{claims}</div>\n"));
     }
     let sentences = verdict::sentences(comparison);
     let sentences: String = sentences.iter().map(|sentence| format!("<p>{}</p>\n", html(sentence))).collect();
@@ -49,7 +55,11 @@ pub fn report(input: &Input, comparison: &Comparison, provenance: &Provenance, p
         "<p class=\"note\">Means over the last tenth of training, then over the finished runs. Losses and entropies in nats per \
          token.</p>\n",
     );
-    body.push_str(&format!("<h2>Failures</h2>\n<p>{}</p>\n", html(&findings::failure_sentence(input))));
+    body.push_str("<h2>Failures</h2>\n");
+    if let Some(refuted) = findings::refuted(outcomes) {
+        body.push_str(&format!("<p>{}</p>\n", html(&refuted)));
+    }
+    body.push_str(&format!("<p>{}</p>\n", html(&findings::failure_sentence(input))));
     let failures = findings::failures(input);
     if !failures.1.is_empty() {
         body.push_str(&rows(&failures, "failures"));

@@ -120,7 +120,7 @@ fn provenance() -> Provenance {
 fn written(mut frames: Frames, provenance: &Provenance, folder: &Path) -> Vec<PathBuf> {
     frames.write(folder).unwrap();
     std::fs::write(folder.join("provenance.json"), serde_json::to_vec(provenance).unwrap()).unwrap();
-    write(folder).unwrap()
+    write(folder, &[]).unwrap()
 }
 
 #[test]
@@ -159,6 +159,18 @@ fn a_comparison_agrees_with_a_hand_computation() {
          −2.75, 3 seeds)."
     );
     assert!(verdict::sentences(&found)[2].contains("no difference from finetune can be told from 3 seeds"));
+}
+
+/// Oracle: by hand. ln 85/88 = −0.0347 nats; the documents agree with the perplexities.
+#[test]
+fn where_there_are_documents_nats_over_seeds_and_documents_decide() {
+    let found = comparison(&documented(&made()), &provenance()).unwrap();
+    let nll = found.cells[1].difference.as_ref().unwrap().nll.unwrap();
+    assert!((nll.mean - (85f64 / 88.0).ln()).abs() < 1e-4 && nll.high < 0.0, "{nll:?}");
+    let sentences = verdict::sentences(&found);
+    let start = "soft-ce top_k=20 reaches a perplexity of 85.00, 3.4% below finetune (−0.035 nats per token, 95% interval −0.0";
+    assert!(sentences[0].starts_with(start) && sentences[0].ends_with("over 3 seeds and 30 documents)."), "{}", sentences[0]);
+    assert!(sentences[2].contains("no difference from finetune can be told (+0.00"), "{}", sentences[2]);
 }
 
 #[test]
@@ -200,7 +212,7 @@ fn unfinished_runs_are_counted_and_left_out_of_means() {
 
 #[test]
 fn a_swept_budget_makes_cells_of_its_own() {
-    let mut made = Made::default();
+    let (mut made, mut budgets) = (Made::default(), Vec::new());
     for seed in 1..=2 {
         for (budget, perplexity) in [(1.0, 90.0), (2.0, 80.0)] {
             for method in ["finetune", "soft-ce"] {
@@ -208,6 +220,7 @@ fn a_swept_budget_makes_cells_of_its_own() {
                 let row = made.runs.last_mut().unwrap();
                 row.run = format!("{}-{budget}", row.run);
                 (row.tokens, row.train_flops) = ((budget * 1e6) as i64, budget * 1e12);
+                budgets.push(Some(format!("{budget}M")));
                 let run = row.run.clone();
                 made.evals.iter_mut().rev().take(5).for_each(|eval| eval.run = run.clone());
             }
@@ -215,7 +228,8 @@ fn a_swept_budget_makes_cells_of_its_own() {
     }
     let last = made.runs.last_mut().unwrap();
     (last.status, last.tokens) = ("failed".into(), 7);
-    let found = comparison(&made.frames(), &provenance()).unwrap();
+    let frames = Frames { runs: runs_frame(&made.runs, &[("tokens".into(), budgets)]).unwrap(), ..made.frames() };
+    let found = comparison(&frames, &provenance()).unwrap();
     let labels: Vec<&str> = found.cells.iter().map(|cell| cell.label.as_str()).collect();
     assert_eq!(labels, ["finetune tokens=1M", "finetune tokens=2M", "soft-ce tokens=1M", "soft-ce tokens=2M"]);
     assert_eq!((found.cells[3].ok, found.cells[3].failed), (1, 1));
@@ -242,4 +256,66 @@ fn thin_frames_do_not_panic() {
         table::terminal(&found);
         assert!(!serde_json::to_string(&found).unwrap().contains("NaN"));
     }
+}
+
+/// A claim on two arms of three seeds each.
+fn claim(expect: &str, a: &[&str], b: &[&str]) -> crate::experiment::claim::Claim {
+    let runs = |runs: &[&str]| runs.iter().map(|run| run.to_string()).collect();
+    crate::experiment::claim::Claim {
+        id: format!("claim {expect}"),
+        says: "So it is.".into(),
+        expect: expect.into(),
+        expectation: crate::experiment::expectation::Expectation::parse(expect).unwrap(),
+        level: 0.95,
+        a: runs(a),
+        b: runs(b),
+    }
+}
+
+/// Frames of [`made`] with 30 documents a run that agree with its perplexity.
+fn documented(made: &Made) -> Frames {
+    let mut documents = Vec::new();
+    for run in made.runs.iter().filter(|run| run.status == "ok") {
+        let nll = made.evals.iter().rev().find(|eval| eval.run == run.run).unwrap().nll;
+        documents.extend((0..30).map(|n| {
+            let (tokens, wave) = (100 + 10 * (n % 7), 0.02 * f64::from((n as i32 * 5 + 3 * run.seed as i32) % 11 - 5));
+            let (run, split, document) = (run.run.clone(), "valid".to_string(), format!("{n}"));
+            DocumentRow { run, split, document, nll_sum: tokens as f64 * (nll + wave), tokens }
+        }));
+    }
+    Frames { documents: DocumentRow::frame(&documents).unwrap(), ..made.frames() }
+}
+
+#[test]
+fn claims_are_supported_refuted_or_inconclusive_and_say_why() {
+    let mut made = made();
+    made.run("student", "finetune", 4, None, 1.0, "failed");
+    let frames = documented(&made);
+    let (soft, hard) = (["soft-ce-20-1", "soft-ce-20-2", "soft-ce-20-3"], ["finetune-x-1", "finetune-x-2", "finetune-x-3"]);
+    let mse = ["logit-mse-x-1", "logit-mse-x-2", "logit-mse-x-3"];
+    let claims = [
+        claim("perplexity(a) < 0.98 * perplexity(b)", &soft, &hard),
+        claim("perplexity(a) > perplexity(b)", &soft, &hard),
+        claim("nll(a) < nll(b) - 0.005", &mse, &hard),
+        claim("perplexity(a) < perplexity(b)", &soft, &["finetune-x-1", "finetune-x-4"]),
+        claim("perplexity(a) < perplexity(b)", &soft, &["finetune-x-9"]),
+        claim("nll(a) < 5", &soft[..1], &[]),
+    ];
+    let found = claims::decide(&claims, &frames).unwrap();
+    let verdicts: Vec<&str> = found.iter().map(|outcome| outcome.verdict.name()).collect();
+    assert_eq!(verdicts, ["supported", "refuted", "inconclusive", "inconclusive", "inconclusive", "inconclusive"]);
+    let sentences: Vec<&str> = found.iter().map(|outcome| outcome.sentence.as_str()).collect();
+    // Oracle: 85/88 is 3.4% less, 1.4% less than 0.98 of it.
+    let start = "Supported: claim perplexity(a) < 0.98 * perplexity(b). So it is: perplexity(a) is 1.4% below 0.98 * \
+                 perplexity(b) (95% interval −1.";
+    assert!(sentences[0].starts_with(start), "{}", sentences[0]);
+    assert!(sentences[0].contains("3 seeds, 30 documents; of all claims together supported, p = 0.0"), "{}", sentences[0]);
+    assert!(sentences[3].contains("1 of its 5 runs did not finish (finetune-x-4 is failed)"), "{}", sentences[3]);
+    assert!(sentences[4].contains("1 of its 4 runs did not finish (finetune-x-9 is missing)"), "{}", sentences[4]);
+    assert!(sentences[5].contains("one seed tells nothing of the variation between seeds"), "{}", sentences[5]);
+    assert_eq!(found[0].probability_of_superiority, Some(1.0));
+    assert!(found[2].seeds_needed.is_none_or(|seeds| seeds > 3) && found[0].p_holm >= found[0].p);
+    let json = |outcomes: &[claims::Outcome]| String::from_utf8(claims::json("made", outcomes).unwrap()).unwrap();
+    assert_eq!(json(&found), json(&claims::decide(&claims, &frames).unwrap()));
+    assert!(!json(&found).contains("NaN"));
 }

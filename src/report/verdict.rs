@@ -1,11 +1,13 @@
 //! The answer in plain sentences.
 
-use super::comparison::{Cell, Comparison};
-use super::format::{decimals, fixed, perplexity};
+use super::comparison::{Cell, Comparison, Difference, NllDifference};
+use super::format::{decimals, fixed, perplexity, signed};
+use crate::stats::verdict::{Verdict, below_zero};
 
-/// That an interval over seeds is no more than that.
-pub const CAVEAT: &str = "The intervals cover the variation from seed to seed on this data and at this size only: they say nothing of \
-    other data, models or budgets, and each stands for its own comparison, not for all of them at once.";
+/// That an interval over seeds and documents is no more than that.
+pub const CAVEAT: &str = "The intervals cover the variation from seed to seed, and in nats from document to document, on this data and \
+    at this size only: they say nothing of other data, models or budgets, and each stands for its own comparison, not for all of \
+    them at once.";
 
 /// A sentence for each cell that is not the reference's.
 pub fn sentences(comparison: &Comparison) -> Vec<String> {
@@ -28,6 +30,9 @@ fn sentence(cell: &Cell, comparison: &Comparison) -> String {
     let Some(found) = &cell.difference else {
         return format!("{reached}; no run of {} has the same axes and seeds to compare with.", comparison.reference);
     };
+    if let Some(nll) = &found.nll {
+        return decided(&reached, found, nll, comparison.level);
+    }
     let (difference, to) = (found.perplexity, &found.to);
     let digits = decimals(difference.mean);
     let Some((low, high)) = difference.low.zip(difference.high) else {
@@ -46,5 +51,24 @@ fn sentence(cell: &Cell, comparison: &Comparison) -> String {
         return format!("{reached}; no difference from {to} can be told from {} seeds {evidence}.", difference.n);
     }
     let side = if difference.mean < 0.0 { "below" } else { "above" };
+    format!("{reached}, {}% {side} {to} {evidence}.", fixed(found.percent.mean.abs(), 1))
+}
+
+/// The sentence where nats per token decide, over seeds and documents.
+fn decided(reached: &str, found: &Difference, nll: &NllDifference, level: f64) -> String {
+    let to = &found.to;
+    let level = fixed(level * 100.0, 0);
+    let evidence = format!(
+        "({} nats per token, {level}% interval {} to {} over {} seeds and {} documents)",
+        signed(nll.mean, 3),
+        signed(nll.low, 3),
+        signed(nll.high, 3),
+        nll.seeds,
+        nll.documents
+    );
+    if below_zero(nll.low, nll.high) == Verdict::Inconclusive {
+        return format!("{reached}; no difference from {to} can be told {evidence}.");
+    }
+    let side = if nll.mean < 0.0 { "below" } else { "above" };
     format!("{reached}, {}% {side} {to} {evidence}.", fixed(found.percent.mean.abs(), 1))
 }

@@ -1,0 +1,43 @@
+//! `hydrometer status`: how far a sweep is, and what went wrong.
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use serde_json::json;
+
+use super::{Common, Output};
+use crate::report::format::{duration, quantity};
+use crate::sweep::state::{State, states};
+
+pub fn status(common: &Common, output: Output) -> Result<ExitCode> {
+    let experiment = common.load()?;
+    let all = states(&experiment, &common.runs);
+    let with = |status: &str| -> Vec<&State> { all.iter().filter(|state| state.status == status).collect() };
+    let students = || all.iter().filter(|state| state.role == "student");
+    let (done, total) = (students().filter(|state| state.status == "done").count(), students().count());
+    if output == Output::Json {
+        println!("{:#}", json!({ "experiment": experiment.name, "done": done, "total": total, "jobs": all }));
+        return Ok(ExitCode::SUCCESS);
+    }
+    println!("{}: {done}/{total} runs done", experiment.name);
+    for state in with("running") {
+        let speed = state.tokens_per_s.map_or(String::new(), |speed| format!(", {} tokens/s", quantity(speed)));
+        let loss = state.loss.map_or(String::new(), |loss| format!(", loss {loss:.4}"));
+        let left = state.seconds_left.map_or(String::new(), |seconds| format!(", {} left", duration(seconds)));
+        let (done, total) = (quantity(state.done as f64), quantity(state.total as f64));
+        println!("running      {}: {done}/{total} tokens{loss}{speed}{left}", state.run);
+    }
+    for state in with("interrupted") {
+        let (done, total) = (quantity(state.done as f64), quantity(state.total as f64));
+        println!("interrupted  {}: {done}/{total} tokens; `hydrometer run` goes on from its checkpoint", state.run);
+    }
+    for state in with("failed").into_iter().chain(with("diverged")) {
+        println!("{:<12} {}: {}", state.status, state.run, state.error.as_deref().unwrap_or("no reason recorded"));
+        state.log.iter().for_each(|line| println!("             | {line}"));
+    }
+    let waiting = with("new").iter().filter(|state| state.role == "student").count();
+    if waiting > 0 {
+        println!("new          {waiting} runs; start them with `hydrometer run {}`", common.experiment.display());
+    }
+    Ok(ExitCode::SUCCESS)
+}

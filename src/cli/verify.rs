@@ -1,0 +1,125 @@
+//! `hydrometer verify`: whether what is committed still follows from its frames.
+
+use std::process::ExitCode;
+
+use anyhow::{Result, anyhow};
+use clap::Args;
+use serde_json::{Value, json};
+
+use super::run::count_interrupts;
+use super::{Common, NOTHING, Output, REFUTED};
+use crate::record::frames::Frames;
+use crate::record::freeze::freeze;
+use crate::report::claims::decide;
+use crate::stats::verdict::Verdict;
+use crate::sweep::schedule;
+use crate::verify::artefacts::{Fault, compare};
+use crate::verify::numerics::{self, Rung};
+
+#[derive(Args, Debug)]
+pub struct Verify {
+    #[command(flatten)]
+    common: Common,
+    /// Train everything again as well, and say how far the numbers agree.
+    #[arg(long)]
+    rerun: bool,
+    /// Runs at a time with --rerun; the same bits need the same number of threads a run.
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
+    jobs: u32,
+}
+
+impl Verify {
+    pub fn verify(&self, output: Output) -> Result<ExitCode> {
+        let (mut found, mut told) = artefacts(&self.common, output)?;
+        if self.rerun && found != Found::Nothing {
+            let (again, numbers) = self.train_again(output)?;
+            (found, told["rerun"]) = (found.max(again), numbers);
+        }
+        if output == Output::Json {
+            println!("{told:#}");
+        }
+        Ok(ExitCode::from(match found {
+            Found::Agreement => 0,
+            Found::Nothing => NOTHING,
+            Found::Refuted => REFUTED,
+        }))
+    }
+
+    /// Trains the experiment in a folder of its own and compares its numbers with the frames that are there.
+    fn train_again(&self, output: Output) -> Result<(Found, Value)> {
+        let experiment = self.common.load()?;
+        let runs = self.common.runs.join(format!("rerun-{}", experiment.name));
+        match std::fs::remove_dir_all(&runs) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error.into()),
+            _ => {}
+        }
+        let settings = schedule::Settings {
+            runs: runs.clone(),
+            jobs: self.jobs as usize,
+            only: None,
+            rerun: None,
+            device: "cpu".into(),
+            tp: self.common.tp as usize,
+            dp: self.common.dp as usize,
+        };
+        if schedule::run(&experiment, &settings, &count_interrupts()?)?.interrupted {
+            return Err(anyhow!("interrupted; nothing was verified by training"));
+        }
+        let again = freeze(&experiment, &runs)?;
+        let agreements = numerics::compare(&Frames::read(&self.common.results(&experiment))?, &again)?;
+        let outcomes = decide(&experiment.claims, &again)?;
+        let rung = numerics::rung(&agreements, &outcomes);
+        if output == Output::Human {
+            agreements.iter().for_each(|agreement| println!("{agreement}"));
+            outcomes.iter().for_each(|outcome| println!("trained again: {}", outcome.sentence));
+            println!("{}: {}", experiment.name, rung.sentence());
+        }
+        std::fs::remove_dir_all(&runs)?;
+        let found = if rung == Rung::Refuted { Found::Refuted } else { Found::Agreement };
+        Ok((found, json!({ "rung": rung, "runs": agreements, "claims": outcomes })))
+    }
+}
+
+/// How a verification ended, the worst last.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Found {
+    Agreement,
+    Nothing,
+    Refuted,
+}
+
+/// Compares the files of the results with what their frames give.
+fn artefacts(common: &Common, output: Output) -> Result<(Found, Value)> {
+    let experiment = common.load()?;
+    let results = common.results(&experiment);
+    if !results.join("runs.parquet").exists() {
+        let (results, file) = (results.display(), common.experiment.display());
+        eprintln!("{results} has no frames, so nothing was verified; run `hydrometer run {file}` first");
+        return Ok((Found::Nothing, json!({ "experiment": experiment.name, "same": [], "faults": [], "claims": [] })));
+    }
+    let (same, faults) = compare(&results, &experiment.claims)?;
+    let damaged = faults.iter().any(|(_, fault)| matches!(fault, Fault::Damaged(_)));
+    let outcomes = if damaged { Vec::new() } else { decide(&experiment.claims, &Frames::read(&results)?)? };
+    let refuted = outcomes.iter().filter(|outcome| outcome.verdict == Verdict::Refuted).count();
+    if output == Output::Human {
+        for (file, fault) in &faults {
+            let file = results.join(file);
+            match fault {
+                Fault::Missing => println!("{} is missing", file.display()),
+                Fault::Changed => println!("{} is not the frame that was written: its checksum differs", file.display()),
+                Fault::Damaged(why) => println!("{} cannot be read: {why}", file.display()),
+                Fault::Unexpected => println!("{} is there, but the experiment claims nothing", file.display()),
+                Fault::Differs { line, expected, found } => {
+                    let line = line.map_or(String::new(), |line| format!(":{line}"));
+                    println!("{}{line} is not what the frames give\n  frames: {expected}\n  file:   {found}", file.display());
+                }
+            }
+        }
+        outcomes.iter().for_each(|outcome| println!("{}", outcome.sentence));
+        let (name, all) = (&experiment.name, same.len() + faults.len());
+        println!("{name}: {} of {all} files follow from the frames to the byte; {refuted} claims refuted", same.len());
+    }
+    let found = if faults.is_empty() && refuted == 0 { Found::Agreement } else { Found::Refuted };
+    let faults: Vec<_> = faults.iter().map(|(file, fault)| json!({ "file": file, "fault": fault })).collect();
+    Ok((found, json!({ "experiment": experiment.name, "same": same, "faults": faults, "claims": outcomes })))
+}

@@ -1,0 +1,54 @@
+//! What an experiment costs before it is run: tokens and FLOPs of students and teachers, by formula (see
+//! [`crate::model::ModelConfig::forward_flops_per_token`]).
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+
+use super::Experiment;
+
+/// Sums over an experiment.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct Budget {
+    pub runs: usize,
+    /// Target tokens of the students.
+    pub tokens: u64,
+    pub train_flops: f64,
+    /// Target tokens that the teachers are trained on.
+    pub teacher_tokens: u64,
+    pub teacher_train_flops: f64,
+    /// Passes of the teachers, answers that runs share counted once.
+    pub teacher_forward_flops: f64,
+}
+
+impl Budget {
+    pub fn of(experiment: &Experiment) -> Self {
+        let mut budget = Self { runs: experiment.students.len(), ..Self::default() };
+        for student in &experiment.students {
+            budget.tokens += student.recipe.tokens;
+            budget.train_flops += student.recipe.train_flops();
+        }
+        for (index, teacher) in experiment.teachers.iter().enumerate() {
+            budget.teacher_tokens += teacher.recipe.tokens;
+            budget.teacher_train_flops += teacher.recipe.train_flops();
+            let forward = teacher.recipe.model.forward_flops_per_token(teacher.recipe.data.context);
+            budget.teacher_forward_flops += forward * answers(experiment, index) as f64;
+        }
+        budget
+    }
+
+    pub fn flops(&self) -> f64 {
+        self.train_flops + self.teacher_train_flops + self.teacher_forward_flops
+    }
+}
+
+/// Target tokens that teacher number `teacher` answers for: runs of one seed read the same sequences in the same order, so that
+/// the longest asks for all of them. Seeds may meet the same sequences, so this is the most it can be.
+pub fn answers(experiment: &Experiment, teacher: usize) -> u64 {
+    let mut longest: BTreeMap<u64, u64> = BTreeMap::new();
+    for student in experiment.students.iter().filter(|student| student.teacher == Some(teacher)) {
+        let tokens = longest.entry(student.seed).or_default();
+        *tokens = student.recipe.tokens.max(*tokens);
+    }
+    longest.values().sum()
+}

@@ -1,0 +1,164 @@
+//! `[[claim]]`: what the experiment is held to, and the runs that decide it.
+
+use std::collections::BTreeSet;
+
+use anyhow::Result;
+use toml_edit::{Item, TableLike};
+
+use super::expectation::{Expectation, Side};
+use super::selector::Selector;
+use super::source::{Place, Setting, Source, unknown_key};
+use crate::user_error;
+
+pub const CLAIM_KEYS: [&str; 7] = ["id", "says", "at", "a", "b", "expect", "level"];
+/// Coverage of a claim's interval where the file names none.
+const LEVEL: f64 = 0.95;
+
+/// A claim with the runs it selects: of each arm one point of the sweep, over its seeds.
+#[derive(Clone, Debug)]
+pub struct Claim {
+    pub id: String,
+    /// In a sentence.
+    pub says: String,
+    /// As written.
+    pub expect: String,
+    pub expectation: Expectation,
+    /// Coverage of the interval that decides.
+    pub level: f64,
+    /// Runs of the first arm.
+    pub a: Vec<String>,
+    /// Runs of the second arm; none where the expectation does not ask for it.
+    pub b: Vec<String>,
+}
+
+/// A claim as written.
+#[derive(Clone, Debug)]
+pub struct Stated {
+    id: String,
+    says: String,
+    expect: String,
+    expectation: Expectation,
+    level: f64,
+    a: Option<Selector>,
+    b: Option<Selector>,
+    at: Place,
+}
+
+/// What a claim can select: the runs of a point of the sweep.
+pub struct Candidates<'a> {
+    pub method: &'a str,
+    /// The swept settings, for telling points apart.
+    pub point: String,
+    /// The settings of each point of the file that became this one: several where `[smoke]` has merged them.
+    pub settings: &'a [super::resolve::Settings],
+    pub runs: Vec<&'a str>,
+}
+
+/// The claims of a file.
+pub fn read(source: &Source, item: Option<&Item>, methods: &[&str]) -> Result<Vec<Stated>> {
+    let mut ids = BTreeSet::new();
+    let mut claims = Vec::new();
+    for (table, at) in source.list(item, "claim")? {
+        let claim = read_one(source, table, at)?;
+        if !ids.insert(claim.id.clone()) {
+            return Err(user_error!("{}: another claim is called {:?}; rename one", claim.at.0, claim.id));
+        }
+        for selector in claim.a.iter().chain(&claim.b) {
+            selector.check_methods(methods)?;
+        }
+        claims.push(claim);
+    }
+    Ok(claims)
+}
+
+fn read_one(source: &Source, table: &dyn TableLike, at: Place) -> Result<Stated> {
+    if let Some((key, item)) = table.iter().find(|(key, _)| !CLAIM_KEYS.contains(key)) {
+        let at = source.place(table.key(key).and_then(|key| key.span()).or_else(|| item.span()));
+        return Err(user_error!("{}: {}", at.0, unknown_key(key, "[[claim]]", &CLAIM_KEYS)));
+    }
+    let text = |key: &str| -> Result<Option<String>> {
+        let Some(item) = table.get(key) else { return Ok(None) };
+        let text = item.as_str().filter(|text| !text.trim().is_empty()).map(str::to_string);
+        text.ok_or_else(|| user_error!("{}: {key} must be a string", source.place(item.span()).0)).map(Some)
+    };
+    let lacks = |key: &str, example: &str| user_error!("{}: this [[claim]] lacks {key}; add e.g. {key} = {example}", at.0);
+    let id = text("id")?.ok_or_else(|| lacks("id", "\"soft-ce-wins\""))?;
+    let expect = text("expect")?.ok_or_else(|| lacks("expect", "\"perplexity(a) < perplexity(b)\""))?;
+    let expectation = Expectation::parse(&expect).map_err(|misread| {
+        let place = expression_place(source, table, &expect, misread.at);
+        user_error!("{}: {}", place.0, misread.what)
+    })?;
+    let common = selector(source, table, "at")?;
+    let arm = |key: &str| -> Result<Option<Selector>> {
+        let own = selector(source, table, key)?;
+        Ok(own.map(|own| common.as_ref().map_or_else(|| own.clone(), |common| own.and(common))))
+    };
+    let (a, b) = (arm("a")?, arm("b")?);
+    for (key, side, found) in [("a", Side::A, &a), ("b", Side::B, &b)] {
+        if expectation.asks(side) != found.is_some() {
+            return Err(match found {
+                None => lacks(key, "{ method = \"finetune\" }"),
+                Some(found) => user_error!("{}: expect does not ask anything of {key}; remove it", found.at.0),
+            });
+        }
+    }
+    let level = match table.get("level").map(|item| (item.as_float(), source.place(item.span()))) {
+        None => LEVEL,
+        Some((Some(level), _)) if (0.5..1.0).contains(&level) => level,
+        Some((_, at)) => return Err(user_error!("{}: level must be a number from 0.5 to below 1, e.g. 0.95", at.0)),
+    };
+    let says = text("says")?.unwrap_or_else(|| expect.clone());
+    Ok(Stated { id, says, expect, expectation, level, a, b, at })
+}
+
+fn selector(source: &Source, table: &dyn TableLike, key: &str) -> Result<Option<Selector>> {
+    let Some(item) = table.get(key) else { return Ok(None) };
+    let at = source.place(table.key(key).and_then(|key| key.span()).or_else(|| item.span()));
+    let inner = item.as_table_like();
+    let inner = inner.ok_or_else(|| user_error!("{}: {key} must be a table, e.g. {{ method = \"finetune\" }}", at.0))?;
+    Selector::read(source, inner, at, &format!("{key} of [[claim]]"), &[]).map(Some)
+}
+
+/// Where character `offset` of the expectation stands in the file.
+fn expression_place(source: &Source, table: &dyn TableLike, expect: &str, offset: usize) -> Place {
+    let span = table.get("expect").and_then(|item| item.span()).unwrap_or(0..0);
+    // Behind the quotes. With escapes before it, which no expression needs, the quotes are as near as it gets.
+    let skip = source.text.get(span.clone()).and_then(|raw| raw.find(expect));
+    let before: usize = skip.map_or(0, |skip| skip + expect.chars().take(offset).map(char::len_utf8).sum::<usize>());
+    source.place(Some(span.start + before..span.end))
+}
+
+impl Stated {
+    /// Finds the claim's runs among all `candidates`. Errors where an arm selects nothing, or more than a point of the sweep.
+    pub fn resolve(self, candidates: &[Candidates]) -> Result<Claim> {
+        let runs = |selector: &Option<Selector>| match selector {
+            None => Ok(Vec::new()),
+            Some(selector) => self.runs(selector, candidates),
+        };
+        let (a, b) = (runs(&self.a)?, runs(&self.b)?);
+        let Self { id, says, expect, expectation, level, .. } = self;
+        Ok(Claim { id, says, expect, expectation, level, a, b })
+    }
+
+    fn runs(&self, selector: &Selector, candidates: &[Candidates]) -> Result<Vec<String>> {
+        let (id, at) = (&self.id, &selector.at.0);
+        let meant = |candidate: &&Candidates| {
+            let matches = |settings: &super::resolve::Settings| selector.matches(candidate.method, |key| get(settings, key));
+            candidate.settings.iter().any(matches)
+        };
+        let found: Vec<&Candidates> = candidates.iter().filter(meant).collect();
+        match found[..] {
+            [] => Err(user_error!("{at}: claim {id:?} selects no run: none has {selector}; correct it")),
+            [only] => Ok(only.runs.iter().map(|run| run.to_string()).collect()),
+            [first, second, ..] => {
+                let (first, second) = (&first.point, &second.point);
+                let one = format!("{at}: claim {id:?} must select one point of the sweep for each arm");
+                Err(user_error!("{one}, but takes {first} and {second}; add what tells them apart"))
+            }
+        }
+    }
+}
+
+fn get<'a>(settings: &'a super::resolve::Settings, key: &str) -> Option<&'a Setting> {
+    settings.0.get(key)
+}

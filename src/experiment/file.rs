@@ -1,0 +1,134 @@
+//! The experiment file as written: its tables, read and checked one by one, not yet multiplied out.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use anyhow::Result;
+use toml_edit::Item;
+
+use super::claim::{self, Stated};
+use super::fair::{self, Rule};
+use super::resolve::{RUN_KEYS, Settings, TEACHER_KEYS, applies, objective_name};
+use super::source::{Place, Setting, Source, unknown, unknown_key};
+use super::sweep::Sweep;
+use crate::user_error;
+
+pub const TOP_KEYS: [&str; 10] =
+    ["question", "hypothesis", "revision", "base", "teacher", "method", "sweep", "fair", "smoke", "claim"];
+/// `[smoke]` takes every key of a run, and this one.
+pub const SMOKE_KEY: &str = "teacher_tokens";
+
+pub type Table = Vec<(String, Setting)>;
+
+pub struct File {
+    pub name: String,
+    /// Where relative paths start.
+    pub folder: PathBuf,
+    pub text: String,
+    pub whole: Place,
+    pub question: String,
+    pub hypothesis: String,
+    pub revision: String,
+    pub base: Table,
+    pub teachers: BTreeMap<String, (Table, Place)>,
+    pub methods: Vec<Method>,
+    pub sweep: Sweep,
+    pub fair: Option<Rule>,
+    pub smoke: BTreeMap<String, Setting>,
+    pub smoke_teacher_tokens: Option<Setting>,
+    pub claims: Vec<Stated>,
+}
+
+/// `[method.NAME]`.
+pub struct Method {
+    pub name: String,
+    pub own: Table,
+    /// Its objective's name, empty where it has none.
+    pub objective: String,
+    pub at: Place,
+}
+
+impl File {
+    /// Reads `path`. Every mistake of the user is a [`crate::UserError`] that points at its line.
+    pub fn read(path: &Path) -> Result<Self> {
+        let source = Source::read(path, "experiment file")?;
+        let document = source.parse()?;
+        let top = document.as_table();
+        if let Some((key, item)) = top.iter().find(|(key, _)| !TOP_KEYS.contains(key)) {
+            let at = source.place(top.key(key).and_then(|key| key.span()).or_else(|| item.span())).0;
+            return Err(user_error!("{at}: {}", unknown("key", key, &TOP_KEYS)));
+        }
+        let text = |key: &str, default: &str| -> Result<String> {
+            let Some(item) = top.get(key) else { return Ok(default.to_string()) };
+            let text = item.as_str().map(str::to_string);
+            text.ok_or_else(|| user_error!("{}: {key} must be a string", source.place(item.span()).0))
+        };
+        let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+        let base = table(&source, top.get("base"), "[base]", &RUN_KEYS)?;
+        let smoke_keys: Vec<&str> = RUN_KEYS.into_iter().chain([SMOKE_KEY]).collect();
+        let mut smoke: BTreeMap<String, Setting> =
+            table(&source, top.get("smoke"), "[smoke]", &smoke_keys)?.into_iter().collect();
+        let smoke_teacher_tokens = smoke.remove(SMOKE_KEY).or_else(|| smoke.get("tokens").cloned());
+        let mut teachers = BTreeMap::new();
+        for (teacher, table, at) in source.tables(top.get("teacher"), "teacher")? {
+            let settings = check_keys(source.settings(table)?, &format!("[teacher.{teacher}]"), &TEACHER_KEYS)?;
+            teachers.insert(teacher, (settings, at));
+        }
+        let sweep = Sweep::read(&source, top.get("sweep"))?;
+        let mut methods = Vec::new();
+        for (name, table, at) in source.tables(top.get("method"), "method")? {
+            methods.push(Method::read(name, source.settings(table)?, at, &base)?);
+        }
+        let whole = Place(path.display().to_string());
+        let names: Vec<&str> = methods.iter().map(|method| method.name.as_str()).collect();
+        Ok(Self {
+            question: text("question", &name)?,
+            hypothesis: text("hypothesis", "")?,
+            revision: text("revision", "1")?,
+            name,
+            folder: path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new(".")).to_path_buf(),
+            whole,
+            base,
+            teachers,
+            sweep,
+            fair: fair::read(&source, top.get("fair"))?,
+            smoke,
+            smoke_teacher_tokens,
+            claims: claim::read(&source, top.get("claim"), &names)?,
+            methods,
+            text: source.text.clone(),
+        })
+    }
+}
+
+impl Method {
+    fn read(name: String, own: Table, at: Place, base: &Table) -> Result<Self> {
+        let own = check_keys(own, &format!("[method.{name}]"), &RUN_KEYS)?;
+        let named = own.iter().find(|(key, _)| key == "objective").or_else(|| base.iter().find(|(key, _)| key == "objective"));
+        let objective = named.map(|(_, setting)| objective_name(setting)).transpose()?.unwrap_or("").to_string();
+        for (key, setting) in &own {
+            if !objective.is_empty() && !applies(key, &objective) {
+                return Err(user_error!("{}: {key} means nothing to {objective}; remove it", setting.at.0));
+            }
+        }
+        Ok(Self { name, own, objective, at })
+    }
+}
+
+fn table(source: &Source, item: Option<&Item>, what: &str, known: &[&str]) -> Result<Table> {
+    let Some(item) = item else { return Ok(Vec::new()) };
+    let table = item.as_table_like().ok_or_else(|| user_error!("{}: {what} must be a table", source.place(item.span()).0))?;
+    check_keys(source.settings(table)?, what, known)
+}
+
+fn check_keys(settings: Table, what: &str, known: &[&str]) -> Result<Table> {
+    for (key, setting) in &settings {
+        if !known.contains(&key.as_str()) {
+            return Err(user_error!("{}: {}", setting.at.0, unknown_key(key, what, known)));
+        }
+    }
+    for (key, setting) in &settings {
+        Settings([(key.clone(), setting.clone())].into()).check()?;
+    }
+    Ok(settings)
+}

@@ -1,0 +1,81 @@
+//! Which runs a table means: `{ method = "soft-ce", tokens = ["100k", "1M"] }` takes those that agree in every key, with one of
+//! the values where a list is given.
+
+use anyhow::Result;
+use toml_edit::TableLike;
+
+use super::resolve::{RUN_KEYS, Settings};
+use super::source::{Place, Setting, Source, unknown, unknown_key};
+use crate::user_error;
+
+const METHOD: &str = "method";
+
+/// A test on the method and the settings of a run. The empty one takes every run.
+#[derive(Clone, Debug)]
+pub struct Selector {
+    keys: Vec<(String, Vec<Setting>)>,
+    pub at: Place,
+}
+
+impl Selector {
+    /// Reads `table`, less the keys in `others`, which mean something else there. Errors at unknown keys and bad values.
+    pub fn read(source: &Source, table: &dyn TableLike, at: Place, within: &str, others: &[&str]) -> Result<Self> {
+        let mut keys = Vec::new();
+        for (key, setting) in source.settings(table)?.into_iter().filter(|(key, _)| !others.contains(&key.as_str())) {
+            if key != METHOD && (!RUN_KEYS.contains(&key.as_str()) || key == "seeds") {
+                let known: Vec<&str> = std::iter::once(METHOD).chain(others.iter().copied()).chain(RUN_KEYS).collect();
+                return Err(user_error!("{}: {}", setting.at.0, unknown_key(&key, within, &known)));
+            }
+            let values = match setting.value.as_array() {
+                Some(array) => array.iter().map(|value| Setting { value: value.clone(), at: setting.at.clone() }).collect(),
+                None => vec![setting],
+            };
+            for value in &values {
+                match key.as_str() {
+                    METHOD => drop(value.text(METHOD)?),
+                    _ => Settings([(key.clone(), value.clone())].into()).check()?,
+                }
+            }
+            keys.push((key, values));
+        }
+        Ok(Self { keys, at })
+    }
+
+    /// Both tests at once. Where both name a key, `self` counts.
+    pub fn and(&self, other: &Self) -> Self {
+        let new = other.keys.iter().filter(|(key, _)| self.keys.iter().all(|(mine, _)| mine != key));
+        Self { keys: self.keys.iter().chain(new).cloned().collect(), at: self.at.clone() }
+    }
+
+    /// Errors at a method that is not in `known`.
+    pub fn check_methods(&self, known: &[&str]) -> Result<()> {
+        for value in self.keys.iter().filter(|(key, _)| key == METHOD).flat_map(|(_, values)| values) {
+            let name = value.text(METHOD)?;
+            if !known.contains(&name) {
+                return Err(user_error!("{}: {}", value.at.0, unknown(METHOD, name, known)));
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether a run of `method` is meant whose settings `value` gives. A key without a setting agrees with nothing.
+    pub fn matches<'a>(&self, method: &str, value: impl Fn(&str) -> Option<&'a Setting>) -> bool {
+        self.keys.iter().all(|(key, wanted)| match key.as_str() {
+            METHOD => wanted.iter().any(|name| name.value.as_str() == Some(method)),
+            _ => value(key).is_some_and(|found| {
+                let found = found.canonical(key);
+                wanted.iter().any(|wanted| wanted.canonical(key) == found)
+            }),
+        })
+    }
+}
+
+impl std::fmt::Display for Selector {
+    fn fmt(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
+        for (index, (key, values)) in self.keys.iter().enumerate() {
+            let values: Vec<String> = values.iter().map(Setting::display).collect();
+            write!(f, "{}{key} = {}", if index == 0 { "" } else { ", " }, values.join(" or "))?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,110 @@
+//! What a sweep will take on this machine: time from the journals of runs it has finished, and disk by formula.
+
+use std::fs;
+use std::path::Path;
+
+use serde::Serialize;
+
+use super::job::{Job, Status, Work, cache_place, journal_path, status};
+use crate::experiment::Experiment;
+use crate::experiment::budget::answers;
+use crate::experiment::recipe::{Precision, TrainRecipe};
+use crate::model::ModelConfig;
+use crate::record::journal::{self, Event};
+
+/// Bytes of a training step in a journal, about.
+const STEP_BYTES: u64 = 300;
+
+/// How fast a finished run was.
+struct Speed {
+    model: ModelConfig,
+    context: usize,
+    precision: Precision,
+    tokens_per_s: f64,
+    flops_per_s: f64,
+}
+
+/// The finished training runs under a folder of runs.
+pub struct History(Vec<Speed>);
+
+impl History {
+    pub fn read(runs: &Path) -> Self {
+        let folders = fs::read_dir(runs).into_iter().flatten().flatten().map(|entry| entry.path());
+        Self(folders.filter_map(|folder| speed(&folder)).collect())
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Seconds that `recipe` will train: at the mean speed of finished runs of its model, else by its FLOPs at the mean FLOPs per
+    /// second of all. `None` where nothing has finished.
+    fn seconds(&self, recipe: &TrainRecipe) -> Option<f64> {
+        let same = |speed: &&Speed| {
+            speed.model == recipe.model && speed.context == recipe.data.context && speed.precision == recipe.precision
+        };
+        match mean(self.0.iter().filter(same).map(|speed| speed.tokens_per_s)) {
+            Some(tokens_per_s) => Some(recipe.tokens as f64 / tokens_per_s),
+            None => mean(self.0.iter().map(|speed| speed.flops_per_s)).map(|flops| recipe.train_flops() / flops),
+        }
+    }
+}
+
+/// The speed of the run in `folder`, if it is a training run that has finished.
+fn speed(folder: &Path) -> Option<Speed> {
+    let job: Job = serde_json::from_str(&fs::read_to_string(folder.join("job.json")).ok()?).ok()?;
+    let Work::Train { recipe, .. } = job.work else { return None };
+    let events = journal::read(&journal_path(folder));
+    if Status::of(&events) != Status::Done {
+        return None;
+    }
+    let seconds: f64 = events.iter().map(|event| if let Event::Step(step) = event { step.seconds } else { 0.0 }).sum();
+    (seconds > 0.0).then(|| Speed {
+        model: recipe.model.clone(),
+        context: recipe.data.context,
+        precision: recipe.precision,
+        tokens_per_s: recipe.tokens as f64 / seconds,
+        flops_per_s: recipe.train_flops() / seconds,
+    })
+}
+
+fn mean(values: impl Iterator<Item = f64>) -> Option<f64> {
+    let (sum, n) = values.fold((0.0, 0), |(sum, n), value| (sum + value, n + 1));
+    (n > 0).then(|| sum / n as f64)
+}
+
+/// What is left to do.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct Estimate {
+    pub runs_left: usize,
+    /// Training time of what is left, one run at a time; absent where no finished run tells.
+    pub seconds_left: Option<f64>,
+    /// Bytes of all weights, journals and teacher caches, at most.
+    pub disk_bytes: u64,
+}
+
+/// Estimates what is left of `experiment` under `runs`.
+pub fn estimate(experiment: &Experiment, runs: &Path, history: &History) -> Estimate {
+    let trained =
+        experiment.students.iter().map(|s| (&s.run, &s.recipe)).chain(experiment.teachers.iter().map(|t| (&t.run, &t.recipe)));
+    let trained: Vec<(&String, &TrainRecipe)> = trained.collect();
+    let left: Vec<&TrainRecipe> = trained
+        .iter()
+        .filter(|(run, _)| matches!(status(runs, run), Status::New | Status::Interrupted))
+        .map(|(_, recipe)| *recipe)
+        .collect();
+    let seconds: Option<Vec<f64>> = left.iter().map(|recipe| history.seconds(recipe)).collect();
+    // Final weights in f32; a run that is under way keeps the optimizer's two moments beside them.
+    let kept: u64 = trained.iter().map(|(_, r)| 4 * r.model.parameter_count() + STEP_BYTES * r.updates()).sum();
+    let under_way = trained.iter().map(|(_, recipe)| 12 * recipe.model.parameter_count()).max().unwrap_or(0);
+    let caches = experiment.teachers.iter().enumerate().map(|(index, teacher)| {
+        let place = cache_place(runs, teacher);
+        let id = if teacher.recipe.model.vocab_size <= 1 << 16 { 2 } else { 4 };
+        answers(experiment, index) * (place.top_k as u64 * (id + 2) + 4 * place.temperatures.len() as u64)
+    });
+    Estimate {
+        runs_left: left.len(),
+        seconds_left: seconds.map(|seconds| seconds.iter().sum()).filter(|_| !left.is_empty() && !history.is_empty()),
+        disk_bytes: kept + under_way + caches.sum::<u64>(),
+    }
+}

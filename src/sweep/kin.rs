@@ -1,0 +1,86 @@
+//! Why a run is another run: the recipes that are kept under the runs, field by field.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+
+use serde::Serialize;
+use serde_json::Value;
+
+/// A field whose values differ; absent on a side that does not have it.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Difference {
+    /// As a path in the recipe: `optimizer.lr`, `teacher.trained.tokens`.
+    pub field: String,
+    pub mine: Option<Value>,
+    pub theirs: Option<Value>,
+}
+
+/// The recipes of the training runs under `runs`, by run. Read without their type, so that older ones can be compared too.
+pub fn recipes(runs: &Path) -> BTreeMap<String, Value> {
+    let folders = fs::read_dir(runs).into_iter().flatten().flatten();
+    let recipe = |folder: &Path| -> Option<Value> {
+        let mut job: Value = serde_json::from_str(&fs::read_to_string(folder.join("job.json")).ok()?).ok()?;
+        job.pointer_mut("/work/train/recipe").map(Value::take)
+    };
+    folders.filter_map(|entry| Some((entry.file_name().to_string_lossy().into_owned(), recipe(&entry.path())?))).collect()
+}
+
+/// The stored run that differs from `recipe` in the fewest fields, the first by name among equals, less `run` itself.
+pub fn nearest<'a>(run: &str, recipe: &Value, stored: &'a BTreeMap<String, Value>) -> Option<(&'a str, Vec<Difference>)> {
+    let others = stored.iter().filter(|(name, _)| name.as_str() != run);
+    others.map(|(name, theirs)| (name.as_str(), differences(recipe, theirs))).min_by_key(|(_, found)| found.len())
+}
+
+/// The fields in which two recipes differ, in order of their paths.
+pub fn differences(mine: &Value, theirs: &Value) -> Vec<Difference> {
+    let (mut left, mut right) = (BTreeMap::new(), BTreeMap::new());
+    flatten(mine, String::new(), &mut left);
+    flatten(theirs, String::new(), &mut right);
+    let fields: std::collections::BTreeSet<&String> = left.keys().chain(right.keys()).collect();
+    fields
+        .into_iter()
+        .filter(|field| left.get(*field) != right.get(*field))
+        .map(|field| Difference {
+            field: field.clone(),
+            mine: left.get(field).map(|value| (*value).clone()),
+            theirs: right.get(field).map(|value| (*value).clone()),
+        })
+        .collect()
+}
+
+fn flatten<'a>(value: &'a Value, path: String, into: &mut BTreeMap<String, &'a Value>) {
+    match value {
+        Value::Object(fields) => {
+            for (key, inner) in fields {
+                let path = if path.is_empty() { key.clone() } else { format!("{path}.{key}") };
+                flatten(inner, path, into);
+            }
+        }
+        // A teacher that is not there differs by its fields, not by a null as well.
+        Value::Null => {}
+        _ => drop(into.insert(path, value)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn the_nearest_run_differs_in_the_fewest_fields() {
+        let mine = json!({ "tokens": 100, "optimizer": { "lr": 0.1, "clip": 1.0 }, "teacher": null });
+        let near = json!({ "tokens": 100, "optimizer": { "lr": 0.2, "clip": 1.0 } });
+        let far = json!({ "tokens": 200, "optimizer": { "lr": 0.2, "clip": 1.0 }, "teacher": { "top_k": 20 } });
+        let stored =
+            BTreeMap::from([("far".to_string(), far.clone()), ("mine".to_string(), mine.clone()), ("near".to_string(), near)]);
+        let (run, found) = nearest("mine", &mine, &stored).unwrap();
+        let lr = Difference { field: "optimizer.lr".into(), mine: Some(json!(0.1)), theirs: Some(json!(0.2)) };
+        assert_eq!((run, found), ("near", vec![lr]));
+        let fields: Vec<String> = differences(&mine, &far).into_iter().map(|difference| difference.field).collect();
+        assert_eq!(fields, ["optimizer.lr", "teacher.top_k", "tokens"]);
+        assert!(nearest("mine", &mine, &BTreeMap::from([("mine".to_string(), mine.clone())])).is_none());
+    }
+}

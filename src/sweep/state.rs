@@ -1,0 +1,110 @@
+//! Where every job of a sweep stands, as its folder tells from outside.
+
+use std::fs::{self, File};
+use std::path::Path;
+
+use serde::Serialize;
+
+use super::job::{Status, baselines, cache_place, journal_path};
+use super::local::log_path;
+use crate::experiment::Experiment;
+use crate::record::journal::{self, Event};
+
+/// Lines of a log that are shown of a failure.
+const LOG_LINES: usize = 8;
+
+/// A job and where it stands.
+#[derive(Clone, Debug, Serialize)]
+pub struct State {
+    pub run: String,
+    /// `student`, `teacher`, `cache` or `baseline`.
+    pub role: &'static str,
+    /// `new`, `running`, `interrupted`, `done`, `failed` or `diverged`.
+    pub status: &'static str,
+    /// Target tokens done and to do.
+    pub done: u64,
+    pub total: u64,
+    /// Last training loss.
+    pub loss: Option<f64>,
+    /// Over the last steps.
+    pub tokens_per_s: Option<f64>,
+    pub seconds_left: Option<f64>,
+    /// What went wrong.
+    pub error: Option<String>,
+    /// The end of its log, where something went wrong.
+    pub log: Vec<String>,
+}
+
+/// All jobs of `experiment` under `runs`: teachers, caches, baselines, students.
+pub fn states(experiment: &Experiment, runs: &Path) -> Vec<State> {
+    let mut all = Vec::new();
+    for teacher in &experiment.teachers {
+        all.push(state(runs, &teacher.run, "teacher", teacher.recipe.tokens));
+        let place = cache_place(runs, teacher);
+        let run = place.folder.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        all.push(state(runs, &run, "cache", 0));
+    }
+    all.extend(baselines(experiment).iter().map(|(run, _)| state(runs, run, "baseline", 0)));
+    all.extend(experiment.students.iter().map(|student| state(runs, &student.run, "student", student.recipe.tokens)));
+    all
+}
+
+fn state(runs: &Path, run: &str, role: &'static str, tokens: u64) -> State {
+    let folder = runs.join(run);
+    let path = journal_path(&folder);
+    let events = journal::read(&path);
+    let mut state = State {
+        run: run.to_string(),
+        role,
+        status: "new",
+        done: 0,
+        total: tokens,
+        loss: None,
+        tokens_per_s: None,
+        seconds_left: None,
+        error: None,
+        log: Vec::new(),
+    };
+    let mut last: Vec<(u64, f64)> = Vec::new();
+    for event in &events {
+        match event {
+            Event::Step(step) => {
+                (state.done, state.loss) = (step.tokens as u64, Some(step.loss));
+                last.push((step.tokens as u64, step.seconds));
+            }
+            Event::Progress { done, total } => (state.done, state.total) = (*done, *total),
+            _ => {}
+        }
+    }
+    // The first of these steps gives the tokens at which the time of the others begins.
+    let recent = &last[last.len().saturating_sub(21)..];
+    if let ([(first, _), rest @ ..], Some((end, _))) = (recent, recent.last()) {
+        let seconds: f64 = rest.iter().map(|(_, seconds)| seconds).sum();
+        state.tokens_per_s = (seconds > 0.0).then(|| (end - first) as f64 / seconds);
+    }
+    let running = is_locked(&path);
+    match Status::of(&events) {
+        _ if running => {
+            state.status = "running";
+            let left = state.total.saturating_sub(state.done) as f64;
+            state.seconds_left = state.tokens_per_s.map(|speed| left / speed);
+        }
+        Status::New => {}
+        Status::Interrupted => state.status = "interrupted",
+        Status::Done => state.status = "done",
+        Status::Failed(error) => (state.status, state.error) = ("failed", Some(error)),
+        Status::Diverged(evidence) => (state.status, state.error) = ("diverged", Some(evidence)),
+    }
+    if state.error.is_some() {
+        let text = fs::read_to_string(log_path(&folder)).unwrap_or_default();
+        let lines: Vec<&str> = text.lines().collect();
+        state.log = lines[lines.len().saturating_sub(LOG_LINES)..].iter().map(|line| line.to_string()).collect();
+    }
+    state
+}
+
+/// Whether a process has the journal open for writing: it holds a lock as long as it lives.
+fn is_locked(path: &Path) -> bool {
+    let Ok(file) = File::open(path) else { return false };
+    matches!(file.try_lock_shared(), Err(fs::TryLockError::WouldBlock))
+}

@@ -1,0 +1,4 @@
+//! Whether committed results are what their frames say.
+
+pub mod artefacts;
+pub mod numerics;

@@ -1,0 +1,188 @@
+//! An experiment trained again: how far its numbers agree with those that are there, as a ladder of rungs.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use anyhow::Result;
+use serde::Serialize;
+
+use crate::record::frames::Frames;
+use crate::report::claims::Outcome;
+use crate::report::input::Table;
+use crate::stats::verdict::Verdict;
+
+/// How far an experiment agrees, the best first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Rung {
+    /// Every loss and every evaluation, to the bit.
+    Bitwise,
+    /// Every evaluation within [`TOLERANCE`]: another machine or another number of threads.
+    WithinTolerance,
+    /// Numbers differ, but every claim is decided as before or at least not against.
+    ClaimsHold,
+    Refuted,
+}
+
+/// Relative difference of the NLL of an evaluation that other hardware may bring.
+pub const TOLERANCE: f64 = 0.01;
+
+impl Rung {
+    pub fn sentence(self) -> String {
+        let tolerance = 100.0 * TOLERANCE;
+        match self {
+            Self::Bitwise => "trained again, all numbers are the same to the bit".into(),
+            Self::WithinTolerance => format!("trained again, every evaluation is within {tolerance}%"),
+            Self::ClaimsHold => {
+                format!("trained again, some evaluation is off by more than {tolerance}%, but no claim is refuted")
+            }
+            Self::Refuted => "trained again, the results do not hold".into(),
+        }
+    }
+}
+
+/// How a run agrees with itself trained again.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Agreement {
+    pub run: String,
+    /// [`Rung::Bitwise`], [`Rung::WithinTolerance`], or [`Rung::Refuted`] where its numbers are off or it is not there.
+    pub rung: Rung,
+    /// The first step that differs, and what there differs.
+    pub first: Option<(i64, &'static str)>,
+    /// The largest relative difference of an evaluation's NLL.
+    pub largest: f64,
+    /// What is wrong beside numbers.
+    pub trouble: Option<String>,
+}
+
+impl fmt::Display for Agreement {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        let Self { run, rung, first, largest, trouble } = self;
+        match (trouble, first) {
+            (Some(trouble), _) => write!(f, "{run}: {trouble}"),
+            (_, None) => write!(f, "{run}: the same to the bit"),
+            (_, Some((step, what))) => {
+                let held = if *rung == Rung::Refuted { "off" } else { "within tolerance" };
+                write!(f, "{run}: {held}; {what} differs from step {step} on, evaluations by {:.2e} at most", largest)
+            }
+        }
+    }
+}
+
+type Series = BTreeMap<(i64, &'static str), f64>;
+
+/// Compares the runs of `kept` with those of `again`, by id, in the order of `kept`.
+pub fn compare(kept: &Frames, again: &Frames) -> Result<Vec<Agreement>> {
+    let (before, after) = (series(kept)?, series(again)?);
+    let (statuses, runs) = (statuses(again)?, Table(&kept.runs).text("run")?);
+    let kept_statuses = self::statuses(kept)?;
+    let empty = Series::new();
+    Ok(runs
+        .into_iter()
+        .flatten()
+        .map(|run| {
+            let trouble = match (statuses.get(&run), kept_statuses.get(&run)) {
+                (None, _) => Some("the experiment file does not mean it any more".to_string()),
+                (Some(now), Some(then)) if now != then => Some(format!("it was {then} and is now {now}")),
+                _ => None,
+            };
+            let (a, b) = (before.get(&run).unwrap_or(&empty), after.get(&run).unwrap_or(&empty));
+            agreement(run, a, b, trouble)
+        })
+        .collect())
+}
+
+fn agreement(run: String, before: &Series, after: &Series, trouble: Option<String>) -> Agreement {
+    let same = |at: &(i64, &str)| before.get(at).map(|x| x.to_bits()) == after.get(at).map(|x| x.to_bits());
+    let mut first: Option<(i64, &'static str)> = None;
+    let mut largest = 0.0f64;
+    for at in before.keys().chain(after.keys()) {
+        if !same(at) && first.is_none_or(|known| *at < known) {
+            first = Some(*at);
+        }
+        if at.1 == "nll" {
+            let difference = match before.get(at).zip(after.get(at)) {
+                Some((a, b)) if a.to_bits() == b.to_bits() => 0.0,
+                Some((a, b)) => ((a - b) / a).abs(),
+                None => f64::INFINITY,
+            };
+            largest = if difference.is_nan() { f64::INFINITY } else { largest.max(difference) };
+        }
+    }
+    let rung = match (&trouble, first) {
+        (Some(_), _) => Rung::Refuted,
+        (None, None) => Rung::Bitwise,
+        (None, Some(_)) if largest <= TOLERANCE => Rung::WithinTolerance,
+        (None, Some(_)) => Rung::Refuted,
+    };
+    Agreement { run, rung, first, largest, trouble }
+}
+
+/// The rung of the whole experiment: that of its worst run, unless numbers alone are off and claims, of which there must be some,
+/// are not refuted by the new ones.
+pub fn rung(agreements: &[Agreement], outcomes: &[Outcome]) -> Rung {
+    let worst = agreements.iter().map(|agreement| agreement.rung).max().unwrap_or(Rung::Refuted);
+    let refuted = outcomes.iter().any(|outcome| outcome.verdict == Verdict::Refuted);
+    let only_numbers = agreements.iter().all(|agreement| agreement.trouble.is_none());
+    match worst {
+        _ if refuted => Rung::Refuted,
+        Rung::Refuted if only_numbers && !outcomes.is_empty() => Rung::ClaimsHold,
+        worst => worst,
+    }
+}
+
+fn statuses(frames: &Frames) -> Result<BTreeMap<String, String>> {
+    let runs = Table(&frames.runs);
+    Ok(runs.text("run")?.into_iter().flatten().zip(runs.text("status")?.into_iter().flatten()).collect())
+}
+
+/// Losses of every step and the NLL of every evaluation, by run.
+fn series(frames: &Frames) -> Result<BTreeMap<String, Series>> {
+    let mut all: BTreeMap<String, Series> = BTreeMap::new();
+    let mut add = |table: Table, what: &'static str| -> Result<()> {
+        let rows = table.text("run")?.into_iter().zip(table.whole("step")?).zip(table.number(what)?);
+        for ((run, step), value) in rows {
+            all.entry(run.unwrap_or_default()).or_default().insert((step.unwrap_or(0), what), value.unwrap_or(f64::NAN));
+        }
+        Ok(())
+    };
+    add(Table(&frames.curves), "loss")?;
+    add(Table(&frames.curves), "hard_loss")?;
+    add(Table(&frames.evals), "nll")?;
+    Ok(all)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn against(after: &[(i64, &'static str, f64)], trouble: Option<&str>) -> Agreement {
+        let before = Series::from([((1, "loss"), 4.0), ((2, "loss"), 3.0), ((2, "nll"), 5.0)]);
+        let after = after.iter().map(|&(step, what, value)| ((step, what), value)).collect();
+        agreement("run".into(), &before, &after, trouble.map(String::from))
+    }
+
+    #[test]
+    fn a_run_stands_on_the_rung_that_its_numbers_reach() {
+        let same = against(&[(1, "loss", 4.0), (2, "loss", 3.0), (2, "nll", 5.0)], None);
+        assert_eq!((same.rung, same.first), (Rung::Bitwise, None));
+        let near = against(&[(1, "loss", 4.0), (2, "loss", 3.0 + 1e-15), (2, "nll", 5.01)], None);
+        assert_eq!((near.rung, near.first), (Rung::WithinTolerance, Some((2, "loss"))));
+        assert!((near.largest - 0.002).abs() < 1e-12);
+        for off in [&[(2, "nll", 5.2)][..], &[(2, "nll", f64::NAN)], &[]] {
+            assert_eq!(against(off, None).rung, Rung::Refuted);
+        }
+        assert_eq!(against(&[(1, "loss", 4.0)], Some("it failed")).rung, Rung::Refuted);
+    }
+
+    #[test]
+    fn numbers_that_are_off_refute_where_no_claim_is_made() {
+        let (same, near) =
+            (against(&[(1, "loss", 4.0), (2, "loss", 3.0), (2, "nll", 5.0)], None), against(&[(2, "nll", 5.01)], None));
+        let off = against(&[], None);
+        assert_eq!(rung(std::slice::from_ref(&same), &[]), Rung::Bitwise);
+        assert_eq!(rung(&[same, near.clone()], &[]), Rung::WithinTolerance);
+        assert_eq!(rung(&[near, off], &[]), Rung::Refuted);
+        assert_eq!(rung(&[], &[]), Rung::Refuted);
+    }
+}

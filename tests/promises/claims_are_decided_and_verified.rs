@@ -1,0 +1,88 @@
+//! Claims in the file end in verdicts beside the frames, and `verify` notices whatever no longer follows from them.
+
+use std::fs;
+
+use serde_json::Value;
+
+use super::lab::{EXPERIMENT, Lab};
+
+const CLAIMS: &str = r#"
+[fair]
+match = "tokens"
+
+[[claim]]
+id     = "finetuning-learns"
+says   = "Finetuning ends below the perplexity of a uniform guess."
+a      = { method = "finetune" }
+expect = "perplexity(a) < 250"
+
+[[claim]]
+id     = "mse-wins-by-half"
+says   = "Matching logits halves the perplexity of finetuning."
+a      = { method = "logit-mse" }
+b      = { method = "finetune" }
+expect = "perplexity(a) < 0.5 * perplexity(b)"
+"#;
+
+fn code(lab: &Lab, arguments: &[&str]) -> (Option<i32>, String) {
+    let output = lab.run(arguments);
+    (output.status.code(), String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr))
+}
+
+#[test]
+fn from_the_file_to_the_verdict_and_back() {
+    let lab = Lab::new();
+    // Several documents, or nothing could be told of the variation between them.
+    let text = fs::read_to_string(lab.path().join("train.txt")).unwrap();
+    let lines: Vec<String> = text.split("\n\n").take(12).map(|part| format!("{{\"text\": {part:?}}}\n")).collect();
+    lab.write("valid.jsonl", &lines.concat());
+    let experiment = EXPERIMENT.replace("seeds   = 1", "seeds   = 2").replace("12.8k", "6.4k");
+    let experiment = experiment.replace("valid.txt", "valid.jsonl").replace("format = \"text\", ", "");
+    lab.write("lab.toml", &format!("{experiment}{CLAIMS}"));
+    assert_eq!(code(&lab, &["verify", "lab.toml"]).0, Some(5), "nothing is there to verify");
+    lab.ok(&["run", "lab.toml"]);
+    let results = lab.path().join("results/lab");
+    let claims: Value = serde_json::from_slice(&fs::read(results.join("claims.json")).unwrap()).unwrap();
+    assert_eq!(claims["claims"][0]["verdict"], "supported", "{claims:#}");
+    assert_eq!(claims["claims"][1]["verdict"], "refuted", "{claims:#}");
+    let report = fs::read_to_string(results.join("report.md")).unwrap();
+    let first = report.lines().find(|line| line.starts_with("- ")).unwrap();
+    assert!(first.starts_with("- Supported: finetuning-learns. Finetuning ends below"), "{first}");
+    let (exit, said) = code(&lab, &["verify", "lab.toml"]);
+    assert_eq!(exit, Some(4), "a claim is refuted");
+    assert!(said.contains("Refuted: mse-wins-by-half"), "{said}");
+
+    // Without the refuted claim, and with the report that belongs to that, all follows from the frames.
+    lab.write("lab.toml", &format!("{experiment}{}", CLAIMS.split("\n[[claim]]\nid     = \"mse").next().unwrap()));
+    let (exit, said) = code(&lab, &["verify", "lab.toml"]);
+    assert!(exit == Some(4) && said.contains("claims.json"), "the claims were edited: {said}");
+    let before = lab.numbers("runs");
+    lab.ok(&["report", "lab.toml"]);
+    assert_eq!(code(&lab, &["verify", "lab.toml"]).0, Some(0));
+    assert_eq!(lab.numbers("runs"), before, "a claim is no part of a run");
+    let (exit, said) = code(&lab, &["verify", "lab.toml", "--rerun"]);
+    assert!(exit == Some(0) && said.contains("trained again, all numbers are the same to the bit"), "{said}");
+    assert!(!lab.path().join("runs/rerun-lab").exists());
+
+    // Whatever is touched is named.
+    let touched = |name: &str, change: &dyn Fn(Vec<u8>) -> Vec<u8>| {
+        let path = results.join(name);
+        let kept = fs::read(&path).unwrap();
+        fs::write(&path, change(kept.clone())).unwrap();
+        let (exit, said) = code(&lab, &["verify", "lab.toml"]);
+        assert_eq!(exit, Some(4), "{name}: {said}");
+        assert!(said.contains(name), "{name}: {said}");
+        fs::write(&path, kept).unwrap();
+    };
+    touched("report.md", &|bytes| String::from_utf8(bytes).unwrap().replace("perplexity", "Perplexity").into_bytes());
+    touched("plots/loss.png", &|bytes| bytes[..bytes.len() - 1].to_vec());
+    for frame in ["runs.parquet", "curves.parquet", "evals.parquet", "documents.parquet"] {
+        touched(frame, &|bytes| bytes[..bytes.len() / 2].to_vec());
+    }
+    touched("documents.parquet", &|mut bytes| {
+        let middle = bytes.len() / 2;
+        bytes[middle] ^= 1;
+        bytes
+    });
+    assert_eq!(code(&lab, &["verify", "lab.toml"]).0, Some(0));
+}
