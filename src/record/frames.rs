@@ -101,6 +101,8 @@ frame_rows! {
         dp: Option<i64>,
         threads: Option<i64>,
         device: Option<String>,
+        /// Slope of the logged loss along its gradient, over the gradient's norm, before the first update.
+        gradient_check: Option<f64>,
         error: Option<String>,
     }
 }

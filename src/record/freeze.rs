@@ -75,6 +75,7 @@ impl Rows {
             dp: None,
             threads: None,
             device: None,
+            gradient_check: None,
             error: match status {
                 Status::Failed(error) => Some(error),
                 Status::Diverged(evidence) => Some(evidence),
@@ -88,6 +89,7 @@ impl Rows {
                     (row.device, row.params) = (Some(device), Some(params));
                     (row.tp, row.dp, row.threads) = (Some(tp), Some(dp), Some(threads));
                 }
+                Event::GradientChecked { slope } => row.gradient_check = Some(slope),
                 Event::Step(step) => {
                     let fresh = step.tokens - row.tokens;
                     (row.tokens, row.updates) = (step.tokens, step.step);

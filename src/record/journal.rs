@@ -10,6 +10,9 @@ use std::path::Path;
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 
+/// The journal's name in a run's folder.
+pub const FILE: &str = "journal.jsonl";
+
 /// What happens to a run.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", tag = "event")]
@@ -24,6 +27,10 @@ pub enum Event {
     },
     Resumed {
         step: i64,
+    },
+    /// Before the first update: the logged loss's slope along its gradient, over the gradient's norm.
+    GradientChecked {
+        slope: f64,
     },
     Step(Step),
     Evaluated(Evaluated),

@@ -12,7 +12,7 @@ pub type Rows = (Vec<&'static str>, Vec<Vec<String>>);
 
 /// Means over the last tenth of training, then over the finished runs of a cell.
 pub fn diagnostics(input: &Input, comparison: &Comparison) -> Rows {
-    let head = vec!["arm", "hard loss", "mean logsumexp", "retained mass", "teacher entropy", "gradient norm"];
+    let head = vec!["arm", "hard loss", "mean logsumexp", "retained mass", "teacher entropy", "gradient norm", "gradient check"];
     let row = |cell: &Cell| {
         let of = |value: fn(&Step) -> Option<f64>| {
             let found = mean(finished(input, cell).filter_map(|run| last_tenth(run, value)));
@@ -25,7 +25,8 @@ pub fn diagnostics(input: &Input, comparison: &Comparison) -> Rows {
             |step| step.teacher_entropy,
             |step| Some(step.grad_norm),
         ];
-        std::iter::once(cell.label.clone()).chain(columns.map(of)).collect()
+        let check = mean(finished(input, cell).filter_map(|run| run.gradient_check)).map_or("–".to_string(), |x| fixed(x, 3));
+        std::iter::once(cell.label.clone()).chain(columns.map(of)).chain([check]).collect()
     };
     (head, comparison.cells.iter().map(row).collect())
 }

@@ -24,6 +24,8 @@ pub struct Run {
     pub tokens_per_s: Option<f64>,
     pub train_flops: f64,
     pub teacher_flops: f64,
+    /// Slope of the loss along its gradient over the gradient's norm.
+    pub gradient_check: Option<f64>,
     pub error: Option<String>,
     /// One a swept axis.
     pub axes: Vec<Option<String>>,
@@ -68,6 +70,7 @@ pub fn read(frames: &Frames) -> Result<Input> {
     let (run, role, method, status) = (runs.text("run")?, runs.text("role")?, runs.text("method")?, runs.text("status")?);
     let (seed, tokens, params, error) = (runs.whole("seed")?, runs.whole("tokens")?, runs.whole("params")?, runs.text("error")?);
     let (wall_s, tokens_per_s) = (runs.number("wall_s")?, runs.number("tokens_per_s")?);
+    let gradient_check = runs.number("gradient_check")?;
     let (train_flops, teacher_flops) = (runs.number("train_flops")?, runs.number("teacher_flops")?);
     let axis_values = axes.iter().map(|axis| runs.text(axis)).collect::<Result<Vec<_>>>()?;
     let mut rows: Vec<Run> = (0..frames.runs.height())
@@ -83,6 +86,7 @@ pub fn read(frames: &Frames) -> Result<Input> {
             tokens_per_s: tokens_per_s[i],
             train_flops: train_flops[i].unwrap_or(0.0),
             teacher_flops: teacher_flops[i].unwrap_or(0.0),
+            gradient_check: gradient_check[i],
             error: error[i].clone(),
             axes: axis_values.iter().map(|values| values[i].clone()).collect(),
             steps: Vec::new(),

@@ -29,7 +29,8 @@ pub fn report(input: &Input, comparison: &Comparison, provenance: &Provenance, o
         out.push_str(&format!("![{}](plots/{}.svg)\n\n{}\n\n", markdown(&plot.title), plot.name, markdown(&plot.caption)));
     }
     out.push_str(&format!("## Diagnostics\n\n{}\n", rows(&findings::diagnostics(input, comparison))));
-    out.push_str("Means over the last tenth of training, then over the finished runs.\n\n");
+    out.push_str("Means over the last tenth of training, then over the finished runs. Gradient check: before the first update, the logged loss's slope \
+         along its own gradient, over the gradient's norm; 1 where the gradient is that of the loss.\n\n");
     out.push_str("## Failures\n\n");
     if let Some(refuted) = findings::refuted(outcomes) {
         out.push_str(&format!("{}\n\n", markdown(&refuted)));

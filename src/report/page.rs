@@ -53,7 +53,7 @@ pub fn report(input: &Input, comparison: &Comparison, provenance: &Provenance, o
     body.push_str(&rows(&findings::diagnostics(input, comparison), ""));
     body.push_str(
         "<p class=\"note\">Means over the last tenth of training, then over the finished runs. Losses and entropies in nats per \
-         token.</p>\n",
+         token. Gradient check: before the first update, the logged loss's slope along its own gradient, over the gradient's norm; 1 where the gradient is that of the loss.</p>\n",
     );
     body.push_str("<h2>Failures</h2>\n");
     if let Some(refuted) = findings::refuted(outcomes) {

@@ -39,6 +39,7 @@ impl Made {
             dp: Some(1),
             threads: Some(2),
             device: Some("cpu".into()),
+            gradient_check: Some(1.0),
             error: (status == "failed").then(|| "out of <memory> & | time".into()),
         });
         let floor = perplexity.ln();

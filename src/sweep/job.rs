@@ -87,7 +87,7 @@ impl Status {
 }
 
 pub fn journal_path(folder: &Path) -> PathBuf {
-    folder.join("journal.jsonl")
+    folder.join(journal::FILE)
 }
 
 /// The status of run `run` under `runs`.

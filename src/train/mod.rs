@@ -4,3 +4,4 @@ pub mod checkpoint;
 pub mod optimizer;
 pub mod run;
 pub mod schedule;
+mod slope;

@@ -9,16 +9,17 @@ use anyhow::{Result, anyhow};
 use super::checkpoint;
 use super::optimizer::AdamW;
 use super::schedule::learning_rate;
+use super::slope::slope;
 use crate::data::batch::{Batch, Row, plan};
 use crate::data::sequences::sequences;
 use crate::data::tokens::TokenizedSplit;
 use crate::dist::{Mesh, c10d};
 use crate::eval::perplexity::{Evaluation, evaluate};
-use crate::experiment::recipe::TrainRecipe;
+use crate::experiment::recipe::{Precision, TrainRecipe};
 use crate::model::{Decoder, Weights};
 use crate::objective::head::{Head, Sums};
 use crate::objective::targets::Targets;
-use crate::record::journal::{Evaluated, Event, Journal, Step};
+use crate::record::journal::{self, Evaluated, Event, Journal, Step};
 use crate::teacher::cache::Cache;
 
 /// Where a run lives and what it reads.
@@ -71,14 +72,22 @@ pub fn train(
     write(Event::Resumed { step: optimizer.updates as i64 })?;
 
     let mut tokens: u64 = batches[..optimizer.updates as usize].iter().flatten().map(|row| row.targets() as u64).sum();
-    let mut first_loss = None;
+    // A loss is compared with the run's first, also after a resumption; every rank reads the same.
+    let journal_events = journal::read(&place.folder.join(journal::FILE));
+    let mut first_loss = journal_events.iter().find_map(|event| if let Event::Step(step) = event { Some(step.loss) } else { None });
     let mut last_checkpoint = Instant::now();
     for step in optimizer.updates..updates {
         let begun = Instant::now();
         let rows = &batches[step as usize];
         let count: usize = rows.iter().map(Row::targets).sum();
         let lr = learning_rate(&recipe.optimizer, step, updates);
-        let (sums, norm) = update(recipe, place, rows, lr, &weights, &decoder, &mut optimizer, mesh)?;
+        let loss_and_gradient = || accumulate(recipe, place, rows, &weights, &decoder, mesh);
+        if step == 0 && recipe.precision == Precision::F32 {
+            let slope = slope(&weights, mesh, || Ok(loss_and_gradient()?.loss / count as f64))?;
+            write(Event::GradientChecked { slope })?;
+        }
+        let sums = loss_and_gradient()?;
+        let norm = optimizer.step(&weights, &recipe.optimizer, lr, mesh)?;
         tokens += count as u64;
         let mean = |sum: f64| sum / count as f64;
         let taught = recipe.loss.objective.needs_teacher();
@@ -133,17 +142,15 @@ pub fn train(
     Ok(Outcome::Done)
 }
 
-/// One update on this rank's share of `rows`; returns the sums over the global batch and the gradient norm.
-fn update(
+/// Leaves the gradient of the mean loss over `rows`, the global batch, in `weights`; returns the sums over it.
+fn accumulate(
     recipe: &TrainRecipe,
     place: &Place,
     rows: &[Row],
-    lr: f64,
     weights: &Weights,
     decoder: &Decoder,
-    optimizer: &mut AdamW,
     mesh: &Mesh,
-) -> Result<(Sums, f64)> {
+) -> Result<Sums> {
     let count: usize = rows.iter().map(Row::targets).sum();
     let share = rows.len().div_ceil(mesh.dp.size);
     let mine = rows.chunks(share).nth(mesh.dp.rank).unwrap_or(&[]);
@@ -180,9 +187,7 @@ fn update(
     let mut numbers = [sums.loss, sums.hard_loss, sums.lse, sums.retained_mass, sums.teacher_entropy];
     mesh.dp.sum(&mut numbers, mesh.device)?;
     let [loss, hard_loss, lse, retained_mass, teacher_entropy] = numbers;
-    let sums = Sums { loss, hard_loss, lse, retained_mass, teacher_entropy };
-    let norm = optimizer.step(weights, &recipe.optimizer, lr, mesh)?;
-    Ok((sums, norm))
+    Ok(Sums { loss, hard_loss, lse, retained_mass, teacher_entropy })
 }
 
 /// What the journal gets of an evaluation; with documents where `documents` is given (the last one).
