@@ -282,6 +282,10 @@ fn total_flops_gives_distilled_arms_the_tokens_that_their_teacher_leaves() {
         let spent = student.recipe.tokens as f64 * (own + forward) + taught.train_flops() / users;
         assert!(spent <= budget * own && spent > budget * own - own - forward, "{spent} of {}", budget * own);
     }
+    // A teacher that costs more than the smoke tier has still leaves each run an update.
+    let dear = text.replace("seeds  = 2", "seeds = 2\nteacher_tokens = \"80M\"");
+    let smoke = design_bench().load(&dear, &SMOKE).unwrap();
+    assert!(smoke.students.iter().all(|student| student.recipe.tokens >= 8000));
 }
 
 #[test]
