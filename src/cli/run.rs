@@ -88,6 +88,10 @@ impl Run {
         let failed = experiment.students.iter().map(|student| &student.run).chain(experiment.teachers.iter().map(|t| &t.run));
         let failed = failed.filter(|run| matches!(status(&self.common.runs, run), Status::Failed(_) | Status::Diverged(_)));
         match failed.count() {
+            0 if ending.killed > 0 => {
+                eprintln!("{} jobs were killed; the same command goes on from here", ending.killed);
+                Ok(ExitCode::from(FAILED))
+            }
             0 => Ok(ExitCode::SUCCESS),
             count => {
                 eprintln!("{count} runs failed or diverged; `--rerun failed` tries them again");

@@ -51,6 +51,10 @@ pub enum Event {
     Failed {
         error: String,
     },
+    /// One of its processes was killed from outside: no fault of the run's, it goes on when run again.
+    Killed {
+        by: String,
+    },
     Diverged {
         step: i64,
         evidence: String,

@@ -69,6 +69,7 @@ impl Status {
             Event::Done => Some(Self::Done),
             Event::Failed { error } => Some(Self::Failed(error.clone())),
             Event::Diverged { evidence, .. } => Some(Self::Diverged(evidence.clone())),
+            Event::Killed { .. } => Some(Self::Interrupted),
             _ => None,
         });
         last.unwrap_or(if events.is_empty() { Self::New } else { Self::Interrupted })

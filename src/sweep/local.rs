@@ -20,7 +20,15 @@ use crate::record::store::replace_bytes;
 pub enum News {
     Event(usize, Event),
     /// All its processes have ended; what went wrong with them, if anything.
-    Ended(usize, Option<String>),
+    Ended(usize, Option<Trouble>),
+}
+
+/// Why a job ended before its work was done.
+pub enum Trouble {
+    /// A process failed: its last words.
+    Failed(String),
+    /// A process was told to go, by a person or by a machine short of memory.
+    Killed(String),
 }
 
 /// The processes of a job.
@@ -91,23 +99,36 @@ pub fn log_path(folder: &Path) -> PathBuf {
     folder.join("log.txt")
 }
 
-fn wait(children: Vec<Child>, log: &Path) -> Option<String> {
+/// SIGHUP, SIGINT, SIGKILL, SIGTERM: signals that come from outside.
+const FROM_OUTSIDE: [i32; 4] = [1, 2, 9, 15];
+
+fn wait(children: Vec<Child>, log: &Path) -> Option<Trouble> {
     let mut trouble = None;
     for (rank, mut child) in children.into_iter().enumerate() {
         let problem = match child.wait() {
             Ok(status) if status.success() => None,
             Ok(status) => Some(match status.signal() {
-                Some(signal) => format!("rank {rank} was killed by signal {signal}"),
-                None => format!("rank {rank} ended with code {}", status.code().unwrap_or(-1)),
+                Some(signal) if FROM_OUTSIDE.contains(&signal) => {
+                    Trouble::Killed(format!("rank {rank} was killed by signal {signal}"))
+                }
+                Some(signal) => Trouble::Failed(format!("rank {rank} was ended by signal {signal}")),
+                None => Trouble::Failed(format!("rank {rank} ended with code {}", status.code().unwrap_or(-1))),
             }),
-            Err(error) => Some(format!("rank {rank}: {error}")),
+            Err(error) => Some(Trouble::Failed(format!("rank {rank}: {error}"))),
         };
-        trouble = trouble.or(problem);
+        // A killed rank takes its peers with it: what they say of that is no failure.
+        trouble = match (trouble, problem) {
+            (Some(Trouble::Failed(_)) | None, Some(killed @ Trouble::Killed(_))) => Some(killed),
+            (earlier, later) => earlier.or(later),
+        };
     }
-    trouble.map(|trouble| {
-        let text = fs::read_to_string(log).unwrap_or_default();
-        let lines: Vec<&str> = text.lines().collect();
-        let tail = lines[lines.len().saturating_sub(3)..].join(" | ");
-        if tail.is_empty() { trouble } else { format!("{trouble}: {tail}") }
-    })
+    match trouble {
+        Some(Trouble::Failed(what)) => {
+            let text = fs::read_to_string(log).unwrap_or_default();
+            let lines: Vec<&str> = text.lines().collect();
+            let tail = lines[lines.len().saturating_sub(3)..].join(" | ");
+            Some(Trouble::Failed(if tail.is_empty() { what } else { format!("{what}: {tail}") }))
+        }
+        other => other,
+    }
 }

@@ -10,7 +10,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 
 use super::job::{Job, Status, Work, baselines, cache_place, data_folder, data_sets, journal_path, status};
-use super::local::{News, Processes, log_path};
+use super::local::{News, Processes, Trouble, log_path};
 use super::progress::Progress;
 use crate::data::tokens;
 use crate::experiment::Experiment;
@@ -133,6 +133,8 @@ pub fn plan(experiment: &Experiment, settings: &Settings) -> Vec<Planned> {
 pub struct Ending {
     /// Jobs that were started.
     pub started: usize,
+    /// Jobs whose processes were killed from outside.
+    pub killed: usize,
     pub interrupted: bool,
 }
 
@@ -185,8 +187,12 @@ pub fn run(experiment: &Experiment, settings: &Settings, interrupts: &Arc<Atomic
                 let lacking =
                     planned[index].needs.iter().find(|&&need| status(&settings.runs, &planned[need].job.run) != Status::Done);
                 if let Some(&need) = lacking {
-                    let error = format!("it needs {}, which failed", planned[need].job.run);
-                    record_failure(&planned[index].job.folder, &error)?;
+                    let need = &planned[need].job.run;
+                    let mut error = format!("it needs {need}, which is not done");
+                    if matches!(status(&settings.runs, need), Status::Failed(_) | Status::Diverged(_)) {
+                        error = format!("it needs {need}, which failed");
+                        record(&planned[index].job.folder, Event::Failed { error: error.clone() })?;
+                    }
                     planned[index].state = State::Ended;
                     progress.ended(index, Some(&error));
                     continue;
@@ -209,15 +215,25 @@ pub fn run(experiment: &Experiment, settings: &Settings, interrupts: &Arc<Atomic
                 processes[index] = None;
                 planned[index].state = State::Ended;
                 let folder = &planned[index].job.folder;
-                let now = Status::of(&journal::read(&journal_path(folder)));
-                if let (Some(trouble), Status::New | Status::Interrupted, false) = (&trouble, &now, ending.interrupted) {
-                    record_failure(folder, trouble)?;
+                let now = || Status::of(&journal::read(&journal_path(folder)));
+                let mut problem = None;
+                match (trouble, now()) {
+                    (_, Status::Done | Status::Diverged(_)) | (None, _) => {}
+                    (Some(Trouble::Killed(by)), _) => {
+                        record(folder, Event::Killed { by: by.clone() })?;
+                        problem = Some(format!("{by}; the same command goes on from its last checkpoint"));
+                        ending.killed += 1;
+                    }
+                    (Some(Trouble::Failed(error)), Status::New | Status::Interrupted) if !ending.interrupted => {
+                        record(folder, Event::Failed { error })?;
+                    }
+                    (Some(Trouble::Failed(_)), _) => {}
                 }
-                let problem = match Status::of(&journal::read(&journal_path(folder))) {
-                    Status::Failed(error) => Some(format!("{error} (log: {})", log_path(folder).display())),
-                    Status::Diverged(evidence) => Some(format!("diverged: {evidence}")),
-                    _ => None,
-                };
+                match now() {
+                    Status::Failed(error) => problem = Some(format!("{error} (log: {})", log_path(folder).display())),
+                    Status::Diverged(evidence) => problem = Some(format!("diverged: {evidence}")),
+                    _ => {}
+                }
                 progress.ended(index, problem.as_deref());
             }
             Err(_) => {}
@@ -228,8 +244,8 @@ pub fn run(experiment: &Experiment, settings: &Settings, interrupts: &Arc<Atomic
     Ok(ending)
 }
 
-/// Writes the failure of a job that could not write it itself.
-fn record_failure(folder: &Path, error: &str) -> Result<()> {
+/// Writes what happened to a job that could not write it itself.
+fn record(folder: &Path, event: Event) -> Result<()> {
     fs::create_dir_all(folder)?;
-    Journal::append(&journal_path(folder), false)?.write(&Event::Failed { error: error.to_string() })
+    Journal::append(&journal_path(folder), false)?.write(&event)
 }

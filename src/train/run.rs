@@ -74,7 +74,8 @@ pub fn train(
     let mut tokens: u64 = batches[..optimizer.updates as usize].iter().flatten().map(|row| row.targets() as u64).sum();
     // A loss is compared with the run's first, also after a resumption; every rank reads the same.
     let journal_events = journal::read(&place.folder.join(journal::FILE));
-    let mut first_loss = journal_events.iter().find_map(|event| if let Event::Step(step) = event { Some(step.loss) } else { None });
+    let mut first_loss =
+        journal_events.iter().find_map(|event| if let Event::Step(step) = event { Some(step.loss) } else { None });
     let mut last_checkpoint = Instant::now();
     for step in optimizer.updates..updates {
         let begun = Instant::now();

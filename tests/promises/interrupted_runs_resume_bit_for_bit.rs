@@ -42,6 +42,30 @@ fn after_kill_9_of_the_whole_tree_and_after_a_polite_stop() {
 }
 
 #[test]
+fn after_a_worker_was_killed_under_a_program_that_lives_on() {
+    let lab = Lab::new();
+    lab.write("lab.toml", &EXPERIMENT.replace("12.8k", "25.6k"));
+    lab.ok(&["run", "lab.toml", "--runs", "calm", "--results", "calm-results", "--only", "finetune", "--tp", "2"]);
+    let arguments = ["run", "lab.toml", "--runs", "torn", "--results", "torn-results", "--only", "finetune", "--tp", "2"];
+    let mut program = lab.command(&arguments).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    let children = || {
+        let found = Command::new("pgrep").args(["-P", &program.id().to_string()]).output().unwrap();
+        String::from_utf8_lossy(&found.stdout).split_whitespace().map(String::from).collect::<Vec<_>>()
+    };
+    let steps = || lab.numbers("torn").iter().filter(|(run, ..)| run.starts_with("finetune")).count();
+    let begun = Instant::now();
+    while begun.elapsed() < Duration::from_secs(60) && (!lab.path().join("torn").exists() || steps() < 20) {
+        sleep(Duration::from_millis(20));
+    }
+    // The second rank, so that the first one sees its peer go and says so.
+    let last = children().pop().expect("a rank to kill");
+    Command::new("kill").args(["-KILL", &last]).status().unwrap();
+    assert_eq!(program.wait().unwrap().code(), Some(3), "not all is done");
+    lab.ok(&arguments);
+    assert_eq!(lab.numbers("torn"), lab.numbers("calm"));
+}
+
+#[test]
 fn a_second_run_trains_nothing_again() {
     let lab = Lab::new();
     lab.ok(&["run", "lab.toml"]);
