@@ -13,4 +13,5 @@ mod objectives_equal_the_f64_reference;
 mod shards_of_every_family_learn_as_one;
 mod shards_train_as_one;
 mod sweeps_explain_themselves;
+mod the_mathematics_page_is_the_code;
 mod the_reference_is_the_formula;
