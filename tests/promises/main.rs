@@ -7,6 +7,7 @@ mod checkpoints_survive_export_and_import;
 mod claims_are_decided_and_verified;
 mod fixtures;
 mod interrupted_runs_resume_bit_for_bit;
+mod known_silent_bugs_are_told_apart;
 mod lab;
 mod loss_evaluates_tensors_from_anywhere;
 mod objectives_equal_the_f64_reference;
