@@ -6,7 +6,7 @@
 //! is missing.
 //!
 //! Values are kept as `logit − lse` in half precision (11 significant bits of a log-probability, so a probability is off by at
-//! most 2⁻¹²·|ln p|, relatively), ids in 2 bytes (4 if the vocabulary needs them), lse in f32: k·4 + 4·τ bytes a token for
+//! most 2⁻¹¹·|ln p|, relatively), ids in 2 bytes (4 if the vocabulary needs them), lse in f32: k·4 + 4·τ bytes a token for
 //! vocabularies up to 65,536.
 
 use std::collections::HashMap;
