@@ -35,6 +35,9 @@ pub struct Run {
     /// cpu or cuda:N.
     #[arg(long, default_value = "cpu")]
     device: String,
+    /// Keep each block's input alone and compute its activations again on the way back: less memory, the same numbers.
+    #[arg(long)]
+    recompute: bool,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -66,6 +69,7 @@ impl Run {
             device: self.device.clone(),
             tp: self.common.tp as usize,
             dp: self.common.dp as usize,
+            recompute: self.recompute,
         };
         let ending = schedule::run(&experiment, &settings, &count_interrupts()?)?;
 

@@ -63,6 +63,7 @@ impl Verify {
             device: "cpu".into(),
             tp: self.common.tp as usize,
             dp: self.common.dp as usize,
+            recompute: false,
         };
         if schedule::run(&experiment, &settings, &count_interrupts()?)?.interrupted {
             return Err(anyhow!("interrupted; nothing was verified by training"));

@@ -103,6 +103,25 @@ impl Decoder {
 
     /// What the output head reads, `[B, T, e]`, of token ids `[B, T]` (i64). e is d but where OPT projects.
     pub fn forward(&self, tokens_bt: &Tensor, tp: &Axis) -> Result<Tensor> {
+        (0..self.segments()).try_fold(tokens_bt.shallow_clone(), |input, segment| self.segment(segment, &input, tp))
+    }
+
+    /// Parts of the forward pass that follow one another: embedding, each block, what comes after the last.
+    pub(super) fn segments(&self) -> usize {
+        self.blocks.len() + 2
+    }
+
+    /// What segment `index` makes of the output of the one before it; of token ids `[B, T]`, for the first.
+    pub(super) fn segment(&self, index: usize, input: &Tensor, tp: &Axis) -> Result<Tensor> {
+        match index.checked_sub(1).map(|layer| self.blocks.get(layer)) {
+            None => self.begin(input, tp),
+            Some(Some(block)) => block.forward(input, self.rotary.as_ref(), tp),
+            Some(None) => Ok(self.finish(input)),
+        }
+    }
+
+    /// The first block's input `[B, T, d]` of token ids `[B, T]`.
+    fn begin(&self, tokens_bt: &Tensor, tp: &Axis) -> Result<Tensor> {
         let mut hidden = self.embed(tokens_bt, tp)?;
         if let Some(weight) = &self.project_in {
             hidden = hidden.linear(weight, None::<Tensor>);
@@ -110,16 +129,16 @@ impl Decoder {
         if let Some(positions_td) = &self.positions_td {
             hidden = &hidden + positions_td.narrow(0, 0, tokens_bt.size()[1]);
         }
-        for block in &self.blocks {
-            hidden = block.forward(hidden, self.rotary.as_ref(), tp)?;
-        }
-        if let Some(norm) = &self.norm {
-            hidden = norm.forward(&hidden);
-        }
-        if let Some(weight) = &self.project_out {
-            hidden = hidden.linear(weight, None::<Tensor>);
-        }
         Ok(hidden)
+    }
+
+    /// What the output head reads of the last block's output.
+    fn finish(&self, hidden: &Tensor) -> Tensor {
+        let hidden = self.norm.as_ref().map_or_else(|| hidden.shallow_clone(), |norm| norm.forward(hidden));
+        match &self.project_out {
+            Some(weight) => hidden.linear(weight, None::<Tensor>),
+            None => hidden,
+        }
     }
 
     /// Logits `[B, T, v]` of this rank's vocabulary shard, f32: for a look at a few tokens. The objective and the evaluation
@@ -142,12 +161,12 @@ impl Decoder {
 }
 
 impl Block {
-    fn forward(&self, hidden: Tensor, rotary: Option<&Rotary>, tp: &Axis) -> Result<Tensor> {
+    fn forward(&self, hidden: &Tensor, rotary: Option<&Rotary>, tp: &Axis) -> Result<Tensor> {
         if self.post_norm {
-            let hidden = self.attention_norm.forward(&(&hidden + self.attention.forward(&hidden, rotary, tp)?));
+            let hidden = self.attention_norm.forward(&(hidden + self.attention.forward(hidden, rotary, tp)?));
             return Ok(self.feed_forward_norm.forward(&(&hidden + self.feed_forward.forward(&hidden, tp)?)));
         }
-        let hidden = &hidden + self.attention.forward(&self.attention_norm.forward(&hidden), rotary, tp)?;
+        let hidden = hidden + self.attention.forward(&self.attention_norm.forward(hidden), rotary, tp)?;
         Ok(&hidden + self.feed_forward.forward(&self.feed_forward_norm.forward(&hidden), tp)?)
     }
 }

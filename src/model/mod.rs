@@ -7,10 +7,12 @@ pub mod hf;
 mod layers;
 pub mod parallel;
 pub mod parameters;
+pub mod pass;
 pub mod variant;
 pub mod weights;
 
 pub use config::ModelConfig;
 pub use decoder::Decoder;
+pub use pass::Pass;
 pub use variant::Variant;
 pub use weights::Weights;

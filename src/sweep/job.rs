@@ -23,6 +23,9 @@ pub struct Job {
     pub threads: usize,
     pub tp: usize,
     pub dp: usize,
+    /// Compute activations again on the way back.
+    #[serde(default)]
+    pub recompute: bool,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]

@@ -28,6 +28,8 @@ pub struct Settings {
     pub device: String,
     pub tp: usize,
     pub dp: usize,
+    /// Compute activations again on the way back.
+    pub recompute: bool,
 }
 
 /// What to run again though it has ended.
@@ -84,6 +86,7 @@ pub fn plan(experiment: &Experiment, settings: &Settings) -> Vec<Planned> {
                 threads,
                 tp: if parallel { settings.tp } else { 1 },
                 dp: if parallel { settings.dp } else { 1 },
+                recompute: settings.recompute,
             };
             planned.push(Planned { job, needs, flops: cost.0, tokens: cost.1, state: State::Waiting });
             planned.len() - 1

@@ -85,7 +85,8 @@ fn dispatch(job: &Job, mesh: &Mesh, mut journal: Option<&mut Journal>, stop: &At
             if let Some(journal) = journal.as_mut() {
                 journal.write(&started(job, recipe))?;
             }
-            let place = Place { folder: &job.folder, train: &train_split, held_out: &held_out, cache };
+            let recompute = job.recompute;
+            let place = Place { folder: &job.folder, train: &train_split, held_out: &held_out, cache, recompute };
             match train(recipe, &place, mesh, journal, stopped)? {
                 Outcome::Done | Outcome::Diverged | Outcome::Stopped => Ok(()),
             }

@@ -13,10 +13,10 @@ use super::slope::slope;
 use crate::data::batch::{Batch, Row, plan};
 use crate::data::sequences::sequences;
 use crate::data::tokens::TokenizedSplit;
-use crate::dist::{Mesh, c10d};
+use crate::dist::Mesh;
 use crate::eval::perplexity::{Evaluation, evaluate};
 use crate::experiment::recipe::{Precision, TrainRecipe};
-use crate::model::{Decoder, Weights};
+use crate::model::{Decoder, Pass, Weights};
 use crate::objective::head::{Head, Sums};
 use crate::objective::targets::Targets;
 use crate::record::journal::{self, Evaluated, Event, Journal, Step};
@@ -29,6 +29,8 @@ pub struct Place<'a> {
     pub train: &'a TokenizedSplit,
     pub held_out: &'a TokenizedSplit,
     pub cache: Option<Cache>,
+    /// Compute activations again on the way back rather than keep them. The numbers are the same.
+    pub recompute: bool,
 }
 
 /// How a run ended.
@@ -168,8 +170,8 @@ fn accumulate(
             (None, _) => None,
         };
         let targets = Targets { labels_n: batch.labels_n, teacher };
-        let hidden = decoder.forward(&batch.inputs_bt, &mesh.tp)?;
-        let hidden_nd = hidden.flatten(0, 1).index_select(0, &batch.positions_n);
+        let pass = Pass::forward(decoder, &batch.inputs_bt, &mesh.tp, place.recompute)?;
+        let hidden_nd = pass.hidden.flatten(0, 1).index_select(0, &batch.positions_n);
         let head = Head {
             weight_vd: decoder.head_weight(),
             vocab_start: decoder.vocab_start,
@@ -181,7 +183,7 @@ fn accumulate(
         let (found, d_hidden_nd) =
             head.loss_and_gradients(&recipe.loss, &hidden_nd.detach(), &targets, 1.0 / count as f64, &weight_gradient)?;
         sums = found.sums()?;
-        c10d::backward(&hidden_nd, &d_hidden_nd.to_kind(recipe.precision.kind()))?;
+        pass.backward(&hidden_nd, &d_hidden_nd.to_kind(recipe.precision.kind()))?;
         weights.collect_gradients();
     }
     weights.reduce_gradients(mesh)?;

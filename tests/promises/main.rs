@@ -12,6 +12,7 @@ mod known_silent_bugs_are_told_apart;
 mod lab;
 mod loss_evaluates_tensors_from_anywhere;
 mod objectives_equal_the_f64_reference;
+mod recomputed_activations_change_no_bit;
 mod shards_of_every_family_learn_as_one;
 mod shards_train_as_one;
 mod sweeps_explain_themselves;

@@ -1,0 +1,57 @@
+//! A forward pass in training and the way back through it, with activations kept or recomputed.
+
+use anyhow::Result;
+use tch::{Tensor, no_grad};
+
+use super::Decoder;
+use crate::dist::{Axis, c10d};
+
+/// What a decoder made of a batch, and what the way back needs.
+pub struct Pass<'a> {
+    /// What the output head reads, `[B, T, e]`. Autograd brings its gradient here.
+    pub hidden: Tensor,
+    recomputed: Option<Recomputed<'a>>,
+}
+
+/// Activation recomputation (Chen et al. 2016, with a segment a block): forward keeps the input of each segment alone; on the
+/// way back, last first, each is run again from it. The operations are those of a pass that keeps everything, in the same
+/// order within a segment, and no parameter is in two of them: the gradients are the same bit for bit.
+struct Recomputed<'a> {
+    decoder: &'a Decoder,
+    tp: &'a Axis,
+    inputs: Vec<Tensor>,
+}
+
+impl<'a> Pass<'a> {
+    /// Of token ids `[B, T]` (i64) through `decoder`; with `recompute` autograd keeps no graph of it.
+    pub fn forward(decoder: &'a Decoder, tokens_bt: &Tensor, tp: &'a Axis, recompute: bool) -> Result<Self> {
+        if !recompute {
+            return Ok(Self { hidden: decoder.forward(tokens_bt, tp)?, recomputed: None });
+        }
+        let mut inputs = Vec::new();
+        let mut hidden = tokens_bt.shallow_clone();
+        for segment in 0..decoder.segments() {
+            let output = no_grad(|| decoder.segment(segment, &hidden, tp))?;
+            inputs.push(std::mem::replace(&mut hidden, output));
+        }
+        // A leaf of its own, also where the last segment does nothing.
+        let hidden = hidden.detach().set_requires_grad(true);
+        Ok(Self { hidden, recomputed: Some(Recomputed { decoder, tp, inputs }) })
+    }
+
+    /// Runs autograd from `read`, which was computed from `hidden`, with `gradient` (same shape) flowing in, back to the leaves.
+    pub fn backward(self, read: &Tensor, gradient: &Tensor) -> Result<()> {
+        c10d::backward(read, gradient)?;
+        let Some(Recomputed { decoder, tp, mut inputs }) = self.recomputed else { return Ok(()) };
+        let mut gradient = self.hidden.grad();
+        drop(self.hidden);
+        while let Some(input) = inputs.pop() {
+            let segment = inputs.len();
+            // Token ids have no gradient.
+            let input = input.detach().set_requires_grad(segment > 0);
+            c10d::backward(&decoder.segment(segment, &input, tp)?, &gradient)?;
+            gradient = input.grad();
+        }
+        Ok(())
+    }
+}

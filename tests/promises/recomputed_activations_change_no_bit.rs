@@ -1,0 +1,52 @@
+//! Oracle: the same training with every activation kept. Losses and gradients are the same bit for bit.
+
+use hydrometer::model::{Decoder, Pass, hf};
+use tch::{Kind, Tensor};
+
+use super::fixtures::{CHECKPOINTS, folder, on_ranks};
+use super::lab::Lab;
+
+/// What the head reads and this rank's gradients of `Σ hidden · upstream`, twice over as in two micro-batches.
+fn pass(checkpoint: &str, tp: usize, kind: Kind, recompute: bool) -> Vec<[Tensor; 2]> {
+    on_ranks(tp, |mesh| {
+        let checkpoint = hf::open(&folder(checkpoint)).unwrap();
+        let weights = checkpoint.weights(kind, mesh).unwrap();
+        let decoder = Decoder::new(&checkpoint.config, 16, &weights.leaves, mesh);
+        let mut read = Tensor::new();
+        for factor in [3, 5] {
+            let tokens = (Tensor::arange(32, (Kind::Int64, mesh.device)) * factor).remainder(97).view([2, 16]);
+            let pass = Pass::forward(&decoder, &tokens, &mesh.tp, recompute).unwrap();
+            let rows = pass.hidden.flatten(0, 1).slice(0, 3, None, 2);
+            read = rows.detach().copy();
+            let upstream = (Tensor::arange(rows.numel() as i64, (Kind::Float, mesh.device)) * 0.7).sin().view_as(&rows);
+            pass.backward(&rows, &upstream.to_kind(kind)).unwrap();
+            weights.collect_gradients();
+        }
+        weights.reduce_gradients(mesh).unwrap();
+        [read, weights.gradient.copy()]
+    })
+}
+
+#[test]
+fn of_any_family_on_one_and_two_ranks() {
+    for checkpoint in CHECKPOINTS {
+        for (tp, kind) in [(1, Kind::Float), (2, Kind::Float), (1, Kind::BFloat16)] {
+            let (kept, recomputed) = (pass(checkpoint, tp, kind, false), pass(checkpoint, tp, kind, true));
+            assert!(kept.iter().all(|[_, gradient]| gradient.abs().max().double_value(&[]) > 0.0));
+            assert!(kept == recomputed, "{checkpoint} at tp {tp} in {kind:?}");
+        }
+    }
+}
+
+#[test]
+fn of_a_whole_experiment_on_one_and_two_ranks() {
+    for tp in ["1", "2"] {
+        let lab = Lab::new();
+        let arguments = ["run", "lab.toml", "--tp", tp, "--only", "soft-ce"];
+        lab.ok(&[&arguments[..], &["--runs", "kept", "--results", "kept-results"]].concat());
+        lab.ok(&[&arguments[..], &["--runs", "again", "--results", "again-results", "--recompute"]].concat());
+        let kept = lab.numbers("kept");
+        assert!(kept.len() > 100);
+        assert_eq!(lab.numbers("again"), kept);
+    }
+}
