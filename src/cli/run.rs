@@ -38,6 +38,9 @@ pub struct Run {
     /// Keep each block's input alone and compute its activations again on the way back: less memory, the same numbers.
     #[arg(long)]
     recompute: bool,
+    /// With --tp: norms and residual sums are computed by each rank for its own share of the tokens: less memory.
+    #[arg(long)]
+    sequence_parallel: bool,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -50,6 +53,9 @@ impl Run {
     pub fn run(self, output: Output) -> Result<ExitCode> {
         let experiment = self.common.load()?;
         worker::device(&self.device)?;
+        if self.sequence_parallel && self.common.tp == 1 {
+            return Err(user_error!("--sequence-parallel shares tokens out among tensor-parallel ranks; add --tp 2 or more"));
+        }
         let results = self.common.results(&experiment);
         writable(&results, "results")?;
         writable(&self.common.runs, "runs")?;
@@ -70,6 +76,7 @@ impl Run {
             tp: self.common.tp as usize,
             dp: self.common.dp as usize,
             recompute: self.recompute,
+            sequence_parallel: self.sequence_parallel,
         };
         let ending = schedule::run(&experiment, &settings, &count_interrupts()?)?;
 

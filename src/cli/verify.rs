@@ -64,6 +64,7 @@ impl Verify {
             tp: self.common.tp as usize,
             dp: self.common.dp as usize,
             recompute: false,
+            sequence_parallel: false,
         };
         if schedule::run(&experiment, &settings, &count_interrupts()?)?.interrupted {
             return Err(anyhow!("interrupted; nothing was verified by training"));

@@ -104,6 +104,14 @@ struct GroupCapsule : torch::CustomClassHolder {
   std::shared_ptr<Group> group;
 };
 
+std::shared_ptr<Group> held(AutogradContext* ctx) {
+  return static_cast<GroupCapsule*>(ctx->saved_data["group"].toCapsule().get())->group;
+}
+
+void hold(AutogradContext* ctx, const std::shared_ptr<Group>& group) {
+  ctx->saved_data["group"] = c10::IValue::make_capsule(c10::make_intrusive<GroupCapsule>(group));
+}
+
 at::Tensor summed(const Group& group, const at::Tensor& tensor) {
   // A copy: the input may be shared with other readers, and collectives need contiguous memory.
   at::Tensor sum = tensor.clone(at::MemoryFormat::Contiguous);
@@ -114,12 +122,11 @@ at::Tensor summed(const Group& group, const at::Tensor& tensor) {
 // Megatron's f: identity forward, all-reduce backward (Shoeybi et al. 2019, section 3).
 struct CopyToGroup : Function<CopyToGroup> {
   static at::Tensor forward(AutogradContext* ctx, const at::Tensor& input, const std::shared_ptr<Group>& group) {
-    ctx->saved_data["group"] = c10::IValue::make_capsule(c10::make_intrusive<GroupCapsule>(group));
+    hold(ctx, group);
     return input.view_as(input);
   }
   static tensor_list backward(AutogradContext* ctx, tensor_list grads) {
-    auto capsule = ctx->saved_data["group"].toCapsule();
-    return {summed(*static_cast<GroupCapsule*>(capsule.get())->group, grads[0]), at::Tensor()};
+    return {summed(*held(ctx), grads[0]), at::Tensor()};
   }
 };
 
@@ -133,6 +140,56 @@ struct ReduceFromGroup : Function<ReduceFromGroup> {
   }
 };
 
+// The rows [m, ...] of all ranks, as [size * m, ...].
+at::Tensor all_rows(const Group& group, const at::Tensor& mine) {
+  auto shape = mine.sizes().vec();
+  shape[0] *= group.inner->getSize();
+  at::Tensor all = at::empty(shape, mine.options());
+  at::Tensor input = mine.contiguous();
+  collective([&] { return group.inner->_allgather_base(all, input); });
+  return all;
+}
+
+// This rank's rows [m, ...] of the sum of [size * m, ...] over the ranks.
+at::Tensor summed_rows(const Group& group, const at::Tensor& all) {
+  auto shape = all.sizes().vec();
+  shape[0] /= group.inner->getSize();
+  at::Tensor mine = at::empty(shape, all.options());
+  at::Tensor input = all.contiguous();
+  collective([&] { return group.inner->_reduce_scatter_base(mine, input); });
+  return mine;
+}
+
+// Sequence parallelism's g (Korthikanti et al. 2022, section 4.2.2): all-gather forward, reduce-scatter backward. Where every
+// rank has the same, whole gradient of what was gathered, backward is a rank's own rows of it.
+struct GatherRows : Function<GatherRows> {
+  static at::Tensor forward(
+      AutogradContext* ctx, const at::Tensor& input, const std::shared_ptr<Group>& group, bool partial_gradients) {
+    hold(ctx, group);
+    ctx->saved_data["partial"] = partial_gradients;
+    return all_rows(*group, input);
+  }
+  static tensor_list backward(AutogradContext* ctx, tensor_list grads) {
+    auto group = held(ctx);
+    if (ctx->saved_data["partial"].toBool()) {
+      return {summed_rows(*group, grads[0]), at::Tensor(), at::Tensor()};
+    }
+    int64_t rows = grads[0].size(0) / group->inner->getSize();
+    return {grads[0].narrow(0, group->inner->getRank() * rows, rows), at::Tensor(), at::Tensor()};
+  }
+};
+
+// Sequence parallelism's conjugate of g: reduce-scatter forward, all-gather backward.
+struct ReduceToRows : Function<ReduceToRows> {
+  static at::Tensor forward(AutogradContext* ctx, const at::Tensor& input, const std::shared_ptr<Group>& group) {
+    hold(ctx, group);
+    return summed_rows(*group, input);
+  }
+  static tensor_list backward(AutogradContext* ctx, tensor_list grads) {
+    return {all_rows(*held(ctx), grads[0]), at::Tensor()};
+  }
+};
+
 }  // namespace
 
 at::Tensor* copy_to_group(const std::shared_ptr<Group>& group, const at::Tensor* input) {
@@ -141,6 +198,14 @@ at::Tensor* copy_to_group(const std::shared_ptr<Group>& group, const at::Tensor*
 
 at::Tensor* reduce_from_group(const std::shared_ptr<Group>& group, const at::Tensor* input) {
   return new at::Tensor(ReduceFromGroup::apply(*input, group));
+}
+
+at::Tensor* gather_rows(const std::shared_ptr<Group>& group, const at::Tensor* input, bool partial_gradients) {
+  return new at::Tensor(GatherRows::apply(*input, group, partial_gradients));
+}
+
+at::Tensor* reduce_to_rows(const std::shared_ptr<Group>& group, const at::Tensor* input) {
+  return new at::Tensor(ReduceToRows::apply(*input, group));
 }
 
 void backward(const at::Tensor* output, const at::Tensor* gradient) {

@@ -36,6 +36,8 @@ void broadcast(const Group& group, at::Tensor* tensor, int32_t source);
 
 at::Tensor* copy_to_group(const std::shared_ptr<Group>& group, const at::Tensor* input);
 at::Tensor* reduce_from_group(const std::shared_ptr<Group>& group, const at::Tensor* input);
+at::Tensor* gather_rows(const std::shared_ptr<Group>& group, const at::Tensor* input, bool partial_gradients);
+at::Tensor* reduce_to_rows(const std::shared_ptr<Group>& group, const at::Tensor* input);
 void backward(const at::Tensor* output, const at::Tensor* gradient);
 
 void set_gradient(const at::Tensor* parameter, const at::Tensor* gradient);

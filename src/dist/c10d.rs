@@ -30,6 +30,8 @@ mod ffi {
 
         unsafe fn copy_to_group(group: &SharedPtr<Group>, input: *const Tensor) -> Result<*mut Tensor>;
         unsafe fn reduce_from_group(group: &SharedPtr<Group>, input: *const Tensor) -> Result<*mut Tensor>;
+        unsafe fn gather_rows(group: &SharedPtr<Group>, input: *const Tensor, partial_gradients: bool) -> Result<*mut Tensor>;
+        unsafe fn reduce_to_rows(group: &SharedPtr<Group>, input: *const Tensor) -> Result<*mut Tensor>;
         unsafe fn backward(output: *const Tensor, gradient: *const Tensor) -> Result<()>;
         unsafe fn set_gradient(parameter: *const Tensor, gradient: *const Tensor) -> Result<()>;
         unsafe fn fused_adamw(
@@ -148,6 +150,19 @@ impl Group {
     /// Megatron's *g*: all-reduce forward, identity backward.
     pub fn reduce_from(&self, input: &Tensor) -> Result<Tensor> {
         let output = unsafe { ffi::reduce_from_group(&self.0, pointer(input)) }?;
+        Ok(unsafe { Tensor::from_ptr(output.cast()) })
+    }
+
+    /// The rows `[m, ...]` of every rank as `[size·m, ...]`. Backward: this rank's rows of the gradient, summed over the ranks
+    /// where theirs are `partial`, as they are where every rank has the whole.
+    pub fn gather_rows(&self, input: &Tensor, partial_gradients: bool) -> Result<Tensor> {
+        let output = unsafe { ffi::gather_rows(&self.0, pointer(input), partial_gradients) }?;
+        Ok(unsafe { Tensor::from_ptr(output.cast()) })
+    }
+
+    /// This rank's rows `[m, ...]` of the sum of `input [size·m, ...]` over the ranks. Backward: all rows of the gradient.
+    pub fn reduce_to_rows(&self, input: &Tensor) -> Result<Tensor> {
+        let output = unsafe { ffi::reduce_to_rows(&self.0, pointer(input)) }?;
         Ok(unsafe { Tensor::from_ptr(output.cast()) })
     }
 }

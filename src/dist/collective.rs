@@ -61,4 +61,14 @@ impl Axis {
     pub fn reduce_from(&self, input: &Tensor) -> Result<Tensor> {
         self.group.as_ref().map_or_else(|| Ok(input.shallow_clone()), |group| group.reduce_from(input))
     }
+
+    /// The rows of every rank, each giving as many; see [`Group::gather_rows`].
+    pub fn gather_rows(&self, input: &Tensor, partial_gradients: bool) -> Result<Tensor> {
+        self.group.as_ref().map_or_else(|| Ok(input.shallow_clone()), |group| group.gather_rows(input, partial_gradients))
+    }
+
+    /// This rank's rows of the sum over the ranks; see [`Group::reduce_to_rows`].
+    pub fn reduce_to_rows(&self, input: &Tensor) -> Result<Tensor> {
+        self.group.as_ref().map_or_else(|| Ok(input.shallow_clone()), |group| group.reduce_to_rows(input))
+    }
 }

@@ -16,12 +16,14 @@ pub struct Mesh {
     pub dp: Axis,
     pub world: Axis,
     pub device: Device,
+    /// Whether tensor-parallel ranks share the tokens out among them where they would all compute the same.
+    pub sequence_parallel: bool,
 }
 
 impl Mesh {
     /// A mesh of this process alone.
     pub fn single(device: Device) -> Self {
-        Self { tp: Axis::single(), dp: Axis::single(), world: Axis::single(), device }
+        Self { tp: Axis::single(), dp: Axis::single(), world: Axis::single(), device, sequence_parallel: false }
     }
 
     /// Joins `tp × dp` ranks through `store` as global rank `rank` (`tp` varies fastest).
@@ -39,6 +41,7 @@ impl Mesh {
             dp: axis(format!("dp/{tp_rank}"), dp_rank, dp)?,
             world: axis("world".into(), rank, tp * dp)?,
             device,
+            sequence_parallel: false,
         })
     }
 

@@ -4,7 +4,7 @@ use anyhow::Result;
 use tch::{Device, Kind, Tensor};
 
 use super::layers::{Linear, Named, Norm};
-use crate::dist::Axis;
+use super::region::Region;
 
 /// Cosines and sines of rotary position embedding (Su et al. 2021) in the half-split layout of Llama, each `[T, head/2]`.
 pub struct Rotary {
@@ -57,9 +57,9 @@ impl Attention {
         }
     }
 
-    /// What `x [B, T, d]` attends to, `[B, T, d]`.
-    pub fn forward(&self, x: &Tensor, rotary: Option<&Rotary>, tp: &Axis) -> Result<Tensor> {
-        let x = tp.copy_to(x)?;
+    /// What x attends to; both as they are held between tensor-parallel parts.
+    pub fn forward(&self, x: &Tensor, rotary: Option<&Rotary>, region: &Region) -> Result<Tensor> {
+        let x = region.enter(x)?;
         let (batch, length) = (x.size()[0], x.size()[1]);
         let heads = |x: Tensor| x.view([batch, length, -1, self.head_dim]);
         let placed = |x: Tensor, norm: &Option<Norm>| {
@@ -72,6 +72,6 @@ impl Attention {
         let grouped = query.size()[1] != key.size()[1];
         let mixed = Tensor::scaled_dot_product_attention(&query, &key, &value, None::<Tensor>, 0.0, true, None::<f64>, grouped);
         let mixed = mixed.transpose(1, 2).reshape([batch, length, -1]);
-        Ok(self.output.finish(tp.reduce_from(&self.output.partial(&mixed))?))
+        Ok(self.output.finish(region.leave(&self.output.partial(&mixed))?))
     }
 }

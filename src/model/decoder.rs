@@ -1,9 +1,9 @@
 //! A decoder: token embedding, blocks of attention and feed-forward with their norms, a final norm. What a family has more or
 //! less of is in [`super::variant`].
 //!
-//! Written as one plain model. Tensor parallelism enters at two places a block (`copy_to` before its column-parallel
-//! products, `reduce_from` after its row-parallel one; Shoeybi et al. 2019) and is the identity on one rank. The output head
-//! is not here: it belongs to the objective.
+//! Written as one plain model. Tensor parallelism enters at two places a block (`enter` before its column-parallel products,
+//! `leave` after its row-parallel one; Shoeybi et al. 2019) and is the identity on one rank. The output head is not here: it
+//! belongs to the objective.
 
 use anyhow::Result;
 use tch::{Kind, Tensor};
@@ -12,6 +12,7 @@ use super::attention::{Attention, Rotary};
 use super::config::ModelConfig;
 use super::layers::{Linear, Named, Norm};
 use super::parallel::part;
+use super::region::Region;
 use super::variant::{FeedForward, Positions};
 use crate::dist::{Axis, Mesh};
 
@@ -29,6 +30,7 @@ pub struct Decoder {
     blocks: Vec<Block>,
     norm: Option<Norm>,
     project_out: Option<Tensor>,
+    sequence_parallel: bool,
 }
 
 struct Block {
@@ -88,6 +90,7 @@ impl Decoder {
             blocks: blocks.collect(),
             norm: named.norm("model.norm", eps),
             project_out: named.find("model.project_out.weight"),
+            sequence_parallel: mesh.sequence_parallel,
         }
     }
 
@@ -103,7 +106,13 @@ impl Decoder {
 
     /// What the output head reads, `[B, T, e]`, of token ids `[B, T]` (i64). e is d but where OPT projects.
     pub fn forward(&self, tokens_bt: &Tensor, tp: &Axis) -> Result<Tensor> {
-        (0..self.segments()).try_fold(tokens_bt.shallow_clone(), |input, segment| self.segment(segment, &input, tp))
+        let region = self.region(tokens_bt, tp);
+        (0..self.segments()).try_fold(tokens_bt.shallow_clone(), |input, segment| self.segment(segment, &input, &region))
+    }
+
+    /// Where a pass over `tokens_bt` runs.
+    pub(super) fn region<'a>(&self, tokens_bt: &Tensor, tp: &'a Axis) -> Region<'a> {
+        Region::new(tokens_bt, tp, self.sequence_parallel)
     }
 
     /// Parts of the forward pass that follow one another: embedding, each block, what comes after the last.
@@ -112,33 +121,34 @@ impl Decoder {
     }
 
     /// What segment `index` makes of the output of the one before it; of token ids `[B, T]`, for the first.
-    pub(super) fn segment(&self, index: usize, input: &Tensor, tp: &Axis) -> Result<Tensor> {
+    pub(super) fn segment(&self, index: usize, input: &Tensor, region: &Region) -> Result<Tensor> {
         match index.checked_sub(1).map(|layer| self.blocks.get(layer)) {
-            None => self.begin(input, tp),
-            Some(Some(block)) => block.forward(input, self.rotary.as_ref(), tp),
-            Some(None) => Ok(self.finish(input)),
+            None => self.begin(input, region),
+            Some(Some(block)) => block.forward(input, self.rotary.as_ref(), region),
+            Some(None) => self.finish(input, region),
         }
     }
 
-    /// The first block's input `[B, T, d]` of token ids `[B, T]`.
-    fn begin(&self, tokens_bt: &Tensor, tp: &Axis) -> Result<Tensor> {
-        let mut hidden = self.embed(tokens_bt, tp)?;
+    /// The first block's input of token ids `[B, T]`.
+    fn begin(&self, tokens_bt: &Tensor, region: &Region) -> Result<Tensor> {
+        let mut hidden = self.embed(tokens_bt, region)?;
         if let Some(weight) = &self.project_in {
             hidden = hidden.linear(weight, None::<Tensor>);
         }
         if let Some(positions_td) = &self.positions_td {
-            hidden = &hidden + positions_td.narrow(0, 0, tokens_bt.size()[1]);
+            let positions_btd = positions_td.narrow(0, 0, region.length()).expand([tokens_bt.size()[0], -1, -1], false);
+            hidden = &hidden + region.own(&positions_btd);
         }
         Ok(hidden)
     }
 
     /// What the output head reads of the last block's output.
-    fn finish(&self, hidden: &Tensor) -> Tensor {
+    fn finish(&self, hidden: &Tensor, region: &Region) -> Result<Tensor> {
         let hidden = self.norm.as_ref().map_or_else(|| hidden.shallow_clone(), |norm| norm.forward(hidden));
-        match &self.project_out {
+        region.gather(&match &self.project_out {
             Some(weight) => hidden.linear(weight, None::<Tensor>),
             None => hidden,
-        }
+        })
     }
 
     /// Logits `[B, T, v]` of this rank's vocabulary shard, f32: for a look at a few tokens. The objective and the evaluation
@@ -148,32 +158,32 @@ impl Decoder {
     }
 
     /// Vocab-parallel lookup: each rank looks up what it holds, the sum has every row once.
-    fn embed(&self, tokens_bt: &Tensor, tp: &Axis) -> Result<Tensor> {
-        if tp.size == 1 {
+    fn embed(&self, tokens_bt: &Tensor, region: &Region) -> Result<Tensor> {
+        if region.tp().size == 1 {
             return Ok(Tensor::embedding(&self.embedding_ve, tokens_bt, -1, false, false));
         }
         let rows = self.embedding_ve.size()[0];
         let local = tokens_bt - self.vocab_start;
         let outside = local.lt(0).logical_or(&local.ge(rows));
         let found = Tensor::embedding(&self.embedding_ve, &local.masked_fill(&outside, 0), -1, false, false);
-        tp.reduce_from(&found.masked_fill(&outside.unsqueeze(-1), 0.0))
+        region.leave(&found.masked_fill(&outside.unsqueeze(-1), 0.0))
     }
 }
 
 impl Block {
-    fn forward(&self, hidden: &Tensor, rotary: Option<&Rotary>, tp: &Axis) -> Result<Tensor> {
+    fn forward(&self, hidden: &Tensor, rotary: Option<&Rotary>, region: &Region) -> Result<Tensor> {
         if self.post_norm {
-            let hidden = self.attention_norm.forward(&(hidden + self.attention.forward(hidden, rotary, tp)?));
-            return Ok(self.feed_forward_norm.forward(&(&hidden + self.feed_forward.forward(&hidden, tp)?)));
+            let hidden = self.attention_norm.forward(&(hidden + self.attention.forward(hidden, rotary, region)?));
+            return Ok(self.feed_forward_norm.forward(&(&hidden + self.feed_forward.forward(&hidden, region)?)));
         }
-        let hidden = hidden + self.attention.forward(&self.attention_norm.forward(hidden), rotary, tp)?;
-        Ok(&hidden + self.feed_forward.forward(&self.feed_forward_norm.forward(&hidden), tp)?)
+        let hidden = hidden + self.attention.forward(&self.attention_norm.forward(hidden), rotary, region)?;
+        Ok(&hidden + self.feed_forward.forward(&self.feed_forward_norm.forward(&hidden), region)?)
     }
 }
 
 impl Mlp {
-    fn forward(&self, x: &Tensor, tp: &Axis) -> Result<Tensor> {
-        let x = tp.copy_to(x)?;
+    fn forward(&self, x: &Tensor, region: &Region) -> Result<Tensor> {
+        let x = region.enter(x)?;
         let up = self.up.forward(&x);
         let active = match (self.kind, &self.gate) {
             (FeedForward::SwiGlu, Some(gate)) => gate.forward(&x).silu() * up,
@@ -182,6 +192,6 @@ impl Mlp {
             (FeedForward::GeluTanh, _) => up.gelu("tanh"),
             (FeedForward::Relu, _) => up.relu(),
         };
-        Ok(self.down.finish(tp.reduce_from(&self.down.partial(&active))?))
+        Ok(self.down.finish(region.leave(&self.down.partial(&active))?))
     }
 }

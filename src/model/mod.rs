@@ -8,6 +8,7 @@ mod layers;
 pub mod parallel;
 pub mod parameters;
 pub mod pass;
+mod region;
 pub mod variant;
 pub mod weights;
 

@@ -60,10 +60,10 @@ pub fn unshard(local: &Tensor, how: Shard, shape: &[i64], tp: &Axis) -> Result<T
 }
 
 /// Sums `gradient`, of a parameter sharded `how`, over the ranks that hold the same piece, in place and in the same order on
-/// each of them. Nothing to do where they see the same gradient.
-pub fn sum_copies(gradient: &Tensor, how: Shard, tp: &Axis) -> Result<()> {
+/// each of them. Nothing to do where they see the same gradient: that of a whole parameter, unless each saw its own tokens.
+pub fn sum_copies(gradient: &Tensor, how: Shard, tp: &Axis, sequence_parallel: bool) -> Result<()> {
     let copies = how.copies(tp.size);
-    if how == Shard::Replicated || copies == 1 {
+    if copies == 1 || how == Shard::Replicated && !sequence_parallel {
         return Ok(());
     }
     let first = tp.rank / copies * copies;

@@ -4,6 +4,7 @@ use anyhow::Result;
 use tch::{Tensor, no_grad};
 
 use super::Decoder;
+use super::region::Region;
 use crate::dist::{Axis, c10d};
 
 /// What a decoder made of a batch, and what the way back needs.
@@ -18,7 +19,7 @@ pub struct Pass<'a> {
 /// order within a segment, and no parameter is in two of them: the gradients are the same bit for bit.
 struct Recomputed<'a> {
     decoder: &'a Decoder,
-    tp: &'a Axis,
+    region: Region<'a>,
     inputs: Vec<Tensor>,
 }
 
@@ -28,28 +29,29 @@ impl<'a> Pass<'a> {
         if !recompute {
             return Ok(Self { hidden: decoder.forward(tokens_bt, tp)?, recomputed: None });
         }
+        let region = decoder.region(tokens_bt, tp);
         let mut inputs = Vec::new();
         let mut hidden = tokens_bt.shallow_clone();
         for segment in 0..decoder.segments() {
-            let output = no_grad(|| decoder.segment(segment, &hidden, tp))?;
+            let output = no_grad(|| decoder.segment(segment, &hidden, &region))?;
             inputs.push(std::mem::replace(&mut hidden, output));
         }
         // A leaf of its own, also where the last segment does nothing.
         let hidden = hidden.detach().set_requires_grad(true);
-        Ok(Self { hidden, recomputed: Some(Recomputed { decoder, tp, inputs }) })
+        Ok(Self { hidden, recomputed: Some(Recomputed { decoder, region, inputs }) })
     }
 
     /// Runs autograd from `read`, which was computed from `hidden`, with `gradient` (same shape) flowing in, back to the leaves.
     pub fn backward(self, read: &Tensor, gradient: &Tensor) -> Result<()> {
         c10d::backward(read, gradient)?;
-        let Some(Recomputed { decoder, tp, mut inputs }) = self.recomputed else { return Ok(()) };
+        let Some(Recomputed { decoder, region, mut inputs }) = self.recomputed else { return Ok(()) };
         let mut gradient = self.hidden.grad();
         drop(self.hidden);
         while let Some(input) = inputs.pop() {
             let segment = inputs.len();
             // Token ids have no gradient.
             let input = input.detach().set_requires_grad(segment > 0);
-            c10d::backward(&decoder.segment(segment, &input, tp)?, &gradient)?;
+            c10d::backward(&decoder.segment(segment, &input, &region)?, &gradient)?;
             gradient = input.grad();
         }
         Ok(())

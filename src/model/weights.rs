@@ -87,7 +87,7 @@ impl Weights {
     pub fn reduce_gradients(&self, mesh: &Mesh) -> Result<()> {
         mesh.dp.all_reduce_sum(&self.gradient)?;
         for (index, parameter) in self.parameters.iter().enumerate() {
-            sum_copies(&self.gradient_of(index), parameter.shard, &mesh.tp)?;
+            sum_copies(&self.gradient_of(index), parameter.shard, &mesh.tp, mesh.sequence_parallel)?;
         }
         Ok(())
     }

@@ -26,6 +26,9 @@ pub struct Job {
     /// Compute activations again on the way back.
     #[serde(default)]
     pub recompute: bool,
+    /// Tensor-parallel ranks share out the tokens between their parts.
+    #[serde(default)]
+    pub sequence_parallel: bool,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]

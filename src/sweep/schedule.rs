@@ -30,6 +30,7 @@ pub struct Settings {
     pub dp: usize,
     /// Compute activations again on the way back.
     pub recompute: bool,
+    pub sequence_parallel: bool,
 }
 
 /// What to run again though it has ended.
@@ -87,6 +88,7 @@ pub fn plan(experiment: &Experiment, settings: &Settings) -> Vec<Planned> {
                 tp: if parallel { settings.tp } else { 1 },
                 dp: if parallel { settings.dp } else { 1 },
                 recompute: settings.recompute,
+                sequence_parallel: settings.sequence_parallel,
             };
             planned.push(Planned { job, needs, flops: cost.0, tokens: cost.1, state: State::Waiting });
             planned.len() - 1

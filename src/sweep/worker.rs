@@ -40,7 +40,7 @@ pub fn work(job_file: &Path) -> Result<()> {
             stop.store(true, Ordering::Relaxed);
         });
     }
-    let mesh = Mesh::from_env(job.tp, job.dp, device(&job.device)?)?;
+    let mesh = Mesh { sequence_parallel: job.sequence_parallel, ..Mesh::from_env(job.tp, job.dp, device(&job.device)?)? };
     // Another process may have finished it while this one waited.
     let mut finished = [f64::from(first && !job.work.grows() && Status::of(&journal::read(&path)) == Status::Done)];
     mesh.world.sum(&mut finished, mesh.device)?;

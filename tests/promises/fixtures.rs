@@ -16,12 +16,20 @@ pub fn folder(checkpoint: &str) -> PathBuf {
 
 /// What `work` returns on each of `tp` ranks.
 pub fn on_ranks<T: Send>(tp: usize, work: impl Fn(&Mesh) -> T + Sync) -> Vec<T> {
+    on_ranks_of(tp, false, work)
+}
+
+/// The same with or without sequence parallelism.
+pub fn on_ranks_of<T: Send>(tp: usize, sequence_parallel: bool, work: impl Fn(&Mesh) -> T + Sync) -> Vec<T> {
     let (store, work) = (Store::in_process(), &work);
     thread::scope(|scope| {
         let ranks: Vec<_> = (0..tp)
             .map(|rank| {
                 let store = store.clone();
-                scope.spawn(move || work(&Mesh::join(&store, rank, tp, 1, Device::Cpu).unwrap()))
+                scope.spawn(move || {
+                    let mesh = Mesh::join(&store, rank, tp, 1, Device::Cpu).unwrap();
+                    work(&Mesh { sequence_parallel, ..mesh })
+                })
             })
             .collect();
         ranks.into_iter().map(|rank| rank.join().unwrap()).collect()

@@ -3,12 +3,12 @@
 use hydrometer::model::{Decoder, Pass, hf};
 use tch::{Kind, Tensor};
 
-use super::fixtures::{CHECKPOINTS, folder, on_ranks};
+use super::fixtures::{CHECKPOINTS, folder, on_ranks_of};
 use super::lab::Lab;
 
 /// What the head reads and this rank's gradients of `Σ hidden · upstream`, twice over as in two micro-batches.
-fn pass(checkpoint: &str, tp: usize, kind: Kind, recompute: bool) -> Vec<[Tensor; 2]> {
-    on_ranks(tp, |mesh| {
+fn pass(checkpoint: &str, (tp, sequence_parallel): (usize, bool), kind: Kind, recompute: bool) -> Vec<[Tensor; 2]> {
+    on_ranks_of(tp, sequence_parallel, |mesh| {
         let checkpoint = hf::open(&folder(checkpoint)).unwrap();
         let weights = checkpoint.weights(kind, mesh).unwrap();
         let decoder = Decoder::new(&checkpoint.config, 16, &weights.leaves, mesh);
@@ -30,10 +30,12 @@ fn pass(checkpoint: &str, tp: usize, kind: Kind, recompute: bool) -> Vec<[Tensor
 #[test]
 fn of_any_family_on_one_and_two_ranks() {
     for checkpoint in CHECKPOINTS {
-        for (tp, kind) in [(1, Kind::Float), (2, Kind::Float), (1, Kind::BFloat16)] {
-            let (kept, recomputed) = (pass(checkpoint, tp, kind, false), pass(checkpoint, tp, kind, true));
+        for (ranks, kind) in
+            [((1, false), Kind::Float), ((2, false), Kind::Float), ((2, true), Kind::Float), ((1, false), Kind::BFloat16)]
+        {
+            let (kept, recomputed) = (pass(checkpoint, ranks, kind, false), pass(checkpoint, ranks, kind, true));
             assert!(kept.iter().all(|[_, gradient]| gradient.abs().max().double_value(&[]) > 0.0));
-            assert!(kept == recomputed, "{checkpoint} at tp {tp} in {kind:?}");
+            assert!(kept == recomputed, "{checkpoint} on {ranks:?} in {kind:?}");
         }
     }
 }

@@ -21,6 +21,11 @@ fn over_two_tensor_parallel_ranks() {
 }
 
 #[test]
+fn over_two_tensor_parallel_ranks_that_share_the_tokens_out() {
+    agrees_with_one_rank(&["--tp", "2", "--sequence-parallel"]);
+}
+
+#[test]
 fn over_two_data_parallel_ranks() {
     agrees_with_one_rank(&["--dp", "2"]);
 }
