@@ -1,4 +1,4 @@
-//! Compiles the c10d shim against libtorch's headers and lets the binaries find libtorch without environment variables.
+//! Compiles our C++ (c10d, products of bf16 matrices) against libtorch's headers and lets the binaries find libtorch without environment variables.
 
 use std::path::PathBuf;
 
@@ -16,10 +16,11 @@ fn main() {
         );
     }
 
-    let mut shim = cxx_build::bridge("src/dist/c10d.rs");
-    shim.file("src/dist/c10d.cc")
+    let mut shim = cxx_build::bridges(["src/dist/c10d.rs", "src/objective/kernels/products.rs"]);
+    shim.files(["src/dist/c10d.cc", "src/objective/kernels/products.cc"])
         .std("c++17")
         .include("src/dist")
+        .include("src/objective/kernels")
         .include("src/dist/gloo_headers")
         .flag("-isystem")
         .flag(root.join("include").to_str().expect("a UTF-8 path"))
@@ -27,6 +28,10 @@ fn main() {
         .flag(root.join("include/torch/csrc/api/include").to_str().expect("a UTF-8 path"))
         .flag_if_supported("-Wno-unused-parameter")
         .define("_GLIBCXX_USE_CXX11_ABI", "1");
+    // at::parallel_for of ATen's headers is a plain loop without it. Clang's would bring a second OpenMP runtime beside torch's.
+    if shim.get_compiler().is_like_gnu() {
+        shim.flag("-fopenmp");
+    }
     if cuda {
         shim.define("HYDROMETER_CUDA", None);
         if let Ok(dirs) = std::fs::read_to_string(root.join("cuda-include-dirs")) {
@@ -35,7 +40,7 @@ fn main() {
             }
         }
     }
-    shim.compile("hydrometer_c10d");
+    shim.compile("hydrometer_shim");
 
     println!("cargo:rustc-link-search=native={}", lib.display());
     for library in ["torch_cpu", "c10"] {
@@ -49,7 +54,9 @@ fn main() {
     println!("cargo:rustc-link-arg=-Wl,-rpath,{}", lib.display());
     // libtorch's own dependencies (CUDA's runtime) are needed when it runs, not when we link.
     println!("cargo:rustc-link-arg=-Wl,--allow-shlib-undefined");
-    for path in ["build.rs", "src/dist/c10d.rs", "src/dist/c10d.cc", "src/dist/c10d.h", "src/dist/gloo_headers"] {
+    let dist = ["src/dist/c10d.rs", "src/dist/c10d.cc", "src/dist/c10d.h", "src/dist/gloo_headers"];
+    let kernels = ["products.rs", "products.cc", "products.h"].map(|file| format!("src/objective/kernels/{file}"));
+    for path in ["build.rs"].into_iter().chain(dist).map(String::from).chain(kernels) {
         println!("cargo:rerun-if-changed={path}");
     }
 }

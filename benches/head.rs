@@ -5,7 +5,7 @@
 
 use std::hint::black_box;
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use criterion::{Criterion, criterion_group, criterion_main};
 use hydrometer::dist::Axis;
@@ -14,9 +14,11 @@ use hydrometer::objective::targets::{Targets, Teacher};
 use hydrometer::objective::{Loss, Objective, Tail};
 use tch::{Device, Kind, Tensor};
 
+const N: i64 = 2048;
 const V: i64 = 49152;
 const D: i64 = 576;
 const K: i64 = 20;
+const ROUNDS: usize = 7;
 
 struct Problem {
     hidden: Tensor,
@@ -73,7 +75,7 @@ fn head(criterion: &mut Criterion) {
     println!("peak memory above weights and gradients, N = 4096: {:.0} MB", peak_mb(false) - before);
     drop(problem);
 
-    let problem = Problem::new(2048);
+    let problem = Problem::new(N);
     let mut group = criterion.benchmark_group("head 2048 x 49152, d 576, bf16");
     group.sample_size(10).measurement_time(Duration::from_secs(15));
     for (name, objective) in [
@@ -87,14 +89,30 @@ fn head(criterion: &mut Criterion) {
     }
     group.finish();
 
+    let ours = median_ms(ROUNDS, || drop(black_box(problem.run(raw))));
+    println!("hydrometer, soft-ce raw top-{K}: median of {ROUNDS}: {ours:.0} ms");
     let python = std::env::var("HYDROMETER_PYTHON").unwrap_or_else(|_| ".oracle/bin/python".into());
-    let arguments = ["2048", "49152", "576", "20", &threads.to_string(), "5"];
+    let arguments = [N, V, D, K, threads as i64, ROUNDS as i64].map(|number| number.to_string());
     match Command::new(&python).arg("benches/eager.py").args(arguments).output() {
         Ok(said) if said.status.success() => {
-            println!("PyTorch eager, soft-ce raw top-20: {} ms", String::from_utf8_lossy(&said.stdout).trim());
+            let eager: f64 = String::from_utf8_lossy(&said.stdout).trim().parse().expect("milliseconds");
+            println!("PyTorch eager, the same: {eager:.0} ms, {:.2} times as long", eager / ours);
         }
         _ => println!("PyTorch eager: not measured (no torch behind {python}; set HYDROMETER_PYTHON)"),
     }
+}
+
+fn median_ms(rounds: usize, mut work: impl FnMut()) -> f64 {
+    work();
+    let mut times: Vec<f64> = (0..rounds)
+        .map(|_| {
+            let begun = Instant::now();
+            work();
+            begun.elapsed().as_secs_f64() * 1e3
+        })
+        .collect();
+    times.sort_by(f64::total_cmp);
+    times[rounds / 2]
 }
 
 criterion_group!(name = benches; config = Criterion::default().without_plots(); targets = head);

@@ -91,8 +91,9 @@ impl File<'_> {
 }
 
 impl Case {
-    /// Reads `path` for `loss`. `vocab_size` tells the ids where the file's vocabulary is padded; logits, hidden states and
-    /// weight are rounded to `kind`, and what follows is computed in f32.
+    /// Reads `path` for `loss`. `vocab_size` tells the ids where the file's vocabulary is padded. Logits, hidden states and
+    /// weight are rounded to `kind`. Of bf16 hidden states and weight the products are summed in f32, and the gradient in the
+    /// logits is rounded to bf16 before its products, as in training; all else is computed in f32 and f64.
     pub fn read(path: &Path, loss: &Loss, vocab_size: Option<i64>, kind: Kind) -> Result<Self> {
         let tensors = Tensor::read_safetensors(path)
             .map_err(|error| user_error!("{}: cannot be read as safetensors, or is cut short: {error}", path.display()))?;
@@ -134,11 +135,11 @@ impl Case {
             file.refuse(name, &t, &t.isfinite().logical_not(), rows, "not a finite number")?;
             Ok(t)
         };
-        let rounded = |t: Tensor| t.to_kind(kind).to_kind(Kind::Float);
+        let rounded = |t: Tensor| t.to_kind(kind);
         let student = match (logits, hidden) {
             (Some(logits), _) => {
                 let logits = rows_of(logits).narrow(1, 0, vocab_size);
-                Student::Logits(rounded(finite("logits", logits, &kept)?))
+                Student::Logits(rounded(finite("logits", logits, &kept)?).to_kind(Kind::Float))
             }
             (_, hidden) => {
                 let weight = file.get("weight", &[columns, -1], false)?.expect("seen above").narrow(0, 0, vocab_size);

@@ -5,11 +5,13 @@
 //! apart, exactly; the many others share a few numbers a row, so that two walks over them do. Shards exchange (maximum, Σ exp) of both once, merged as in
 //! online softmax; objectives that are not linear in the student's probabilities need one more sum.
 
+use std::cell::RefCell;
+
 use anyhow::{Result, ensure};
 use tch::{Device, Kind, Tensor};
 
 use super::exchange::{LogSum, merge, row_sum};
-use super::kernels::RowFactors;
+use super::kernels::{RowFactors, products};
 use super::own::{Own, columns};
 use super::rows;
 use super::targets::{Ids, Targets};
@@ -20,6 +22,11 @@ use crate::dist::Axis;
 /// Bytes of logits that exist at a time: so many that the products with a chunk are large, and the passes over the weight's
 /// gradient few.
 const CHUNK_BYTES: i64 = 192 << 20;
+
+thread_local! {
+    /// Memory for a chunk's logits, kept from call to call: to be given fresh pages costs as much as a walk over them.
+    static LOGITS: RefCell<Tensor> = RefCell::new(Tensor::new());
+}
 
 /// This rank's part of the output head.
 pub struct Head<'a> {
@@ -62,8 +69,8 @@ impl Measured {
 }
 
 impl Head<'_> {
-    /// The loss of the N rows of `hidden_nd`, and the gradient of `scale · Σ loss` in `hidden_nd`. The gradient in the weight
-    /// is added to `weight_gradient_vd` (f32).
+    /// The loss of the N rows of `hidden_nd`, and the gradient of `scale · Σ loss` in `hidden_nd` (f32). The gradient in the
+    /// weight is added to `weight_gradient_vd` (f32).
     pub fn loss_and_gradients(
         &self,
         loss: &Loss,
@@ -73,13 +80,13 @@ impl Head<'_> {
         weight_gradient_vd: &Tensor,
     ) -> Result<(Measured, Tensor)> {
         let _guard = tch::no_grad_guard();
-        let d_hidden_nd = hidden_nd.zeros_like();
+        let d_hidden_nd = Tensor::zeros(hidden_nd.size(), (Kind::Float, hidden_nd.device()));
         let measured = self.chunks(hidden_nd.size()[0], |start, length| {
             let hidden_cd = hidden_nd.narrow(0, start, length);
-            let z_cv = hidden_cd.matmul(&self.weight_vd.tr());
+            let z_cv = self.logits(&hidden_cd);
             let (measured_c5, d_logits_cv) = self.chunk(loss, z_cv, &targets.narrow(start, length), scale)?;
-            d_hidden_nd.narrow(0, start, length).copy_(&d_logits_cv.matmul(self.weight_vd));
-            accumulate_product(weight_gradient_vd, &d_logits_cv, &hidden_cd);
+            let d_hidden_cd = d_hidden_nd.narrow(0, start, length);
+            products::gradients(&d_logits_cv, &hidden_cd, self.weight_vd, &d_hidden_cd, weight_gradient_vd);
             Ok(measured_c5)
         })?;
         self.tp.all_reduce_sum(&d_hidden_nd)?;
@@ -107,8 +114,20 @@ impl Head<'_> {
 
     /// Tokens whose logits exist at a time.
     pub(super) fn chunk_length(&self) -> i64 {
-        let size = if self.weight_vd.kind() == Kind::Float { 4 } else { 2 };
-        (CHUNK_BYTES / (self.weight_vd.size()[0] * size).max(1)).clamp(64, 4096)
+        (CHUNK_BYTES / (4 * self.weight_vd.size()[0]).max(1)).clamp(64, 4096)
+    }
+
+    /// The logits `[C, v]` of this shard, f32, in memory that the thread's next call writes over.
+    pub(super) fn logits(&self, hidden_cd: &Tensor) -> Tensor {
+        let (rows, width) = (hidden_cd.size()[0], self.weight_vd.size()[0]);
+        let z_cv = LOGITS.with_borrow_mut(|kept| {
+            if !kept.defined() || kept.device() != hidden_cd.device() || (kept.numel() as i64) < rows * width {
+                *kept = Tensor::empty([rows * width], (Kind::Float, hidden_cd.device()));
+            }
+            kept.narrow(0, 0, rows * width).view([rows, width])
+        });
+        products::logits(hidden_cd, self.weight_vd, &z_cv);
+        z_cv
     }
 
     fn chunks(&self, count: i64, mut of: impl FnMut(i64, i64) -> Result<Tensor>) -> Result<Measured> {
@@ -227,15 +246,5 @@ impl Head<'_> {
             _ => (value_c1.zeros_like(), value_c1.zeros_like()),
         };
         Ok((Tensor::cat(&[value_c1, hard_loss_c1, plain.value() * once, mass_c1, entropy_c1], 1), z_cv))
-    }
-}
-
-/// `into += a_nvᵀ · b_nd`, accumulated in f32.
-fn accumulate_product(into_vd: &Tensor, a_nv: &Tensor, b_nd: &Tensor) {
-    let mut into = into_vd.shallow_clone();
-    if a_nv.kind() == Kind::Float {
-        let _ = into.addmm_(&a_nv.tr(), b_nd);
-    } else {
-        let _ = into.g_add_(&a_nv.tr().matmul(b_nd).to_kind(Kind::Float));
     }
 }

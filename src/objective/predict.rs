@@ -16,7 +16,7 @@ impl Head<'_> {
         let mut start = 0;
         while start < count {
             let length = self.chunk_length().min(count - start);
-            let z_cv = hidden_nd.narrow(0, start, length).matmul(&self.weight_vd.tr()).to_kind(Kind::Float);
+            let z_cv = self.logits(&hidden_nd.narrow(0, start, length));
             let (labels_c1, own_c1) = columns(&labels_n.narrow(0, start, length).unsqueeze(1), self.vocab_start, z_cv.size()[1]);
             let (max_c1, argmax_c1) = z_cv.max_dim(-1, true);
             let mine = Tensor::cat(
@@ -49,7 +49,7 @@ impl Head<'_> {
         let mut start = 0;
         while start < count {
             let length = self.chunk_length().min(count - start);
-            let z_cv = hidden_nd.narrow(0, start, length).matmul(&self.weight_vd.tr()).to_kind(Kind::Float);
+            let z_cv = self.logits(&hidden_nd.narrow(0, start, length));
             let here = k.min(z_cv.size()[1]);
             let (mut best_ck, mut best_ids_ck) = z_cv.topk(here, -1, true, true);
             best_ids_ck += self.vocab_start;

@@ -255,8 +255,9 @@ fn gradients_of_hidden_states_and_weight() {
                     .collect();
                 ranks.into_iter().map(|rank| rank.join().unwrap()).collect()
             });
+            // Logits are f32 whatever they are products of.
             let gap = difference(&shards[0].0, &values, 1.0);
-            assert!(gap < close, "{loss:?} {kind:?}: value off by {gap}");
+            assert!(gap < 1e-5, "{loss:?} {kind:?}: value off by {gap}");
             let gap = difference(&shards[1].1, &d_hidden, 1e-9);
             assert!(gap < close, "{loss:?} {kind:?}: hidden gradient off by {gap}");
             let gap = difference(&Tensor::cat(&[&shards[0].2, &shards[1].2], 0), &d_weight, 1e-9);

@@ -1,7 +1,8 @@
-//! Row kernels for the CPU: two walks over a chunk's logits instead of the ten that composed tensor operations take.
+//! What the head does most of, for the CPU: two walks over a chunk's logits instead of the ten that composed tensor operations
+//! take, and products of bf16 matrices with f32 results.
 
 mod exp;
-mod number;
+pub mod products;
 mod rows;
 mod vector;
 

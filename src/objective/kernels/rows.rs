@@ -6,7 +6,6 @@ use std::thread;
 
 use tch::{Device, Kind, Tensor};
 
-use super::number::{Bf16, Number};
 use super::vector::{self, Factors, Wanted};
 
 /// Fewest logits for which another thread is worth its start.
@@ -32,9 +31,9 @@ pub struct RowFactors<'a> {
     pub constant: Option<&'a Tensor>,
 }
 
-/// Whether the kernels can work on `z_cv`: f32 or bf16, contiguous, on the CPU.
+/// Whether the kernels can work on `z_cv`: f32, contiguous, on the CPU.
 pub fn fit(z_cv: &Tensor) -> bool {
-    z_cv.device() == Device::Cpu && z_cv.is_contiguous() && matches!(z_cv.kind(), Kind::Float | Kind::BFloat16)
+    z_cv.device() == Device::Cpu && z_cv.is_contiguous() && z_cv.kind() == Kind::Float
 }
 
 /// Sums of the rows of `z_cv`.
@@ -42,10 +41,7 @@ pub fn sums(z_cv: &Tensor, temperature: f64, difference: bool) -> RowSums {
     let plain_exp = temperature != 1.0;
     let wanted = Wanted { inverse_temperature: (1.0 / temperature) as f32, plain_exp, difference };
     let width = z_cv.size()[1] as usize;
-    let found = match z_cv.kind() {
-        Kind::Float => deal(logits::<f32>(z_cv), width, |_, rows| vector::sums(rows, width, wanted)),
-        _ => deal(logits::<Bf16>(z_cv), width, |_, rows| vector::sums(rows, width, wanted)),
-    };
+    let found = deal(logits(z_cv), width, |_, rows| vector::sums(rows, width, wanted));
     let column = |of: fn(&vector::Found) -> f64| Tensor::from_slice(&found.iter().map(of).collect::<Vec<f64>>()).unsqueeze(1);
     RowSums {
         max: column(|row| f64::from(row.max)),
@@ -70,35 +66,23 @@ pub fn gradient(z_cv: &mut Tensor, temperature: f64, factors: &RowFactors) {
         })
         .collect();
     let width = z_cv.size()[1] as usize;
-    let write = |first: usize, count: usize| &factors[first..first + count];
-    match z_cv.kind() {
-        Kind::Float => {
-            deal(logits::<f32>(z_cv), width, |first, rows| {
-                vector::gradient(rows, width, write(first, rows.len() / width));
-                Vec::<()>::new()
-            });
-        }
-        _ => {
-            deal(logits::<Bf16>(z_cv), width, |first, rows| {
-                vector::gradient(rows, width, write(first, rows.len() / width));
-                Vec::<()>::new()
-            });
-        }
-    }
+    deal(logits(z_cv), width, |first, rows| {
+        vector::gradient(rows, width, &factors[first..first + rows.len() / width]);
+        Vec::<()>::new()
+    });
 }
 
 /// The logits of a tensor that [`fit`]s.
 #[expect(clippy::mut_from_ref, reason = "a tensor's memory is shared by its handles; see the safety note")]
-fn logits<T: Number>(z_cv: &Tensor) -> &mut [T] {
+fn logits(z_cv: &Tensor) -> &mut [f32] {
     assert!(fit(z_cv), "row kernels need contiguous logits on the CPU");
-    // SAFETY: the tensor is contiguous, on the CPU, and its elements are of T's size and layout (f32, or 16 bits of bfloat16,
-    // by the callers' match on its kind). The slice lives as long as the borrowed handle, and the head, which owns the logits
-    // of its chunk, hands them to one walk at a time.
+    // SAFETY: the tensor is contiguous, on the CPU, and of f32. The slice lives as long as the borrowed handle, and the head,
+    // which owns the logits of its chunk, hands them to one walk at a time.
     unsafe { slice::from_raw_parts_mut(z_cv.data_ptr().cast(), z_cv.numel()) }
 }
 
 /// Calls `of(first row, rows)` on parts of the rows, a part a thread; results in the order of the rows.
-fn deal<T: Number, R: Send>(logits: &mut [T], width: usize, of: impl Fn(usize, &mut [T]) -> Vec<R> + Sync) -> Vec<R> {
+fn deal<R: Send>(logits: &mut [f32], width: usize, of: impl Fn(usize, &mut [f32]) -> Vec<R> + Sync) -> Vec<R> {
     let rows = logits.len() / width.max(1);
     let threads = (tch::get_num_threads() as usize).min(1 + logits.len() / WORTH_A_THREAD).min(rows).max(1);
     if threads == 1 {

@@ -1,7 +1,6 @@
 //! One row: its sums, and its gradient in place. Plain loops over lanes, compiled once for each instruction set.
 
 use super::exp::exp;
-use super::number::Number;
 
 /// Lanes that are summed apart.
 const LANES: usize = 16;
@@ -41,36 +40,35 @@ pub struct Factors {
 }
 
 #[inline(always)]
-fn sums_of<T: Number, const FMA: bool>(row: &[T], wanted: Wanted) -> Found {
+fn sums_of<const FMA: bool>(row: &[f32], wanted: Wanted) -> Found {
     let mut lanes = [f32::NEG_INFINITY; LANES];
     let (chunks, rest) = row.as_chunks::<LANES>();
     for chunk in chunks {
         for i in 0..LANES {
-            let z = chunk[i].load();
+            let z = chunk[i];
             lanes[i] = if z > lanes[i] { z } else { lanes[i] };
         }
     }
-    let max = lanes.into_iter().chain(rest.iter().map(|z| z.load())).fold(EMPTY, f32::max);
+    let max = lanes.into_iter().chain(rest.iter().copied()).fold(EMPTY, f32::max);
     let mut found = Found { max, ..Found::default() };
     for block in row.chunks(BLOCK) {
         let mut sums = [[0.0f32; LANES]; 3];
         let (chunks, rest) = block.as_chunks::<LANES>();
         for chunk in chunks {
             for i in 0..LANES {
-                sums[0][i] += exp::<FMA>((chunk[i].load() - max) * wanted.inverse_temperature);
+                sums[0][i] += exp::<FMA>((chunk[i] - max) * wanted.inverse_temperature);
             }
         }
-        for (i, z) in rest.iter().enumerate() {
-            sums[0][i] += exp::<FMA>((z.load() - max) * wanted.inverse_temperature);
+        for (i, &z) in rest.iter().enumerate() {
+            sums[0][i] += exp::<FMA>((z - max) * wanted.inverse_temperature);
         }
         if wanted.plain_exp {
-            for (i, z) in block.iter().enumerate() {
-                sums[1][i % LANES] += exp::<FMA>(z.load() - max);
+            for (i, &z) in block.iter().enumerate() {
+                sums[1][i % LANES] += exp::<FMA>(z - max);
             }
         }
         if wanted.difference {
-            for (i, z) in block.iter().enumerate() {
-                let z = z.load();
+            for (i, &z) in block.iter().enumerate() {
                 sums[2][i % LANES] += if z > f32::NEG_INFINITY { z - max } else { 0.0 };
             }
         }
@@ -83,18 +81,18 @@ fn sums_of<T: Number, const FMA: bool>(row: &[T], wanted: Wanted) -> Found {
 }
 
 #[inline(always)]
-fn gradient_of<T: Number, const FMA: bool>(row: &mut [T], factors: Factors) {
+fn gradient_of<const FMA: bool>(row: &mut [f32], factors: Factors) {
     let Factors { inverse_temperature, max, exp: factor, plain_exp, constant } = factors;
     match plain_exp {
         None => {
             for z in row {
-                *z = T::store(factor * exp::<FMA>((z.load() - max) * inverse_temperature) + constant);
+                *z = factor * exp::<FMA>((*z - max) * inverse_temperature) + constant;
             }
         }
         Some(plain) => {
             for z in row {
-                let x = z.load() - max;
-                *z = T::store(factor * exp::<FMA>(x * inverse_temperature) + plain * exp::<FMA>(x) + constant);
+                let x = *z - max;
+                *z = factor * exp::<FMA>(x * inverse_temperature) + plain * exp::<FMA>(x) + constant;
             }
         }
     }
@@ -104,12 +102,12 @@ fn gradient_of<T: Number, const FMA: bool>(row: &mut [T], factors: Factors) {
 macro_rules! walks {
     ($sums:ident, $gradient:ident, $fma:literal $(, $features:literal)?) => {
         $(#[target_feature(enable = $features)])?
-        fn $sums<T: Number>(rows: &[T], width: usize, wanted: Wanted) -> Vec<Found> {
-            rows.chunks_exact(width).map(|row| sums_of::<T, $fma>(row, wanted)).collect()
+        fn $sums(rows: &[f32], width: usize, wanted: Wanted) -> Vec<Found> {
+            rows.chunks_exact(width).map(|row| sums_of::<$fma>(row, wanted)).collect()
         }
         $(#[target_feature(enable = $features)])?
-        fn $gradient<T: Number>(rows: &mut [T], width: usize, factors: &[Factors]) {
-            rows.chunks_exact_mut(width).zip(factors).for_each(|(row, &factors)| gradient_of::<T, $fma>(row, factors));
+        fn $gradient(rows: &mut [f32], width: usize, factors: &[Factors]) {
+            rows.chunks_exact_mut(width).zip(factors).for_each(|(row, &factors)| gradient_of::<$fma>(row, factors));
         }
     };
 }
@@ -121,7 +119,7 @@ walks!(sums_avx2, gradient_avx2, true, "avx2,fma");
 walks!(sums_avx512, gradient_avx512, true, "avx512f,avx512bw,avx512dq,avx512vl,fma");
 
 /// Sums of each row of `width` logits.
-pub fn sums<T: Number>(rows: &[T], width: usize, wanted: Wanted) -> Vec<Found> {
+pub fn sums(rows: &[f32], width: usize, wanted: Wanted) -> Vec<Found> {
     #[cfg(target_arch = "x86_64")]
     {
         if has_avx512() {
@@ -137,7 +135,7 @@ pub fn sums<T: Number>(rows: &[T], width: usize, wanted: Wanted) -> Vec<Found> {
 }
 
 /// Writes each row's gradient over its logits.
-pub fn gradient<T: Number>(rows: &mut [T], width: usize, factors: &[Factors]) {
+pub fn gradient(rows: &mut [f32], width: usize, factors: &[Factors]) {
     #[cfg(target_arch = "x86_64")]
     {
         if has_avx512() {

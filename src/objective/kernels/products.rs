@@ -1,0 +1,142 @@
+//! The head's three products, with f32 results whatever the inputs: what a sum of many parts loses when it is rounded to bf16,
+//! a softmax of it does not give back.
+
+use tch::{Kind, Tensor};
+
+#[cxx::bridge(namespace = "hydrometer")]
+mod ffi {
+    unsafe extern "C++" {
+        include!("products.h");
+
+        #[namespace = "at"]
+        type Tensor;
+
+        unsafe fn bf16_logits(hidden: *const Tensor, weight: *const Tensor, logits: *mut Tensor) -> Result<()>;
+        unsafe fn bf16_gradients(
+            gradient: *const Tensor,
+            hidden: *const Tensor,
+            weight: *const Tensor,
+            d_hidden: *mut Tensor,
+            d_weight: *mut Tensor,
+        ) -> Result<()>;
+    }
+}
+
+/// Writes h·Wᵀ, of h `[C, d]` and W `[V, d]` (f32 or bf16), into `z_cv` (f32).
+pub fn logits(hidden_cd: &Tensor, weight_vd: &Tensor, z_cv: &Tensor) {
+    Route::of(hidden_cd, weight_vd).logits(hidden_cd, weight_vd, z_cv);
+}
+
+/// Of g `[C, V]` (f32): writes g·W into `d_hidden_cd` (f32), and adds gᵀ·h to `d_weight_vd` (f32). Where h and W are bf16, g is
+/// rounded to it.
+pub fn gradients(gradient_cv: &Tensor, hidden_cd: &Tensor, weight_vd: &Tensor, d_hidden_cd: &Tensor, d_weight_vd: &Tensor) {
+    Route::of(hidden_cd, weight_vd).gradients(gradient_cv, hidden_cd, weight_vd, d_hidden_cd, d_weight_vd);
+}
+
+/// Who computes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Route {
+    /// Our blocks: bf16 on a CPU that multiplies it.
+    Blocks,
+    /// ATen, from bf16 to f32: on a GPU.
+    Mixed,
+    /// ATen, in f32.
+    Single,
+}
+
+impl Route {
+    fn of(hidden_cd: &Tensor, weight_vd: &Tensor) -> Self {
+        if (hidden_cd.kind(), weight_vd.kind()) != (Kind::BFloat16, Kind::BFloat16) {
+            return Route::Single;
+        }
+        if hidden_cd.device().is_cuda() {
+            return Route::Mixed;
+        }
+        if hidden_cd.size()[1] % 2 == 0 && multiplies_bf16() { Route::Blocks } else { Route::Single }
+    }
+
+    fn logits(self, hidden_cd: &Tensor, weight_vd: &Tensor, z_cv: &Tensor) {
+        match self {
+            Route::Blocks => {
+                let (hidden_cd, weight_vd) = (hidden_cd.contiguous(), weight_vd.contiguous());
+                // SAFETY: `of` checked kinds; shapes agree and z is contiguous, as the head made it; all outlive the call.
+                let done = unsafe { ffi::bf16_logits(pointer(&hidden_cd), pointer(&weight_vd), pointer(z_cv).cast_mut()) };
+                done.expect("a product of bfloat16 blocks");
+            }
+            Route::Mixed => drop(hidden_cd.mm_dtype_out(z_cv, &weight_vd.tr(), Kind::Float)),
+            Route::Single => drop(single(hidden_cd).mm_out(z_cv, &single(weight_vd).tr())),
+        }
+    }
+
+    fn gradients(self, gradient_cv: &Tensor, hidden_cd: &Tensor, weight_vd: &Tensor, d_hidden_cd: &Tensor, d_weight_vd: &Tensor) {
+        let mut d_weight_vd = d_weight_vd.shallow_clone();
+        match self {
+            Route::Blocks => {
+                let (hidden_cd, weight_vd) = (hidden_cd.contiguous(), weight_vd.contiguous());
+                let read = [gradient_cv, &hidden_cd, &weight_vd].map(pointer);
+                let written = [d_hidden_cd, &d_weight_vd].map(|t| pointer(t).cast_mut());
+                // SAFETY: as above; the gradients are contiguous, as the head and the weights' buffer made them.
+                unsafe { ffi::bf16_gradients(read[0], read[1], read[2], written[0], written[1]) }
+                    .expect("a product of bfloat16 blocks");
+            }
+            Route::Mixed => {
+                let rounded_cv = gradient_cv.to_kind(Kind::BFloat16);
+                let _ = rounded_cv.mm_dtype_out(d_hidden_cd, weight_vd, Kind::Float);
+                let _ = d_weight_vd.g_add_(&rounded_cv.tr().mm_dtype(hidden_cd, Kind::Float));
+            }
+            Route::Single => {
+                let rounded_cv = single(&gradient_cv.to_kind(hidden_cd.kind()));
+                let _ = rounded_cv.mm_out(d_hidden_cd, &single(weight_vd));
+                let _ = d_weight_vd.addmm_(&rounded_cv.tr(), &single(hidden_cd));
+            }
+        }
+    }
+}
+
+fn multiplies_bf16() -> bool {
+    #[cfg(target_arch = "x86_64")]
+    return is_x86_feature_detected!("avx512bf16")
+        && is_x86_feature_detected!("avx512vl")
+        && is_x86_feature_detected!("avx512bw");
+    #[cfg(not(target_arch = "x86_64"))]
+    false
+}
+
+fn single(t: &Tensor) -> Tensor {
+    t.to_kind(Kind::Float)
+}
+
+fn pointer(tensor: &Tensor) -> *const ffi::Tensor {
+    tensor.as_ptr().cast()
+}
+
+#[cfg(test)]
+mod tests {
+    use tch::Device;
+
+    use super::*;
+
+    /// Shapes that are no multiple of any block, and some that are.
+    #[test]
+    fn blocks_are_the_products_in_single_precision() {
+        if !multiplies_bf16() {
+            eprintln!("skipped: this CPU does not multiply bf16");
+            return;
+        }
+        for [c, v, d] in [[1, 1, 2], [3, 130, 34], [129, 1000, 64], [700, 257, 576], [128, 384, 32]] {
+            let normal = |shape: [i64; 2]| Tensor::randn(shape, (Kind::Float, Device::Cpu));
+            let (h, w) = (normal([c, d]).to_kind(Kind::BFloat16), normal([v, d]).to_kind(Kind::BFloat16));
+            let (g, start) = (normal([c, v]), normal([v, d]));
+            let [blocks, exact] = [Route::Blocks, Route::Single].map(|route| {
+                let (z, dh, dw) = (g.zeros_like(), h.to_kind(Kind::Float), start.copy());
+                route.logits(&h, &w, &z);
+                route.gradients(&g, &h, &w, &dh, &dw);
+                [z, dh, dw]
+            });
+            for (what, (found, expected)) in ["logits", "d_hidden", "d_weight"].into_iter().zip(blocks.iter().zip(&exact)) {
+                let off = (found - expected).abs().max().double_value(&[]) / expected.abs().max().double_value(&[]);
+                assert!(off < 1e-5, "{what} of {c} x {v} x {d}: {off}");
+            }
+        }
+    }
+}
