@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::experiment::recipe::{TrainRecipe, identity};
 use crate::experiment::{DataFiles, Experiment, Student, Teacher};
 use crate::record::journal::{self, Event};
+use crate::teacher::kept::Kept;
 
 /// A job, complete: written to `job.json` in its folder and read by every rank.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -55,8 +56,7 @@ pub enum Work {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct CachePlace {
     pub folder: PathBuf,
-    pub top_k: usize,
-    pub temperatures: Vec<f64>,
+    pub kept: Kept,
 }
 
 /// Where a run stands.
@@ -112,9 +112,9 @@ pub fn data_folder(runs: &Path, recipe: &TrainRecipe) -> PathBuf {
 
 /// The cache of `teacher`.
 pub fn cache_place(runs: &Path, teacher: &Teacher) -> CachePlace {
-    let Teacher { name, recipe, top_k, temperatures, .. } = teacher;
-    let hash = identity(&(recipe, top_k, temperatures));
-    CachePlace { folder: runs.join(format!("cache-{name}-k{top_k}-{hash}")), top_k: *top_k, temperatures: temperatures.clone() }
+    let Teacher { name, recipe, kept, .. } = teacher;
+    let hash = identity(&(recipe, kept));
+    CachePlace { folder: runs.join(format!("cache-{name}-{}-{hash}", kept.tag())), kept: kept.clone() }
 }
 
 /// The baseline of each distinct (data, evaluation) among the students: its id and the student it goes by.
