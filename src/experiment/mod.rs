@@ -83,6 +83,8 @@ pub struct Teacher {
     pub data: DataFiles,
     /// Of its answers, for all arms.
     pub kept: Kept,
+    /// Ids that its answers are over: what its students know of its own.
+    pub vocab_size: usize,
 }
 
 /// A student run.

@@ -68,7 +68,8 @@ pub fn find_or_add(
     }
     let run = file_name(&format!("teacher-{name}-{}", identity(&recipe)));
     let index = experiment.teachers.iter().position(|teacher| teacher.run == run).unwrap_or_else(|| {
-        experiment.teachers.push(Teacher { name: name.to_string(), run, model, recipe, data, kept: Kept::default() });
+        let (name, vocab_size) = (name.to_string(), recipe.model.vocab_size);
+        experiment.teachers.push(Teacher { name, run, model, recipe, data, kept: Kept::default(), vocab_size });
         experiment.teachers.len() - 1
     });
     experiment.teachers[index].kept.include(objective, top_k);

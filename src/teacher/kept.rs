@@ -2,7 +2,11 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::pack::id_bits;
 use crate::objective::{Objective, Tail};
+
+/// Of a packed log-probability, at most on average.
+const LOGPROB_BITS: usize = 16;
 
 /// The largest of what the arms that share a cache ask for.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -36,11 +40,16 @@ impl Kept {
         }
     }
 
-    /// Bytes of a token's answers over `vocab_size` ids, less a sequence's share of its key.
+    /// Drawn ids a token, over all temperatures.
+    pub fn drawn(&self) -> usize {
+        self.draws * self.draw_temperatures.len()
+    }
+
+    /// Bytes of a token's answers over `vocab_size` ids, about: log-probabilities are packed.
     pub fn bytes_per_token(&self, vocab_size: usize) -> u64 {
-        let id = if narrow(vocab_size) { 2 } else { 4 };
-        let best = self.top_k * (id + 2) + self.temperatures.len() * 4;
-        (best + self.draws * self.draw_temperatures.len() * id) as u64
+        let id = id_bits(vocab_size) as usize;
+        let bits = self.top_k * (id + LOGPROB_BITS) + self.drawn() * id;
+        (bits.div_ceil(8) + 4 * self.temperatures.len()) as u64
     }
 
     /// As in a folder's name: `k20`, `k20-n8`, `n8`.
@@ -55,11 +64,6 @@ impl Kept {
         let draws = (self.draws > 0).then(|| format!("{} draws", self.draws));
         best.into_iter().chain(draws).collect::<Vec<_>>().join(" and ")
     }
-}
-
-/// Whether ids below `vocab_size` fit 2 bytes.
-pub fn narrow(vocab_size: usize) -> bool {
-    vocab_size <= 1 << 16
 }
 
 fn insert(sorted: &mut Vec<f64>, temperature: f64) {
