@@ -89,12 +89,12 @@ pub fn plan(common: &Common, output: Output) -> Result<ExitCode> {
     println!("{}", table.build().with(Style::sharp()));
     for (teacher, planned) in teachers.iter().zip(&experiment.teachers) {
         println!(
-            "teacher {}: {} ({}), {} tokens, top {} kept in {}",
+            "teacher {}: {} ({}), {} tokens, {} kept in {}",
             planned.name,
             planned.run,
             teacher["status"].as_str().unwrap_or_default(),
             planned.recipe.tokens,
-            planned.top_k,
+            planned.kept.words(),
             cache_place(&common.runs, planned).folder.display()
         );
     }
@@ -202,7 +202,8 @@ fn teachers(experiment: &Experiment, common: &Common) -> Vec<Value> {
                 "tokens": teacher.recipe.tokens,
                 "updates": teacher.recipe.updates(),
                 "train_flops": teacher.recipe.train_flops(),
-                "top_k": teacher.top_k,
+                "top_k": teacher.kept.top_k,
+                "draws": teacher.kept.draws,
                 "cache": cache_place(&common.runs, teacher).folder,
             })
         })

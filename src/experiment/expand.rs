@@ -15,7 +15,7 @@ use super::resolve::{Settings, applies};
 use super::source::{Place, Setting};
 use super::sweep::{self, Met};
 use super::{Experiment, Method, Options, Skipped, Student, taught};
-use crate::objective::Objective;
+use crate::objective::{Objective, Tail};
 use crate::user_error;
 
 /// Runs of an experiment, at most.
@@ -150,7 +150,7 @@ fn add_runs(
     check(&recipe, &settings, at, "student", options)?;
     let teacher = match loss.objective.needs_teacher() {
         false => None,
-        true => Some(taught::find_or_add(experiment, file, presets, &settings, loss.objective.temperature(), at, options)?),
+        true => Some(taught::find_or_add(experiment, file, presets, &settings, loss.objective, at, options)?),
     };
     if let Some(index) = teacher {
         let trained = Box::new(experiment.teachers[index].recipe.clone());
@@ -226,12 +226,14 @@ pub fn check(recipe: &TrainRecipe, settings: &Settings, at: &Place, model_key: &
 }
 
 fn describe(recipe: &TrainRecipe, teacher: &str, swept: &[&str]) -> String {
+    let objective = recipe.loss.objective;
+    let drawn = objective.tail() == Some(Tail::Sampled);
     let k = match &recipe.teacher {
-        Some(_) if swept.contains(&"top_k") => "top-k".to_string(),
+        Some(_) if swept.contains(&"top_k") => if drawn { "draws" } else { "top-k" }.to_string(),
+        Some(teacher) if drawn => format!("{} draws", teacher.top_k),
         Some(teacher) => format!("top-{}", teacher.top_k),
         None => String::new(),
     };
-    let objective = recipe.loss.objective;
     if objective == Objective::HardCe {
         return "hard-ce".to_string();
     }

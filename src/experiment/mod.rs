@@ -27,6 +27,8 @@ pub use expand::load;
 use fair::Fairness;
 use recipe::TrainRecipe;
 
+use crate::teacher::kept::Kept;
+
 /// What the command line says about reading the file.
 #[derive(Clone, Copy, Debug)]
 pub struct Options {
@@ -79,10 +81,10 @@ pub struct Teacher {
     pub model: String,
     pub recipe: TrainRecipe,
     pub data: DataFiles,
-    /// The largest of the arms that share the cache.
-    pub top_k: usize,
-    /// Of all arms, sorted, always with 1.
-    pub temperatures: Vec<f64>,
+    /// Of its answers, for all arms.
+    pub kept: Kept,
+    /// Ids that its answers are over: what its students know of its own.
+    pub vocab_size: usize,
 }
 
 /// A student run.

@@ -152,12 +152,6 @@ impl Settings {
             }
             _ => Objective::LogprobMse { mse_mean, temperature },
         };
-        if objective.tail() == Some(Tail::Sampled) {
-            let at = &self.place("tail", of).0;
-            return Err(user_error!(
-                "{at}: tail \"sampled\" needs a cache of draws, which teachers do not write yet; use another"
-            ));
-        }
         if let Objective::KlForward { tail: Tail::Metaseq, .. } = objective {
             let at = &self.place("tail", of).0;
             return Err(user_error!("{at}: tail \"metaseq\" is the seed's soft-ce; it is no divergence, use soft-ce with it"));

@@ -9,16 +9,17 @@ use super::recipe::{EvalRecipe, TrainRecipe, identity};
 use super::resolve::Settings;
 use super::source::{Place, unknown};
 use super::{Experiment, Options, Teacher};
-use crate::objective::{Loss, Objective};
+use crate::objective::{Loss, Objective, Tail};
+use crate::teacher::kept::Kept;
 use crate::user_error;
 
-/// Finds or adds the teacher of a student with `settings`, at the `temperature` of its objective; its index.
+/// Finds or adds the teacher of a student with `settings`, whose arm minimises `objective`; its index.
 pub fn find_or_add(
     experiment: &mut Experiment,
     file: &File,
     presets: &Presets,
     settings: &Settings,
-    temperature: f64,
+    objective: Objective,
     at: &Place,
     options: &Options,
 ) -> Result<usize> {
@@ -61,21 +62,16 @@ pub fn find_or_add(
     };
     check(&recipe, &merged, teacher_at, "model", options)?;
     let top_k = settings.top_k()?;
-    if top_k > recipe.model.vocab_size {
+    if objective.tail() != Some(Tail::Sampled) && top_k > recipe.model.vocab_size {
         let place = settings.place("top_k", at);
         return Err(user_error!("{}: top_k {top_k} is larger than the vocabulary of {}", place.0, recipe.model.vocab_size));
     }
     let run = file_name(&format!("teacher-{name}-{}", identity(&recipe)));
     let index = experiment.teachers.iter().position(|teacher| teacher.run == run).unwrap_or_else(|| {
-        let (name, temperatures) = (name.to_string(), vec![1.0]);
-        experiment.teachers.push(Teacher { name, run, model, recipe, data, top_k, temperatures });
+        let (name, vocab_size) = (name.to_string(), recipe.model.vocab_size);
+        experiment.teachers.push(Teacher { name, run, model, recipe, data, kept: Kept::default(), vocab_size });
         experiment.teachers.len() - 1
     });
-    let teacher = &mut experiment.teachers[index];
-    teacher.top_k = teacher.top_k.max(top_k);
-    if !teacher.temperatures.contains(&temperature) {
-        teacher.temperatures.push(temperature);
-        teacher.temperatures.sort_by(f64::total_cmp);
-    }
+    experiment.teachers[index].kept.include(objective, top_k);
     Ok(index)
 }

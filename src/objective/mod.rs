@@ -3,6 +3,7 @@
 //! Formulas, gradients and their sources stand in docs/objectives.md; [`reference`] says the same in code that can be read.
 
 pub mod case;
+mod draw;
 mod exchange;
 pub mod head;
 mod kernels;

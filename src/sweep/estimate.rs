@@ -5,7 +5,7 @@ use std::path::Path;
 
 use serde::Serialize;
 
-use super::job::{Job, Status, Work, cache_place, journal_path, status};
+use super::job::{Job, Status, Work, journal_path, status};
 use crate::experiment::Experiment;
 use crate::experiment::budget::answers;
 use crate::experiment::recipe::{Precision, TrainRecipe};
@@ -97,11 +97,11 @@ pub fn estimate(experiment: &Experiment, runs: &Path, history: &History) -> Esti
     // Final weights in f32; a run that is under way keeps the optimizer's two moments beside them.
     let kept: u64 = trained.iter().map(|(_, r)| 4 * r.model.parameter_count() + STEP_BYTES * r.updates()).sum();
     let under_way = trained.iter().map(|(_, recipe)| 12 * recipe.model.parameter_count()).max().unwrap_or(0);
-    let caches = experiment.teachers.iter().enumerate().map(|(index, teacher)| {
-        let place = cache_place(runs, teacher);
-        let id = if teacher.recipe.model.vocab_size <= 1 << 16 { 2 } else { 4 };
-        answers(experiment, index) * (place.top_k as u64 * (id + 2) + 4 * place.temperatures.len() as u64)
-    });
+    let caches = experiment
+        .teachers
+        .iter()
+        .enumerate()
+        .map(|(index, teacher)| answers(experiment, index) * teacher.kept.bytes_per_token(teacher.recipe.model.vocab_size));
     Estimate {
         runs_left: left.len(),
         seconds_left: seconds.map(|seconds| seconds.iter().sum()).filter(|_| !left.is_empty() && !history.is_empty()),

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::experiment::recipe::{TrainRecipe, identity};
 use crate::experiment::{DataFiles, Experiment, Student, Teacher};
 use crate::record::journal::{self, Event};
+use crate::teacher::title::Title;
 
 /// A job, complete: written to `job.json` in its folder and read by every rank.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -51,12 +52,11 @@ pub enum Work {
     },
 }
 
-/// Where a teacher's answers are and what was kept of them.
+/// Where a teacher's answers are and what they are of.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct CachePlace {
     pub folder: PathBuf,
-    pub top_k: usize,
-    pub temperatures: Vec<f64>,
+    pub title: Title,
 }
 
 /// Where a run stands.
@@ -112,9 +112,11 @@ pub fn data_folder(runs: &Path, recipe: &TrainRecipe) -> PathBuf {
 
 /// The cache of `teacher`.
 pub fn cache_place(runs: &Path, teacher: &Teacher) -> CachePlace {
-    let Teacher { name, recipe, top_k, temperatures, .. } = teacher;
-    let hash = identity(&(recipe, top_k, temperatures));
-    CachePlace { folder: runs.join(format!("cache-{name}-k{top_k}-{hash}")), top_k: *top_k, temperatures: temperatures.clone() }
+    let Teacher { name, recipe, kept, vocab_size, .. } = teacher;
+    // A tokenizer that is trained here follows from the text.
+    let tokenizer = identity(&(&recipe.data.content, &recipe.data.tokenizer));
+    let title = Title::new(identity(recipe), tokenizer, *vocab_size, kept.clone());
+    CachePlace { folder: runs.join(format!("cache-{name}-{}-{}", kept.tag(), &title.hash()[..8])), title }
 }
 
 /// The baseline of each distinct (data, evaluation) among the students: its id and the student it goes by.

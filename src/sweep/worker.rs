@@ -18,7 +18,7 @@ use crate::experiment::recipe::TrainRecipe;
 use crate::model::Decoder;
 use crate::record::journal::{self, Event, Journal};
 use crate::teacher::cache::Cache;
-use crate::teacher::teach::{Kept, teach};
+use crate::teacher::teach::Lecturer;
 use crate::train::checkpoint;
 use crate::train::run::{Outcome, Place, evaluation_events, final_weights, train};
 
@@ -79,7 +79,7 @@ fn dispatch(job: &Job, mesh: &Mesh, mut journal: Option<&mut Journal>, stop: &At
     let stopped = || stop.load(Ordering::Relaxed);
     match &job.work {
         Work::Train { recipe, cache } => {
-            let open = |place: &CachePlace| Cache::open(&place.folder, place.top_k, &place.temperatures);
+            let open = |place: &CachePlace| Cache::open(&place.folder, &place.title);
             let (train_split, held_out) = (split("train")?, split(&recipe.eval.on)?);
             let cache = cache.as_ref().map(open).transpose()?;
             if let Some(journal) = journal.as_mut() {
@@ -103,11 +103,11 @@ fn dispatch(job: &Job, mesh: &Mesh, mut journal: Option<&mut Journal>, stop: &At
             wanted.dedup();
             let weights = checkpoint::load_weights(&final_weights(weights), &recipe.model, recipe.precision.kind(), mesh)?;
             let decoder = Decoder::new(&recipe.model, recipe.data.context, &weights.leaves, mesh);
-            let kept = Kept { top_k: cache.top_k, temperatures: &cache.temperatures };
             if let Some(journal) = journal.as_mut() {
                 journal.write(&started(job, recipe))?;
             }
-            let complete = teach(recipe, &decoder, &train_split, &wanted, &kept, &cache.folder, mesh, |done, total| {
+            let lecturer = Lecturer { decoder: &decoder, title: &cache.title, context: recipe.data.context, mesh };
+            let complete = lecturer.teach(&train_split, &wanted, &cache.folder, |done, total| {
                 let mut flag = [f64::from(mesh.is_first() && stopped())];
                 mesh.world.sum(&mut flag, mesh.device)?;
                 if let Some(journal) = journal.as_mut() {

@@ -1,4 +1,9 @@
 //! Who teaches: a trained model's answers, computed once and shared by every arm.
 
+pub mod block;
 pub mod cache;
+mod draws;
+pub mod kept;
+mod pack;
 pub mod teach;
+pub mod title;

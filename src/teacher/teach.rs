@@ -3,79 +3,113 @@
 use std::path::Path;
 
 use anyhow::Result;
-use half::f16;
-use tch::{Device, Kind};
+use tch::{Device, Kind, Tensor};
 
-use super::cache::{Block, Cache};
+use super::block::{Answers, Block};
+use super::cache::Cache;
+use super::draws::numbers;
+use super::title::Title;
 use crate::data::batch::{Batch, Row};
 use crate::data::sequences::Sequence;
 use crate::data::tokens::TokenizedSplit;
 use crate::dist::Mesh;
-use crate::experiment::recipe::TrainRecipe;
 use crate::model::Decoder;
 use crate::objective::head::Head;
+use crate::user_error;
 
 /// Input tokens of a forward pass.
 const PASS_TOKENS: usize = 8192;
 /// Passes collected into a block.
 const PASSES_PER_BLOCK: usize = 8;
 
-/// What the cache keeps per token.
-pub struct Kept<'a> {
-    pub top_k: usize,
-    pub temperatures: &'a [f64],
+/// A model that answers, on each of its ranks.
+pub struct Lecturer<'a> {
+    pub decoder: &'a Decoder,
+    /// What it is and what is kept of its answers: ids beyond the title's vocabulary, which pads the model's, take no
+    /// probability.
+    pub title: &'a Title,
+    /// Longest sequence.
+    pub context: usize,
+    pub mesh: &'a Mesh,
 }
 
-/// Adds to the cache in `folder` what it lacks of `wanted`. Calls `progress(done, total)` in targets after every pass; a
-/// `false` from it (on every rank alike) stops early. Returns whether the cache is complete.
-pub fn teach(
-    recipe: &TrainRecipe,
-    decoder: &Decoder,
-    split: &TokenizedSplit,
-    wanted: &[Sequence],
-    kept: &Kept,
-    folder: &Path,
-    mesh: &Mesh,
-    mut progress: impl FnMut(u64, u64) -> Result<bool>,
-) -> Result<bool> {
-    let _guard = tch::no_grad_guard();
-    let cache = Cache::open(folder, kept.top_k, kept.temperatures)?;
-    let missing: Vec<Sequence> = wanted.iter().copied().filter(|s| !cache.contains(&s.key(split))).collect();
-    let targets = |of: &[Sequence]| of.iter().map(|s| s.targets as u64).sum::<u64>();
-    let (total, mut done) = (targets(wanted), targets(wanted) - targets(&missing));
-    drop(cache);
-    let head = Head {
-        weight_vd: decoder.head_weight(),
-        vocab_start: decoder.vocab_start,
-        vocab_size: recipe.model.vocab_size as i64,
-        tp: &mesh.tp,
-    };
-    let rows_per_pass = (PASS_TOKENS / recipe.data.context).max(1);
-    for group in missing.chunks(rows_per_pass * PASSES_PER_BLOCK) {
-        let mut block = Block::default();
-        for chunk in group.chunks(rows_per_pass) {
-            let rows: Vec<Row> = chunk.iter().copied().map(Row::whole).collect();
-            let batch = Batch::new(&rows, split, mesh.device);
-            let hidden = decoder.forward(&batch.inputs_bt, &mesh.tp)?;
-            let hidden_nd = hidden.flatten(0, 1).index_select(0, &batch.positions_n);
-            let (ids, logits, lse) = head.top_k(&hidden_nd, kept.top_k as i64, kept.temperatures)?;
-            let unit = kept.temperatures.iter().position(|&t| t == 1.0).expect("temperature 1 is always kept");
-            let logprobs = logits - lse.narrow(1, unit as i64, 1);
-            let flat = |t: tch::Tensor| t.to_device(Device::Cpu).flatten(0, -1);
-            block.keys.extend(chunk.iter().map(|s| s.key(split)));
-            block.lengths.extend(chunk.iter().map(|s| s.targets as u64));
-            block.ids.extend(Vec::<i64>::try_from(flat(ids))?.into_iter().map(|id| id as u32));
-            block.logprobs.extend(Vec::<f32>::try_from(flat(logprobs))?.into_iter().map(f16::from_f32));
-            block.lse.extend(Vec::<f32>::try_from(flat(lse.to_kind(Kind::Float)))?);
-            done += targets(chunk);
+impl Lecturer<'_> {
+    /// Adds to the cache in `folder` what it lacks of `wanted`. Calls `progress(done, total)` in targets after every pass; a
+    /// `false` from it (on every rank alike) stops early. Returns whether the cache is complete.
+    pub fn teach(
+        &self,
+        split: &TokenizedSplit,
+        wanted: &[Sequence],
+        folder: &Path,
+        mut progress: impl FnMut(u64, u64) -> Result<bool>,
+    ) -> Result<bool> {
+        let cache = Cache::open(folder, self.title)?;
+        let missing: Vec<Sequence> = wanted.iter().copied().filter(|s| !cache.contains(&s.key(split))).collect();
+        let targets = |of: &[Sequence]| of.iter().map(|s| s.targets as u64).sum::<u64>();
+        let (total, mut done) = (targets(wanted), targets(wanted) - targets(&missing));
+        drop(cache);
+        if self.mesh.is_first() {
+            self.title.write(folder)?;
         }
-        if mesh.is_first() {
-            block.write(folder, kept.top_k, kept.temperatures, recipe.model.vocab_size)?;
+        let per_pass = self.sequences_per_pass();
+        for group in missing.chunks(per_pass * PASSES_PER_BLOCK) {
+            let mut block = Block::default();
+            for chunk in group.chunks(per_pass) {
+                block.keys.extend(chunk.iter().map(|s| s.key(split)));
+                block.lengths.extend(chunk.iter().map(|s| s.targets as u64));
+                block.answers.append(self.answer(split, chunk)?);
+                done += targets(chunk);
+            }
+            if self.mesh.is_first() {
+                block.write(folder, self.title)?;
+            }
+            if !progress(done, total)? {
+                return Ok(false);
+            }
         }
-        if !progress(done, total)? {
-            return Ok(false);
-        }
+        self.mesh.world.barrier(self.mesh.device)?;
+        Ok(true)
     }
-    mesh.world.barrier(mesh.device)?;
-    Ok(true)
+
+    /// Sequences of a forward pass.
+    pub fn sequences_per_pass(&self) -> usize {
+        (PASS_TOKENS / self.context).max(1)
+    }
+
+    /// The answers for every target of `sequences`, in one forward pass.
+    pub fn answer(&self, split: &TokenizedSplit, sequences: &[Sequence]) -> Result<Answers> {
+        let _guard = tch::no_grad_guard();
+        let Title { kept, vocab_size, .. } = self.title;
+        let vocab_start = self.decoder.vocab_start;
+        let rows = self.decoder.head_weight().size()[0].min(*vocab_size as i64 - vocab_start);
+        if rows <= 0 {
+            let (tp, start) = (self.mesh.tp.size, vocab_start);
+            return Err(user_error!("tp = {tp} leaves a rank with nothing but padding, from id {start} on; use fewer ranks"));
+        }
+        let weight_vd = self.decoder.head_weight().narrow(0, 0, rows);
+        let head = Head { weight_vd: &weight_vd, vocab_start, vocab_size: *vocab_size as i64, tp: &self.mesh.tp };
+        let whole: Vec<Row> = sequences.iter().copied().map(Row::whole).collect();
+        let batch = Batch::new(&whole, split, self.mesh.device);
+        let hidden = self.decoder.forward(&batch.inputs_bt, &self.mesh.tp)?;
+        let hidden_nd = hidden.flatten(0, 1).index_select(0, &batch.positions_n);
+
+        let flat = |t: Tensor| t.to_device(Device::Cpu).flatten(0, -1);
+        let ids = |t: Tensor| -> Result<Vec<u32>> { Ok(Vec::<i64>::try_from(flat(t))?.iter().map(|&id| id as u32).collect()) };
+        let mut answers = Answers::default();
+        if kept.top_k > 0 {
+            let (best, logits, lse) = head.top_k(&hidden_nd, kept.top_k as i64, &kept.temperatures)?;
+            let unit = kept.temperatures.iter().position(|&t| t == 1.0).expect("temperature 1 is always kept");
+            answers.ids = ids(best)?;
+            answers.logprobs = Vec::try_from(flat(logits - lse.narrow(1, unit as i64, 1)))?;
+            answers.lse = Vec::try_from(flat(lse.to_kind(Kind::Float)))?;
+        }
+        if kept.draws > 0 {
+            let teacher = &self.title.teacher;
+            let at: Vec<u64> = sequences.iter().flat_map(|s| numbers(teacher, &s.key(split), s.targets, kept.draws)).collect();
+            let draw = |&temperature: &f64| head.draw(&hidden_nd, temperature, &at, kept.draws);
+            let by_temperature = kept.draw_temperatures.iter().map(draw).collect::<Result<Vec<Tensor>>>()?;
+            answers.draws = ids(Tensor::cat(&by_temperature, 1))?;
+        }
+        Ok(answers)
+    }
 }

@@ -163,8 +163,7 @@ fn accumulate(
         let batch = Batch::new(mine, place.train, mesh.device);
         let teacher = match (&recipe.teacher, &place.cache) {
             (Some(teacher), Some(cache)) => {
-                let temperature = recipe.loss.objective.temperature();
-                Some(cache.targets(mine, place.train, teacher.top_k, temperature, mesh.device)?)
+                Some(cache.answers(mine, place.train, recipe.loss.objective, teacher.top_k, mesh.device)?)
             }
             (Some(_), None) => return Err(anyhow!("no teacher cache for an arm that needs one")),
             (None, _) => None,

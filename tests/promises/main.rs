@@ -13,6 +13,7 @@ mod lab;
 mod loss_evaluates_tensors_from_anywhere;
 mod objectives_equal_the_f64_reference;
 mod recomputed_activations_change_no_bit;
+mod sampled_tails_are_unbiased_on_any_mesh;
 mod shards_of_every_family_learn_as_one;
 mod shards_train_as_one;
 mod sweeps_explain_themselves;

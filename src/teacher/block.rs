@@ -1,0 +1,170 @@
+//! A block of a cache: the answers for some sequences, each readable by itself.
+//!
+//! A safetensors file named by the SHA-256 of its bytes, so that damage shows on opening. The answers of a sequence are a stream
+//! of bits (see [`super::pack`]) that begins at its own byte: for each token its best ids, their log-probabilities, its draws.
+//! Logsumexps stand apart in f32. With k best ids of b bits, a token takes about k·(b + 12) bits and 4 bytes a temperature.
+
+use std::collections::HashMap;
+use std::fs::{self, File};
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+
+use anyhow::{Context, Result, ensure};
+use safetensors::tensor::{Dtype, SafeTensors, TensorView};
+
+use super::pack::{Reader, Writer};
+use super::title::Title;
+use crate::record::store::{replace_bytes, sha256_hex};
+use crate::user_error;
+
+/// What a teacher says of some tokens, token by token.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Answers {
+    /// The best ids, best first.
+    pub ids: Vec<u32>,
+    /// Their `logit − lse` at τ = 1.
+    pub logprobs: Vec<f32>,
+    /// logsumexp(z/τ) at each temperature.
+    pub lse: Vec<f32>,
+    /// Drawn ids at each temperature of draws.
+    pub draws: Vec<u32>,
+}
+
+impl Answers {
+    /// Adds the answers to the tokens that follow.
+    pub fn append(&mut self, mut next: Answers) {
+        self.ids.append(&mut next.ids);
+        self.logprobs.append(&mut next.logprobs);
+        self.lse.append(&mut next.lse);
+        self.draws.append(&mut next.draws);
+    }
+}
+
+/// The answers for some sequences, ready to be written.
+#[derive(Default)]
+pub struct Block {
+    pub keys: Vec<[u8; 16]>,
+    /// Targets of each sequence.
+    pub lengths: Vec<u64>,
+    pub answers: Answers,
+}
+
+impl Block {
+    /// Writes the block into `folder`, a part of the cache of this title.
+    pub fn write(&self, folder: &Path, title: &Title) -> Result<()> {
+        let (top_k, drawn) = (title.kept.top_k, title.kept.drawn());
+        let tokens = self.lengths.iter().sum::<u64>() as usize;
+        let Answers { ids, logprobs, lse, draws } = &self.answers;
+        let counts = [ids.len(), logprobs.len(), lse.len(), draws.len()];
+        let wanted = [top_k, top_k, title.kept.temperatures.len(), drawn].map(|each| each * tokens);
+        ensure!(counts == wanted, "a block of {tokens} tokens has {counts:?} numbers, not {wanted:?}");
+        let (mut writer, mut ends) = (Writer::default(), Vec::new());
+        let (mut token, mut order) = (0, Vec::new());
+        for &length in &self.lengths {
+            for token in token..token + length as usize {
+                let own = token * top_k..(token + 1) * top_k;
+                // A pass gives them in order; recorded answers may not be.
+                order.clear();
+                order.extend(own);
+                order.sort_by(|&a, &b| logprobs[b].total_cmp(&logprobs[a]));
+                order.iter().for_each(|&at| writer.id(ids[at], title.id_bits()));
+                writer.logprobs(order.iter().map(|&at| logprobs[at]));
+                draws[token * drawn..(token + 1) * drawn].iter().for_each(|&id| writer.id(id, title.id_bits()));
+            }
+            token += length as usize;
+            ends.extend(writer.align().to_le_bytes());
+        }
+        let lengths: Vec<u8> = self.lengths.iter().flat_map(|n| n.to_le_bytes()).collect();
+        let lse: Vec<u8> = lse.iter().flat_map(|x| x.to_le_bytes()).collect();
+        let (n, keys) = (self.keys.len(), self.keys.concat());
+        let tensors = [
+            ("keys", TensorView::new(Dtype::U8, vec![n, 16], &keys)?),
+            ("lengths", TensorView::new(Dtype::U64, vec![n], &lengths)?),
+            ("ends", TensorView::new(Dtype::U64, vec![n], &ends)?),
+            ("answers", TensorView::new(Dtype::U8, vec![writer.bytes.len()], &writer.bytes)?),
+            ("lse", TensorView::new(Dtype::F32, vec![tokens, title.kept.temperatures.len()], &lse)?),
+        ];
+        let bytes = safetensors::serialize(tensors, Some(HashMap::from([("cache".to_string(), title.hash())])))?;
+        fs::create_dir_all(folder)?;
+        replace_bytes(&folder.join(format!("{}.block", &sha256_hex(&bytes)[..32])), &bytes)
+    }
+}
+
+/// A block that is read from.
+pub struct OpenBlock {
+    file: File,
+    /// Where in the file the tensors begin.
+    answers: u64,
+    lse: u64,
+}
+
+/// Where a sequence's answers lie in its block.
+#[derive(Clone, Copy, Debug)]
+pub struct Place {
+    first_token: u64,
+    pub targets: u64,
+    start: u64,
+    end: u64,
+}
+
+impl OpenBlock {
+    /// Opens the block at `path`, checks every byte of it, and tells what it holds.
+    pub fn open(path: &Path, title: &Title) -> Result<(Self, Vec<([u8; 16], Place)>)> {
+        let damaged = || user_error!("teacher cache block {} is damaged; delete it and teach again", path.display());
+        let bytes = fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
+        let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+        ensure!(sha256_hex(&bytes)[..32] == name, damaged());
+        let tensors = SafeTensors::deserialize(&bytes).map_err(|_| damaged())?;
+        let (_, header) = SafeTensors::read_metadata(&bytes).map_err(|_| damaged())?;
+        let of = header.metadata().as_ref().and_then(|note| note.get("cache")).map(String::as_str).unwrap_or("none");
+        if of != title.hash() {
+            let wanted = title.hash();
+            return Err(user_error!(
+                "{}: the block belongs to cache {of}, not to {wanted}: another teacher, tokenizer or setting; move it away",
+                path.display()
+            ));
+        }
+        let tensor = |name: &str| tensors.tensor(name).map_err(|_| damaged());
+        let offset = |view: &TensorView| view.data().as_ptr() as u64 - bytes.as_ptr() as u64;
+        let u64s = |view: TensorView| -> Vec<u64> {
+            view.data().chunks_exact(8).map(|b| u64::from_le_bytes(b.try_into().expect("8 bytes"))).collect()
+        };
+        let (mut first_token, mut start) = (0, 0);
+        let keys = tensor("keys")?;
+        let places = keys.data().chunks_exact(16).zip(u64s(tensor("lengths")?)).zip(u64s(tensor("ends")?));
+        let places = places.map(|((key, targets), end)| {
+            let place = Place { first_token, targets, start, end };
+            (first_token, start) = (first_token + targets, end);
+            (key.try_into().expect("16 bytes"), place)
+        });
+        let places = places.collect();
+        let open = Self { file: File::open(path)?, answers: offset(&tensor("answers")?), lse: offset(&tensor("lse")?) };
+        Ok((open, places))
+    }
+
+    /// The answers for targets `from .. to` of the sequence at `place`.
+    pub fn read(&self, place: Place, from: usize, to: usize, title: &Title) -> Result<Answers> {
+        let (top_k, drawn, temperatures) = (title.kept.top_k, title.kept.drawn(), title.kept.temperatures.len());
+        let read = |start: u64, length: u64| -> Result<Vec<u8>> {
+            let mut buffer = vec![0; length as usize];
+            self.file.read_exact_at(&mut buffer, start).context("cannot read the teacher cache")?;
+            Ok(buffer)
+        };
+        let packed = read(self.answers + place.start, place.end - place.start)?;
+        let mut reader = Reader::new(&packed);
+        let mut answers = Answers::default();
+        for token in 0..to {
+            if token == from {
+                answers = Answers::default();
+            }
+            (0..top_k).for_each(|_| answers.ids.push(reader.id(title.id_bits())));
+            reader.logprobs(top_k, |logprob| answers.logprobs.push(logprob));
+            (0..drawn).for_each(|_| answers.draws.push(reader.id(title.id_bits())));
+        }
+        reader.check()?;
+        let width = 4 * temperatures as u64;
+        let lse = read(self.lse + (place.first_token + from as u64) * width, (to - from) as u64 * width)?;
+        answers.lse = lse.chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().expect("4 bytes"))).collect();
+        Ok(answers)
+    }
+}

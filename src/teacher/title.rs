@@ -1,0 +1,86 @@
+//! What a cache is of. It stands in `cache.json` in the cache's folder, and by its hash in every block, so that answers of
+//! another teacher or for other tokens are refused wherever they turn up.
+
+use std::fs;
+use std::path::Path;
+
+use anyhow::Result;
+use serde::{Deserialize, Serialize};
+
+use super::kept::Kept;
+use super::pack::id_bits;
+use crate::record::store::{replace_bytes, sha256_hex};
+use crate::user_error;
+
+pub const FILE: &str = "cache.json";
+/// Layout of the blocks.
+const FORMAT: u32 = 2;
+
+/// Whose answers a cache holds, in which tokens, and what is kept of them.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Title {
+    format: u32,
+    /// Identity of the teacher: a hash of its recipe, or of its checkpoint's content.
+    pub teacher: String,
+    /// Hash of what turned text into token ids.
+    pub tokenizer: String,
+    /// Ids that the teacher's probabilities are over.
+    pub vocab_size: usize,
+    pub kept: Kept,
+}
+
+impl Title {
+    pub fn new(teacher: String, tokenizer: String, vocab_size: usize, kept: Kept) -> Self {
+        Self { format: FORMAT, teacher, tokenizer, vocab_size, kept }
+    }
+
+    /// 16 hex digits; part of the names of things.
+    pub fn hash(&self) -> String {
+        sha256_hex(&serde_json::to_vec(self).expect("titles are plain data"))[..16].to_string()
+    }
+
+    /// Bits of an id.
+    pub fn id_bits(&self) -> u32 {
+        id_bits(self.vocab_size)
+    }
+
+    /// Writes `cache.json` into `folder`; refuses a folder that has another one.
+    pub fn write(&self, folder: &Path) -> Result<()> {
+        fs::create_dir_all(folder)?;
+        if folder.join(FILE).exists() {
+            return self.check(&Self::read(folder)?, folder);
+        }
+        replace_bytes(&folder.join(FILE), format!("{:#}\n", serde_json::to_value(self)?).as_bytes())
+    }
+
+    /// The title of the cache in `folder`.
+    pub fn read(folder: &Path) -> Result<Self> {
+        let path = folder.join(FILE);
+        let text = fs::read_to_string(&path)
+            .map_err(|error| user_error!("{}: not a teacher cache, it has no {FILE}: {error}", folder.display()))?;
+        let title: Self = serde_json::from_str(&text).map_err(|error| user_error!("{}: {error}", path.display()))?;
+        if title.format != FORMAT {
+            let found = title.format;
+            return Err(user_error!(
+                "{}: the cache has format {found}, this program reads {FORMAT}; teach again",
+                path.display()
+            ));
+        }
+        Ok(title)
+    }
+
+    /// Refuses a cache in `folder` whose title is `found`; names what differs.
+    fn check(&self, found: &Self, folder: &Path) -> Result<()> {
+        let what = match found {
+            _ if found == self => return Ok(()),
+            _ if found.teacher != self.teacher => format!("is of teacher {}, not {}", found.teacher, self.teacher),
+            _ if found.tokenizer != self.tokenizer => format!("is for tokenizer {}, not {}", found.tokenizer, self.tokenizer),
+            _ if found.vocab_size != self.vocab_size => {
+                format!("is over {} ids, not {}", found.vocab_size, self.vocab_size)
+            }
+            _ => format!("keeps {}, not {}", found.kept.words(), self.kept.words()),
+        };
+        Err(user_error!("{}: the teacher cache {what}; use another folder", folder.display()))
+    }
+}
