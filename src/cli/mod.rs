@@ -66,7 +66,12 @@ enum Verb {
     Doctor,
     /// Do one job (started by `run`).
     #[command(hide = true)]
-    Worker { job: PathBuf },
+    Worker {
+        job: PathBuf,
+        /// The lease it works under.
+        #[arg(long)]
+        lease: Option<String>,
+    },
 }
 
 /// What verbs on an experiment share.
@@ -115,7 +120,7 @@ impl Cli {
             Verb::Eval(eval) => eval.run(self.output),
             Verb::Loss(args) => loss::loss(&args, self.output),
             Verb::Doctor => doctor::doctor(self.output),
-            Verb::Worker { job } => worker::work(&job).map(|()| ExitCode::SUCCESS),
+            Verb::Worker { job, lease } => worker::work(&job, lease.as_deref()),
         }
     }
 }

@@ -25,7 +25,8 @@ pub fn status(common: &Common, output: Output) -> Result<ExitCode> {
         let loss = state.loss.map_or(String::new(), |loss| format!(", loss {loss:.4}"));
         let left = state.seconds_left.map_or(String::new(), |seconds| format!(", {} left", duration(seconds)));
         let (done, total) = (quantity(state.done as f64), quantity(state.total as f64));
-        println!("running      {}: {done}/{total} tokens{loss}{speed}{left}", state.run);
+        let holder = state.holder.as_deref().unwrap_or_default();
+        println!("running      {}: {done}/{total} tokens{loss}{speed}{left} ({holder})", state.run);
     }
     for state in with("interrupted") {
         let (done, total) = (quantity(state.done as f64), quantity(state.total as f64));

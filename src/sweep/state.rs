@@ -1,11 +1,12 @@
 //! Where every job of a sweep stands, as its folder tells from outside.
 
-use std::fs::{self, File};
+use std::fs;
 use std::path::Path;
 
 use serde::Serialize;
 
 use super::job::{Status, baselines, cache_place, journal_path};
+use super::lease::{by, holder};
 use super::local::log_path;
 use crate::experiment::Experiment;
 use crate::record::journal::{self, Event};
@@ -29,6 +30,8 @@ pub struct State {
     /// Over the last steps.
     pub tokens_per_s: Option<f64>,
     pub seconds_left: Option<f64>,
+    /// Who works on it.
+    pub holder: Option<String>,
     /// What went wrong.
     pub error: Option<String>,
     /// The end of its log, where something went wrong.
@@ -51,8 +54,7 @@ pub fn states(experiment: &Experiment, runs: &Path) -> Vec<State> {
 
 fn state(runs: &Path, run: &str, role: &'static str, tokens: u64) -> State {
     let folder = runs.join(run);
-    let path = journal_path(&folder);
-    let events = journal::read(&path);
+    let events = journal::read(&journal_path(&folder));
     let mut state = State {
         run: run.to_string(),
         role,
@@ -62,6 +64,7 @@ fn state(runs: &Path, run: &str, role: &'static str, tokens: u64) -> State {
         loss: None,
         tokens_per_s: None,
         seconds_left: None,
+        holder: None,
         error: None,
         log: Vec::new(),
     };
@@ -82,10 +85,11 @@ fn state(runs: &Path, run: &str, role: &'static str, tokens: u64) -> State {
         let seconds: f64 = rest.iter().map(|(_, seconds)| seconds).sum();
         state.tokens_per_s = (seconds > 0.0).then(|| (end - first) as f64 / seconds);
     }
-    let running = is_locked(&path);
+    let holder = holder(&folder);
     match Status::of(&events) {
-        _ if running => {
+        _ if holder.is_some() => {
             state.status = "running";
+            state.holder = holder.map(|holder| by(Some(&holder)));
             let left = state.total.saturating_sub(state.done) as f64;
             state.seconds_left = state.tokens_per_s.map(|speed| left / speed);
         }
@@ -101,10 +105,4 @@ fn state(runs: &Path, run: &str, role: &'static str, tokens: u64) -> State {
         state.log = lines[lines.len().saturating_sub(LOG_LINES)..].iter().map(|line| line.to_string()).collect();
     }
     state
-}
-
-/// Whether a process has the journal open for writing: it holds a lock as long as it lives.
-fn is_locked(path: &Path) -> bool {
-    let Ok(file) = File::open(path) else { return false };
-    matches!(file.try_lock_shared(), Err(fs::TryLockError::WouldBlock))
 }

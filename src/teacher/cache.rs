@@ -22,7 +22,7 @@ use tch::{Device, Tensor};
 use crate::data::batch::Row;
 use crate::data::tokens::TokenizedSplit;
 use crate::objective::targets::Teacher;
-use crate::record::store::{replace_bytes, sha256_hex};
+use crate::record::store::{replace_bytes, sha256_file, sha256_hex};
 use crate::user_error;
 
 /// The answers for some sequences, ready to be written.
@@ -105,6 +105,20 @@ impl Cache {
             cache.add(&path)?;
         }
         Ok(cache)
+    }
+
+    /// Deletes the damaged blocks of `folder`, so that a pass makes them again; returns their paths.
+    pub fn mend(folder: &Path) -> Result<Vec<PathBuf>> {
+        let mut damaged = Vec::new();
+        for path in fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path()) {
+            let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+            if path.extension().is_some_and(|extension| extension == "block") && sha256_file(&path)?[..32] != name {
+                fs::remove_file(&path).with_context(|| format!("cannot delete {}", path.display()))?;
+                damaged.push(path);
+            }
+        }
+        damaged.sort();
+        Ok(damaged)
     }
 
     fn add(&mut self, path: &Path) -> Result<()> {
