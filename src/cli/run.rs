@@ -15,7 +15,7 @@ use super::{Common, FAILED, Output};
 use crate::experiment::Experiment;
 use crate::record::frames::Frames;
 use crate::record::freeze::freeze;
-use crate::record::provenance::gather;
+use crate::record::provenance::{Provenance, frame_hashes, gather};
 use crate::record::store::replace_bytes;
 use crate::report;
 use crate::report::input::Table;
@@ -127,8 +127,12 @@ impl Run {
     }
 }
 
-/// Whether the frames in `results` know every run of `experiment` as it stands now.
+/// Whether the frames in `results` are those that were written last, and know every run of `experiment` as it stands now.
 fn is_frozen(experiment: &Experiment, runs: &Path, results: &Path) -> bool {
+    // The provenance is written last: it knows the frames that belong together.
+    if !Provenance::read(results).is_ok_and(|provenance| provenance.frames == frame_hashes(results)) {
+        return false;
+    }
     let Ok(frames) = Frames::read(results) else { return false };
     let table = Table(&frames.runs);
     let (Ok(names), Ok(statuses)) = (table.text("run"), table.text("status")) else { return false };

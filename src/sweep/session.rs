@@ -196,9 +196,10 @@ impl Session<'_> {
     }
 
     fn full(&mut self, index: usize, because: &str) {
-        let sentence = format!("{}: {because}", self.planned[index].job.run);
-        self.settle(index, false, Some(because));
-        self.storage.get_or_insert(sentence);
+        let desk = &mut self.desks[index];
+        desk.state = State::Ended { done: false };
+        let because = desk.because.take().unwrap_or_else(|| because.to_string());
+        self.storage.get_or_insert(format!("{}: {because}", self.planned[index].job.run));
         self.stop(Stop::Politely, "the disk takes no more", false);
     }
 
@@ -278,8 +279,7 @@ impl Session<'_> {
         match (trouble, &status) {
             (_, Status::Done | Status::Diverged(_)) | (None, _) => {}
             (Some(Trouble::Storage(what)), _) => {
-                let because = desk.because.take().unwrap_or(what);
-                self.full(index, &because);
+                self.full(index, &what);
                 return Ok(());
             }
             (Some(Trouble::Killed(by)), _) | (Some(Trouble::Scattered(by)), Status::New | Status::Interrupted) => {

@@ -5,6 +5,7 @@ mod bad_input_is_refused_before_any_work;
 mod checkpoints_evaluate_as_in_transformers;
 mod checkpoints_survive_export_and_import;
 mod claims_are_decided_and_verified;
+mod damage_heals_with_the_next_run;
 mod every_objective_trains_alike_on_any_mesh;
 mod fixtures;
 mod interrupted_runs_resume_bit_for_bit;
