@@ -18,7 +18,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::UserError;
 use crate::experiment::{Experiment, Options, load};
-use crate::sweep::worker;
+use crate::sweep::{alias, worker};
 
 /// Some run failed or diverged.
 const FAILED: u8 = 3;
@@ -98,7 +98,9 @@ struct Common {
 
 impl Common {
     fn load(&self) -> Result<Experiment> {
-        load(&self.experiment, &Options { smoke: self.smoke, tp: self.tp as usize, dp: self.dp as usize })
+        let experiment = load(&self.experiment, &Options { smoke: self.smoke, tp: self.tp as usize, dp: self.dp as usize })?;
+        alias::link(&experiment, &self.runs);
+        Ok(experiment)
     }
 
     fn results(&self, experiment: &Experiment) -> PathBuf {

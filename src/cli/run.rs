@@ -6,6 +6,7 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use clap::{Args, ValueEnum};
@@ -16,7 +17,7 @@ use crate::experiment::Experiment;
 use crate::record::frames::Frames;
 use crate::record::freeze::freeze;
 use crate::record::provenance::{Provenance, frame_hashes, gather};
-use crate::record::store::replace_bytes;
+use crate::record::store::{remove_parts, replace_bytes};
 use crate::report;
 use crate::report::input::Table;
 use crate::sweep::job::{Status, baselines, status};
@@ -101,6 +102,7 @@ impl Run {
             let provenance = serde_json::to_string_pretty(&gather(&experiment, &settings, &results))?;
             replace_bytes(&results.join("provenance.json"), provenance.as_bytes())?;
         }
+        remove_parts(&results, Duration::from_secs(3600));
         let files = report::write(&results, &experiment.claims)?;
         let mut all: Vec<_> =
             ["runs", "curves", "evals", "documents"].iter().map(|name| results.join(format!("{name}.parquet"))).collect();

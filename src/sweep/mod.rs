@@ -1,6 +1,7 @@
 //! Running what an experiment means: jobs in order of need, each a group of processes of its own, shared by leases among all who
 //! run on one folder.
 
+pub mod alias;
 pub mod estimate;
 pub mod holder;
 pub mod job;

@@ -1,5 +1,6 @@
 //! What hydrometer promises, a file a promise.
 
+mod a_name_is_no_part_of_a_run;
 mod bad_checkpoints_are_refused_by_name;
 mod bad_input_is_refused_before_any_work;
 mod checkpoints_evaluate_as_in_transformers;
