@@ -18,7 +18,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::UserError;
 use crate::experiment::{Experiment, Options, load};
-use crate::sweep::worker;
+use crate::sweep::{alias, worker};
 
 /// Some run failed or diverged.
 const FAILED: u8 = 3;
@@ -66,7 +66,12 @@ enum Verb {
     Doctor,
     /// Do one job (started by `run`).
     #[command(hide = true)]
-    Worker { job: PathBuf },
+    Worker {
+        job: PathBuf,
+        /// The lease it works under.
+        #[arg(long)]
+        lease: Option<String>,
+    },
 }
 
 /// What verbs on an experiment share.
@@ -93,7 +98,9 @@ struct Common {
 
 impl Common {
     fn load(&self) -> Result<Experiment> {
-        load(&self.experiment, &Options { smoke: self.smoke, tp: self.tp as usize, dp: self.dp as usize })
+        let experiment = load(&self.experiment, &Options { smoke: self.smoke, tp: self.tp as usize, dp: self.dp as usize })?;
+        alias::link(&experiment, &self.runs);
+        Ok(experiment)
     }
 
     fn results(&self, experiment: &Experiment) -> PathBuf {
@@ -115,7 +122,7 @@ impl Cli {
             Verb::Eval(eval) => eval.run(self.output),
             Verb::Loss(args) => loss::loss(&args, self.output),
             Verb::Doctor => doctor::doctor(self.output),
-            Verb::Worker { job } => worker::work(&job).map(|()| ExitCode::SUCCESS),
+            Verb::Worker { job, lease } => worker::work(&job, lease.as_deref()),
         }
     }
 }

@@ -1,22 +1,28 @@
 //! `hydrometer run`: what is left of an experiment, then its frames and report.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use clap::{Args, ValueEnum};
 
 use super::report::show;
 use super::{Common, FAILED, Output};
+use crate::experiment::Experiment;
+use crate::record::frames::Frames;
 use crate::record::freeze::freeze;
-use crate::record::provenance::gather;
-use crate::record::store::replace_bytes;
+use crate::record::provenance::{Provenance, frame_hashes, gather};
+use crate::record::store::{remove_parts, replace_bytes};
 use crate::report;
-use crate::sweep::job::{Status, status};
-use crate::sweep::{schedule, worker};
+use crate::report::input::Table;
+use crate::sweep::job::{Status, baselines, status};
+use crate::sweep::retry::RETRIES;
+use crate::sweep::{schedule, session, worker};
 use crate::user_error;
 
 #[derive(Args, Debug)]
@@ -41,6 +47,15 @@ pub struct Run {
     /// With --tp: norms and residual sums are computed by each rank for its own share of the tokens: less memory.
     #[arg(long)]
     sequence_parallel: bool,
+    /// Stop at the first run that fails or diverges, rather than go on with the others.
+    #[arg(long)]
+    fail_fast: bool,
+    /// Go on with the other runs when one fails or diverges (the default).
+    #[arg(long, conflicts_with = "fail_fast")]
+    keep_going: bool,
+    /// How often a run is tried again that the machine killed or that could not begin, each time after a longer pause.
+    #[arg(long, value_name = "N", default_value_t = RETRIES)]
+    retries: u32,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -77,15 +92,17 @@ impl Run {
             dp: self.common.dp as usize,
             recompute: self.recompute,
             sequence_parallel: self.sequence_parallel,
+            retries: self.retries,
+            fail_fast: self.fail_fast,
         };
-        let ending = schedule::run(&experiment, &settings, &count_interrupts()?)?;
+        let ending = session::run(&experiment, &settings, &count_interrupts()?)?;
 
-        let frozen = results.join("runs.parquet").exists();
-        if ending.started > 0 || !frozen {
+        if ending.started + ending.elsewhere > 0 || !is_frozen(&experiment, &self.common.runs, &results) {
             freeze(&experiment, &self.common.runs)?.write(&results)?;
             let provenance = serde_json::to_string_pretty(&gather(&experiment, &settings, &results))?;
             replace_bytes(&results.join("provenance.json"), provenance.as_bytes())?;
         }
+        remove_parts(&results, Duration::from_secs(3600));
         let files = report::write(&results, &experiment.claims)?;
         let mut all: Vec<_> =
             ["runs", "curves", "evals", "documents"].iter().map(|name| results.join(format!("{name}.parquet"))).collect();
@@ -99,8 +116,8 @@ impl Run {
         let failed = experiment.students.iter().map(|student| &student.run).chain(experiment.teachers.iter().map(|t| &t.run));
         let failed = failed.filter(|run| matches!(status(&self.common.runs, run), Status::Failed(_) | Status::Diverged(_)));
         match failed.count() {
-            0 if ending.killed > 0 => {
-                eprintln!("{} jobs were killed; the same command goes on from here", ending.killed);
+            0 if ending.undone > 0 => {
+                eprintln!("{} jobs could not be done; the same command goes on from here", ending.undone);
                 Ok(ExitCode::from(FAILED))
             }
             0 => Ok(ExitCode::SUCCESS),
@@ -110,6 +127,25 @@ impl Run {
             }
         }
     }
+}
+
+/// Whether the frames in `results` are those that were written last, and know every run of `experiment` as it stands now.
+fn is_frozen(experiment: &Experiment, runs: &Path, results: &Path) -> bool {
+    // The provenance is written last: it knows the frames that belong together.
+    if !Provenance::read(results).is_ok_and(|provenance| provenance.frames == frame_hashes(results)) {
+        return false;
+    }
+    let Ok(frames) = Frames::read(results) else { return false };
+    let table = Table(&frames.runs);
+    let (Ok(names), Ok(statuses)) = (table.text("run"), table.text("status")) else { return false };
+    let known: BTreeMap<&str, &str> =
+        names.iter().flatten().map(String::as_str).zip(statuses.iter().flatten().map(String::as_str)).collect();
+    let students = experiment.students.iter().map(|student| &student.run);
+    let teachers = experiment.teachers.iter().map(|teacher| &teacher.run);
+    let mut all: Vec<&String> = students.chain(teachers).collect();
+    let baselines = baselines(experiment);
+    all.extend(baselines.iter().map(|(run, _)| run));
+    all.into_iter().all(|run| known.get(run.as_str()) == Some(&status(runs, run).name()))
 }
 
 /// A counter of ctrl-C.

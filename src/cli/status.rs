@@ -7,7 +7,7 @@ use serde_json::json;
 
 use super::{Common, Output};
 use crate::report::format::{duration, quantity};
-use crate::sweep::state::{State, states};
+use crate::sweep::state::{State, seconds_left, states};
 
 pub fn status(common: &Common, output: Output) -> Result<ExitCode> {
     let experiment = common.load()?;
@@ -16,16 +16,23 @@ pub fn status(common: &Common, output: Output) -> Result<ExitCode> {
     let students = || all.iter().filter(|state| state.role == "student");
     let (done, total) = (students().filter(|state| state.status == "done").count(), students().count());
     if output == Output::Json {
-        println!("{:#}", json!({ "experiment": experiment.name, "done": done, "total": total, "jobs": all }));
+        let left = seconds_left(&all);
+        println!(
+            "{:#}",
+            json!({ "experiment": experiment.name, "done": done, "total": total, "seconds_left": left, "jobs": all })
+        );
         return Ok(ExitCode::SUCCESS);
     }
-    println!("{}: {done}/{total} runs done", experiment.name);
+    let left = seconds_left(&all).filter(|&seconds| seconds > 0.0);
+    let left = left.map_or(String::new(), |seconds| format!(", about {} left", duration(seconds)));
+    println!("{}: {done}/{total} runs done{left}", experiment.name);
     for state in with("running") {
         let speed = state.tokens_per_s.map_or(String::new(), |speed| format!(", {} tokens/s", quantity(speed)));
         let loss = state.loss.map_or(String::new(), |loss| format!(", loss {loss:.4}"));
         let left = state.seconds_left.map_or(String::new(), |seconds| format!(", {} left", duration(seconds)));
         let (done, total) = (quantity(state.done as f64), quantity(state.total as f64));
-        println!("running      {}: {done}/{total} tokens{loss}{speed}{left}", state.run);
+        let holder = state.holder.as_deref().unwrap_or_default();
+        println!("running      {}: {done}/{total} tokens{loss}{speed}{left} ({holder})", state.run);
     }
     for state in with("interrupted") {
         let (done, total) = (quantity(state.done as f64), quantity(state.total as f64));

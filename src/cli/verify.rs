@@ -12,7 +12,8 @@ use crate::record::frames::Frames;
 use crate::record::freeze::freeze;
 use crate::report::claims::decide;
 use crate::stats::verdict::Verdict;
-use crate::sweep::schedule;
+use crate::sweep::retry::RETRIES;
+use crate::sweep::{schedule, session};
 use crate::verify::artefacts::{Fault, compare};
 use crate::verify::numerics::{self, Rung};
 
@@ -65,8 +66,10 @@ impl Verify {
             dp: self.common.dp as usize,
             recompute: false,
             sequence_parallel: false,
+            retries: RETRIES,
+            fail_fast: false,
         };
-        if schedule::run(&experiment, &settings, &count_interrupts()?)?.interrupted {
+        if session::run(&experiment, &settings, &count_interrupts()?)?.interrupted {
             return Err(anyhow!("interrupted; nothing was verified by training"));
         }
         let again = freeze(&experiment, &runs)?;

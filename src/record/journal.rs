@@ -1,13 +1,15 @@
 //! A run's journal: one line an event, appended while the run lives, never rewritten.
 //!
-//! A line is `CRC32 JSON`, so that a torn or damaged line is noticed; a torn last line is skipped. A resumed run appends
-//! [`Event::Resumed`], which makes void what was written after the checkpoint it resumes from.
+//! A line is `CRC32 GENERATION JSON`. The checksum tells a torn or damaged line, which counts as [`Event::Torn`]; the generation is
+//! that of the lease under which it was written, so that a writer which lost its lease and does not know yet writes in vain.
+//! A resumed run appends [`Event::Resumed`], which makes void what was written after the checkpoint it resumes from.
 
+use std::fmt;
 use std::fs::{File, OpenOptions};
-use std::io::{Read, Write};
+use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::Path;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use serde::{Deserialize, Serialize};
 
 /// The journal's name in a run's folder.
@@ -25,6 +27,7 @@ pub enum Event {
         params: i64,
         updates: i64,
     },
+    /// It goes on after this step; from nothing at 0.
     Resumed {
         step: i64,
     },
@@ -59,6 +62,29 @@ pub enum Event {
         step: i64,
         evidence: String,
     },
+    /// What it needs is not whole, or the machine could not go on: no fault of the run's, it goes on when run again.
+    Postponed {
+        because: String,
+    },
+    /// It was killed or could not begin, and is tried again after a while.
+    Retried {
+        /// From 1, in one session.
+        attempt: u32,
+        because: String,
+    },
+    /// It was asked for again though it had ended: where it stood, or `anew` from nothing.
+    Requeued {
+        anew: bool,
+    },
+    /// Something a person should know that is no failure.
+    Noted {
+        what: String,
+    },
+    /// Not written but read: a line that is torn or damaged, after what counts of this step.
+    #[serde(skip)]
+    Torn {
+        after: i64,
+    },
 }
 
 /// A training step, after its update.
@@ -89,31 +115,42 @@ pub struct Evaluated {
     pub ece: f64,
 }
 
-/// An open journal. Holds an exclusive lock on its file, so that a run has one writer.
+/// Under what a journal is written.
+pub struct Fence {
+    /// Grows with every writer.
+    pub generation: u64,
+    /// Whether the writer may still write.
+    pub holds: Box<dyn Fn() -> bool + Send>,
+}
+
+/// A journal open for appending.
 pub struct Journal {
     file: File,
+    fence: Fence,
     /// Whether every line also goes to standard output, for the scheduler.
     echo: bool,
 }
 
 impl Journal {
-    /// Opens `path` for appending, waiting for another writer to leave. A torn last line is ended first.
-    pub fn append(path: &Path, echo: bool) -> Result<Self> {
+    /// Opens `path` for appending. A torn last line is ended first.
+    pub fn append(path: &Path, fence: Fence, echo: bool) -> Result<Self> {
         let open = || format!("cannot open {}", path.display());
         let mut file = OpenOptions::new().create(true).read(true).append(true).open(path).with_context(open)?;
-        file.lock().with_context(open)?;
-        let mut text = Vec::new();
-        file.read_to_end(&mut text)?;
-        if text.last().is_some_and(|&last| last != b'\n') {
-            file.write_all(b"\n")?;
+        let mut last = [b'\n'];
+        if file.metadata().with_context(open)?.len() > 0 {
+            file.seek(SeekFrom::End(-1)).and_then(|_| file.read_exact(&mut last)).with_context(open)?;
         }
-        Ok(Self { file, echo })
+        if last != [b'\n'] {
+            file.write_all(b"\n").context("cannot write the journal")?;
+        }
+        Ok(Self { file, fence, echo })
     }
 
-    pub fn write(&mut self, event: &Event) -> Result<()> {
-        let json = serde_json::to_string(event)?;
-        let line = format!("{:08x} {json}\n", crc32fast::hash(json.as_bytes()));
-        self.file.write_all(line.as_bytes()).context("cannot write the journal")?;
+    /// Appends `event`; an error once another process has taken over.
+    pub fn write(&self, event: &Event) -> Result<()> {
+        ensure!((self.fence.holds)(), TakenOver);
+        let line = self.line(event)?;
+        (&self.file).write_all(line.as_bytes()).context("cannot write the journal")?;
         if self.echo {
             // A scheduler that is gone is noticed elsewhere; the journal is what counts.
             let _ = std::io::stdout().lock().write_all(line.as_bytes());
@@ -121,35 +158,112 @@ impl Journal {
         Ok(())
     }
 
-    /// Makes what was written survive a power failure.
+    /// Tells the scheduler alone, for what the journal cannot take.
+    pub fn tell(&self, event: &Event) -> Result<()> {
+        Ok(std::io::stdout().lock().write_all(self.line(event)?.as_bytes())?)
+    }
+
+    fn line(&self, event: &Event) -> Result<String> {
+        let text = format!("{} {}", self.fence.generation, serde_json::to_string(event)?);
+        Ok(format!("{:08x} {text}\n", crc32fast::hash(text.as_bytes())))
+    }
+
+    /// Makes what was written survive a power failure; an error once another process has taken over.
     pub fn sync(&self) -> Result<()> {
+        ensure!((self.fence.holds)(), TakenOver);
         self.file.sync_data().context("cannot sync the journal")
     }
 }
 
-/// Parses one line; `None` if it is torn or damaged.
-pub fn parse_line(line: &str) -> Option<Event> {
-    let (checksum, json) = line.split_once(' ')?;
-    let expected = u32::from_str_radix(checksum, 16).ok()?;
-    if crc32fast::hash(json.as_bytes()) != expected { None } else { serde_json::from_str(json).ok() }
+/// Another process works on this run now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TakenOver;
+
+impl fmt::Display for TakenOver {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        f.write_str("another hydrometer has taken over this run")
+    }
 }
 
-/// What counts in the journal at `path`: its events in order, less what a resumption made void. Empty if there is none.
+impl std::error::Error for TakenOver {}
+
+/// Parses one line into its generation and event; `None` if it is torn or damaged.
+pub fn parse_line(line: &str) -> Option<(u64, Event)> {
+    let (checksum, text) = line.split_once(' ')?;
+    let expected = u32::from_str_radix(checksum, 16).ok()?;
+    if crc32fast::hash(text.as_bytes()) != expected {
+        return None;
+    }
+    // Lines from before there were leases have no generation.
+    let (generation, json) = if text.starts_with('{') { ("0", text) } else { text.split_once(' ')? };
+    Some((generation.parse().ok()?, serde_json::from_str(json).ok()?))
+}
+
+/// The highest generation that has written the journal at `path`; 0 if none has.
+pub fn last_generation(path: &Path) -> u64 {
+    let text = std::fs::read(path).unwrap_or_default();
+    String::from_utf8_lossy(&text).lines().filter_map(parse_line).map(|(generation, _)| generation).max().unwrap_or(0)
+}
+
+/// What counts in the journal at `path`: its events in order, less what a resumption or a later writer made void. Empty if there
+/// is none.
 pub fn read(path: &Path) -> Vec<Event> {
     let text = std::fs::read(path).unwrap_or_default();
     let mut events: Vec<Event> = Vec::new();
-    for event in String::from_utf8_lossy(&text).lines().filter_map(parse_line) {
-        if let Event::Resumed { step } = event {
-            events.retain(|earlier| match earlier {
-                Event::Step(s) => s.step <= step,
-                Event::Evaluated(e) => e.step <= step,
-                Event::Document { .. } | Event::Failed { .. } | Event::Diverged { .. } => false,
-                _ => true,
-            });
+    let (mut newest, mut last_step) = (0, 0);
+    for line in String::from_utf8_lossy(&text).lines().filter(|line| !line.is_empty()) {
+        let event = match parse_line(line) {
+            Some((generation, _)) if generation < newest => continue,
+            Some((generation, event)) => {
+                newest = generation;
+                event
+            }
+            None => Event::Torn { after: last_step },
+        };
+        match &event {
+            Event::Step(step) => last_step = step.step,
+            Event::Resumed { step } => {
+                events.retain(|earlier| survives(earlier, *step));
+                last_step = *step;
+            }
+            Event::Requeued { anew: true } => {
+                events.retain(|earlier| survives(earlier, 0));
+                last_step = 0;
+            }
+            Event::Requeued { anew: false } => {
+                events.retain(|earlier| !matches!(earlier, Event::Failed { .. } | Event::Diverged { .. }));
+            }
+            _ => {}
         }
         events.push(event);
     }
     events
+}
+
+/// Whether what was written still counts once the run goes on after `step`.
+fn survives(event: &Event, step: i64) -> bool {
+    match event {
+        Event::Step(found) => found.step <= step,
+        Event::Evaluated(found) => found.step <= step && step > 0,
+        Event::Torn { after } => *after < step,
+        Event::GradientChecked { .. } => step > 0,
+        Event::Document { .. } | Event::Progress { .. } | Event::Done => false,
+        Event::Failed { .. } | Event::Diverged { .. } => false,
+        _ => true,
+    }
+}
+
+/// Steps from the first on that the journal tells without a gap.
+pub fn whole_steps(events: &[Event]) -> i64 {
+    let mut whole = 0;
+    for event in events {
+        match event {
+            Event::Step(step) if step.step == whole + 1 => whole += 1,
+            Event::Step(_) | Event::Torn { .. } => break,
+            _ => {}
+        }
+    }
+    whole
 }
 
 #[cfg(test)]
@@ -172,24 +286,63 @@ mod tests {
         })
     }
 
+    fn journal(path: &Path, generation: u64) -> Journal {
+        Journal::append(path, Fence { generation, holds: Box::new(|| true) }, false).unwrap()
+    }
+
     #[test]
-    fn torn_and_damaged_lines_are_skipped_and_resumption_voids_what_came_after() {
+    fn a_torn_line_is_noticed_until_a_resumption_makes_it_void_with_what_came_after_it() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("journal.jsonl");
-        let mut journal = Journal::append(&path, false).unwrap();
+        let first = journal(&path, 1);
         for n in 1..=4 {
-            journal.write(&step(n, n as f64 / 3.0)).unwrap();
+            first.write(&step(n, n as f64 / 3.0)).unwrap();
         }
-        drop(journal);
         let mut bytes = std::fs::read(&path).unwrap();
         let torn = bytes.len() - 7;
         bytes.truncate(torn);
         std::fs::write(&path, &bytes).unwrap();
-        assert_eq!(read(&path).len(), 3);
-        let mut journal = Journal::append(&path, false).unwrap();
-        journal.write(&Event::Resumed { step: 2 }).unwrap();
-        journal.write(&step(3, 9.0)).unwrap();
+        let before = read(&path);
+        assert_eq!((before.len(), before.last(), whole_steps(&before)), (4, Some(&Event::Torn { after: 3 }), 3));
+        let second = journal(&path, 2);
+        second.write(&Event::Resumed { step: 2 }).unwrap();
+        second.write(&step(3, 9.0)).unwrap();
         let events = read(&path);
         assert_eq!(events, vec![step(1, 1.0 / 3.0), step(2, 2.0 / 3.0), Event::Resumed { step: 2 }, step(3, 9.0)]);
+        assert_eq!(last_generation(&path), 2);
+    }
+
+    #[test]
+    fn damage_before_the_resumption_stays_damage_until_the_run_begins_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("journal.jsonl");
+        let first = journal(&path, 1);
+        for n in 1..=4 {
+            first.write(&step(n, n as f64)).unwrap();
+        }
+        let text = std::fs::read_to_string(&path).unwrap();
+        std::fs::write(&path, text.replacen("\"step\":2", "\"step\":7", 1)).unwrap();
+        let second = journal(&path, 2);
+        second.write(&Event::Resumed { step: 4 }).unwrap();
+        second.write(&step(5, 9.0)).unwrap();
+        second.write(&Event::Done).unwrap();
+        let events = read(&path);
+        assert!(events.contains(&Event::Torn { after: 1 }) && whole_steps(&events) == 1);
+        second.write(&Event::Resumed { step: 0 }).unwrap();
+        assert_eq!(read(&path), [Event::Resumed { step: 4 }, Event::Resumed { step: 0 }]);
+    }
+
+    #[test]
+    fn what_is_asked_for_again_is_new_and_failures_can_be_lifted_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("journal.jsonl");
+        let journal = journal(&path, 1);
+        for event in [step(1, 1.0), Event::Failed { error: "no memory".into() }, Event::Requeued { anew: false }] {
+            journal.write(&event).unwrap();
+        }
+        assert_eq!(read(&path), [step(1, 1.0), Event::Requeued { anew: false }]);
+        journal.write(&Event::Done).unwrap();
+        journal.write(&Event::Requeued { anew: true }).unwrap();
+        assert_eq!(read(&path), [Event::Requeued { anew: false }, Event::Requeued { anew: true }]);
     }
 }

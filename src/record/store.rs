@@ -1,8 +1,10 @@
 //! Files that are whole or absent: written beside their place, synced, then renamed.
 
 use std::fs::{self, File};
-use std::io::{Read, Write};
+use std::hash::{BuildHasher, Hasher, RandomState};
+use std::io::{self, Read, Write};
 use std::path::Path;
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use sha2::{Digest, Sha256};
@@ -16,7 +18,8 @@ pub fn replace_file(path: &Path, write: impl FnOnce(&mut File) -> Result<()>) ->
 pub fn replace_by_name(path: &Path, write: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
     let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let name = path.file_name().context("a file name")?.to_string_lossy();
-    let part = folder.join(format!(".{name}.{}.part", std::process::id()));
+    // Another process, on another machine even, may write the same file.
+    let part = folder.join(format!(".{name}.{:016x}.part", RandomState::new().build_hasher().finish()));
     let finish = || -> Result<()> {
         write(&part)?;
         File::open(&part)?.sync_all()?;
@@ -30,6 +33,26 @@ pub fn replace_by_name(path: &Path, write: impl FnOnce(&Path) -> Result<()>) -> 
 /// Creates or replaces `path` with `bytes`.
 pub fn replace_bytes(path: &Path, bytes: &[u8]) -> Result<()> {
     replace_file(path, |file| Ok(file.write_all(bytes)?))
+}
+
+/// Removes from `folder` what a process that was killed had begun to write, as far as it was begun before `age`.
+pub fn remove_parts(folder: &Path, age: Duration) {
+    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let old =
+            || entry.metadata().and_then(|metadata| metadata.modified()).is_ok_and(|at| at.elapsed().is_ok_and(|is| is >= age));
+        if name.starts_with('.') && name.ends_with(".part") && old() {
+            let _ = fs::remove_file(entry.path());
+        }
+    }
+}
+
+/// Whether the machine rather than the program is why something could not be written: a full disk, a quota, a read-only mount.
+pub fn is_storage(error: &anyhow::Error) -> bool {
+    use std::io::ErrorKind::{FileTooLarge, QuotaExceeded, ReadOnlyFilesystem, StorageFull, WriteZero};
+    let storage =
+        |cause: &io::Error| [FileTooLarge, QuotaExceeded, ReadOnlyFilesystem, StorageFull, WriteZero].contains(&cause.kind());
+    error.chain().any(|cause| cause.downcast_ref::<io::Error>().is_some_and(storage))
 }
 
 /// SHA-256 in lower-case hex.

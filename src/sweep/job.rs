@@ -52,6 +52,13 @@ pub enum Work {
     },
 }
 
+impl Work {
+    /// Whether done work may have to be done again for more.
+    pub fn grows(&self) -> bool {
+        matches!(self, Work::Teach { .. })
+    }
+}
+
 /// Where a teacher's answers are and what they are of.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct CachePlace {
@@ -71,14 +78,21 @@ pub enum Status {
 
 impl Status {
     pub fn of(events: &[Event]) -> Self {
+        // What is torn has lost something that the frames need.
+        let whole = !events.iter().any(|event| matches!(event, Event::Torn { .. }));
         let last = events.iter().rev().find_map(|event| match event {
-            Event::Done => Some(Self::Done),
+            Event::Done if whole => Some(Self::Done),
+            Event::Done | Event::Killed { .. } | Event::Postponed { .. } | Event::Requeued { .. } => Some(Self::Interrupted),
             Event::Failed { error } => Some(Self::Failed(error.clone())),
             Event::Diverged { evidence, .. } => Some(Self::Diverged(evidence.clone())),
-            Event::Killed { .. } => Some(Self::Interrupted),
             _ => None,
         });
         last.unwrap_or(if events.is_empty() { Self::New } else { Self::Interrupted })
+    }
+
+    /// Whether there is something to do without being asked for again.
+    pub fn is_left(&self) -> bool {
+        matches!(self, Self::New | Self::Interrupted)
     }
 
     /// As in the frames.
@@ -99,7 +113,12 @@ pub fn journal_path(folder: &Path) -> PathBuf {
 
 /// The status of run `run` under `runs`.
 pub fn status(runs: &Path, run: &str) -> Status {
-    Status::of(&journal::read(&journal_path(&runs.join(run))))
+    status_in(&runs.join(run))
+}
+
+/// The status of the job in `folder`.
+pub fn status_in(folder: &Path) -> Status {
+    Status::of(&journal::read(&journal_path(folder)))
 }
 
 /// The folder of the tokenised data of `recipe`.

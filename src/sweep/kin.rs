@@ -23,6 +23,8 @@ pub fn recipes(runs: &Path) -> BTreeMap<String, Value> {
         let mut job: Value = serde_json::from_str(&fs::read_to_string(folder.join("job.json")).ok()?).ok()?;
         job.pointer_mut("/work/train/recipe").map(Value::take)
     };
+    // A link is another name of a run that is there.
+    let folders = folders.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
     folders.filter_map(|entry| Some((entry.file_name().to_string_lossy().into_owned(), recipe(&entry.path())?))).collect()
 }
 

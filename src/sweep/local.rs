@@ -4,13 +4,15 @@ use std::fs::{self, OpenOptions};
 use std::io::{BufRead, BufReader};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdin, Command, Stdio};
+use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
 use std::sync::mpsc::Sender;
 use std::thread;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 
 use super::job::Job;
+use super::worker::{SCATTERED, STORAGE};
 use crate::dist::c10d::Store;
 use crate::dist::launch;
 use crate::record::journal::{Event, parse_line};
@@ -23,11 +25,18 @@ pub enum News {
     Ended(usize, Option<Trouble>),
 }
 
-/// Why a job ended before its work was done.
+/// Why a job ended before its work was done, the weightier last: where ranks differ, it tells for all.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Trouble {
     /// A process failed: its last words.
     Failed(String),
-    /// A process was told to go, by a person or by a machine short of memory.
+    /// The ranks did not find each other.
+    Scattered(String),
+    /// The disk is full or cannot be written.
+    Storage(String),
+    /// A process was killed by a person.
+    Stopped(String),
+    /// A process was killed as a machine short of memory kills.
     Killed(String),
 }
 
@@ -40,43 +49,46 @@ pub struct Processes {
 }
 
 impl Processes {
-    /// Starts every rank of `job`, number `index` of the sweep; their news goes to `news`.
-    pub fn start(index: usize, job: &Job, news: &Sender<News>) -> Result<Self> {
-        fs::create_dir_all(&job.folder).with_context(|| format!("cannot create {}", job.folder.display()))?;
+    /// Starts every rank of `job`, number `index` of the sweep, on the lease that `token` names; their news goes to `news`.
+    pub fn start(index: usize, job: &Job, token: &str, news: &Sender<News>) -> Result<Self> {
         let file = job.folder.join("job.json");
         replace_bytes(&file, serde_json::to_string_pretty(job)?.as_bytes())?;
         let world = job.tp * job.dp;
         let store = if world > 1 { Some(Store::serve()?) } else { None };
         let log = log_path(&job.folder);
-        let (mut stdin, mut children) = (Vec::new(), Vec::new());
+        let (mut stdin, mut children) = (Vec::new(), Vec::<Child>::new());
         for rank in 0..world {
-            let stderr = OpenOptions::new().create(true).append(true).open(&log)?;
-            let mut command = Command::new(std::env::current_exe().context("where is this program?")?);
-            command.arg("worker").arg(&file);
-            launch::rank_of(&mut command, rank, world, job.threads, store.as_ref())?;
-            let mut child = command
-                .stdin(Stdio::piped())
-                .stdout(if rank == 0 { Stdio::piped() } else { Stdio::null() })
-                .stderr(stderr)
-                .process_group(0)
-                .spawn()
-                .context("cannot start a worker process")?;
+            let start = || -> Result<Child> {
+                let stderr = OpenOptions::new().create(true).append(true).open(&log)?;
+                let mut command = Command::new(std::env::current_exe().context("where is this program?")?);
+                command.arg("worker").arg(&file).args(["--lease", token]);
+                launch::rank_of(&mut command, rank, world, job.threads, store.as_ref())?;
+                let stdout = if rank == 0 { Stdio::piped() } else { Stdio::null() };
+                let command = command.stdin(Stdio::piped()).stdout(stdout).stderr(stderr).process_group(0);
+                command.spawn().context("cannot start a worker process")
+            };
+            let mut child = start().inspect_err(|_| {
+                // Ranks that wait for this one would wait long.
+                children.iter_mut().for_each(|child| drop(child.kill().and_then(|()| child.wait())));
+            })?;
             stdin.extend(child.stdin.take());
             children.push(child);
         }
         let pids = children.iter().map(Child::id).collect();
-        let news = news.clone();
+        let (news, mut stdout) = (news.clone(), children[0].stdout.take());
         thread::spawn(move || {
-            if let Some(stdout) = children[0].stdout.take() {
-                for line in BufReader::new(stdout).lines().map_while(Result::ok) {
-                    if let Some(event) = parse_line(&line)
-                        && news.send(News::Event(index, event)).is_err()
-                    {
-                        break;
+            let trouble = thread::scope(|scope| {
+                scope.spawn(|| {
+                    for line in BufReader::new(stdout.take()?).lines().map_while(Result::ok) {
+                        if let Some((_, event)) = parse_line(&line) {
+                            news.send(News::Event(index, event)).ok()?;
+                        }
                     }
-                }
-            }
-            let _ = news.send(News::Ended(index, wait(children, &log)));
+                    Some(())
+                });
+                wait(children, &log)
+            });
+            let _ = news.send(News::Ended(index, trouble));
         });
         Ok(Self { stdin, pids, _store: store })
     }
@@ -99,36 +111,66 @@ pub fn log_path(folder: &Path) -> PathBuf {
     folder.join("log.txt")
 }
 
-/// SIGHUP, SIGINT, SIGKILL, SIGTERM: signals that come from outside.
-const FROM_OUTSIDE: [i32; 4] = [1, 2, 9, 15];
+/// What a machine short of memory sends.
+const SIGKILL: i32 = 9;
+/// SIGHUP, SIGINT, SIGTERM: signals by which a person or a queue says that it is enough.
+const FROM_A_PERSON: [i32; 3] = [1, 2, 15];
+const POLL: Duration = Duration::from_millis(20);
+/// How long ranks may take to notice that one of them is gone.
+const GRACE: Duration = Duration::from_secs(10);
+/// Lines of a log that a failure quotes.
+const LAST_WORDS: usize = 3;
 
-fn wait(children: Vec<Child>, log: &Path) -> Option<Trouble> {
-    let mut trouble = None;
-    for (rank, mut child) in children.into_iter().enumerate() {
-        let problem = match child.wait() {
-            Ok(status) if status.success() => None,
-            Ok(status) => Some(match status.signal() {
-                Some(signal) if FROM_OUTSIDE.contains(&signal) => {
-                    Trouble::Killed(format!("rank {rank} was killed by signal {signal}"))
-                }
-                Some(signal) => Trouble::Failed(format!("rank {rank} was ended by signal {signal}")),
-                None => Trouble::Failed(format!("rank {rank} ended with code {}", status.code().unwrap_or(-1))),
-            }),
-            Err(error) => Some(Trouble::Failed(format!("rank {rank}: {error}"))),
-        };
-        // A killed rank takes its peers with it: what they say of that is no failure.
-        trouble = match (trouble, problem) {
-            (Some(Trouble::Failed(_)) | None, Some(killed @ Trouble::Killed(_))) => Some(killed),
-            (earlier, later) => earlier.or(later),
-        };
-    }
-    match trouble {
-        Some(Trouble::Failed(what)) => {
-            let text = fs::read_to_string(log).unwrap_or_default();
-            let lines: Vec<&str> = text.lines().collect();
-            let tail = lines[lines.len().saturating_sub(3)..].join(" | ");
-            Some(Trouble::Failed(if tail.is_empty() { what } else { format!("{what}: {tail}") }))
+fn wait(mut children: Vec<Child>, log: &Path) -> Option<Trouble> {
+    let mut problems = Vec::new();
+    let mut failed: Option<Instant> = None;
+    let mut running: Vec<usize> = (0..children.len()).collect();
+    while !running.is_empty() {
+        running.retain(|&rank| {
+            let found = match children[rank].try_wait() {
+                Ok(None) => return true,
+                Ok(Some(status)) => problem(rank, status),
+                Err(error) => Some(Trouble::Failed(format!("rank {rank}: {error}"))),
+            };
+            if found.is_some() {
+                failed.get_or_insert_with(Instant::now);
+            }
+            problems.extend(found);
+            false
+        });
+        if failed.is_some_and(|since| since.elapsed() > GRACE) {
+            // That they were killed is our doing and says nothing.
+            running.drain(..).for_each(|rank| drop(children[rank].kill().and_then(|()| children[rank].wait())));
         }
+        thread::sleep(POLL);
+    }
+    let words = || {
+        let text = fs::read_to_string(log).unwrap_or_default();
+        let lines: Vec<&str> = text.lines().collect();
+        lines[lines.len().saturating_sub(LAST_WORDS)..].join(" | ")
+    };
+    // A rank that is gone takes its peers with it: what they say of that weighs less.
+    match problems.into_iter().max() {
+        Some(Trouble::Failed(what)) => Some(Trouble::Failed(match words() {
+            words if words.is_empty() => what,
+            words => format!("{what}: {words}"),
+        })),
         other => other,
     }
+}
+
+fn problem(rank: usize, status: ExitStatus) -> Option<Trouble> {
+    if status.success() {
+        return None;
+    }
+    Some(match (status.signal(), status.code().unwrap_or(-1)) {
+        (Some(SIGKILL), _) => Trouble::Killed(format!("rank {rank} was killed by signal {SIGKILL}")),
+        (Some(signal), _) if FROM_A_PERSON.contains(&signal) => {
+            Trouble::Stopped(format!("rank {rank} was stopped by signal {signal}"))
+        }
+        (Some(signal), _) => Trouble::Failed(format!("rank {rank} was ended by signal {signal}")),
+        (None, code) if code == i32::from(SCATTERED) => Trouble::Scattered(format!("rank {rank} did not reach the others")),
+        (None, code) if code == i32::from(STORAGE) => Trouble::Storage("the disk is full or cannot be written".into()),
+        (None, code) => Trouble::Failed(format!("rank {rank} ended with code {code}")),
+    })
 }

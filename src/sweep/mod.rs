@@ -1,10 +1,17 @@
-//! Running what an experiment means: jobs in order of need, each a group of processes of its own.
+//! Running what an experiment means: jobs in order of need, each a group of processes of its own, shared by leases among all who
+//! run on one folder.
 
+pub mod alias;
 pub mod estimate;
+pub mod holder;
 pub mod job;
 pub mod kin;
+pub mod lease;
 pub mod local;
 pub mod progress;
+mod requeue;
+pub mod retry;
 pub mod schedule;
+pub mod session;
 pub mod state;
 pub mod worker;

@@ -96,6 +96,10 @@ impl Progress {
                 job.tokens = *total;
                 job.done = *done;
             }
+            Event::Noted { what } => {
+                let line = format!("{}: {what}", job.name);
+                return self.say(&line);
+            }
             _ => return,
         }
         if let Some(bar) = &job.bar {
@@ -117,8 +121,20 @@ impl Progress {
         }
     }
 
+    /// It does not run any more, and has not ended.
+    pub fn retried(&mut self, index: usize, sentence: &str) {
+        if let Some(bar) = self.jobs[index].bar.take() {
+            bar.finish_and_clear();
+        }
+        self.say(&format!("{}: {sentence}", self.jobs[index].name));
+    }
+
     pub fn ended(&mut self, index: usize, problem: Option<&str>) {
         self.ended += 1;
+        if self.jobs[index].done == 0 {
+            // Another session did it, or nobody: it tells nothing of this one's speed.
+            self.jobs[index].resumed = self.jobs[index].tokens;
+        }
         self.jobs[index].done = self.jobs[index].tokens;
         if let Some(bar) = self.jobs[index].bar.take() {
             bar.finish_and_clear();

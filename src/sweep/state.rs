@@ -1,11 +1,12 @@
 //! Where every job of a sweep stands, as its folder tells from outside.
 
-use std::fs::{self, File};
+use std::fs;
 use std::path::Path;
 
 use serde::Serialize;
 
 use super::job::{Status, baselines, cache_place, journal_path};
+use super::lease::{by, holder};
 use super::local::log_path;
 use crate::experiment::Experiment;
 use crate::record::journal::{self, Event};
@@ -29,6 +30,8 @@ pub struct State {
     /// Over the last steps.
     pub tokens_per_s: Option<f64>,
     pub seconds_left: Option<f64>,
+    /// Who works on it.
+    pub holder: Option<String>,
     /// What went wrong.
     pub error: Option<String>,
     /// The end of its log, where something went wrong.
@@ -49,10 +52,26 @@ pub fn states(experiment: &Experiment, runs: &Path) -> Vec<State> {
     all
 }
 
+/// Seconds until all jobs that train are done: each at its own speed, or at that of the others of its role, as many at a time as
+/// run now. `None` where nothing tells a speed.
+pub fn seconds_left(states: &[State]) -> Option<f64> {
+    let mean = |mine: &dyn Fn(&&State) -> bool| {
+        let speeds: Vec<f64> = states.iter().filter(mine).filter_map(|state| state.tokens_per_s).collect();
+        (!speeds.is_empty()).then(|| speeds.iter().sum::<f64>() / speeds.len() as f64)
+    };
+    let left = |state: &State| {
+        let own = state.tokens_per_s.or_else(|| mean(&|other| other.role == state.role)).or_else(|| mean(&|_| true))?;
+        Some(state.total.saturating_sub(state.done) as f64 / own)
+    };
+    let to_do = states.iter().filter(|state| ["new", "interrupted", "running"].contains(&state.status));
+    let seconds: Option<Vec<f64>> = to_do.map(left).collect();
+    let at_a_time = states.iter().filter(|state| state.status == "running").count().max(1);
+    seconds.map(|seconds| seconds.iter().sum::<f64>() / at_a_time as f64)
+}
+
 fn state(runs: &Path, run: &str, role: &'static str, tokens: u64) -> State {
     let folder = runs.join(run);
-    let path = journal_path(&folder);
-    let events = journal::read(&path);
+    let events = journal::read(&journal_path(&folder));
     let mut state = State {
         run: run.to_string(),
         role,
@@ -62,6 +81,7 @@ fn state(runs: &Path, run: &str, role: &'static str, tokens: u64) -> State {
         loss: None,
         tokens_per_s: None,
         seconds_left: None,
+        holder: None,
         error: None,
         log: Vec::new(),
     };
@@ -82,10 +102,11 @@ fn state(runs: &Path, run: &str, role: &'static str, tokens: u64) -> State {
         let seconds: f64 = rest.iter().map(|(_, seconds)| seconds).sum();
         state.tokens_per_s = (seconds > 0.0).then(|| (end - first) as f64 / seconds);
     }
-    let running = is_locked(&path);
+    let holder = holder(&folder);
     match Status::of(&events) {
-        _ if running => {
+        _ if holder.is_some() => {
             state.status = "running";
+            state.holder = holder.map(|holder| by(Some(&holder)));
             let left = state.total.saturating_sub(state.done) as f64;
             state.seconds_left = state.tokens_per_s.map(|speed| left / speed);
         }
@@ -103,8 +124,37 @@ fn state(runs: &Path, run: &str, role: &'static str, tokens: u64) -> State {
     state
 }
 
-/// Whether a process has the journal open for writing: it holds a lock as long as it lives.
-fn is_locked(path: &Path) -> bool {
-    let Ok(file) = File::open(path) else { return false };
-    matches!(file.try_lock_shared(), Err(fs::TryLockError::WouldBlock))
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn state(role: &'static str, status: &'static str, done: u64, tokens_per_s: Option<f64>) -> State {
+        let (run, error, holder) = (String::new(), None, None);
+        State {
+            run,
+            role,
+            status,
+            done,
+            total: 1000,
+            loss: None,
+            tokens_per_s,
+            seconds_left: None,
+            holder,
+            error,
+            log: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn the_time_left_counts_what_is_to_do_at_the_speeds_seen_and_as_many_at_a_time_as_run() {
+        let done = state("teacher", "done", 1000, Some(10.0));
+        let running = state("student", "running", 500, Some(100.0));
+        let new = || state("student", "new", 0, None);
+        let of = |states: &[State]| seconds_left(states);
+        assert_eq!(of(&[done.clone(), running.clone(), new(), new()]), Some(5.0 + 10.0 + 10.0));
+        assert_eq!(of(&[done.clone(), running.clone(), running, new()]), Some((5.0 + 5.0 + 10.0) / 2.0));
+        assert_eq!(of(&[done.clone(), new()]), Some(100.0), "no student tells, so the teacher does");
+        assert_eq!(of(&[state("student", "failed", 0, None), done]), Some(0.0));
+        assert_eq!(of(&[new()]), None);
+    }
 }

@@ -1,14 +1,18 @@
 //! A rank of a job: what `hydrometer worker` does.
 
-use std::io::Read;
+use std::fmt;
+use std::io::{Read, Write};
 use std::path::Path;
+use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use tch::Device;
 
-use super::job::{CachePlace, Job, Status, Work, journal_path};
+use super::job::{CachePlace, Job, Work, journal_path};
+use super::lease::{Lease, Watch};
 use crate::data::batch::plan;
 use crate::data::sequences::{Sequence, sequences};
 use crate::data::tokens::TokenizedSplit;
@@ -16,48 +20,80 @@ use crate::dist::Mesh;
 use crate::eval::perplexity::Evaluation;
 use crate::experiment::recipe::TrainRecipe;
 use crate::model::Decoder;
-use crate::record::journal::{self, Event, Journal};
+use crate::record::journal::{Event, Journal, TakenOver};
+use crate::record::store::{is_storage, remove_parts};
 use crate::teacher::cache::Cache;
 use crate::teacher::teach::Lecturer;
 use crate::train::checkpoint;
 use crate::train::run::{Outcome, Place, evaluation_events, final_weights, train};
 
-/// Does the job in `job_file` as the rank that the environment names. The first rank writes the journal and stops at the next
-/// step once standard input closes: then the scheduler wants it to, or is gone.
-pub fn work(job_file: &Path) -> Result<()> {
+/// A rank's exit code where the ranks did not find each other.
+pub const SCATTERED: u8 = 75;
+/// A rank's exit code where the disk is full or cannot be written.
+pub const STORAGE: u8 = 74;
+
+/// Does the job in `job_file` as the rank that the environment names. The first rank works under the lease that `token` names,
+/// writes the journal, and stops at the next step once standard input closes: then the scheduler wants it to, or is gone.
+pub fn work(job_file: &Path, token: Option<&str>) -> Result<ExitCode> {
     let text = std::fs::read_to_string(job_file).with_context(|| format!("cannot read {}", job_file.display()))?;
     let job: Job = serde_json::from_str(&text).with_context(|| format!("{} is no job", job_file.display()))?;
     tch::set_num_threads(job.threads as i32);
     let first = std::env::var("RANK").map_or(true, |rank| rank == "0");
-    let path = journal_path(&job.folder);
-    // Waits while another process works on this run.
-    let mut journal = first.then(|| Journal::append(&path, true)).transpose()?;
     let stop = Arc::new(AtomicBool::new(false));
+    let mut lease = None;
     if first {
         let stop = Arc::clone(&stop);
         std::thread::spawn(move || {
             let _ = std::io::stdin().read_to_end(&mut Vec::new());
             stop.store(true, Ordering::Relaxed);
         });
+        let taken = match token {
+            Some(token) => Lease::adopt(&job.folder, token)?,
+            None => Watch::new(&job.folder).take()?,
+        };
+        lease = Some(taken.ok_or(TakenOver)?);
+        remove_parts(&job.folder, Duration::ZERO);
     }
-    let mesh = Mesh { sequence_parallel: job.sequence_parallel, ..Mesh::from_env(job.tp, job.dp, device(&job.device)?)? };
-    // Another process may have finished it while this one waited.
-    let mut finished = [f64::from(first && !job.work.grows() && Status::of(&journal::read(&path)) == Status::Done)];
-    mesh.world.sum(&mut finished, mesh.device)?;
-    if finished[0] > 0.0 {
-        return Ok(());
+    let open = |lease: &Lease| Journal::append(&journal_path(&job.folder), lease.fence(), true);
+    let journal = lease.as_ref().map(open).transpose()?;
+    let result = match Mesh::from_env(job.tp, job.dp, device(&job.device)?) {
+        Ok(mesh) => {
+            let mesh = Mesh { sequence_parallel: job.sequence_parallel, ..mesh };
+            dispatch(&job, &mesh, journal.as_ref(), &stop)
+        }
+        Err(error) => Err(error.context(Trouble::Scattered)),
+    };
+    let Err(error) = result else { return Ok(ExitCode::SUCCESS) };
+    // The log may be on the disk that is full.
+    let _ = writeln!(std::io::stderr(), "{error:#}");
+    let (code, event) = match error.downcast_ref::<Trouble>() {
+        _ if error.downcast_ref::<TakenOver>().is_some() => return Ok(ExitCode::FAILURE),
+        _ if is_storage(&error) => (STORAGE, Some(Event::Postponed { because: format!("{error:#}") })),
+        Some(Trouble::Scattered) => (SCATTERED, None),
+        Some(Trouble::NotWhole) => (1, Some(Event::Postponed { because: format!("{error:#}") })),
+        None => (1, Some(Event::Failed { error: format!("{error:#}") })),
+    };
+    if let (Some(journal), Some(event)) = (&journal, event)
+        && journal.write(&event).is_err()
+    {
+        let _ = journal.tell(&event);
     }
-    let result = dispatch(&job, &mesh, journal.as_mut(), &stop);
-    if let (Err(error), Some(journal)) = (&result, &mut journal) {
-        journal.write(&Event::Failed { error: format!("{error:#}") })?;
-    }
-    result
+    Ok(ExitCode::from(code))
 }
 
-impl Work {
-    /// Whether done work may have to be done again for more.
-    fn grows(&self) -> bool {
-        matches!(self, Work::Teach { .. })
+/// Why a job could not be done that is no failure of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Trouble {
+    Scattered,
+    NotWhole,
+}
+
+impl fmt::Display for Trouble {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        f.write_str(match self {
+            Self::Scattered => "the ranks did not find each other",
+            Self::NotWhole => "what it needs is not whole",
+        })
     }
 }
 
@@ -74,15 +110,15 @@ pub fn device(name: &str) -> Result<Device> {
     Ok(Device::Cuda(index))
 }
 
-fn dispatch(job: &Job, mesh: &Mesh, mut journal: Option<&mut Journal>, stop: &AtomicBool) -> Result<()> {
-    let split = |name: &str| TokenizedSplit::read(&job.data.join(format!("{name}.tokens")));
+fn dispatch(job: &Job, mesh: &Mesh, journal: Option<&Journal>, stop: &AtomicBool) -> Result<()> {
+    let split = |name: &str| TokenizedSplit::read(&job.data.join(format!("{name}.tokens"))).context(Trouble::NotWhole);
     let stopped = || stop.load(Ordering::Relaxed);
     match &job.work {
         Work::Train { recipe, cache } => {
-            let open = |place: &CachePlace| Cache::open(&place.folder, &place.title);
+            let open = |place: &CachePlace| Cache::open(&place.folder, &place.title).context(Trouble::NotWhole);
             let (train_split, held_out) = (split("train")?, split(&recipe.eval.on)?);
             let cache = cache.as_ref().map(open).transpose()?;
-            if let Some(journal) = journal.as_mut() {
+            if let Some(journal) = journal {
                 journal.write(&started(job, recipe))?;
             }
             let recompute = job.recompute;
@@ -101,16 +137,23 @@ fn dispatch(job: &Job, mesh: &Mesh, mut journal: Option<&mut Journal>, stop: &At
                 .collect();
             wanted.sort_by_key(|sequence| sequence.start);
             wanted.dedup();
-            let weights = checkpoint::load_weights(&final_weights(weights), &recipe.model, recipe.precision.kind(), mesh)?;
+            let weights = checkpoint::load_weights(&final_weights(weights), &recipe.model, recipe.precision.kind(), mesh)
+                .context(Trouble::NotWhole)?;
             let decoder = Decoder::new(&recipe.model, recipe.data.context, &weights.leaves, mesh);
-            if let Some(journal) = journal.as_mut() {
+            if let Some(journal) = journal {
                 journal.write(&started(job, recipe))?;
+                journal.write(&Event::Resumed { step: 0 })?;
+                for path in Cache::mend(&cache.folder)? {
+                    let what = format!("{} is damaged; its sequences are taught again", path.display());
+                    journal.write(&Event::Noted { what })?;
+                }
             }
+            mesh.world.barrier(mesh.device)?;
             let lecturer = Lecturer { decoder: &decoder, title: &cache.title, context: recipe.data.context, mesh };
             let complete = lecturer.teach(&train_split, &wanted, &cache.folder, |done, total| {
                 let mut flag = [f64::from(mesh.is_first() && stopped())];
                 mesh.world.sum(&mut flag, mesh.device)?;
-                if let Some(journal) = journal.as_mut() {
+                if let Some(journal) = journal {
                     journal.write(&Event::Progress { done, total })?;
                 }
                 Ok(flag[0] == 0.0)
@@ -143,6 +186,7 @@ fn dispatch(job: &Job, mesh: &Mesh, mut journal: Option<&mut Journal>, stop: &At
                 params: counts.len() as i64,
                 updates: 0,
             })?;
+            journal.write(&Event::Resumed { step: 0 })?;
             let tokens = all.iter().map(|s| s.targets as i64).sum();
             for event in evaluation_events(&found, recipe, 0, tokens, Some(&held_out)) {
                 journal.write(&event)?;

@@ -9,7 +9,7 @@ use std::collections::HashMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Result, anyhow, ensure};
+use anyhow::{Context, Result, anyhow, ensure};
 use tch::{Device, Kind, Tensor};
 
 use super::block::{Answers, OpenBlock, Place};
@@ -18,6 +18,7 @@ use crate::data::batch::Row;
 use crate::data::tokens::TokenizedSplit;
 use crate::objective::targets::Teacher;
 use crate::objective::{Objective, Tail};
+use crate::record::store::sha256_file;
 
 /// An open cache.
 pub struct Cache {
@@ -46,6 +47,20 @@ impl Cache {
             cache.bytes += fs::metadata(&path)?.len();
         }
         Ok(cache)
+    }
+
+    /// Deletes the damaged blocks of `folder`, so that a pass makes them again; returns their paths.
+    pub fn mend(folder: &Path) -> Result<Vec<PathBuf>> {
+        let mut damaged = Vec::new();
+        for path in fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path()) {
+            let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+            if path.extension().is_some_and(|extension| extension == "block") && sha256_file(&path)?[..32] != name {
+                fs::remove_file(&path).with_context(|| format!("cannot delete {}", path.display()))?;
+                damaged.push(path);
+            }
+        }
+        damaged.sort();
+        Ok(damaged)
     }
 
     pub fn contains(&self, key: &[u8; 16]) -> bool {

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow, ensure};
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
@@ -11,7 +11,7 @@ use tch::{Device, Kind, Tensor};
 use super::optimizer::AdamW;
 use crate::dist::Mesh;
 use crate::model::{ModelConfig, Weights};
-use crate::record::store::{replace_bytes, sha256_hex};
+use crate::record::store::{replace_bytes, sha256_file, sha256_hex};
 
 /// Saves weights and, if given, the optimizer; every rank calls, the first writes. The SHA-256 goes to `<path>.sha256`, as
 /// `sha256sum -c` reads it.
@@ -47,9 +47,46 @@ pub fn save(path: &Path, weights: &Weights, optimizer: Option<&AdamW>, mesh: &Me
     let bytes = safetensors::serialize(views, Some(note))?;
     let name = path.file_name().context("a file name")?.to_string_lossy();
     let checksum = format!("{}  {name}\n", sha256_hex(&bytes));
-    // The checkpoint carries its own checksum beside it; a pair that does not match is refused, never half-used.
-    replace_bytes(path, &bytes)?;
-    replace_bytes(&sidecar(path), checksum.as_bytes())
+    // The checksum comes first: once the checkpoint is there, it is whole. A pair that does not match is refused.
+    replace_bytes(&sidecar(path), checksum.as_bytes())?;
+    replace_bytes(path, &bytes)
+}
+
+/// The checkpoint of `folder` after `step`.
+pub fn path_of(folder: &Path, step: u64) -> PathBuf {
+    folder.join(format!("checkpoint-{step:08}.safetensors"))
+}
+
+/// The steps after which `folder` has checkpoints, the newest first.
+pub fn steps(folder: &Path) -> Vec<u64> {
+    let step = |name: &str| name.strip_prefix("checkpoint-")?.strip_suffix(".safetensors")?.parse().ok();
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+    let mut steps: Vec<u64> = entries.filter_map(|entry| step(&entry.file_name().to_string_lossy())).collect();
+    steps.sort_by(|a, b| b.cmp(a));
+    steps
+}
+
+/// Deletes the checkpoints of `folder` but the newest `keep`, with their checksums.
+pub fn prune(folder: &Path, keep: usize) -> Result<()> {
+    steps(folder).into_iter().skip(keep).try_for_each(|step| remove(folder, step))
+}
+
+/// Deletes the checkpoints of `folder` beyond `step`.
+pub fn remove_after(folder: &Path, step: u64) -> Result<()> {
+    steps(folder).into_iter().filter(|&found| found > step).try_for_each(|step| remove(folder, step))
+}
+
+fn remove(folder: &Path, step: u64) -> Result<()> {
+    let path = path_of(folder, step);
+    fs::remove_file(&path).with_context(|| format!("cannot delete {}", path.display()))?;
+    let _ = fs::remove_file(sidecar(&path));
+    Ok(())
+}
+
+/// Whether the checkpoint at `path` is there as it was written.
+pub fn is_whole(path: &Path) -> bool {
+    let recorded = fs::read_to_string(sidecar(path)).unwrap_or_default();
+    sha256_file(path).is_ok_and(|found| recorded.starts_with(&found))
 }
 
 /// Fresh [`Weights`] from a checkpoint.
@@ -61,8 +98,12 @@ pub fn load_weights(path: &Path, config: &ModelConfig, kind: Kind, mesh: &Mesh) 
 
 /// Restores weights and optimizer in place.
 pub fn resume(path: &Path, weights: &Weights, optimizer: &mut AdamW, mesh: &Mesh) -> Result<()> {
-    let bytes = verified(path)?;
-    let tensors = SafeTensors::deserialize(&bytes).map_err(|error| anyhow!("{}: {error}", path.display()))?;
+    restore(path, &verified(path)?, weights, optimizer, mesh)
+}
+
+/// The same from `bytes`, which [`verified`] gave of `path`.
+pub fn restore(path: &Path, bytes: &[u8], weights: &Weights, optimizer: &mut AdamW, mesh: &Mesh) -> Result<()> {
+    let tensors = SafeTensors::deserialize(bytes).map_err(|error| anyhow!("{}: {error}", path.display()))?;
     for (index, parameter) in weights.parameters.iter().enumerate() {
         for (prefix, flat) in [("", &weights.master), ("exp_avg.", &optimizer.exp_avg), ("exp_avg_sq.", &optimizer.exp_avg_sq)] {
             let full = read(&tensors, &format!("{prefix}{}", parameter.name), &parameter.shape)?;
@@ -70,17 +111,18 @@ pub fn resume(path: &Path, weights: &Weights, optimizer: &mut AdamW, mesh: &Mesh
         }
     }
     weights.refresh_leaves();
-    let (_, header) = SafeTensors::read_metadata(&bytes)?;
+    let (_, header) = SafeTensors::read_metadata(bytes)?;
     let updates = header.metadata().as_ref().and_then(|note| note.get("updates")?.parse().ok());
     optimizer.updates = updates.ok_or_else(|| anyhow!("{} does not tell its updates", path.display()))?;
     Ok(())
 }
 
-fn sidecar(path: &Path) -> std::path::PathBuf {
+fn sidecar(path: &Path) -> PathBuf {
     path.with_extension("safetensors.sha256")
 }
 
-fn verified(path: &Path) -> Result<Vec<u8>> {
+/// The bytes of the checkpoint at `path`; an error where they are not those that were written.
+pub fn verified(path: &Path) -> Result<Vec<u8>> {
     let bytes = fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
     let checksum = fs::read_to_string(sidecar(path)).with_context(|| format!("{} has no checksum", path.display()))?;
     ensure!(checksum.starts_with(&sha256_hex(&bytes)), "{} is damaged: its checksum does not match", path.display());

@@ -1,6 +1,5 @@
 //! A training run from its recipe to its last evaluation, resumable at any moment.
 
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -42,8 +41,12 @@ pub enum Outcome {
     Stopped,
 }
 
-/// Time between checkpoints. It does not touch the numbers.
-const CHECKPOINT_EVERY: Duration = Duration::from_secs(10);
+/// Time between checkpoints, at least, and as a multiple of the time that the last one took: what a crash can cost, and what
+/// guarding against it may. Neither touches the numbers.
+const CHECKPOINT_EVERY: Duration = Duration::from_secs(2);
+const CHECKPOINT_SHARE: u32 = 50;
+/// Checkpoints kept: the newest, and one to fall back to should it be damaged.
+const CHECKPOINTS: usize = 2;
 /// A loss this many times the first one is a divergence.
 const BLOW_UP: f64 = 1e3;
 
@@ -58,7 +61,7 @@ pub fn train(
     recipe: &TrainRecipe,
     place: &Place,
     mesh: &Mesh,
-    mut journal: Option<&mut Journal>,
+    journal: Option<&Journal>,
     stop: impl Fn() -> bool,
 ) -> Result<Outcome> {
     let weights = Weights::init(&recipe.model, recipe.seed, recipe.precision.kind(), mesh)?;
@@ -66,19 +69,20 @@ pub fn train(
     let mut optimizer = AdamW::new(&weights);
     let batches = plan(&sequences(place.train, recipe.data.context), recipe.tokens, recipe.batch, recipe.seed);
     let updates = batches.len() as u64;
-    let saved = place.folder.join("checkpoint.safetensors");
-    if saved.exists() {
-        checkpoint::resume(&saved, &weights, &mut optimizer, mesh)?;
+    let write = |event: Event| journal.map_or(Ok(()), |journal| journal.write(&event));
+    let journal_events = journal::read(&place.folder.join(journal::FILE));
+    for sentence in resume(place.folder, &journal_events, &weights, &mut optimizer, mesh)? {
+        write(Event::Noted { what: sentence })?;
     }
-    let mut write = |event: Event| journal.as_mut().map_or(Ok(()), |journal| journal.write(&event));
     write(Event::Resumed { step: optimizer.updates as i64 })?;
 
     let mut tokens: u64 = batches[..optimizer.updates as usize].iter().flatten().map(|row| row.targets() as u64).sum();
     // A loss is compared with the run's first, also after a resumption; every rank reads the same.
-    let journal_events = journal::read(&place.folder.join(journal::FILE));
-    let mut first_loss =
-        journal_events.iter().find_map(|event| if let Event::Step(step) = event { Some(step.loss) } else { None });
-    let mut last_checkpoint = Instant::now();
+    let mut first_loss = journal_events
+        .iter()
+        .find_map(|event| if let Event::Step(step) = event { Some(step.loss) } else { None })
+        .filter(|_| optimizer.updates > 0);
+    let (mut last_checkpoint, mut every) = (Instant::now(), CHECKPOINT_EVERY);
     for step in optimizer.updates..updates {
         let begun = Instant::now();
         let rows = &batches[step as usize];
@@ -125,12 +129,18 @@ pub fn train(
         // The first rank decides for all; every rank learns of it at the same step.
         let mut flags = [0.0; 2];
         if mesh.is_first() {
-            flags = [f64::from(stop()), f64::from(last_checkpoint.elapsed() > CHECKPOINT_EVERY)];
+            flags = [f64::from(stop()), f64::from(last_checkpoint.elapsed() > every)];
         }
         mesh.world.sum(&mut flags, mesh.device)?;
         if (flags[0] > 0.0 || flags[1] > 0.0) && !last {
-            checkpoint::save(&saved, &weights, Some(&optimizer), mesh)?;
-            last_checkpoint = Instant::now();
+            let begun = Instant::now();
+            // No checkpoint is ahead of its journal, even after a power failure.
+            journal.map_or(Ok(()), Journal::sync)?;
+            checkpoint::save(&checkpoint::path_of(place.folder, step + 1), &weights, Some(&optimizer), mesh)?;
+            if mesh.is_first() {
+                checkpoint::prune(place.folder, CHECKPOINTS)?;
+            }
+            (last_checkpoint, every) = (Instant::now(), CHECKPOINT_EVERY.max(CHECKPOINT_SHARE * begun.elapsed()));
             if flags[0] > 0.0 {
                 return Ok(Outcome::Stopped);
             }
@@ -138,11 +148,52 @@ pub fn train(
     }
     checkpoint::save(&final_weights(place.folder), &weights, None, mesh)?;
     write(Event::Done)?;
-    if mesh.is_first() && saved.exists() {
-        fs::remove_file(&saved)?;
-        let _ = fs::remove_file(saved.with_extension("safetensors.sha256"));
+    journal.map_or(Ok(()), Journal::sync)?;
+    if mesh.is_first() {
+        checkpoint::prune(place.folder, 0)?;
     }
     Ok(Outcome::Done)
+}
+
+/// Restores the newest checkpoint of `folder` that is whole and that the journal's `events` reach; none, and nothing is touched.
+/// What the first rank picks, all ranks take. Returns, on the first rank, a sentence for each thing that was found damaged.
+fn resume(folder: &Path, events: &[Event], weights: &Weights, optimizer: &mut AdamW, mesh: &Mesh) -> Result<Vec<String>> {
+    let reached = journal::whole_steps(events) as u64;
+    let mut sentences = Vec::new();
+    let mut steps = checkpoint::steps(folder);
+    let newest = steps.first().copied().unwrap_or(0);
+    steps.retain(|&step| step <= reached);
+    let mut candidates = steps.into_iter();
+    let picked = loop {
+        let mut pick = [if mesh.is_first() { candidates.next().unwrap_or(0) as f64 } else { 0.0 }];
+        mesh.world.sum(&mut pick, mesh.device)?;
+        let step = pick[0] as u64;
+        if step == 0 {
+            break 0;
+        }
+        let path = checkpoint::path_of(folder, step);
+        let found = checkpoint::verified(&path);
+        let mut failed = [f64::from(found.is_err())];
+        mesh.world.sum(&mut failed, mesh.device)?;
+        match found {
+            Ok(bytes) if failed[0] == 0.0 => {
+                checkpoint::restore(&path, &bytes, weights, optimizer, mesh)?;
+                break step;
+            }
+            Ok(_) => sentences.push(format!("{} is damaged", path.display())),
+            Err(error) => sentences.push(format!("{error:#}")),
+        }
+    };
+    let lost = events.contains(&Event::Done) && events.iter().any(|event| matches!(event, Event::Torn { .. }));
+    if lost || newest > reached {
+        sentences.push(format!("the journal {} is whole up to step {reached} alone", folder.join(journal::FILE).display()));
+    }
+    // What was damaged or reaches too far would only take the place of those to come.
+    if mesh.is_first() {
+        checkpoint::remove_after(folder, picked)?;
+    }
+    let from = if picked == 0 { "it starts again".into() } else { format!("it goes on after step {picked}") };
+    Ok(if mesh.is_first() { sentences.into_iter().map(|sentence| format!("{sentence}; {from}")).collect() } else { Vec::new() })
 }
 
 /// Leaves the gradient of the mean loss over `rows`, the global batch, in `weights`; returns the sums over it.

@@ -4,7 +4,9 @@ use std::process::{Command, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use super::lab::{EXPERIMENT, Lab};
+use hydrometer::record::journal::Event;
+
+use super::lab::{EXPERIMENT, Lab, until};
 
 #[test]
 fn after_kill_9_of_the_whole_tree_and_after_a_polite_stop() {
@@ -60,9 +62,37 @@ fn after_a_worker_was_killed_under_a_program_that_lives_on() {
     // The second rank, so that the first one sees its peer go and says so.
     let last = children().pop().expect("a rank to kill");
     Command::new("kill").args(["-KILL", &last]).status().unwrap();
-    assert_eq!(program.wait().unwrap().code(), Some(3), "not all is done");
-    lab.ok(&arguments);
+    assert!(program.wait().unwrap().success(), "it is tried again from its checkpoint");
+    let retried = lab.histories("torn").into_values().flatten().filter(|event| matches!(event, Event::Retried { .. })).count();
+    assert_eq!(retried, 1);
     assert_eq!(lab.numbers("torn"), lab.numbers("calm"));
+}
+
+#[test]
+fn what_is_killed_too_often_is_left_and_a_run_that_diverges_stops_others_only_if_asked() {
+    let lab = Lab::new();
+    lab.write("lab.toml", &EXPERIMENT.replace("[method.soft-ce]", "lr = 1e12\n\n[method.soft-ce]"));
+    let fast = lab.run(&["run", "lab.toml", "--fail-fast", "--only", "finetune"]);
+    let said = String::from_utf8_lossy(&fast.stderr).into_owned();
+    assert_eq!(fast.status.code(), Some(3), "{said}");
+    assert!(said.contains("diverged: loss"), "{said}");
+    let all = lab.run(&["run", "lab.toml", "--rerun", "failed", "--fail-fast"]);
+    assert_eq!(all.status.code(), Some(3));
+    let students = |lab: &Lab| lab.histories("runs").keys().filter(|run| run.contains("-ce-") || run.contains("-mse-")).count();
+    assert_eq!(students(&lab), 0, "after a failure nothing is started");
+    let going = lab.run(&["run", "lab.toml", "--keep-going"]);
+    assert_eq!((going.status.code(), students(&lab)), (Some(3), 2), "the others go on");
+
+    let lab = Lab::new();
+    lab.write("lab.toml", &EXPERIMENT.replace("12.8k", "60k"));
+    let arguments = ["run", "lab.toml", "--only", "finetune", "--retries", "0"];
+    let mut program = lab.start(&arguments);
+    until(|| lab.path().join("runs").exists() && lab.numbers("runs").len() > 20);
+    let workers = Command::new("pgrep").args(["-P", &program.id().to_string()]).output().unwrap();
+    Command::new("kill").args(["-KILL", String::from_utf8_lossy(&workers.stdout).trim()]).status().unwrap();
+    assert_eq!(program.wait().unwrap().code(), Some(3), "{}", lab.said());
+    assert!(lab.said().contains("1 jobs could not be done; the same command goes on from here"), "{}", lab.said());
+    lab.ok(&arguments);
 }
 
 #[test]

@@ -1,9 +1,15 @@
 //! A small experiment in a folder of its own, and the program as a person would call it.
 
+use std::collections::BTreeMap;
+use std::fs::File;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::{Child, Command, Output, Stdio};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
 
+use hydrometer::record::frames::Frames;
 use hydrometer::record::journal::{self, Event};
+use polars::frame::DataFrame;
 use tempfile::TempDir;
 
 pub struct Lab {
@@ -97,6 +103,48 @@ impl Lab {
             }
         }
         all
+    }
+
+    /// Starts `hydrometer ARGUMENTS` and goes on; what it says goes to `said.txt`.
+    pub fn start(&self, arguments: &[&str]) -> Child {
+        let said = File::options().create(true).append(true).open(self.path().join("said.txt")).unwrap();
+        self.command(arguments).stdout(Stdio::null()).stderr(said).spawn().unwrap()
+    }
+
+    /// What all that was started has said.
+    pub fn said(&self) -> String {
+        std::fs::read_to_string(self.path().join("said.txt")).unwrap_or_default()
+    }
+
+    /// Every line that was ever written to the journals under `runs`, by folder, void or not.
+    pub fn histories(&self, runs: &str) -> BTreeMap<String, Vec<Event>> {
+        let folders = std::fs::read_dir(self.path().join(runs)).unwrap().map(|entry| entry.unwrap().path());
+        let history = |folder: PathBuf| {
+            let text = std::fs::read_to_string(folder.join("journal.jsonl")).ok()?;
+            let events = text.lines().filter_map(journal::parse_line).map(|(_, event)| event).collect();
+            Some((folder.file_name()?.to_string_lossy().into_owned(), events))
+        };
+        folders.filter_map(history).collect()
+    }
+
+    /// The frames in `results` less the columns that tell of time.
+    pub fn frames(&self, results: &str) -> [DataFrame; 4] {
+        let Frames { runs, curves, evals, documents } = Frames::read(&self.path().join(results)).unwrap();
+        [runs, curves, evals, documents].map(|frame| frame.drop_many(["wall_s", "tokens_per_s"]))
+    }
+}
+
+/// Whether frames hold the same rows, to the bit.
+pub fn same_frames(a: &[DataFrame; 4], b: &[DataFrame; 4]) -> bool {
+    a.iter().zip(b).all(|(a, b)| a.equals_missing(b))
+}
+
+/// Waits until `what` holds, or fails after a minute.
+pub fn until(what: impl Fn() -> bool) {
+    let begun = Instant::now();
+    while !what() {
+        assert!(begun.elapsed() < Duration::from_secs(60), "waited for a minute in vain");
+        sleep(Duration::from_millis(10));
     }
 }
 

@@ -1,19 +1,23 @@
 //! What hydrometer promises, a file a promise.
 
+mod a_name_is_no_part_of_a_run;
 mod bad_checkpoints_are_refused_by_name;
 mod bad_input_is_refused_before_any_work;
 mod checkpoints_evaluate_as_in_transformers;
 mod checkpoints_survive_export_and_import;
 mod claims_are_decided_and_verified;
+mod damage_heals_with_the_next_run;
 mod every_objective_trains_alike_on_any_mesh;
 mod fixtures;
 mod interrupted_runs_resume_bit_for_bit;
+mod killed_sweeps_lose_nothing_that_is_done;
 mod known_silent_bugs_are_told_apart;
 mod lab;
 mod loss_evaluates_tensors_from_anywhere;
 mod objectives_equal_the_f64_reference;
 mod recomputed_activations_change_no_bit;
 mod sampled_tails_are_unbiased_on_any_mesh;
+mod sessions_on_one_folder_share_the_work;
 mod shards_of_every_family_learn_as_one;
 mod shards_train_as_one;
 mod sweeps_explain_themselves;

@@ -30,7 +30,7 @@ fn what_is_left_what_failed_and_why_a_run_is_new() {
         &format!("# more\n{text}\n[sweep]\ngrid = {{ lr = [3e-3, 1e-3] }}\n[fair]\nmatch = \"tokens\"\n{claim}"),
     );
     let plan = json(&lab, &["plan", "more.toml"]);
-    assert_eq!(plan["left"]["runs_left"], 4, "an axis is part of a run's name");
+    assert_eq!(plan["left"]["runs_left"], 2, "an axis is part of a run's name, but no part of the run");
     assert!(plan["left"]["seconds_left"].as_f64().is_some_and(|seconds| seconds > 0.0 && seconds < 60.0));
     let new = plan["runs"].as_array().unwrap().iter().find(|run| run["name"] == "finetune lr=0.001").unwrap();
     let why = json(&lab, &["why", new["run"].as_str().unwrap(), "more.toml"]);

@@ -1,0 +1,62 @@
+//! Other names of a run: its folder is found by its recipe where an arm, an axis or a teacher has been renamed.
+//!
+//! The folder keeps the name it was made under; a link beside it bears the new one.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::Path;
+
+use serde_json::Value;
+
+use super::job::cache_place;
+use crate::experiment::Experiment;
+use crate::experiment::recipe::TrainRecipe;
+
+/// Links every run, teacher and cache of `experiment` that is not under `runs` by its name to the folder that holds its recipe, if
+/// any does. What cannot be linked is done again, no more.
+pub fn link(experiment: &Experiment, runs: &Path) {
+    let (mut names, mut by_hash): (BTreeSet<String>, BTreeMap<String, Vec<String>>) = Default::default();
+    for entry in fs::read_dir(runs).into_iter().flatten().flatten() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        match entry.file_type() {
+            // Its folder was deleted.
+            Ok(kind) if kind.is_symlink() && !entry.path().exists() => drop(fs::remove_file(entry.path())),
+            Ok(kind) => {
+                if let (true, Some(hash)) = (kind.is_dir(), hash(&name)) {
+                    by_hash.entry(hash.to_string()).or_default().push(name.clone());
+                }
+                names.insert(name);
+            }
+            Err(_) => {}
+        }
+    }
+    if by_hash.is_empty() {
+        return;
+    }
+    let students = experiment.students.iter().map(|student| (student.run.clone(), "train", &student.recipe));
+    let teachers = experiment.teachers.iter().map(|teacher| (teacher.run.clone(), "train", &teacher.recipe));
+    let caches = experiment.teachers.iter().filter_map(|teacher| {
+        let name = cache_place(runs, teacher).folder.file_name()?.to_string_lossy().into_owned();
+        Some((name, "teach", &teacher.recipe))
+    });
+    for (run, work, recipe) in students.chain(teachers).chain(caches).filter(|(run, ..)| !names.contains(run)) {
+        let candidates = hash(&run).and_then(|hash| by_hash.get(hash)).into_iter().flatten();
+        if let Some(known) = candidates.into_iter().find(|known| holds(&runs.join(known), work, recipe)) {
+            let _ = symlink(known, runs.join(&run));
+        }
+    }
+}
+
+/// The hash at the end of a name.
+fn hash(name: &str) -> Option<&str> {
+    let (_, hash) = name.rsplit_once('-')?;
+    (hash.len() == 8 && hash.bytes().all(|byte| byte.is_ascii_hexdigit())).then_some(hash)
+}
+
+/// Whether `folder` holds a job that does `work` by `recipe`: the hash of a name is short.
+fn holds(folder: &Path, work: &str, recipe: &TrainRecipe) -> bool {
+    let job = fs::read(folder.join("job.json")).ok().and_then(|bytes| serde_json::from_slice::<Value>(&bytes).ok());
+    let stored = job.as_ref().and_then(|job| job.pointer(&format!("/work/{work}/recipe")));
+    stored.is_some() && stored == serde_json::to_value(recipe).ok().as_ref()
+}

@@ -1,0 +1,72 @@
+//! A process that works on a folder, and whether it still lives.
+
+use std::fs;
+use std::process;
+
+use serde::{Deserialize, Serialize};
+
+/// A process, as it writes itself down for others.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Holder {
+    pub host: String,
+    pub pid: u32,
+    /// When it started, in ticks since boot: a process id is used again.
+    started: Option<u64>,
+    /// Boot and process-id namespace; absent where the system does not tell. Ids mean something only where both are equal.
+    machine: Option<String>,
+}
+
+impl Holder {
+    /// This process.
+    pub fn me() -> Self {
+        let read = |path: &str| fs::read_to_string(path).ok().map(|text| text.trim().to_string());
+        let namespace = fs::read_link("/proc/self/ns/pid").ok();
+        let machine = read("/proc/sys/kernel/random/boot_id").zip(namespace);
+        Self {
+            host: read("/proc/sys/kernel/hostname").unwrap_or_default(),
+            pid: process::id(),
+            started: started(process::id()),
+            machine: machine.map(|(boot, namespace)| format!("{boot} {}", namespace.display())),
+        }
+    }
+
+    /// Whether it is known to have ended; one on another machine never is.
+    pub fn has_ended(&self) -> bool {
+        self.machine.is_some() && self.machine == Self::me().machine && started(self.pid) != self.started
+    }
+
+    pub fn is_me(&self) -> bool {
+        *self == Self::me()
+    }
+}
+
+/// When process `pid` of this machine started; `None` once it has ended, also while nobody has asked how.
+fn started(pid: u32) -> Option<u64> {
+    let text = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The second field, in parentheses, may hold anything.
+    let fields: Vec<&str> = text.rsplit_once(')')?.1.split_whitespace().collect();
+    if ["Z", "X"].contains(fields.first()?) { None } else { fields.get(19)?.parse().ok() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_process_lives_until_it_has_ended_even_if_nobody_waits_for_it() {
+        let me = Holder::me();
+        assert!(me.is_me() && !me.has_ended());
+        let mut child = process::Command::new("sleep").arg("100").spawn().unwrap();
+        let other = Holder { pid: child.id(), started: started(child.id()), ..me.clone() };
+        assert!(!other.has_ended() && !other.is_me());
+        child.kill().unwrap();
+        while started(child.id()).is_some() {
+            std::thread::yield_now();
+        }
+        assert!(other.has_ended(), "a zombie has ended");
+        child.wait().unwrap();
+        assert!(other.has_ended());
+        assert!(Holder { started: Some(1), ..me.clone() }.has_ended(), "its id is used again");
+        assert!(!Holder { machine: Some("elsewhere".into()), ..other }.has_ended(), "nothing is known of other machines");
+    }
+}

@@ -1,0 +1,67 @@
+//! What was done and must be done again: because it was asked for, or because it is not whole any more.
+
+use std::fs;
+
+use anyhow::{Context, Result};
+
+use super::job::{Status, Work, journal_path, status_in};
+use super::lease::{Lease, Watch};
+use super::schedule::{Planned, Rerun};
+use super::session::record;
+use crate::record::journal::{self, Event};
+use crate::train::checkpoint;
+use crate::train::run::final_weights;
+
+/// Puts every job of `planned` that has ended back in the queue, as `rerun` asks; one that another session works on is left to it.
+pub fn requeue(planned: &[Planned], rerun: Option<Rerun>) -> Result<()> {
+    let anew = rerun == Some(Rerun::All);
+    for Planned { job, .. } in planned {
+        let ended = || match status_in(&job.folder) {
+            Status::Done => anew,
+            status => !status.is_left(),
+        };
+        // A run that was interrupted starts anew too where all do.
+        if !(ended() || anew && journal_path(&job.folder).exists()) {
+            continue;
+        }
+        let Some(lease) = Watch::new(&job.folder).take()? else { continue };
+        if ended() || anew {
+            put_back(&job.folder, &lease, anew)?;
+        }
+        if let (true, Work::Teach { cache, .. }) = (anew, &job.work) {
+            for block in fs::read_dir(&cache.folder)?.flatten().map(|entry| entry.path()) {
+                if block.extension().is_some_and(|extension| extension == "block") {
+                    fs::remove_file(&block).with_context(|| format!("cannot delete {}", block.display()))?;
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Before a teacher answers: one that is done but whose weights are not whole is put back in the queue. Whether any was.
+pub fn mend_teachers(planned: &[Planned]) -> Result<bool> {
+    let mut any = false;
+    for Planned { job, needs, .. } in planned {
+        let Work::Teach { weights: teacher, .. } = &job.work else { continue };
+        let weights = final_weights(teacher);
+        if !needs.is_empty() || status_in(teacher) != Status::Done || checkpoint::is_whole(&weights) {
+            continue;
+        }
+        let Some(lease) = Watch::new(teacher).take()? else { continue };
+        if status_in(teacher) == Status::Done {
+            eprintln!("{} is damaged; this teacher is trained again", weights.display());
+            put_back(teacher, &lease, true)?;
+            any = true;
+        }
+    }
+    Ok(any)
+}
+
+/// The journal first: a checkpoint beyond its steps counts for nothing.
+fn put_back(folder: &std::path::Path, lease: &Lease, anew: bool) -> Result<()> {
+    if !journal::read(&journal_path(folder)).is_empty() {
+        record(folder, lease, &Event::Requeued { anew })?;
+    }
+    if anew { checkpoint::prune(folder, 0) } else { Ok(()) }
+}

@@ -1,0 +1,179 @@
+//! Oracle: the same experiment undamaged. Each time one sentence says what is wrong, nothing that is done is done again, and the
+//! next `run` ends with the same numbers.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use hydrometer::record::journal::Event;
+
+use super::lab::{EXPERIMENT, Lab, same_frames, until};
+
+fn folder(lab: &Lab, runs: &str, name: &str) -> PathBuf {
+    let folders = fs::read_dir(lab.path().join(runs)).into_iter().flatten().flatten();
+    folders
+        .map(|entry| entry.path())
+        .find(|path| path.file_name().unwrap().to_string_lossy().starts_with(name))
+        .unwrap_or_default()
+}
+
+fn damage(path: &Path, change: impl Fn(&mut Vec<u8>)) {
+    let mut bytes = fs::read(path).unwrap();
+    change(&mut bytes);
+    fs::write(path, bytes).unwrap();
+}
+
+fn done(events: &[Event]) -> usize {
+    events.iter().filter(|event| **event == Event::Done).count()
+}
+
+fn steps(journal: &Path) -> usize {
+    fs::read_to_string(journal).map_or(0, |text| text.matches("\"step\",").count())
+}
+
+#[test]
+fn of_cache_weights_data_and_journals() {
+    let calm = Lab::new();
+    calm.write("lab.toml", &EXPERIMENT.replace("seeds   = 1", "seeds   = 2"));
+    calm.ok(&["run", "lab.toml"]);
+    let lab = Lab::new();
+    lab.ok(&["run", "lab.toml"]);
+    lab.write("lab.toml", &EXPERIMENT.replace("seeds   = 1", "seeds   = 2"));
+    let middle = |bytes: &mut Vec<u8>| {
+        let at = bytes.len() / 2;
+        bytes[at] ^= 1;
+    };
+    let half = |bytes: &mut Vec<u8>| bytes.truncate(bytes.len() / 2);
+    let blocks = fs::read_dir(folder(&lab, "runs", "cache")).unwrap().map(|entry| entry.unwrap().path());
+    let block = blocks.into_iter().find(|path| path.extension().is_some_and(|extension| extension == "block")).unwrap();
+    damage(&block, middle);
+    let weights = folder(&lab, "runs", "teacher").join("final.safetensors");
+    damage(&weights, half);
+    damage(&folder(&lab, "runs", "data").join("train.tokens"), half);
+    let (finetune, soft_ce) = (folder(&lab, "runs", "finetune"), folder(&lab, "runs", "soft-ce"));
+    damage(&finetune.join("journal.jsonl"), middle);
+    damage(&soft_ce.join("journal.jsonl"), |bytes| bytes.truncate(bytes.len() - 5));
+    let status = lab.run(&["status", "lab.toml"]);
+    assert!(String::from_utf8_lossy(&status.stdout).contains("lab: 1/6 runs done"), "what is torn does not count as done");
+    let output = lab.run(&["run", "lab.toml"]);
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success(), "{said}");
+    let relative = |path: &Path| path.strip_prefix(lab.path()).unwrap().display().to_string();
+    for sentence in [
+        format!("{} is damaged; this teacher is trained again", relative(&weights)),
+        format!("{} is damaged; its sequences are taught again", relative(&block)),
+        format!("the journal {} is whole up to step", relative(&finetune.join("journal.jsonl"))),
+    ] {
+        assert_eq!(said.matches(&sentence).count(), 1, "{sentence}: {said}");
+    }
+    assert!(same_frames(&lab.frames("results/lab"), &calm.frames("results/lab")));
+    let histories = lab.histories("runs");
+    let of = |name: &str| histories.iter().find(|(folder, _)| folder.starts_with(name)).unwrap().1;
+    assert_eq!(done(of("logit-mse-s0")), 1, "what is whole is left alone");
+    assert_eq!((done(of("finetune-s0")), done(of("teacher"))), (2, 2));
+}
+
+#[test]
+fn of_checkpoints_by_the_one_before_or_from_the_start() {
+    let long = EXPERIMENT.replace("12.8k", "60k");
+    let (calm, lab) = (Lab::new(), Lab::new());
+    calm.write("lab.toml", &long);
+    calm.ok(&["run", "lab.toml", "--only", "finetune"]);
+    lab.write("lab.toml", &long);
+    let arguments = ["run", "lab.toml", "--only", "finetune"];
+    for reached in [15, 45] {
+        let mut program = lab.start(&arguments);
+        until(|| steps(&folder(&lab, "runs", "finetune").join("journal.jsonl")) > reached);
+        Command::new("kill").args(["-INT", &program.id().to_string()]).status().unwrap();
+        assert_eq!(program.wait().unwrap().code(), Some(130));
+    }
+    let checkpoints = |runs: &str| {
+        let entries = fs::read_dir(folder(&lab, runs, "finetune")).unwrap().map(|entry| entry.unwrap().path());
+        let mut all: Vec<PathBuf> = entries.filter(|path| path.to_string_lossy().ends_with(".safetensors")).collect();
+        all.sort();
+        all
+    };
+    assert_eq!(checkpoints("runs").len(), 2, "older ones are pruned, one is kept to fall back to");
+    let copied = Command::new("cp").args(["-r", "runs", "copy"]).current_dir(lab.path()).status().unwrap();
+    assert!(copied.success());
+    let half = |bytes: &mut Vec<u8>| bytes.truncate(bytes.len() / 2);
+    let [older, newer] = &checkpoints("runs")[..] else { panic!() };
+    damage(newer, half);
+    let step: u64 = older.file_stem().unwrap().to_string_lossy()["checkpoint-".len()..].parse().unwrap();
+    let said = |output: std::process::Output| {
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.success(), "{said}");
+        said
+    };
+    let text = said(lab.run(&arguments));
+    assert!(text.contains(&format!("is damaged: its checksum does not match; it goes on after step {step}")), "{text}");
+    checkpoints("copy").iter().for_each(|path| damage(path, half));
+    let text = said(lab.run(&[&arguments[..], &["--runs", "copy", "--results", "copied"]].concat()));
+    assert!(text.contains("is damaged: its checksum does not match; it starts again"), "{text}");
+    assert!(lab.numbers("runs") == calm.numbers("runs") && lab.numbers("copy") == calm.numbers("runs"));
+    assert!(checkpoints("runs").iter().all(|path| path.ends_with("final.safetensors")), "a run that is done keeps none");
+}
+
+/// A file system of its own, gone with the value.
+struct Mount(PathBuf);
+
+impl Mount {
+    /// `None`, with a word about it, where this machine lets nobody mount.
+    fn new(lab: &Lab, size: &str) -> Option<Self> {
+        let path = lab.path().join("small");
+        fs::create_dir(&path).unwrap();
+        let options = format!("size={size}");
+        let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", &options, "none"]).arg(&path).output();
+        if mounted.is_ok_and(|output| output.status.success()) {
+            return Some(Self(path));
+        }
+        eprintln!("SKIPPED: no file system can be mounted here, so this was not tried");
+        None
+    }
+}
+
+impl Drop for Mount {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").args(["-l".as_ref(), self.0.as_os_str()]).status();
+    }
+}
+
+#[test]
+fn of_a_disk_that_was_full() {
+    let (calm, lab) = (Lab::new(), Lab::new());
+    let Some(mount) = Mount::new(&lab, "4m") else { return };
+    calm.ok(&["run", "lab.toml"]);
+    let arguments = ["run", "lab.toml", "--runs", "small/runs", "--results", "results"];
+    lab.ok(&[&arguments[..], &["--only", "finetune"]].concat());
+    let mut program = lab.start(&arguments);
+    until(|| steps(&folder(&lab, "small/runs", "teacher").join("journal.jsonl")) > 3);
+    let filler = mount.0.join("filler");
+    let _ = Command::new("dd").args(["if=/dev/zero", "bs=1k", "of=small/filler"]).current_dir(lab.path()).output();
+    assert_eq!(program.wait().unwrap().code(), Some(1));
+    let said = lab.said();
+    let last = said.trim().lines().last().unwrap();
+    assert!(last.contains("No space left on device") && last.contains("make room, and the same command goes on"), "{said}");
+    assert!(!said.contains("panicked"), "{said}");
+    fs::remove_file(filler).unwrap();
+    lab.ok(&arguments);
+    assert_eq!(lab.numbers("small/runs"), calm.numbers("runs"));
+    assert!(lab.histories("small/runs").iter().all(|(folder, events)| folder.starts_with("cache") || done(events) == 1));
+}
+
+#[test]
+fn of_a_folder_that_could_not_be_written() {
+    let lab = Lab::new();
+    let Some(mount) = Mount::new(&lab, "4m") else { return };
+    let remount = |how: &str| {
+        let options = format!("remount,{how}");
+        assert!(Command::new("mount").args(["-o", &options]).arg(&mount.0).status().unwrap().success());
+    };
+    let arguments = ["run", "lab.toml", "--runs", "small/runs", "--results", "results", "--only", "finetune"];
+    remount("ro");
+    let output = lab.run(&arguments);
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!((output.status.code(), said.trim().lines().count()), (Some(2), 1), "{said}");
+    assert!(said.contains("the runs folder small/runs cannot be written: Read-only file system"), "{said}");
+    remount("rw");
+    lab.ok(&arguments);
+}
