@@ -11,8 +11,10 @@ use clap::{Args, ValueEnum};
 
 use super::report::show;
 use super::{Common, FAILED, Output};
-use crate::record::freeze::freeze;
-use crate::record::provenance::gather;
+use crate::experiment::Experiment;
+use crate::record::frames::Frames;
+use crate::record::freeze::{Frozen, freeze};
+use crate::record::provenance::{Provenance, gather, kept_from};
 use crate::record::store::replace_bytes;
 use crate::report;
 use crate::sweep::job::{Status, status};
@@ -73,11 +75,13 @@ impl Run {
         };
         let ending = schedule::run(&experiment, &settings, &count_interrupts()?)?;
 
-        let frozen = results.join("runs.parquet").exists();
-        if ending.started > 0 || !frozen {
-            freeze(&experiment, &self.common.runs)?.write(&results)?;
-            let provenance = serde_json::to_string_pretty(&gather(&experiment, &settings, &results))?;
-            replace_bytes(&results.join("provenance.json"), provenance.as_bytes())?;
+        let earlier = earlier(&experiment, &results);
+        if ending.started > 0 || earlier.as_ref().is_none_or(|(_, provenance)| provenance.experiment_toml != experiment.toml) {
+            let Frozen { mut frames, kept } = freeze(&experiment, &self.common.runs, earlier.as_ref().map(|(frames, _)| frames))?;
+            frames.write(&results)?;
+            let kept = earlier.map_or(Vec::new(), |(_, provenance)| kept_from(&provenance, &kept));
+            let provenance = gather(&experiment, &settings, &results, kept)?;
+            replace_bytes(&results.join("provenance.json"), serde_json::to_string_pretty(&provenance)?.as_bytes())?;
         }
         let files = report::write(&results, &experiment.claims)?;
         let mut all: Vec<_> =
@@ -101,6 +105,20 @@ impl Run {
                 eprintln!("{count} runs failed or diverged; `--rerun failed` tries them again");
                 Ok(ExitCode::from(FAILED))
             }
+        }
+    }
+}
+
+/// The frames of `experiment` that `results` holds, where they are whole and of the same tier.
+fn earlier(experiment: &Experiment, results: &Path) -> Option<(Frames, Provenance)> {
+    if !results.join("runs.parquet").exists() {
+        return None;
+    }
+    match Frames::read(results).and_then(|frames| Ok((frames, Provenance::read(results)?))) {
+        Ok(found) => Some(found).filter(|(_, p)| p.experiment == experiment.name && p.smoke == experiment.smoke),
+        Err(error) => {
+            eprintln!("the frames in {} are replaced, not added to: {error:#}", results.display());
+            None
         }
     }
 }

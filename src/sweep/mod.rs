@@ -4,6 +4,7 @@ pub mod estimate;
 pub mod job;
 pub mod kin;
 pub mod local;
+pub mod memory;
 pub mod progress;
 pub mod schedule;
 pub mod state;
