@@ -34,7 +34,8 @@ pub fn doctor(output: Output) -> Result<ExitCode> {
             Err(_) => add(name, "missing".into(), Some(cure)),
         }
     }
-    add("libtorch", c10d::torch_config().lines().nth(1).unwrap_or_default().trim().trim_start_matches("- ").into(), None);
+    let built = c10d::torch_config().lines().nth(1).unwrap_or_default().trim().trim_start_matches("- ").to_string();
+    add("libtorch", format!("{}, built with {built}", c10d::torch_version()), None);
     add("cpu", cpu_model(), None);
     let cores = std::thread::available_parallelism().map_or(1, |n| n.get());
     add("cores", cores.to_string(), None);

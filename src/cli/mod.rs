@@ -1,7 +1,9 @@
 //! What can be typed: a file per verb.
 
+mod compare;
 mod doctor;
 mod eval;
+mod export;
 mod loss;
 mod plan;
 mod report;
@@ -16,9 +18,9 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use crate::UserError;
 use crate::experiment::{Experiment, Options, load};
 use crate::sweep::{alias, worker};
+use crate::{UserError, user_error};
 
 /// Some run failed or diverged.
 const FAILED: u8 = 3;
@@ -56,6 +58,10 @@ enum Verb {
     Why(why::Why),
     /// Rebuild tables, plots and pages from the frames.
     Report(Common),
+    /// Show the arms of one experiment or several against any arm, from the frames alone.
+    Compare(compare::Compare),
+    /// Write the frames as CSV or as TensorBoard events.
+    Export(export::Export),
     /// Rebuild tables, plots, pages and claims from the frames and demand the same bytes; refuse refuted claims.
     Verify(verify::Verify),
     /// Measure a Hugging Face checkpoint on text: NLL, perplexity, bits per byte, accuracy.
@@ -109,6 +115,21 @@ impl Common {
     }
 }
 
+/// The folder of results that `path` names: itself, or that of an experiment file.
+fn results_of(path: &Path) -> Result<PathBuf> {
+    let folder = match path.extension() {
+        Some(extension) if extension == "toml" => Path::new("results").join(path.file_stem().unwrap_or_default()),
+        _ => path.to_path_buf(),
+    };
+    if !folder.join("runs.parquet").exists() {
+        return Err(user_error!(
+            "{} has no frames; name a folder of results or an experiment file that was run",
+            folder.display()
+        ));
+    }
+    Ok(folder)
+}
+
 impl Cli {
     /// Does what was typed.
     pub fn run(self) -> Result<ExitCode> {
@@ -118,6 +139,8 @@ impl Cli {
             Verb::Status(common) => status::status(&common, self.output),
             Verb::Why(why) => why.why(self.output),
             Verb::Report(common) => report::report(&common, self.output),
+            Verb::Compare(compare) => compare.compare(self.output),
+            Verb::Export(export) => export.export(self.output),
             Verb::Verify(verify) => verify.verify(self.output),
             Verb::Eval(eval) => eval.run(self.output),
             Verb::Loss(args) => loss::loss(&args, self.output),

@@ -14,6 +14,7 @@ use crate::experiment::budget::Budget;
 use crate::experiment::fair::Match;
 use crate::experiment::{Experiment, Skipped};
 use crate::record::frames::Frames;
+use crate::record::provenance::memory_gb;
 use crate::report::claims::decide;
 use crate::report::format::{duration, flops, quantity};
 use crate::sweep::estimate::{Estimate, History, estimate};
@@ -55,7 +56,8 @@ pub fn plan(common: &Common, output: Output) -> Result<ExitCode> {
         .collect();
     let teachers = teachers(&experiment, common);
     let budget = Budget::of(&experiment);
-    let left = estimate(&experiment, &common.runs, &History::read(&common.runs));
+    let ranks = (common.tp as usize, common.dp as usize);
+    let left = estimate(&experiment, &common.runs, &History::read(&common.runs), ranks);
     if output == Output::Json {
         let skipped: Vec<_> = experiment.skipped.iter().map(|s| json!({ "name": s.name, "because": s.because })).collect();
         let claims: Vec<_> = experiment.claims.iter().map(|c| json!({ "id": c.id, "a": c.a, "b": c.b })).collect();
@@ -152,6 +154,9 @@ fn say_cost(budget: &Budget, left: &Estimate) {
         (_, Some(seconds)) => println!("left: about {} of training, one run at a time; disk: at most {disk}B", duration(seconds)),
         (_, None) => println!("left: no finished run tells how long this machine takes; disk: at most {disk}B"),
     }
+    let (needed, there) = (left.memory_bytes as f64, memory_gb() * 1e9);
+    let scarce = if there > 0.0 && needed > there { ": too little; try a smaller batch or --recompute" } else { "" };
+    println!("memory: about {}B a rank of the largest run, of {}B on this machine{scarce}", quantity(needed), quantity(there));
 }
 
 /// What the claims could have shown with the spread that the results so far have: how many seeds are enough.

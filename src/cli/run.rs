@@ -15,8 +15,8 @@ use super::report::show;
 use super::{Common, FAILED, Output};
 use crate::experiment::Experiment;
 use crate::record::frames::Frames;
-use crate::record::freeze::freeze;
-use crate::record::provenance::{Provenance, frame_hashes, gather};
+use crate::record::freeze::{Frozen, freeze};
+use crate::record::provenance::{Provenance, frame_hashes, gather, kept_from};
 use crate::record::store::{remove_parts, replace_bytes};
 use crate::report;
 use crate::report::input::Table;
@@ -97,10 +97,16 @@ impl Run {
         };
         let ending = session::run(&experiment, &settings, &count_interrupts()?)?;
 
-        if ending.started + ending.elsewhere > 0 || !is_frozen(&experiment, &self.common.runs, &results) {
-            freeze(&experiment, &self.common.runs)?.write(&results)?;
-            let provenance = serde_json::to_string_pretty(&gather(&experiment, &settings, &results))?;
-            replace_bytes(&results.join("provenance.json"), provenance.as_bytes())?;
+        let earlier = earlier(&experiment, &results);
+        if ending.started + ending.elsewhere > 0
+            || !is_frozen(&experiment, &self.common.runs, &results)
+            || earlier.as_ref().is_none_or(|(_, provenance)| provenance.experiment_toml != experiment.toml)
+        {
+            let Frozen { mut frames, kept } = freeze(&experiment, &self.common.runs, earlier.as_ref().map(|(frames, _)| frames))?;
+            frames.write(&results)?;
+            let kept = earlier.map_or(Vec::new(), |(_, provenance)| kept_from(&provenance, &kept));
+            let provenance = gather(&experiment, &settings, &results, kept)?;
+            replace_bytes(&results.join("provenance.json"), serde_json::to_string_pretty(&provenance)?.as_bytes())?;
         }
         remove_parts(&results, Duration::from_secs(3600));
         let files = report::write(&results, &experiment.claims)?;
@@ -146,6 +152,20 @@ fn is_frozen(experiment: &Experiment, runs: &Path, results: &Path) -> bool {
     let baselines = baselines(experiment);
     all.extend(baselines.iter().map(|(run, _)| run));
     all.into_iter().all(|run| known.get(run.as_str()) == Some(&status(runs, run).name()))
+}
+
+/// The frames of `experiment` that `results` holds, where they are whole and of the same tier.
+fn earlier(experiment: &Experiment, results: &Path) -> Option<(Frames, Provenance)> {
+    if !results.join("runs.parquet").exists() {
+        return None;
+    }
+    match Frames::read(results).and_then(|frames| Ok((frames, Provenance::read(results)?))) {
+        Ok(found) => Some(found).filter(|(_, p)| p.experiment == experiment.name && p.smoke == experiment.smoke),
+        Err(error) => {
+            eprintln!("the frames in {} are replaced, not added to: {error:#}", results.display());
+            None
+        }
+    }
 }
 
 /// A counter of ctrl-C.

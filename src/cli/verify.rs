@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::run::count_interrupts;
 use super::{Common, NOTHING, Output, REFUTED};
-use crate::record::frames::Frames;
+use crate::record::frames::{Frames, RunRow};
 use crate::record::freeze::freeze;
 use crate::report::claims::decide;
 use crate::stats::verdict::Verdict;
@@ -21,7 +21,7 @@ use crate::verify::numerics::{self, Rung};
 pub struct Verify {
     #[command(flatten)]
     common: Common,
-    /// Train everything again as well, and say how far the numbers agree.
+    /// Train everything again as well, and say how far the numbers agree. --smoke does so too.
     #[arg(long)]
     rerun: bool,
     /// Runs at a time with --rerun; the same bits need the same number of threads a run.
@@ -32,7 +32,7 @@ pub struct Verify {
 impl Verify {
     pub fn verify(&self, output: Output) -> Result<ExitCode> {
         let (mut found, mut told) = artefacts(&self.common, output)?;
-        if self.rerun && found != Found::Nothing {
+        if (self.rerun || self.common.smoke) && found != Found::Nothing {
             let (again, numbers) = self.train_again(output)?;
             (found, told["rerun"]) = (found.max(again), numbers);
         }
@@ -72,9 +72,10 @@ impl Verify {
         if session::run(&experiment, &settings, &count_interrupts()?)?.interrupted {
             return Err(anyhow!("interrupted; nothing was verified by training"));
         }
-        let again = freeze(&experiment, &runs)?;
-        let agreements = numerics::compare(&kept, &again)?;
+        let again = freeze(&experiment, &runs, None)?.frames;
+        let mut agreements = numerics::compare(&kept, &again)?;
         let outcomes = decide(&experiment.claims, &again)?;
+        numerics::hold(&mut agreements, &outcomes);
         let rung = numerics::rung(&agreements, &outcomes);
         if output == Output::Human {
             agreements.iter().for_each(|agreement| println!("{agreement}"));
@@ -107,13 +108,23 @@ fn artefacts(common: &Common, output: Output) -> Result<(Found, Value)> {
     let (same, faults) = compare(&results, &experiment.claims)?;
     let damaged = faults.iter().any(|(_, fault)| matches!(fault, Fault::Damaged(_)));
     let outcomes = if damaged { Vec::new() } else { decide(&experiment.claims, &Frames::read(&results)?)? };
+    let present = if damaged { Vec::new() } else { RunRow::rows(&Frames::read(&results)?.runs)? };
+    let has = |run: &str| present.iter().any(|row| row.run == run && row.status != "new");
+    let lacking = experiment.students.iter().filter(|student| !damaged && !has(&student.run)).count();
     let refuted = outcomes.iter().filter(|outcome| outcome.verdict == Verdict::Refuted).count();
     if output == Output::Human {
         for (file, fault) in &faults {
             let file = results.join(file);
             match fault {
                 Fault::Missing => println!("{} is missing", file.display()),
-                Fault::Changed => println!("{} is not the frame that was written: its checksum differs", file.display()),
+                Fault::Changed { columns, .. } if columns.is_empty() => {
+                    println!("{} is not the frame that was written: its checksum differs", file.display());
+                }
+                Fault::Changed { columns, runs } => {
+                    let (columns, runs) = (columns.join(", "), runs.join(", "));
+                    println!("{} is not the frame that was written: {columns} of {runs} changed", file.display());
+                }
+                Fault::Contradiction(why) => println!("{}: {why}", file.display()),
                 Fault::Damaged(why) => println!("{} cannot be read: {why}", file.display()),
                 Fault::Unexpected => println!("{} is there, but the experiment claims nothing", file.display()),
                 Fault::Differs { line, expected, found } => {
@@ -124,9 +135,12 @@ fn artefacts(common: &Common, output: Output) -> Result<(Found, Value)> {
         }
         outcomes.iter().for_each(|outcome| println!("{}", outcome.sentence));
         let (name, all) = (&experiment.name, same.len() + faults.len());
+        if lacking > 0 {
+            println!("{lacking} runs of the file are not in the frames; `hydrometer run` trains them");
+        }
         println!("{name}: {} of {all} files follow from the frames to the byte; {refuted} claims refuted", same.len());
     }
     let found = if faults.is_empty() && refuted == 0 { Found::Agreement } else { Found::Refuted };
     let faults: Vec<_> = faults.iter().map(|(file, fault)| json!({ "file": file, "fault": fault })).collect();
-    Ok((found, json!({ "experiment": experiment.name, "same": same, "faults": faults, "claims": outcomes })))
+    Ok((found, json!({ "experiment": experiment.name, "same": same, "faults": faults, "lacking": lacking, "claims": outcomes })))
 }

@@ -1,6 +1,7 @@
 //! The Polars frames of an experiment, as Parquet in its results folder.
 //!
-//! A frame is built from plain rows, so that its schema stands here once. Files appear by atomic rename.
+//! A frame is built from plain rows and can be read back into them, so that its schema stands here once. Files appear by atomic
+//! rename.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -29,6 +30,12 @@ pub struct Frames {
 pub const NAMES: [&str; 4] = ["runs", "curves", "evals", "documents"];
 
 impl Frames {
+    /// The frames with their names, in the order of [`NAMES`].
+    pub fn named(&self) -> [(&'static str, &DataFrame); 4] {
+        let [runs, curves, evals, documents] = NAMES;
+        [(runs, &self.runs), (curves, &self.curves), (evals, &self.evals), (documents, &self.documents)]
+    }
+
     /// Writes `runs.parquet`, `curves.parquet`, `evals.parquet` and `documents.parquet` into `folder`; returns their paths.
     pub fn write(&mut self, folder: &Path) -> Result<Vec<PathBuf>> {
         let frames = [&mut self.runs, &mut self.curves, &mut self.evals, &mut self.documents];
@@ -70,8 +77,74 @@ macro_rules! frame_rows {
                     $(Column::new(stringify!($field).into(), rows.iter().map(|row| row.$field.clone()).collect::<Vec<_>>())),*
                 ])
             }
+
+            /// The rows of a frame, in its order; columns that are no field are left out.
+            pub fn rows(frame: &DataFrame) -> Result<Vec<$row>> {
+                $(let mut $field = <$kind as Field>::column(frame, stringify!($field))?.into_iter();)*
+                (0..frame.height()).map(|_| Ok($row { $($field: next(&mut $field)?),* })).collect()
+            }
         }
     };
+}
+
+fn next<T>(values: &mut impl Iterator<Item = T>) -> Result<T> {
+    values.next().ok_or_else(|| anyhow!("columns of unequal length"))
+}
+
+/// What stands in a column of a frame.
+trait Field: Sized {
+    fn of(column: &Column) -> PolarsResult<Vec<Option<Self>>>;
+
+    /// In every row of a frame without the column: one that was written before there was such a column.
+    fn absent() -> Option<Self> {
+        None
+    }
+
+    fn column(frame: &DataFrame, name: &str) -> Result<Vec<Self>> {
+        let missing = || anyhow!("a frame lacks `{name}`");
+        let Ok(column) = frame.column(name) else {
+            return (0..frame.height()).map(|_| Self::absent().ok_or_else(missing)).collect();
+        };
+        Self::of(column)?.into_iter().map(|value| value.ok_or_else(missing)).collect()
+    }
+}
+
+impl Field for String {
+    fn of(column: &Column) -> PolarsResult<Vec<Option<Self>>> {
+        Ok(column.cast(&DataType::String)?.str()?.iter().map(|value| value.map(String::from)).collect())
+    }
+}
+
+impl Field for i64 {
+    fn of(column: &Column) -> PolarsResult<Vec<Option<Self>>> {
+        Ok(column.cast(&DataType::Int64)?.i64()?.iter().collect())
+    }
+}
+
+impl Field for f64 {
+    fn of(column: &Column) -> PolarsResult<Vec<Option<Self>>> {
+        Ok(column.cast(&DataType::Float64)?.f64()?.iter().collect())
+    }
+}
+
+impl Field for bool {
+    fn of(column: &Column) -> PolarsResult<Vec<Option<Self>>> {
+        Ok(column.bool()?.iter().collect())
+    }
+
+    fn absent() -> Option<Self> {
+        Some(true)
+    }
+}
+
+impl<T: Field> Field for Option<T> {
+    fn of(column: &Column) -> PolarsResult<Vec<Option<Self>>> {
+        Ok(T::of(column)?.into_iter().map(Some).collect())
+    }
+
+    fn absent() -> Option<Self> {
+        Some(None)
+    }
 }
 
 frame_rows! {
@@ -86,6 +159,9 @@ frame_rows! {
         seed: i64,
         /// `ok`, `failed`, `diverged`, `interrupted` or `new`.
         status: String,
+        /// Whether the file plans this run, as it was when the frames were written. What it planned before keeps its rows, and is
+        /// in no table.
+        planned: bool,
         /// Parameters, tied ones counted once.
         params: Option<i64>,
         /// Target tokens trained on.
@@ -158,6 +234,13 @@ frame_rows! {
 /// budget that the sweep gave it, as written.
 pub const SWEPT: &str = "swept_";
 
+/// The swept axes of a runs frame under the names of the experiment file, each with its value in every row.
+pub fn axes_of(runs: &DataFrame) -> Result<Vec<(String, Vec<Option<String>>)>> {
+    let known = RunRow::frame(&[])?;
+    let names = runs.columns().iter().map(|column| column.name().as_str()).filter(|name| known.column(name).is_err());
+    names.map(|name| Ok((name.strip_prefix(SWEPT).unwrap_or(name).to_string(), Field::column(runs, name)?))).collect()
+}
+
 /// The runs frame: `rows` plus one text column per swept axis.
 pub fn runs_frame(rows: &[RunRow], axes: &[(String, Vec<Option<String>>)]) -> PolarsResult<DataFrame> {
     let mut frame = RunRow::frame(rows)?;
@@ -193,6 +276,27 @@ mod tests {
             let columns = frame.columns().iter().map(|column| (column.name().to_string(), column.dtype().to_string()));
             assert_eq!(documented(name), columns.collect::<Vec<_>>(), "docs/frames.md, {name}.parquet");
         }
+    }
+
+    #[test]
+    fn rows_come_back_as_they_were_and_older_frames_lack_what_was_added_since() {
+        let row = |run: &str| EvalRow {
+            run: run.into(),
+            step: 1,
+            tokens: 10,
+            split: "valid".into(),
+            nll: 0.1 + 0.2,
+            perplexity: f64::INFINITY,
+            bits_per_byte: 1.0,
+            token_accuracy: 0.5,
+            ece: None,
+            kl_to_teacher: Some(2.0),
+        };
+        let rows = vec![row("a"), row("b")];
+        let frame = EvalRow::frame(&rows).unwrap();
+        assert_eq!(EvalRow::rows(&frame).unwrap(), rows);
+        assert!(EvalRow::rows(&frame.drop("ece").unwrap()).unwrap() == rows, "what may be null may be absent");
+        assert!(EvalRow::rows(&frame.drop("nll").unwrap()).is_err());
     }
 
     #[test]

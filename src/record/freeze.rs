@@ -4,43 +4,64 @@ use std::path::Path;
 
 use anyhow::Result;
 
-use super::frames::{CurveRow, DocumentRow, EvalRow, Frames, RunRow, runs_frame};
+use super::frames::{CurveRow, DocumentRow, EvalRow, Frames, RunRow, axes_of, runs_frame};
 use super::journal::{self, Event};
 use crate::experiment::Experiment;
 use crate::experiment::recipe::TrainRecipe;
 use crate::sweep::job::{Status, baselines, journal_path};
 
-/// Reads every run of `experiment` under `runs`: students in the order of the plan, then teachers, then the baseline.
-pub fn freeze(experiment: &Experiment, runs: &Path) -> Result<Frames> {
+/// An experiment's frames and the runs whose rows come from earlier ones.
+pub struct Frozen {
+    pub frames: Frames,
+    pub kept: Vec<String>,
+}
+
+/// Reads every run of `experiment` under `runs`: students in the order of the plan, then teachers, then the baseline. A run
+/// without a journal keeps the rows it has in `earlier`; one of `earlier` that is not planned any more comes last.
+pub fn freeze(experiment: &Experiment, runs: &Path, earlier: Option<&Frames>) -> Result<Frozen> {
+    let earlier = earlier.map(Rows::read).transpose()?.unwrap_or_default();
     let mut rows = Rows::default();
+    let none = || vec![None; experiment.axes.len()];
     for student in &experiment.students {
-        rows.add(experiment, runs, &student.run, "student", &student.method, &student.recipe);
+        let value = |axis: &String| student.axes.iter().find(|(key, _)| key == axis).map(|(_, value)| value.clone());
+        let axes = experiment.axes.iter().map(value).collect();
+        rows.add(experiment, runs, &student.run, ("student", &student.method), &student.recipe, axes, &earlier);
     }
-    let students = rows.runs.len();
     for teacher in &experiment.teachers {
-        rows.add(experiment, runs, &teacher.run, "teacher", &teacher.name, &teacher.recipe);
+        rows.add(experiment, runs, &teacher.run, ("teacher", &teacher.name), &teacher.recipe, none(), &earlier);
     }
     for (run, student) in baselines(experiment) {
-        rows.add(experiment, runs, &run, "baseline", "unigram", &student.recipe);
+        rows.add(experiment, runs, &run, ("baseline", "unigram"), &student.recipe, none(), &earlier);
     }
-    let axes: Vec<(String, Vec<Option<String>>)> = experiment
-        .axes
-        .iter()
-        .map(|axis| {
-            let value = |student: &crate::experiment::Student| {
-                student.axes.iter().find(|(key, _)| key == axis).map(|(_, value)| value.clone())
-            };
-            let mut values: Vec<Option<String>> = experiment.students.iter().map(value).collect();
-            values.resize(values.len() + rows.runs.len() - students, None);
-            (axis.clone(), values)
-        })
-        .collect();
-    Ok(Frames {
+    rows.axes = experiment.axes.clone();
+    for (at, row) in earlier.runs.iter().enumerate() {
+        if row.status != "new" && !rows.runs.iter().any(|known| known.run == row.run) {
+            rows.runs.push(RunRow { planned: false, ..row.clone() });
+            rows.take(&row.run, &earlier);
+            let values = earlier.axes.iter().zip(&earlier.values[at]);
+            let mut mine = vec![None; rows.axes.len()];
+            for (axis, value) in values.filter(|(_, value)| value.is_some()) {
+                match rows.axes.iter().position(|known| known == axis) {
+                    Some(place) => mine[place] = value.clone(),
+                    None => {
+                        rows.axes.push(axis.clone());
+                        mine.push(value.clone());
+                    }
+                }
+            }
+            rows.values.push(mine);
+        }
+    }
+    let values = |axis: usize| rows.values.iter().map(|values| values.get(axis).cloned().flatten()).collect();
+    let axes: Vec<(String, Vec<Option<String>>)> =
+        rows.axes.iter().enumerate().map(|(at, axis)| (axis.clone(), values(at))).collect();
+    let frames = Frames {
         runs: runs_frame(&rows.runs, &axes)?,
         curves: CurveRow::frame(&rows.curves)?,
         evals: EvalRow::frame(&rows.evals)?,
         documents: DocumentRow::frame(&rows.documents)?,
-    })
+    };
+    Ok(Frozen { frames, kept: rows.kept })
 }
 
 #[derive(Default)]
@@ -49,11 +70,56 @@ struct Rows {
     curves: Vec<CurveRow>,
     evals: Vec<EvalRow>,
     documents: Vec<DocumentRow>,
+    axes: Vec<String>,
+    /// Of each run, on each axis; those of axes that came later are left out.
+    values: Vec<Vec<Option<String>>>,
+    /// Runs whose rows were taken from elsewhere.
+    kept: Vec<String>,
 }
 
 impl Rows {
-    fn add(&mut self, experiment: &Experiment, runs: &Path, run: &str, role: &str, method: &str, recipe: &TrainRecipe) {
+    fn read(frames: &Frames) -> Result<Self> {
+        let (axes, columns): (Vec<String>, Vec<_>) = axes_of(&frames.runs)?.into_iter().unzip();
+        let runs = RunRow::rows(&frames.runs)?;
+        let values = (0..runs.len()).map(|at| columns.iter().map(|column| column[at].clone()).collect()).collect();
+        Ok(Self {
+            runs,
+            curves: CurveRow::rows(&frames.curves)?,
+            evals: EvalRow::rows(&frames.evals)?,
+            documents: DocumentRow::rows(&frames.documents)?,
+            axes,
+            values,
+            kept: Vec::new(),
+        })
+    }
+
+    /// Adds what `other` has of `run`, but its row of the runs.
+    fn take(&mut self, run: &str, other: &Self) {
+        self.curves.extend(other.curves.iter().filter(|row| row.run == run).cloned());
+        self.evals.extend(other.evals.iter().filter(|row| row.run == run).cloned());
+        self.documents.extend(other.documents.iter().filter(|row| row.run == run).cloned());
+        self.kept.push(run.into());
+    }
+
+    fn add(
+        &mut self,
+        experiment: &Experiment,
+        runs: &Path,
+        run: &str,
+        (role, method): (&str, &str),
+        recipe: &TrainRecipe,
+        axes: Vec<Option<String>>,
+        earlier: &Self,
+    ) {
+        self.values.push(axes);
         let events = journal::read(&journal_path(&runs.join(run)));
+        if events.is_empty()
+            && let Some(row) = earlier.runs.iter().find(|row| row.run == run && row.status != "new")
+        {
+            self.runs.push(RunRow { planned: true, method: method.into(), ..row.clone() });
+            self.take(run, earlier);
+            return;
+        }
         let status = Status::of(&events);
         let trained = role != "baseline";
         let mut row = RunRow {
@@ -63,6 +129,7 @@ impl Rows {
             method: method.into(),
             seed: recipe.seed as i64,
             status: status.name().into(),
+            planned: true,
             params: None,
             tokens: 0,
             updates: 0,

@@ -1,5 +1,7 @@
 //! What is written down: a journal while a run lives, frames once it is over, and where it all came from.
 
+pub mod export;
+pub mod fingerprint;
 pub mod frames;
 pub mod freeze;
 pub mod journal;

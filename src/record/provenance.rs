@@ -8,7 +8,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 
-use super::frames::NAMES;
+use super::fingerprint::{Fingerprint, fingerprints};
+use super::frames::{Frames, NAMES};
 use super::store::sha256_file;
 use crate::dist::c10d;
 use crate::experiment::Experiment;
@@ -51,6 +52,37 @@ pub struct Provenance {
     /// SHA-256 of each frame's file.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub frames: BTreeMap<String, String>,
+    /// Checksums of the runs and columns of each frame's file, which name what changed in it.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub fingerprints: BTreeMap<String, Fingerprint>,
+    /// Runs whose rows earlier frames had, and where those came from.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub kept: Vec<Kept>,
+}
+
+/// Runs of an earlier time whose rows were kept.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Kept {
+    pub commit: Option<String>,
+    pub cpu: String,
+    pub finished_at: i64,
+    pub runs: Vec<String>,
+}
+
+/// Where the rows of `runs` came from, as the provenance beside the `earlier` frames tells.
+pub fn kept_from(earlier: &Provenance, runs: &[String]) -> Vec<Kept> {
+    let older = earlier.kept.iter().map(|kept| Kept { runs: shared(&kept.runs, runs), ..kept.clone() });
+    let mut all: Vec<Kept> = older.filter(|kept| !kept.runs.is_empty()).collect();
+    let rest: Vec<String> = runs.iter().filter(|run| !all.iter().any(|kept| kept.runs.contains(run))).cloned().collect();
+    if !rest.is_empty() {
+        let Provenance { commit, cpu, finished_at, .. } = earlier.clone();
+        all.push(Kept { commit, cpu, finished_at, runs: rest });
+    }
+    all
+}
+
+fn shared(some: &[String], others: &[String]) -> Vec<String> {
+    some.iter().filter(|run| others.contains(run)).cloned().collect()
 }
 
 impl Provenance {
@@ -70,13 +102,13 @@ pub struct MethodNote {
     pub objective: String,
 }
 
-/// What can be told of this run of the program and of the frames it wrote into `results`. Outside a git checkout the commit is
-/// absent.
-pub fn gather(experiment: &Experiment, settings: &Settings, results: &Path) -> Provenance {
+/// What can be told of this run of the program and of the frames it wrote into `results`; `kept` came from earlier ones. Outside a
+/// git checkout the commit is absent.
+pub fn gather(experiment: &Experiment, settings: &Settings, results: &Path, kept: Vec<Kept>) -> Result<Provenance> {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs() as i64);
     let methods = experiment.methods.iter().map(|m| MethodNote { name: m.name.clone(), objective: m.objective.clone() });
     let split = experiment.students.first().map_or(String::new(), |student| student.recipe.eval.on.clone());
-    Provenance {
+    Ok(Provenance {
         experiment: experiment.name.clone(),
         question: experiment.question.clone(),
         hypothesis: experiment.hypothesis.clone(),
@@ -101,7 +133,9 @@ pub fn gather(experiment: &Experiment, settings: &Settings, results: &Path) -> P
         finished_at: now,
         experiment_toml: experiment.toml.clone(),
         frames: frame_hashes(results),
-    }
+        fingerprints: fingerprints(&Frames::read(results)?)?,
+        kept,
+    })
 }
 
 /// The SHA-256 of each frame's file in `results`, by the file's name; those that are not there are left out.

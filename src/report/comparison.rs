@@ -13,8 +13,11 @@ use crate::record::frames::Frames;
 use crate::record::provenance::Provenance;
 use crate::stats::bootstrap::{REPLICATES, SEED};
 use crate::stats::crossed::{Crossed, Draws};
+use crate::stats::holm::holm;
 use crate::stats::interval::{Interval, mean_interval, paired_difference};
-use crate::stats::paired::Pairs;
+use crate::stats::paired::{Pairs, corpus_nll};
+use crate::stats::power::{POWER, minimum_detectable_effect, seeds_needed};
+use crate::stats::superiority::probability_of_superiority;
 
 /// Coverage of every interval in a report.
 pub const LEVEL: f64 = 0.95;
@@ -40,6 +43,11 @@ pub struct Cell {
     pub label: String,
     pub method: String,
     pub axes: Vec<AxisValue>,
+    /// The axes that all arms share and that vary: what stands in one panel, such as `tokens=100k`. Empty where there are none, or
+    /// where nothing would stand beside anything.
+    pub facet: Vec<AxisValue>,
+    /// The label less the facet.
+    pub arm: String,
     pub ok: usize,
     pub failed: usize,
     pub diverged: usize,
@@ -94,9 +102,18 @@ pub struct NllDifference {
     pub mean: f64,
     pub low: f64,
     pub high: f64,
+    /// Two-sided, against no difference.
     pub p: f64,
+    /// The same with all comparisons of the experiment counted (Holm).
+    pub p_holm: f64,
     pub seeds: usize,
     pub documents: usize,
+    /// That a seed of this cell ends below one of the reference's.
+    pub probability_of_superiority: f64,
+    /// What these seeds and documents would have shown four times out of five.
+    pub minimum_detectable_effect: f64,
+    /// Seeds that would show the difference four times out of five; absent where documents hide it.
+    pub seeds_needed: Option<usize>,
 }
 
 /// The final evaluation of a finished run.
@@ -106,6 +123,8 @@ pub struct SeedResult {
     pub run: String,
     pub nll: f64,
     pub perplexity: f64,
+    /// Student and teacher together.
+    pub total_flops: f64,
 }
 
 /// What the students are measured against without being compared: a teacher or the unigram baseline.
@@ -120,7 +139,7 @@ pub struct Reference {
 }
 
 impl Estimate {
-    fn of(interval: Interval) -> Option<Self> {
+    pub(super) fn of(interval: Interval) -> Option<Self> {
         let finite = |value: f64| value.is_finite().then_some(value);
         Some(Self { mean: finite(interval.mean)?, low: finite(interval.low), high: finite(interval.high), n: interval.n })
     }
@@ -136,6 +155,33 @@ impl Estimate {
     }
 }
 
+impl NllDifference {
+    /// Whether all comparisons counted together still leave it apart from 0.
+    pub fn holds_among_all(&self, level: f64) -> bool {
+        self.p_holm < 1.0 - level
+    }
+}
+
+impl Comparison {
+    /// The cells by facet, both in their order.
+    pub fn facets(&self) -> Vec<(String, Vec<&Cell>)> {
+        let mut all: Vec<(String, Vec<&Cell>)> = Vec::new();
+        for cell in &self.cells {
+            let name = values(&cell.facet);
+            match all.iter_mut().find(|(known, _)| *known == name) {
+                Some((_, cells)) => cells.push(cell),
+                None => all.push((name, vec![cell])),
+            }
+        }
+        all
+    }
+}
+
+/// `tokens=100k lr=1e-3`.
+pub fn values(axes: &[AxisValue]) -> String {
+    axes.iter().map(|axis| format!("{}={}", axis.axis, axis.value)).collect::<Vec<_>>().join(" ")
+}
+
 /// Compares the arms of `frames` as `provenance` names them.
 pub fn comparison(frames: &Frames, provenance: &Provenance) -> Result<Comparison> {
     Ok(compare(&read(frames)?, &evidence::read(frames)?, provenance))
@@ -147,6 +193,10 @@ pub fn compare(input: &Input, evidence: &BTreeMap<String, Measured>, provenance:
     for at in 0..cells.len() {
         cells[at].difference = difference(&cells, at, &provenance.reference, evidence);
     }
+    let mut decided: Vec<&mut NllDifference> =
+        cells.iter_mut().filter_map(|cell| cell.difference.as_mut()?.nll.as_mut()).collect();
+    let p: Vec<f64> = decided.iter().map(|found| found.p).collect();
+    decided.iter_mut().zip(holm(&p)).for_each(|(found, adjusted)| found.p_holm = adjusted);
     Comparison {
         experiment: provenance.experiment.clone(),
         smoke: provenance.smoke,
@@ -224,7 +274,8 @@ fn cell(input: &Input, method: &str, axes: Vec<AxisValue>, runs: Vec<usize>, spl
         .iter()
         .filter_map(|run| {
             let eval = run.last_eval(split)?;
-            Some(SeedResult { seed: run.seed, run: run.run.clone(), nll: eval.nll, perplexity: eval.perplexity })
+            let total_flops = run.train_flops + run.teacher_flops;
+            Some(SeedResult { seed: run.seed, run: run.run.clone(), nll: eval.nll, perplexity: eval.perplexity, total_flops })
         })
         .collect();
     seeds.sort_by_key(|seed| seed.seed);
@@ -233,6 +284,8 @@ fn cell(input: &Input, method: &str, axes: Vec<AxisValue>, runs: Vec<usize>, spl
         label: method.to_string(),
         method: method.to_string(),
         axes,
+        facet: Vec::new(),
+        arm: String::new(),
         ok,
         failed,
         diverged,
@@ -254,20 +307,35 @@ pub fn mean(values: impl Iterator<Item = f64>) -> Option<f64> {
     (n > 0).then(|| sum / n as f64)
 }
 
-/// Names each cell by its arm and the axes that tell the arm's cells apart.
+/// Names each cell by its arm and the axes that tell the arm's cells apart, and finds its facet.
 fn label(cells: &mut [Cell]) {
-    let labels: Vec<String> = cells
-        .iter()
-        .map(|cell| {
-            let of_arm: Vec<&Cell> = cells.iter().filter(|other| other.method == cell.method).collect();
-            let varies = |axis: &&AxisValue| of_arm.iter().any(|other| !other.axes.contains(axis));
-            let shown = cell.axes.iter().filter(varies).map(|axis| format!(" {}={}", axis.axis, axis.value));
-            format!("{}{}", cell.method, shown.collect::<String>())
-        })
-        .collect();
-    for (cell, label) in cells.iter_mut().zip(labels) {
-        cell.label = label;
+    let shared = facet_axes(cells);
+    let mut names = Vec::new();
+    for cell in cells.iter() {
+        let of_arm: Vec<&Cell> = cells.iter().filter(|other| other.method == cell.method).collect();
+        let varies = |axis: &&AxisValue| of_arm.iter().any(|other| !other.axes.contains(axis));
+        let shown: Vec<AxisValue> = cell.axes.iter().filter(varies).cloned().collect();
+        let (facet, own): (Vec<AxisValue>, Vec<AxisValue>) = shown.iter().cloned().partition(|axis| shared.contains(&axis.axis));
+        let name = |axes: &[AxisValue]| format!("{} {}", cell.method, values(axes)).trim_end().to_string();
+        names.push((name(&shown), name(&own), facet));
     }
+    for (cell, (label, arm, facet)) in cells.iter_mut().zip(names) {
+        (cell.label, cell.arm, cell.facet) = (label, arm, facet);
+    }
+}
+
+/// The axes on which every cell has a value, more than one of them in all, and that leave several cells together.
+fn facet_axes(cells: &[Cell]) -> Vec<String> {
+    let Some(first) = cells.first() else { return Vec::new() };
+    let value = |cell: &Cell, name: &str| cell.axes.iter().find(|axis| axis.axis == name).map(|axis| axis.value.clone());
+    let names = first.axes.iter().map(|axis| axis.axis.clone());
+    let shared: Vec<String> = names
+        .filter(|name| cells.iter().all(|cell| value(cell, name).is_some()))
+        .filter(|name| cells.iter().any(|cell| value(cell, name) != value(first, name)))
+        .collect();
+    let place = |cell: &Cell| -> Vec<Option<String>> { shared.iter().map(|name| value(cell, name)).collect() };
+    let together = cells.iter().enumerate().any(|(at, cell)| cells[..at].iter().any(|other| place(other) == place(cell)));
+    if together { shared } else { Vec::new() }
 }
 
 fn difference(cells: &[Cell], at: usize, reference: &str, evidence: &BTreeMap<String, Measured>) -> Option<Difference> {
@@ -296,9 +364,22 @@ fn nll_difference(pairs: &[(&SeedResult, &SeedResult)], evidence: &BTreeMap<Stri
     let nats = |runs: Vec<&Measured>| runs.into_iter().map(|run| run.nats.clone()).collect();
     let (a, b) = found.iter().copied().unzip();
     let pairs = Pairs { tokens: first.tokens.clone(), a: nats(a), b: nats(b) };
-    let Crossed { mean, low, high, p, seeds, documents, .. } =
-        pairs.difference(LEVEL, Draws { replicates: REPLICATES, seed: SEED })?;
-    Some(NllDifference { mean, low, high, p, seeds, documents })
+    let found = pairs.difference(LEVEL, Draws { replicates: REPLICATES, seed: SEED })?;
+    let Crossed { mean, low, high, p, seeds, documents, .. } = found;
+    let whole = vec![1.0; documents];
+    let final_nll = |sums: &[Vec<f64>]| -> Vec<f64> { sums.iter().map(|sums| corpus_nll(sums, &pairs.tokens, &whole)).collect() };
+    Some(NllDifference {
+        mean,
+        low,
+        high,
+        p,
+        p_holm: p,
+        seeds,
+        documents,
+        probability_of_superiority: probability_of_superiority(&final_nll(&pairs.a), &final_nll(&pairs.b)),
+        minimum_detectable_effect: minimum_detectable_effect(&found, LEVEL, POWER),
+        seeds_needed: seeds_needed(&found, found.mean, LEVEL, POWER),
+    })
 }
 
 fn references(input: &Input, split: &str) -> Vec<Reference> {

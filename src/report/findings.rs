@@ -12,13 +12,23 @@ pub type Rows = (Vec<&'static str>, Vec<Vec<String>>);
 
 /// Means over the last tenth of training, then over the finished runs of a cell.
 pub fn diagnostics(input: &Input, comparison: &Comparison) -> Rows {
-    let head = vec!["arm", "hard loss", "mean logsumexp", "retained mass", "teacher entropy", "gradient norm", "gradient check"];
+    let head = vec![
+        "arm",
+        "own loss",
+        "hard loss",
+        "mean logsumexp",
+        "retained mass",
+        "teacher entropy",
+        "gradient norm",
+        "gradient check",
+    ];
     let row = |cell: &Cell| {
         let of = |value: fn(&Step) -> Option<f64>| {
             let found = mean(finished(input, cell).filter_map(|run| last_tenth(run, value)));
             found.map_or("–".to_string(), |found| fixed(found, 3))
         };
-        let columns: [fn(&Step) -> Option<f64>; 5] = [
+        let columns: [fn(&Step) -> Option<f64>; 6] = [
+            |step| Some(step.loss),
             |step| Some(step.hard_loss),
             |step| Some(step.mean_lse),
             |step| step.retained_mass,
@@ -51,11 +61,14 @@ fn reason(run: &Run) -> String {
     run.error.clone().unwrap_or_else(|| if run.status == "new" { "not started".into() } else { "–".into() })
 }
 
-/// The claims that are refuted, if any: a negative result is a result.
-pub fn refuted(outcomes: &[Outcome]) -> Option<String> {
+/// Which claims are refuted: a negative result is a result.
+pub fn refuted(outcomes: &[Outcome]) -> String {
     let refuted: Vec<&str> = outcomes.iter().filter(|o| o.verdict == Verdict::Refuted).map(|o| o.id.as_str()).collect();
-    let all = outcomes.len();
-    (!refuted.is_empty()).then(|| format!("{} of {all} claims are refuted: {}.", refuted.len(), refuted.join(", ")))
+    match (outcomes.len(), refuted.len()) {
+        (0, _) => "The experiment claims nothing.".into(),
+        (all, 0) => format!("None of {all} claims is refuted."),
+        (all, count) => format!("{count} of {all} claims are refuted: {}.", refuted.join(", ")),
+    }
 }
 
 /// That all runs finished, or how many did not.
@@ -66,6 +79,16 @@ pub fn failure_sentence(input: &Input) -> String {
         (_, 0) => format!("All {all} runs finished."),
         _ => format!("{left} of {all} runs did not finish; their numbers are in no mean."),
     }
+}
+
+/// That the frames hold more than is shown, where they do.
+pub fn set_aside_sentence(input: &Input) -> Option<String> {
+    let text = |count: usize| {
+        format!(
+            "The frames also hold {count} runs that the experiment file planned once and does not plan any more; they are in no table."
+        )
+    };
+    (input.set_aside > 0).then(|| text(input.set_aside))
 }
 
 /// Means over the finished runs of a cell.
@@ -93,6 +116,10 @@ pub fn cost(input: &Input, comparison: &Comparison) -> Rows {
     (head, rows)
 }
 
+pub const DIAGNOSTICS_NOTE: &str = "Means over the last tenth of training, then over the finished runs. Losses and entropies in nats \
+    per token. Gradient check: before the first update, the logged loss's slope along its own gradient, over the gradient's norm; 1 \
+    where the gradient is that of the loss.";
+
 pub const COST_NOTE: &str =
     "Teacher: its training and its pass over the targets, counted whole for each arm although arms share them.";
 
@@ -114,6 +141,11 @@ pub fn facts(provenance: &Provenance) -> Vec<(&'static str, String)> {
         ("command", p.argv.join(" ")),
         ("finished", if p.finished_at > 0 { date(p.finished_at) } else { String::new() }),
     ];
+    for kept in &p.kept {
+        let commit = kept.commit.as_ref().map_or(String::new(), |commit| format!(" by commit {commit}"));
+        let when = if kept.finished_at > 0 { format!(" of {}", date(kept.finished_at)) } else { String::new() };
+        facts.push(("kept", format!("{} runs{when}{commit} on {}: {}", kept.runs.len(), kept.cpu, kept.runs.join(", "))));
+    }
     facts.retain(|(_, value)| !value.is_empty());
     facts
 }

@@ -3,12 +3,14 @@
 use anyhow::Result;
 use polars::prelude::*;
 
-use crate::record::frames::{Frames, RunRow, SWEPT};
+use crate::record::frames::{Frames, RunRow, axes_of};
 
 pub struct Input {
     pub runs: Vec<Run>,
     /// Swept axes in the order of their columns, under the names of the experiment file.
     pub axes: Vec<String>,
+    /// Runs of the frames that the file does not plan any more.
+    pub set_aside: usize,
 }
 
 /// A run with its training steps and evaluations, in the order of the frames.
@@ -35,6 +37,8 @@ pub struct Run {
 
 pub struct Step {
     pub tokens: f64,
+    /// The arm's own objective.
+    pub loss: f64,
     pub hard_loss: f64,
     pub grad_norm: f64,
     pub retained_mass: Option<f64>,
@@ -60,35 +64,28 @@ impl Run {
     }
 }
 
-/// Reads the rows of `frames`. A column that is missing is an error, a null number is NaN.
+/// Reads the rows of `frames` that are planned. A column that is missing is an error, a null number is NaN.
 pub fn read(frames: &Frames) -> Result<Input> {
-    let known = RunRow::frame(&[])?;
-    let is_axis = |name: &&str| known.column(name).is_err();
-    let axes: Vec<String> = frames.runs.columns().iter().map(|c| c.name().as_str()).filter(is_axis).map(String::from).collect();
-
-    let runs = Table(&frames.runs);
-    let (run, role, method, status) = (runs.text("run")?, runs.text("role")?, runs.text("method")?, runs.text("status")?);
-    let (seed, tokens, params, error) = (runs.whole("seed")?, runs.whole("tokens")?, runs.whole("params")?, runs.text("error")?);
-    let (wall_s, tokens_per_s) = (runs.number("wall_s")?, runs.number("tokens_per_s")?);
-    let gradient_check = runs.number("gradient_check")?;
-    let (train_flops, teacher_flops) = (runs.number("train_flops")?, runs.number("teacher_flops")?);
-    let axis_values = axes.iter().map(|axis| runs.text(axis)).collect::<Result<Vec<_>>>()?;
-    let mut rows: Vec<Run> = (0..frames.runs.height())
-        .map(|i| Run {
-            run: run[i].clone().unwrap_or_default(),
-            role: role[i].clone().unwrap_or_default(),
-            method: method[i].clone().unwrap_or_default(),
-            seed: seed[i].unwrap_or(0),
-            status: status[i].clone().unwrap_or_default(),
-            params: params[i],
-            tokens: tokens[i].unwrap_or(0),
-            wall_s: wall_s[i],
-            tokens_per_s: tokens_per_s[i],
-            train_flops: train_flops[i].unwrap_or(0.0),
-            teacher_flops: teacher_flops[i].unwrap_or(0.0),
-            gradient_check: gradient_check[i],
-            error: error[i].clone(),
-            axes: axis_values.iter().map(|values| values[i].clone()).collect(),
+    let axes = axes_of(&frames.runs)?;
+    let all = RunRow::rows(&frames.runs)?;
+    let set_aside = all.iter().filter(|row| !row.planned).count();
+    let planned = all.into_iter().enumerate().filter(|(_, row)| row.planned);
+    let mut rows: Vec<Run> = planned
+        .map(|(at, row)| Run {
+            run: row.run,
+            role: row.role,
+            method: row.method,
+            seed: row.seed,
+            status: row.status,
+            params: row.params,
+            tokens: row.tokens,
+            wall_s: row.wall_s,
+            tokens_per_s: row.tokens_per_s,
+            train_flops: row.train_flops,
+            teacher_flops: row.teacher_flops,
+            gradient_check: row.gradient_check,
+            error: row.error,
+            axes: axes.iter().map(|(_, values)| values[at].clone()).collect(),
             steps: Vec::new(),
             evals: Vec::new(),
         })
@@ -98,12 +95,14 @@ pub fn read(frames: &Frames) -> Result<Input> {
 
     let curves = Table(&frames.curves);
     let (run, tokens, hard_loss) = (curves.text("run")?, curves.number("tokens")?, curves.number("hard_loss")?);
+    let loss = curves.number("loss")?;
     let (grad_norm, mean_lse) = (curves.number("grad_norm")?, curves.number("mean_lse")?);
     let (retained_mass, teacher_entropy) = (curves.number("retained_mass")?, curves.number("teacher_entropy")?);
     for i in 0..frames.curves.height() {
         let Some(&at) = run[i].as_ref().and_then(|run| place.get(run)) else { continue };
         rows[at].steps.push(Step {
             tokens: tokens[i].unwrap_or(f64::NAN),
+            loss: loss[i].unwrap_or(f64::NAN),
             hard_loss: hard_loss[i].unwrap_or(f64::NAN),
             grad_norm: grad_norm[i].unwrap_or(f64::NAN),
             retained_mass: retained_mass[i],
@@ -124,8 +123,7 @@ pub fn read(frames: &Frames) -> Result<Input> {
             perplexity: perplexity[i].unwrap_or(f64::NAN),
         });
     }
-    let axes = axes.into_iter().map(|axis| axis.strip_prefix(SWEPT).map_or(axis.clone(), String::from)).collect();
-    Ok(Input { runs: rows, axes })
+    Ok(Input { runs: rows, axes: axes.into_iter().map(|(axis, _)| axis).collect(), set_aside })
 }
 
 /// A frame whose columns are read by name, whatever their width.

@@ -6,11 +6,19 @@ use super::findings::{self, Rows};
 use super::format::markdown;
 use super::input::Input;
 use super::plot::Plot;
+use super::pooled::{self, Pooled};
 use super::{table, verdict};
 use crate::record::provenance::Provenance;
 
 /// The whole file.
-pub fn report(input: &Input, comparison: &Comparison, provenance: &Provenance, outcomes: &[Outcome], plots: &[Plot]) -> String {
+pub fn report(
+    input: &Input,
+    comparison: &Comparison,
+    pooled: &[Pooled],
+    provenance: &Provenance,
+    outcomes: &[Outcome],
+    plots: &[Plot],
+) -> String {
     let mut out = format!("# {}\n\n", markdown(findings::title(provenance)));
     if provenance.smoke {
         out.push_str(&format!("> **{}**\n\n", markdown(findings::SMOKE)));
@@ -25,30 +33,38 @@ pub fn report(input: &Input, comparison: &Comparison, provenance: &Provenance, o
         out.push_str(&format!("- {}\n", markdown(&sentence)));
     }
     out.push_str(&format!("\n{}\n\n{}\n", markdown(verdict::CAVEAT), table::markdown(comparison)));
+    if !pooled.is_empty() {
+        out.push_str(&format!("## {}\n\n{}\n{}\n\n", pooled::TITLE, rows(&pooled::rows(pooled)), markdown(pooled::NOTE)));
+    }
     for plot in plots {
         out.push_str(&format!("![{}](plots/{}.svg)\n\n{}\n\n", markdown(&plot.title), plot.name, markdown(&plot.caption)));
     }
     out.push_str(&format!("## Diagnostics\n\n{}\n", rows(&findings::diagnostics(input, comparison))));
-    out.push_str("Means over the last tenth of training, then over the finished runs. Gradient check: before the first update, the logged loss's slope \
-         along its own gradient, over the gradient's norm; 1 where the gradient is that of the loss.\n\n");
-    out.push_str("## Failures\n\n");
-    if let Some(refuted) = findings::refuted(outcomes) {
-        out.push_str(&format!("{}\n\n", markdown(&refuted)));
+    out.push_str(&format!("{}\n\n## Refuted claims and failures\n\n", findings::DIAGNOSTICS_NOTE));
+    let sentences =
+        [Some(findings::refuted(outcomes)), Some(findings::failure_sentence(input)), findings::set_aside_sentence(input)];
+    for sentence in sentences.into_iter().flatten() {
+        out.push_str(&format!("{}\n\n", markdown(&sentence)));
     }
-    out.push_str(&format!("{}\n\n", markdown(&findings::failure_sentence(input))));
     let failures = findings::failures(input);
     if !failures.1.is_empty() {
         out.push_str(&format!("{}\n", rows(&failures)));
     }
     out.push_str(&format!(
-        "## Cost\n\n{}\n{}\n\n## Provenance\n\n",
+        "## Cost\n\n{}\n{}\n\n## Environment\n\n",
         rows(&findings::cost(input, comparison)),
         findings::COST_NOTE
     ));
     for (name, value) in findings::facts(provenance) {
         out.push_str(&format!("- {name}: {}\n", markdown(&value)));
     }
-    out.push_str(&format!("\n    {}\n", findings::reproduce(provenance).replace(['\n', '\r'], " ")));
+    let command = findings::reproduce(provenance).replace(['\n', '\r'], " ");
+    out.push_str(&format!("\n## Run it again\n\n    {command}\n"));
+    if !provenance.experiment_toml.is_empty() {
+        let indented: String =
+            provenance.experiment_toml.lines().map(|line| format!("    {line}").trim_end().to_string() + "\n").collect();
+        out.push_str(&format!("\nwith\n\n{indented}"));
+    }
     out
 }
 

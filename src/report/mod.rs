@@ -10,6 +10,7 @@ mod markdown;
 mod page;
 mod plot;
 mod png;
+pub mod pooled;
 pub mod table;
 #[cfg(test)]
 mod tests;
@@ -37,6 +38,7 @@ pub fn render(folder: &Path, claims: &[Claim]) -> Result<Vec<(PathBuf, Vec<u8>)>
     let input = input::read(&frames)?;
     let comparison = comparison::compare(&input, &evidence::read(&frames)?, &provenance);
     let outcomes = claims::decide(claims, &frames)?;
+    let pooled = pooled::over_data(&comparison);
     let plots = plot::all(&input, &comparison, &provenance)?;
     let mut files = Vec::new();
     if !outcomes.is_empty() {
@@ -46,9 +48,9 @@ pub fn render(folder: &Path, claims: &[Claim]) -> Result<Vec<(PathBuf, Vec<u8>)>
         files.push((Path::new("plots").join(format!("{}.svg", plot.name)), plot.svg.clone().into_bytes()));
         files.push((Path::new("plots").join(format!("{}.png", plot.name)), png::render(&plot.svg)?));
     }
-    let report = markdown::report(&input, &comparison, &provenance, &outcomes, &plots);
+    let report = markdown::report(&input, &comparison, &pooled, &provenance, &outcomes, &plots);
     files.push(("report.md".into(), report.into_bytes()));
-    let page = page::report(&input, &comparison, &provenance, &outcomes, &plots);
+    let page = page::report(&input, &comparison, &pooled, &provenance, &outcomes, &plots);
     files.push(("report.html".into(), page.into_bytes()));
     Ok(files)
 }

@@ -1,16 +1,24 @@
-//! `report.html`: one file, nothing fetched.
+//! `report.html`: one file, nothing fetched. Its script sorts tables; without it they stand as they are.
 
 use super::claims::Outcome;
-use super::comparison::Comparison;
+use super::comparison::{Cell, Comparison};
 use super::findings::{self, Rows};
 use super::format::html;
 use super::input::Input;
 use super::plot::{Palette, Plot};
+use super::pooled::{self, Pooled};
 use super::{table, verdict};
 use crate::record::provenance::Provenance;
 
 /// The whole page.
-pub fn report(input: &Input, comparison: &Comparison, provenance: &Provenance, outcomes: &[Outcome], plots: &[Plot]) -> String {
+pub fn report(
+    input: &Input,
+    comparison: &Comparison,
+    pooled: &[Pooled],
+    provenance: &Provenance,
+    outcomes: &[Outcome],
+    plots: &[Plot],
+) -> String {
     let palette = Palette::of(comparison, provenance);
     let title = html(findings::title(provenance));
     let mut body = String::new();
@@ -21,7 +29,11 @@ pub fn report(input: &Input, comparison: &Comparison, provenance: &Provenance, o
     if !provenance.hypothesis.is_empty() {
         body.push_str(&format!("<p class=\"subtitle\">Hypothesis: {}</p>\n", html(&provenance.hypothesis)));
     }
-    let claim = |outcome: &Outcome| format!("<p class=\"{}\">{}</p>\n", outcome.verdict.name(), html(&outcome.sentence));
+    let claim = |outcome: &Outcome| {
+        let word = outcome.verdict.name();
+        let rest = outcome.sentence.get(word.len()..).unwrap_or_default();
+        format!("<p><strong class=\"{word}\">{}</strong>{}</p>\n", html(&outcome.sentence[..word.len()]), html(rest))
+    };
     if !outcomes.is_empty() {
         let claims: String = outcomes.iter().map(claim).collect();
         body.push_str(&format!("<div class=\"verdict\" id=\"claims\">\n{claims}</div>\n"));
@@ -30,7 +42,11 @@ pub fn report(input: &Input, comparison: &Comparison, provenance: &Provenance, o
     let sentences: String = sentences.iter().map(|sentence| format!("<p>{}</p>\n", html(sentence))).collect();
     body.push_str(&format!("<div class=\"verdict\">\n{sentences}</div>\n<p class=\"note\">{}</p>\n", html(verdict::CAVEAT)));
     body.push_str("<h2>Comparison</h2>\n");
-    body.push_str(&table::html(comparison, |label| palette.hex(label)));
+    body.push_str(&table::html(comparison, |cell| swatch(&palette, cell)));
+    if !pooled.is_empty() {
+        body.push_str(&format!("<h2>{}</h2>\n{}", html(pooled::TITLE), rows(&pooled::rows(pooled), "sorts")));
+        body.push_str(&format!("<p class=\"note\">{}</p>\n", html(pooled::NOTE)));
+    }
     let arms: Vec<(String, String)> = provenance
         .methods
         .iter()
@@ -38,8 +54,9 @@ pub fn report(input: &Input, comparison: &Comparison, provenance: &Provenance, o
         .map(|method| (html(&method.name), html(&method.objective)))
         .collect();
     if !arms.is_empty() {
-        body.push_str(&facts(&arms));
+        body.push_str(&format!("<h2>Arms</h2>\n{}", facts(&arms)));
     }
+    body.push_str("<h2>Plots</h2>\n");
     for plot in plots {
         // An XML declaration has no place inside a page; plots carry none.
         body.push_str(&format!(
@@ -50,23 +67,20 @@ pub fn report(input: &Input, comparison: &Comparison, provenance: &Provenance, o
         ));
     }
     body.push_str("<h2>Diagnostics</h2>\n");
-    body.push_str(&rows(&findings::diagnostics(input, comparison), ""));
-    body.push_str(
-        "<p class=\"note\">Means over the last tenth of training, then over the finished runs. Losses and entropies in nats per \
-         token. Gradient check: before the first update, the logged loss's slope along its own gradient, over the gradient's norm; 1 where the gradient is that of the loss.</p>\n",
-    );
-    body.push_str("<h2>Failures</h2>\n");
-    if let Some(refuted) = findings::refuted(outcomes) {
-        body.push_str(&format!("<p>{}</p>\n", html(&refuted)));
+    body.push_str(&rows(&findings::diagnostics(input, comparison), "sorts"));
+    body.push_str(&format!("<p class=\"note\">{}</p>\n", html(findings::DIAGNOSTICS_NOTE)));
+    body.push_str("<h2>Refuted claims and failures</h2>\n");
+    body.push_str(&format!("<p>{}</p>\n", html(&findings::refuted(outcomes))));
+    for sentence in [Some(findings::failure_sentence(input)), findings::set_aside_sentence(input)].into_iter().flatten() {
+        body.push_str(&format!("<p>{}</p>\n", html(&sentence)));
     }
-    body.push_str(&format!("<p>{}</p>\n", html(&findings::failure_sentence(input))));
     let failures = findings::failures(input);
     if !failures.1.is_empty() {
         body.push_str(&rows(&failures, "failures"));
     }
     body.push_str("<h2>Cost</h2>\n");
-    body.push_str(&rows(&findings::cost(input, comparison), ""));
-    body.push_str(&format!("<p class=\"note\">{}</p>\n<h2>Provenance</h2>\n", html(findings::COST_NOTE)));
+    body.push_str(&rows(&findings::cost(input, comparison), "sorts"));
+    body.push_str(&format!("<p class=\"note\">{}</p>\n<h2>Environment</h2>\n", html(findings::COST_NOTE)));
     let known: Vec<(String, String)> =
         findings::facts(provenance).into_iter().map(|(name, value)| (name.to_string(), html(&value))).collect();
     body.push_str(&facts(&known));
@@ -75,11 +89,19 @@ pub fn report(input: &Input, comparison: &Comparison, provenance: &Provenance, o
         let toml = html(&provenance.experiment_toml);
         body.push_str(&format!("<details><summary>The experiment file</summary>\n<pre>{toml}</pre>\n</details>\n"));
     }
-    let style = include_str!("style.css");
+    let (style, script) = (include_str!("style.css"), include_str!("sort.js"));
     format!(
         "<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
          <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n<title>{title}</title>\n\
-         <style>\n{style}</style>\n</head>\n<body>\n<main>\n{body}</main>\n</body>\n</html>\n"
+         <style>\n{style}</style>\n</head>\n<body>\n<main>\n{body}</main>\n<script>\n{script}</script>\n</body>\n</html>\n"
+    )
+}
+
+/// A dot in the arm's colour; a ring, where its lines are dashed.
+fn swatch(palette: &Palette, cell: &Cell) -> String {
+    let (colour, class) = (palette.hex(cell), if palette.is_dashed(cell) { "swatch ring" } else { "swatch" });
+    format!(
+        "<svg class=\"{class}\" viewBox=\"0 0 10 10\" aria-hidden=\"true\"><circle cx=\"5\" cy=\"5\" r=\"4\" stroke=\"{colour}\" fill=\"{colour}\"/></svg>"
     )
 }
 

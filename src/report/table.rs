@@ -7,19 +7,39 @@ use tabled::settings::themes::Theme;
 use tabled::settings::{Alignment, Padding, Style};
 
 use super::comparison::{Cell, Comparison, Estimate, Reference};
-use super::format::{decimals, duration, fixed, html as escape_html, markdown as escape_markdown, perplexity, quantity};
+use super::format::{decimals, fixed, html as escape_html, markdown as escape_markdown, perplexity, quantity};
 use super::format::{shorten, signed};
 
 const WIDTH: usize = 110;
 const GAP: usize = 2;
+
+/// Columns that a terminal has no room for.
+const WIDE_ONLY: [usize; 2] = [5, 8];
+
+/// A row of the table.
+enum Row {
+    /// What the rows under it have in common.
+    Facet(String),
+    Cell(Vec<String>),
+    Reference(Vec<String>),
+}
 
 /// A table of at most 110 columns, teachers and the unigram baseline under a rule.
 pub fn terminal(comparison: &Comparison) -> String {
     if comparison.cells.is_empty() && comparison.references.is_empty() {
         return "no runs yet".into();
     }
-    let mut rows = rows(comparison);
+    let narrow = |row: Vec<String>| -> Vec<String> {
+        row.into_iter().enumerate().filter(|(at, _)| !WIDE_ONLY.contains(at)).map(|(_, text)| text).collect()
+    };
+    let body = rows(comparison, short_counts);
+    let references = body.iter().filter(|row| matches!(row, Row::Reference(_))).count();
+    let mut rows = vec![narrow(head(comparison))];
     let columns = rows[0].len();
+    rows.extend(body.into_iter().map(|row| match row {
+        Row::Facet(name) => std::iter::once(name).chain(std::iter::repeat_n(String::new(), columns - 1)).collect(),
+        Row::Cell(cells) | Row::Reference(cells) => narrow(cells),
+    }));
     let width = |column: usize, rows: &[Vec<String>]| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
     let others: usize = (1..columns).map(|column| width(column, &rows)).sum::<usize>() + GAP * (columns + 1);
     let first = WIDTH.saturating_sub(others).max(8);
@@ -32,8 +52,8 @@ pub fn terminal(comparison: &Comparison) -> String {
     }
     let mut theme = Theme::from_style(Style::empty());
     theme.insert_horizontal_line(1, HorizontalLine::filled('─'));
-    if !comparison.references.is_empty() && !comparison.cells.is_empty() {
-        theme.insert_horizontal_line(1 + comparison.cells.len(), HorizontalLine::filled('─'));
+    if references > 0 && rows.len() > references + 1 {
+        theme.insert_horizontal_line(rows.len() - references, HorizontalLine::filled('─'));
     }
     let mut table = builder.build();
     table
@@ -49,64 +69,115 @@ pub fn terminal(comparison: &Comparison) -> String {
 
 /// A GitHub-flavoured table.
 pub fn markdown(comparison: &Comparison) -> String {
-    let rows = rows(comparison);
-    let line = |row: &[String]| format!("| {} |\n", row.iter().map(|text| escape_markdown(text)).collect::<Vec<_>>().join(" | "));
-    let rule = format!("|:--|{}\n", "--:|".repeat(rows[0].len() - 1));
-    let body: String = rows[1..].iter().map(|row| line(row)).collect();
-    format!("{}{rule}{body}\n{}\n", line(&rows[0]), escape_markdown(&note(comparison)))
+    let line = |cells: Vec<String>| format!("| {} |\n", cells.join(" | "));
+    let escaped = |cells: Vec<String>| cells.iter().map(|text| escape_markdown(text)).collect::<Vec<String>>();
+    let head = head(comparison);
+    let columns = head.len();
+    let rule = format!("|:--|{}\n", "--:|".repeat(columns - 1));
+    let row = |row: Row| match row {
+        Row::Facet(name) => {
+            let name = format!("**{}**", escape_markdown(&name));
+            line(std::iter::once(name).chain(std::iter::repeat_n(String::new(), columns - 1)).collect())
+        }
+        Row::Cell(cells) | Row::Reference(cells) => line(escaped(cells)),
+    };
+    let body: String = rows(comparison, counts).into_iter().map(row).collect();
+    format!("{}{rule}{body}\n{}\n", line(escaped(head)), escape_markdown(&note(comparison)))
 }
 
-/// A `<table>`, teachers and the unigram baseline in a body of their own.
-pub fn html(comparison: &Comparison, colour: impl Fn(&str) -> String) -> String {
-    let rows = rows(comparison);
-    let head: String = rows[0].iter().map(|text| format!("<th scope=\"col\">{}</th>", escape_html(text))).collect();
-    let body = |rows: &[Vec<String>], swatch: &dyn Fn(usize) -> String| -> String {
-        let line = |(at, row): (usize, &Vec<String>)| {
-            let cells: String = row[1..].iter().map(|text| format!("<td>{}</td>", escape_html(text))).collect();
-            format!("<tr><th scope=\"row\">{}{}</th>{cells}</tr>\n", swatch(at), escape_html(&row[0]))
-        };
-        rows.iter().enumerate().map(line).collect()
+/// A `<table>` with a body a facet, teachers and the unigram baseline in one of their own; `swatch` marks an arm by its colour.
+pub fn html(comparison: &Comparison, swatch: impl Fn(&Cell) -> String) -> String {
+    let head = head(comparison);
+    let names: String = head.iter().map(|text| format!("<th scope=\"col\">{}</th>", escape_html(text))).collect();
+    let line = |mark: String, row: &[String]| {
+        let cells: String = row[1..].iter().map(|text| format!("<td>{}</td>", escape_html(text))).collect();
+        format!("<tr><th scope=\"row\">{mark}{}</th>{cells}</tr>\n", escape_html(&row[0]))
     };
-    let split = 1 + comparison.cells.len();
-    let swatch =
-        |at: usize| format!("<span class=\"swatch\" style=\"background:{}\"></span>", colour(&comparison.cells[at].label));
+    let (mut bodies, mut references, mut open) = (String::from("<tbody>\n"), String::new(), false);
+    let mut cells = comparison.facets().into_iter().flat_map(|(_, cells)| cells);
+    for row in rows(comparison, counts) {
+        match row {
+            Row::Facet(name) => {
+                if std::mem::replace(&mut open, true) {
+                    bodies.push_str("</tbody>\n<tbody>\n");
+                }
+                let columns = head.len();
+                bodies.push_str(&format!(
+                    "<tr class=\"facet\"><th scope=\"rowgroup\" colspan=\"{columns}\">{}</th></tr>\n",
+                    escape_html(&name)
+                ));
+            }
+            Row::Cell(row) => bodies.push_str(&line(cells.next().map_or(String::new(), &swatch), &row)),
+            Row::Reference(row) => references.push_str(&line(String::new(), &row)),
+        }
+    }
     format!(
-        "<div class=\"scroll\"><table>\n<thead><tr>{head}</tr></thead>\n<tbody>\n{}</tbody>\n<tbody class=\"references\">\n{}\
-         </tbody>\n</table></div>\n<p class=\"note\">{}</p>\n",
-        body(&rows[1..split], &swatch),
-        body(&rows[split..], &|_| String::new()),
+        "<div class=\"scroll\"><table class=\"sorts\">\n<thead><tr>{names}</tr></thead>\n{bodies}</tbody>\n\
+         <tbody class=\"references\">\n{references}</tbody>\n</table></div>\n<p class=\"note\">{}</p>\n",
         escape_html(&note(comparison))
     )
 }
 
-fn rows(comparison: &Comparison) -> Vec<Vec<String>> {
+fn head(comparison: &Comparison) -> Vec<String> {
     let against = format!("vs {}", shorten(&comparison.reference, 13));
-    let head = ["arm", "runs", "perplexity", &against, "", "nats/token", "tokens", "tokens/s", "time/run"];
-    let mut rows = vec![head.map(String::from).to_vec()];
-    rows.extend(comparison.cells.iter().map(|cell| cell_row(cell, &comparison.reference)));
-    rows.extend(comparison.references.iter().map(reference_row));
+    ["arm", "runs", "perplexity", &against, "Δ nats/token", "p", "p (Holm)", "nats/token", "tokens"].map(String::from).to_vec()
+}
+
+fn rows(comparison: &Comparison, counts: fn(&Cell) -> String) -> Vec<Row> {
+    let mut rows = Vec::new();
+    for (facet, cells) in comparison.facets() {
+        if !facet.is_empty() {
+            rows.push(Row::Facet(facet));
+        }
+        rows.extend(cells.into_iter().map(|cell| Row::Cell(cell_row(cell, &comparison.reference, counts))));
+    }
+    rows.extend(comparison.references.iter().map(|reference| Row::Reference(reference_row(reference))));
     rows
 }
 
-fn cell_row(cell: &Cell, reference: &str) -> Vec<String> {
-    let total = cell.ok + cell.failed + cell.diverged + cell.unfinished;
+fn cell_row(cell: &Cell, reference: &str, counts: fn(&Cell) -> String) -> Vec<String> {
     let missing = || "–".to_string();
-    let (difference, percent) = match &cell.difference {
-        Some(found) => (with_half(&found.perplexity, signed), format!("{}%", signed(found.percent.mean, 1))),
-        None if cell.method == reference => ("reference".into(), String::new()),
-        None => (missing(), String::new()),
+    let nll = cell.difference.as_ref().and_then(|found| found.nll);
+    let (percent, difference) = match (&cell.difference, nll) {
+        (Some(found), Some(nll)) => {
+            let [mean, low, high] = [nll.mean, nll.low, nll.high].map(|value| signed(value, 3));
+            (format!("{}%", signed(found.percent.mean, 1)), format!("{mean} [{low}, {high}]"))
+        }
+        (Some(found), None) => {
+            (format!("{}%", signed(found.percent.mean, 1)), format!("perplexity {}", with_half(&found.perplexity, signed)))
+        }
+        (None, _) if cell.method == reference => ("reference".into(), String::new()),
+        (None, _) => (missing(), String::new()),
     };
     vec![
-        cell.label.clone(),
-        if cell.ok == total { total.to_string() } else { format!("{}/{total}", cell.ok) },
+        cell.arm.clone(),
+        counts(cell),
         cell.perplexity.as_ref().map_or_else(missing, |estimate| with_half(estimate, |value, _| perplexity(value))),
-        difference,
         percent,
+        difference,
+        nll.map_or_else(String::new, |nll| probability(nll.p)),
+        nll.map_or_else(String::new, |nll| probability(nll.p_holm)),
         cell.nll.map_or_else(missing, |nll| fixed(nll, 3)),
         cell.tokens.map_or_else(missing, |tokens| quantity(tokens as f64)),
-        cell.tokens_per_s.map_or_else(missing, quantity),
-        cell.wall_s.map_or_else(missing, duration),
     ]
+}
+
+/// `3`, or `2/3` where not all finished.
+fn short_counts(cell: &Cell) -> String {
+    let total = cell.ok + cell.failed + cell.diverged + cell.unfinished;
+    if cell.ok == total { total.to_string() } else { format!("{}/{total}", cell.ok) }
+}
+
+/// `3 ok`, or `1 ok, 1 failed, 1 diverged`.
+fn counts(cell: &Cell) -> String {
+    let others = [(cell.failed, "failed"), (cell.diverged, "diverged"), (cell.unfinished, "unfinished")];
+    let others = others.iter().filter(|(count, _)| *count > 0).map(|(count, what)| format!(", {count} {what}"));
+    format!("{} ok{}", cell.ok, others.collect::<String>())
+}
+
+/// A p-value with three decimals.
+fn probability(p: f64) -> String {
+    if p < 0.001 { "<0.001".into() } else { fixed(p, 3) }
 }
 
 fn reference_row(reference: &Reference) -> Vec<String> {
@@ -115,7 +186,7 @@ fn reference_row(reference: &Reference) -> Vec<String> {
     let mut row = vec![String::new(); 9];
     row[0] = name;
     row[2] = reference.perplexity.map_or_else(missing, perplexity);
-    row[5] = reference.nll.map_or_else(missing, |nll| fixed(nll, 3));
+    row[7] = reference.nll.map_or_else(missing, |nll| fixed(nll, 3));
     row
 }
 
@@ -132,5 +203,14 @@ fn with_half(estimate: &Estimate, number: impl Fn(f64, usize) -> String) -> Stri
 fn note(comparison: &Comparison) -> String {
     let smoke = if comparison.smoke { "Smoke tier: not a result. " } else { "" };
     let level = fixed(comparison.level * 100.0, 0);
-    format!("{smoke}± is the half-width of the {level}% Student t interval over seeds; differences are paired by seed.")
+    let decided = if comparison.cells.iter().any(|cell| cell.difference.as_ref().is_some_and(|found| found.nll.is_some())) {
+        format!(
+            " Δ nats/token: less {}'s, with its {level}% interval over seeds and documents; p against no difference, alone and with \
+             all comparisons counted (Holm).",
+            comparison.reference
+        )
+    } else {
+        String::new()
+    };
+    format!("{smoke}± is the half-width of the {level}% Student t interval over seeds; differences are paired by seed.{decided}")
 }

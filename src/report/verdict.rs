@@ -7,9 +7,12 @@ use crate::stats::verdict::{Verdict, below_zero};
 /// That an interval over seeds and documents is no more than that.
 pub const CAVEAT: &str = "The intervals cover the variation from seed to seed, and in nats from document to document, on this data and \
     at this size only: they say nothing of other data, models or budgets, and each stands for its own comparison, not for all of \
-    them at once.";
+    them at once: Holm's p counts them all.";
 
-/// A sentence for each cell that is not the reference's.
+/// Comparisons that get a sentence each; more than these are told in a sentence or two a facet.
+const SENTENCES: usize = 6;
+
+/// A sentence for each cell that is not the reference's, or for each facet where they are many.
 pub fn sentences(comparison: &Comparison) -> Vec<String> {
     let others: Vec<&Cell> = comparison.cells.iter().filter(|cell| cell.method != comparison.reference).collect();
     if others.is_empty() {
@@ -20,7 +23,61 @@ pub fn sentences(comparison: &Comparison) -> Vec<String> {
             None => vec!["No run has finished, so nothing can be said yet.".into()],
         };
     }
+    if others.len() > SENTENCES {
+        return comparison.facets().iter().map(|(facet, cells)| summary(facet, cells, comparison)).collect();
+    }
     others.into_iter().map(|cell| sentence(cell, comparison)).collect()
+}
+
+/// Where the difference of a cell from the reference lies, by what decides it.
+fn side(found: &Difference) -> Verdict {
+    match (&found.nll, found.perplexity.low.zip(found.perplexity.high)) {
+        (Some(nll), _) => below_zero(nll.low, nll.high),
+        (None, Some((low, high))) => below_zero(low, high),
+        (None, None) => Verdict::Inconclusive,
+    }
+}
+
+/// A facet in which many arms stand against the reference, in one go.
+fn summary(facet: &str, cells: &[&Cell], comparison: &Comparison) -> String {
+    let reference = &comparison.reference;
+    let own = cells.iter().find(|cell| cell.method == *reference).and_then(|cell| cell.perplexity);
+    let at = if facet.is_empty() { String::new() } else { format!("At {facet}: ") };
+    let Some(own) = own else { return format!("{at}no run of {reference} has finished, so nothing can be compared with it.") };
+    let mut compared: Vec<(&Cell, &Difference)> =
+        cells.iter().filter_map(|cell| Some((*cell, cell.difference.as_ref()?))).collect();
+    compared.sort_by(|a, b| a.1.percent.mean.total_cmp(&b.1.percent.mean));
+    let list = |verdict: Verdict| -> Vec<String> {
+        let found = compared.iter().filter(|(_, found)| side(found) == verdict);
+        found.map(|(cell, found)| format!("{} ({}%)", cell.arm, signed(found.percent.mean, 1))).collect()
+    };
+    let level = fixed(comparison.level * 100.0, 0);
+    let mut text = format!("{at}{reference} reaches a perplexity of {}.", perplexity(own.mean));
+    for (verdict, words) in [
+        (Verdict::Supported, format!("Below it, with {level}% intervals that leave out 0")),
+        (Verdict::Refuted, "Above it, likewise".to_string()),
+        (Verdict::Inconclusive, "Not to be told from it".to_string()),
+    ] {
+        let found = list(verdict);
+        if !found.is_empty() {
+            text += &format!(" {words}: {}.", found.join(", "));
+        }
+    }
+    let holm: Vec<&str> = compared
+        .iter()
+        .filter(|(_, found)| found.nll.is_some_and(|nll| nll.holds_among_all(comparison.level)))
+        .map(|(cell, _)| cell.arm.as_str())
+        .collect();
+    let all = comparison.cells.iter().filter(|cell| cell.difference.as_ref().is_some_and(|found| found.nll.is_some())).count();
+    if all > 0 {
+        let kept = if holm.is_empty() { "none".to_string() } else { holm.join(", ") };
+        text += &format!(" Still told apart with all {all} comparisons counted (Holm): {kept}.");
+    }
+    let missing: Vec<&str> = cells.iter().filter(|cell| cell.perplexity.is_none()).map(|cell| cell.arm.as_str()).collect();
+    if !missing.is_empty() {
+        text += &format!(" Without a finished run: {}.", missing.join(", "));
+    }
+    text
 }
 
 fn sentence(cell: &Cell, comparison: &Comparison) -> String {
@@ -57,9 +114,9 @@ fn sentence(cell: &Cell, comparison: &Comparison) -> String {
 /// The sentence where nats per token decide, over seeds and documents.
 fn decided(reached: &str, found: &Difference, nll: &NllDifference, level: f64) -> String {
     let to = &found.to;
-    let level = fixed(level * 100.0, 0);
+    let percent = fixed(level * 100.0, 0);
     let evidence = format!(
-        "({} nats per token, {level}% interval {} to {} over {} seeds and {} documents)",
+        "({} nats per token, {percent}% interval {} to {} over {} seeds and {} documents)",
         signed(nll.mean, 3),
         signed(nll.low, 3),
         signed(nll.high, 3),
@@ -70,5 +127,6 @@ fn decided(reached: &str, found: &Difference, nll: &NllDifference, level: f64) -
         return format!("{reached}; no difference from {to} can be told {evidence}.");
     }
     let side = if nll.mean < 0.0 { "below" } else { "above" };
-    format!("{reached}, {}% {side} {to} {evidence}.", fixed(found.percent.mean.abs(), 1))
+    let among = if nll.holds_among_all(level) { "" } else { "; with all comparisons counted it cannot be told apart" };
+    format!("{reached}, {}% {side} {to} {evidence}{among}.", fixed(found.percent.mean.abs(), 1))
 }

@@ -8,6 +8,7 @@ use rand_distr::{Distribution, StandardNormal, Uniform};
 
 use super::crossed::Draws;
 use super::paired::Pairs;
+use super::pooled::over_sets;
 use super::verdict::{Verdict, below_zero};
 
 const LEVEL: f64 = 0.95;
@@ -77,4 +78,25 @@ fn a_true_null_is_supported_at_most_5_percent_of_the_time_and_a_clear_effect_nea
     }
     let [_, supported, refuted] = shares(3, -0.3, Spread(0.02, 0.1, 0.1), 500);
     assert!(supported > 0.95 && refuted == 0.0, "{supported} {refuted}");
+}
+
+/// Six data sets whose true differences lie far apart; the truth is the interquartile mean's own expectation, from many seeds.
+#[test]
+fn an_interquartile_mean_over_data_sets_is_covered_93_to_97_percent_of_the_time() {
+    let mut rng = ChaCha8Rng::seed_from_u64(7);
+    let centres = [-0.30, -0.12, -0.10, -0.08, 0.02, 0.40];
+    let mut draw = |seeds: usize| -> Vec<Vec<f64>> {
+        let noise = |rng: &mut ChaCha8Rng| -> f64 { StandardNormal.sample(rng) };
+        centres.iter().map(|centre| (0..seeds).map(|_| centre + 0.05 * noise(&mut rng)).collect()).collect()
+    };
+    let truth = over_sets(&draw(200_000), LEVEL).mean;
+    for seeds in [3, 5] {
+        let trials = 4000;
+        let covered = (0..trials).filter(|_| {
+            let found = over_sets(&draw(seeds), LEVEL);
+            found.low <= truth && truth <= found.high
+        });
+        let share = covered.count() as f64 / f64::from(trials);
+        assert!((0.93..=0.97).contains(&share), "{seeds} seeds: {share}");
+    }
 }

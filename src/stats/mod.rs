@@ -7,6 +7,7 @@ pub mod crossed;
 pub mod holm;
 pub mod interval;
 pub mod paired;
+pub mod pooled;
 pub mod power;
 pub mod superiority;
 pub mod verdict;

@@ -6,6 +6,7 @@ use std::path::Path;
 use serde::Serialize;
 
 use super::job::{Job, Status, Work, journal_path, status};
+use super::memory::peak_bytes;
 use crate::experiment::Experiment;
 use crate::experiment::budget::answers;
 use crate::experiment::recipe::{Precision, TrainRecipe};
@@ -81,10 +82,12 @@ pub struct Estimate {
     pub seconds_left: Option<f64>,
     /// Bytes of all weights, journals and teacher caches, at most.
     pub disk_bytes: u64,
+    /// Bytes of memory that a rank of the largest run takes, about.
+    pub memory_bytes: u64,
 }
 
-/// Estimates what is left of `experiment` under `runs`.
-pub fn estimate(experiment: &Experiment, runs: &Path, history: &History) -> Estimate {
+/// Estimates what is left of `experiment` under `runs`, each run on `tp` × `dp` ranks.
+pub fn estimate(experiment: &Experiment, runs: &Path, history: &History, (tp, dp): (usize, usize)) -> Estimate {
     let trained =
         experiment.students.iter().map(|s| (&s.run, &s.recipe)).chain(experiment.teachers.iter().map(|t| (&t.run, &t.recipe)));
     let trained: Vec<(&String, &TrainRecipe)> = trained.collect();
@@ -106,5 +109,6 @@ pub fn estimate(experiment: &Experiment, runs: &Path, history: &History) -> Esti
         runs_left: left.len(),
         seconds_left: seconds.map(|seconds| seconds.iter().sum()).filter(|_| !left.is_empty() && !history.is_empty()),
         disk_bytes: kept + under_way + caches.sum::<u64>(),
+        memory_bytes: trained.iter().map(|(_, recipe)| peak_bytes(recipe, tp, dp)).max().unwrap_or(0),
     }
 }

@@ -8,6 +8,7 @@ pub mod job;
 pub mod kin;
 pub mod lease;
 pub mod local;
+pub mod memory;
 pub mod progress;
 mod requeue;
 pub mod retry;

@@ -5,7 +5,9 @@ use std::path::{Path, PathBuf};
 use anyhow::Result;
 use serde::Serialize;
 
+use super::contradictions::contradictions;
 use crate::experiment::claim::Claim;
+use crate::record::fingerprint::fingerprints;
 use crate::record::frames::{Frames, NAMES};
 use crate::record::provenance::{Provenance, frame_hashes};
 use crate::report::{CLAIMS, render};
@@ -23,8 +25,13 @@ pub enum Fault {
     },
     /// Nothing gives this file.
     Unexpected,
-    /// A frame that is not the one that was written.
-    Changed,
+    /// A frame that is not the one that was written, and in which columns of which runs; of older frames neither is known.
+    Changed {
+        columns: Vec<String>,
+        runs: Vec<String>,
+    },
+    /// A frame of which one number denies another.
+    Contradiction(String),
     /// A frame that cannot be read, and why.
     Damaged(String),
 }
@@ -37,17 +44,30 @@ const SHOWN: usize = 100;
 pub fn compare(folder: &Path, claims: &[Claim]) -> Result<(Vec<PathBuf>, Vec<(PathBuf, Fault)>)> {
     let (mut same, mut faults) = (Vec::new(), Vec::new());
     let found = frame_hashes(folder);
-    for (name, recorded) in Provenance::read(folder)?.frames {
+    let provenance = Provenance::read(folder)?;
+    let (frames, damage) = match Frames::read(folder) {
+        Ok(frames) => (Some(frames), None),
+        Err(error) => (None, Some(error)),
+    };
+    let now = frames.as_ref().map(fingerprints).transpose()?.unwrap_or_default();
+    for (name, recorded) in provenance.frames {
         match found.get(&name) {
             Some(hash) if *hash == recorded => same.push(name.into()),
-            Some(_) => faults.push((name.into(), Fault::Changed)),
+            Some(_) => {
+                let both = provenance.fingerprints.get(&name).zip(now.get(&name));
+                let (runs, columns) = both.map(|(then, now)| then.differences(now)).unwrap_or_default();
+                faults.push((name.into(), Fault::Changed { columns, runs }));
+            }
             None => faults.push((name.into(), Fault::Missing)),
         }
     }
-    if let Err(error) = Frames::read(folder) {
+    if let Some(error) = damage {
         let name = NAMES.into_iter().find(|name| format!("{error}").contains(&format!("{name}.parquet")));
         faults.push((format!("{}.parquet", name.unwrap_or("runs")).into(), Fault::Damaged(format!("{error:#}"))));
         return Ok((same, faults));
+    }
+    for (name, why) in frames.as_ref().map(contradictions).transpose()?.unwrap_or_default() {
+        faults.push((format!("{name}.parquet").into(), Fault::Contradiction(why)));
     }
     for (name, expected) in render(folder, claims)? {
         match std::fs::read(folder.join(&name)) {

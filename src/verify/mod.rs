@@ -1,4 +1,5 @@
 //! Whether committed results are what their frames say.
 
 pub mod artefacts;
+mod contradictions;
 pub mod numerics;

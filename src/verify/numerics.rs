@@ -6,7 +6,7 @@ use std::fmt;
 use anyhow::Result;
 use serde::Serialize;
 
-use crate::record::frames::Frames;
+use crate::record::frames::{Frames, RunRow};
 use crate::report::claims::Outcome;
 use crate::report::input::Table;
 use crate::stats::verdict::Verdict;
@@ -45,10 +45,12 @@ impl Rung {
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Agreement {
     pub run: String,
-    /// [`Rung::Bitwise`], [`Rung::WithinTolerance`], or [`Rung::Refuted`] where its numbers are off or it is not there.
+    /// [`Rung::Refuted`] where it is not there, or its numbers are off and no claim is left to hold.
     pub rung: Rung,
     /// The first step that differs, and what there differs.
     pub first: Option<(i64, &'static str)>,
+    /// What that was, and what it is now; absent on a side that does not have it.
+    pub values: (Option<f64>, Option<f64>),
     /// The largest relative difference of an evaluation's NLL.
     pub largest: f64,
     /// What is wrong beside numbers.
@@ -57,13 +59,22 @@ pub struct Agreement {
 
 impl fmt::Display for Agreement {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        let Self { run, rung, first, largest, trouble } = self;
+        let Self { run, rung, first, values, largest, trouble } = self;
         match (trouble, first) {
             (Some(trouble), _) => write!(f, "{run}: {trouble}"),
             (_, None) => write!(f, "{run}: the same to the bit"),
             (_, Some((step, what))) => {
-                let held = if *rung == Rung::Refuted { "off" } else { "within tolerance" };
-                write!(f, "{run}: {held}; {what} differs from step {step} on, evaluations by {:.2e} at most", largest)
+                let held = match rung {
+                    Rung::Refuted => "off",
+                    Rung::ClaimsHold => "off, but its claims hold",
+                    _ => "within tolerance",
+                };
+                let shown = |value: Option<f64>| value.map_or("nothing".to_string(), |value| value.to_string());
+                let (was, is) = (shown(values.0), shown(values.1));
+                write!(
+                    f,
+                    "{run}: {held}; {what} differs from step {step} on ({was} is now {is}), evaluations by {largest:.2e} at most"
+                )
             }
         }
     }
@@ -71,15 +82,14 @@ impl fmt::Display for Agreement {
 
 type Series = BTreeMap<(i64, &'static str), f64>;
 
-/// Compares the runs of `kept` with those of `again`, by id, in the order of `kept`.
+/// Compares the runs that `kept` plans with those of `again`, by id, in the order of `kept`.
 pub fn compare(kept: &Frames, again: &Frames) -> Result<Vec<Agreement>> {
     let (before, after) = (series(kept)?, series(again)?);
-    let (statuses, runs) = (statuses(again)?, Table(&kept.runs).text("run")?);
-    let kept_statuses = self::statuses(kept)?;
+    let (statuses, kept_statuses) = (statuses(again)?, self::statuses(kept)?);
     let empty = Series::new();
-    Ok(runs
-        .into_iter()
-        .flatten()
+    let planned = RunRow::rows(&kept.runs)?.into_iter().filter(|row| row.planned);
+    Ok(planned
+        .map(|row| row.run)
         .map(|run| {
             let trouble = match (statuses.get(&run), kept_statuses.get(&run)) {
                 (None, _) => Some("the experiment file does not mean it any more".to_string()),
@@ -115,7 +125,18 @@ fn agreement(run: String, before: &Series, after: &Series, trouble: Option<Strin
         (None, Some(_)) if largest <= TOLERANCE => Rung::WithinTolerance,
         (None, Some(_)) => Rung::Refuted,
     };
-    Agreement { run, rung, first, largest, trouble }
+    let values = first.map_or((None, None), |at| (before.get(&at).copied(), after.get(&at).copied()));
+    Agreement { run, rung, first, values, largest, trouble }
+}
+
+/// Lets runs whose numbers alone are off stand by the claims that name them: where there are claims and none of those is refuted.
+pub fn hold(agreements: &mut [Agreement], outcomes: &[Outcome]) {
+    for agreement in agreements.iter_mut().filter(|agreement| agreement.rung == Rung::Refuted && agreement.trouble.is_none()) {
+        let names = |outcome: &&Outcome| outcome.a.contains(&agreement.run) || outcome.b.contains(&agreement.run);
+        if !outcomes.is_empty() && !outcomes.iter().filter(names).any(|outcome| outcome.verdict == Verdict::Refuted) {
+            agreement.rung = Rung::ClaimsHold;
+        }
+    }
 }
 
 /// The rung of the whole experiment: that of its worst run, unless numbers alone are off and claims, of which there must be some,

@@ -1,9 +1,14 @@
 //! Plots as SVG with real text. An arm has one colour everywhere.
 
 mod axis;
-mod comparison;
+mod budget;
+mod curves;
+mod difference;
+mod forest;
 mod loss;
+mod palette;
 mod perplexity;
+mod reached;
 
 use std::sync::Once;
 
@@ -12,7 +17,7 @@ use plotters::coord::Shift;
 use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
 
-use super::comparison::{Cell, Comparison};
+use super::comparison::Comparison;
 use super::format::html;
 use super::input::Input;
 use super::png::{BOLD, FAMILY, REGULAR};
@@ -26,6 +31,8 @@ pub struct Plot {
     pub svg: String,
 }
 
+pub use palette::Palette;
+
 type Canvas<'a> = DrawingArea<SVGBackend<'a>, Shift>;
 
 /// Units of the drawing in a CSS pixel: the backend knows whole units only.
@@ -36,60 +43,19 @@ const FAINT: RGBColor = RGBColor(0x5f, 0x66, 0x6e);
 const GRID: RGBColor = RGBColor(0xe4, 0xe6, 0xe9);
 const TEACHER: RGBColor = RGBColor(0x77, 0x77, 0x77);
 
-/// Okabe & Ito 2008, "Color Universal Design"; yellow comes last, it is faint on white.
-const PALETTE: [RGBColor; 8] = [
-    RGBColor(0x00, 0x72, 0xb2),
-    RGBColor(0xd5, 0x5e, 0x00),
-    RGBColor(0x00, 0x9e, 0x73),
-    RGBColor(0xcc, 0x79, 0xa7),
-    RGBColor(0xe6, 0x9f, 0x00),
-    RGBColor(0x56, 0xb4, 0xe9),
-    RGBColor(0x33, 0x33, 0x33),
-    RGBColor(0xf0, 0xe4, 0x42),
-];
-
-/// The plots of a report, in its order.
+/// The plots of a report, in its order; those that would show nothing of their own are left out.
 pub fn all(input: &Input, comparison: &Comparison, provenance: &Provenance) -> Result<Vec<Plot>> {
     let palette = Palette::of(comparison, provenance);
-    Ok(vec![
-        comparison::plot(comparison, &palette)?,
-        perplexity::plot(input, comparison, &palette)?,
-        loss::plot(input, comparison, &palette)?,
-    ])
-}
-
-/// The colour of each cell: its arm's, lighter for each further cell of the arm.
-pub struct Palette(Vec<(String, RGBColor)>);
-
-impl Palette {
-    pub fn of(comparison: &Comparison, provenance: &Provenance) -> Self {
-        let mut methods: Vec<&str> = provenance.methods.iter().map(|method| method.name.as_str()).collect();
-        for cell in &comparison.cells {
-            if !methods.contains(&cell.method.as_str()) {
-                methods.push(&cell.method);
-            }
-        }
-        let colour = |(at, cell): (usize, &Cell)| {
-            let arm = methods.iter().position(|name| *name == cell.method).unwrap_or(0);
-            let before = comparison.cells[..at].iter().filter(|other| other.method == cell.method).count();
-            let of_arm = comparison.cells.iter().filter(|other| other.method == cell.method).count();
-            let white = 0.6 * before as f64 / of_arm.max(1) as f64;
-            let RGBColor(r, g, b) = PALETTE[arm % PALETTE.len()];
-            let mix = |part: u8| (f64::from(part) * (1.0 - white) + 255.0 * white).round() as u8;
-            (cell.label.clone(), RGBColor(mix(r), mix(g), mix(b)))
-        };
-        Self(comparison.cells.iter().enumerate().map(colour).collect())
-    }
-
-    fn colour(&self, label: &str) -> RGBColor {
-        self.0.iter().find(|(name, _)| name == label).map_or(FAINT, |(_, colour)| *colour)
-    }
-
-    /// `#rrggbb`.
-    pub fn hex(&self, label: &str) -> String {
-        let RGBColor(r, g, b) = self.colour(label);
-        format!("#{r:02x}{g:02x}{b:02x}")
-    }
+    let plots = [
+        difference::plot(comparison, &palette)?,
+        Some(reached::plot(comparison, &palette)?),
+        Some(perplexity::plot(input, comparison, &palette)?),
+        budget::against_data(comparison, &palette)?,
+        Some(budget::against_flops(input, comparison, &palette)?),
+        Some(loss::hard(input, comparison, &palette)?),
+        loss::own(input, comparison, &palette)?,
+    ];
+    Ok(plots.into_iter().flatten().collect())
 }
 
 /// An entry of a legend.
@@ -99,7 +65,7 @@ struct Key {
     line: Line,
 }
 
-#[derive(Clone, Copy, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 enum Line {
     Solid,
     Dashed,
@@ -212,8 +178,8 @@ fn nothing(canvas: &Canvas<'_>, text: &str, height: i32) -> Result<()> {
     write(canvas, text, font(14, FAINT), (WIDTH / 2, height / 2), (HPos::Center, VPos::Center))
 }
 
-/// Height that the heading takes at most, so that many arms do not eat the plot.
+/// Rows of the legend beyond the first, about.
 fn legend_rows(keys: &[Key]) -> i32 {
     let letters: usize = keys.iter().map(|key| key.name.chars().count().min(60) + 8).sum();
-    letters as i32 / 105
+    letters as i32 / 125
 }

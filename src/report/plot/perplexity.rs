@@ -1,82 +1,80 @@
 //! Held-out perplexity against tokens.
 
 use anyhow::Result;
-use plotters::prelude::RGBColor;
 
-use super::axis::{Area, Axis};
-use super::{Key, Line, Palette, Plot, TEACHER, WIDTH, draw, heading, legend_rows, nothing, stroke};
-use crate::report::comparison::{Comparison, Reference};
+use super::axis::Axis;
+use super::curves::{Names, Panel, Series, draw_panels, extent, over_seeds};
+use super::{Key, Line, Palette, Plot, TEACHER};
+use crate::report::comparison::{Cell, Comparison, Reference};
 use crate::report::format::perplexity as number;
-use crate::report::input::Input;
+use crate::report::input::{Eval, Input, Run};
 
 /// A reference's line is drawn where it leaves the arms at least this part of the axis.
 const TEACHER_ROOM: f64 = 0.2;
 const UNIGRAM_ROOM: f64 = 0.6;
 
+/// An entry for each arm that is drawn in some panel.
+pub fn arm_keys<'a>(cells: impl Iterator<Item = &'a Cell>, palette: &Palette) -> Vec<Key> {
+    let mut keys: Vec<Key> = Vec::new();
+    for cell in cells {
+        let (colour, line) = palette.style(cell);
+        if !keys.iter().any(|key| key.name == cell.arm) {
+            keys.push(Key { name: cell.arm.clone(), colour, line });
+        }
+    }
+    keys
+}
+
+/// The evaluations of a cell's finished runs, each with its run; less those before the first step, where every arm is the same.
+pub fn evaluations<'a>(input: &'a Input, comparison: &'a Comparison, cell: &'a Cell) -> Vec<(&'a Run, &'a Eval)> {
+    let runs = cell.runs.iter().map(|&at| &input.runs[at]).filter(|run| run.ok());
+    let mut all: Vec<(&Run, &Eval)> = runs.flat_map(|run| run.evals.iter().map(move |eval| (run, eval))).collect();
+    all.retain(|(_, eval)| eval.split == comparison.split && eval.tokens.is_finite() && eval.perplexity.is_finite());
+    if all.iter().any(|(_, eval)| eval.tokens > 0.0) {
+        all.retain(|(_, eval)| eval.tokens > 0.0);
+    }
+    all
+}
+
 /// Perplexity at each evaluation: mean over seeds with the band from the lowest to the highest seed.
 pub fn plot(input: &Input, comparison: &Comparison, palette: &Palette) -> Result<Plot> {
     let title = "Held-out perplexity during training";
-    let mut cells: Vec<(Vec<(f64, f64, f64, f64)>, RGBColor)> = Vec::new();
-    let mut keys = Vec::new();
-    for cell in &comparison.cells {
-        let runs = cell.runs.iter().map(|&at| &input.runs[at]).filter(|run| run.ok());
-        let evals = runs.flat_map(|run| &run.evals).filter(|eval| eval.split == comparison.split);
-        let mut points: Vec<(f64, f64)> = evals.map(|eval| (eval.tokens, eval.perplexity)).collect();
-        points.retain(|(x, y)| x.is_finite() && y.is_finite());
-        points.sort_by(|a, b| a.0.total_cmp(&b.0));
-        // Before the first step every arm is the same.
-        if points.iter().any(|point| point.0 > 0.0) {
-            points.retain(|point| point.0 > 0.0);
-        }
-        if points.is_empty() {
-            continue;
-        }
-        let over_seeds = points.chunk_by(|a, b| a.0 == b.0).map(|near| {
-            let values = || near.iter().map(|point| point.1);
-            let mean = values().sum::<f64>() / near.len() as f64;
-            (near[0].0, mean, values().fold(f64::INFINITY, f64::min), values().fold(f64::NEG_INFINITY, f64::max))
-        });
-        let colour = palette.colour(&cell.label);
-        cells.push((over_seeds.collect(), colour));
-        keys.push(Key { name: cell.label.clone(), colour, line: Line::Solid });
-    }
-    let points = || cells.iter().flat_map(|(points, _)| points);
-    let low = points().map(|point| point.2).fold(f64::INFINITY, f64::min);
-    let high = points().map(|point| point.3).fold(f64::NEG_INFINITY, f64::max);
-    let last = points().map(|point| point.0).fold(0.0, f64::max);
-    let (lines, left_out) = reference_lines(comparison, low, high);
-    keys.extend(lines.iter().map(|(name, _, line)| Key { name: name.clone(), colour: TEACHER, line: *line }));
-    let low = lines.iter().map(|line| line.1).fold(low, f64::min);
-    let high = lines.iter().map(|line| line.1).fold(high, f64::max);
-    let y = Axis::adaptive(low, high, 0.05);
-    let scale = if y.is_log() { " The vertical axis is logarithmic." } else { "" };
-
-    let height = 420 + 20 * legend_rows(&keys);
-    let svg = draw("perplexity", title, height, |canvas| {
-        let top = heading(canvas, title, &keys)?;
-        if cells.is_empty() {
-            return nothing(canvas, "no evaluation of a finished run", height);
-        }
-        let x = Axis::over(0.0, last * 1.01, 0.0);
-        let area = Area { canvas, left: 66, right: WIDTH - 24, top: top + 4, bottom: height - 58, x, y };
-        area.grid_y("perplexity")?;
-        area.grid_x("target tokens trained on")?;
-        for (_, value, line) in &lines {
-            stroke(canvas, area.place(area.x.low, *value), area.place(area.x.high, *value), TEACHER, 3, *line)?;
-        }
-        for (points, colour) in &cells {
-            let band: Vec<(f64, f64, f64)> = points.iter().map(|&(x, _, low, high)| (x, low, high)).collect();
-            area.band(&band, *colour)?;
-        }
-        for (points, colour) in &cells {
-            let line: Vec<(f64, f64)> = points.iter().map(|&(x, mean, ..)| (x, mean)).collect();
-            area.path(&line, *colour, 4, 1.0)?;
-            for (x, y) in line {
-                area.dot(x, y, 4, *colour, 1.0)?;
+    let (mut shown, mut left_out, mut log): (Vec<Key>, String, bool) = Default::default();
+    let mut drawn: Vec<&Cell> = Vec::new();
+    let mut panels = Vec::new();
+    for (title, cells) in comparison.facets() {
+        let mut series = Vec::new();
+        for cell in cells {
+            let points = evaluations(input, comparison, cell).iter().map(|(_, e)| (e.tokens, e.perplexity)).collect();
+            let points = over_seeds(points);
+            if !points.is_empty() {
+                series.push(Series { points, style: palette.style(cell), dots: true });
+                drawn.push(cell);
             }
         }
-        Ok(())
-    })?;
+        let points = || series.iter().flat_map(|series| &series.points);
+        let (low, high) = extent(points().flat_map(|point| [point.2, point.3]));
+        let (_, last) = extent(points().map(|point| point.0));
+        let (lines, outside) = reference_lines(comparison, low, high);
+        if !left_out.contains(&outside) {
+            left_out.push_str(&outside);
+        }
+        for (name, _, line) in &lines {
+            if !shown.iter().any(|key| key.name == *name) {
+                shown.push(Key { name: name.clone(), colour: TEACHER, line: *line });
+            }
+        }
+        let (low, high) = extent(lines.iter().map(|line| line.1).chain([low, high]));
+        let y = Axis::adaptive(low, high, 0.05);
+        log |= y.is_log();
+        let lines = lines.into_iter().map(|(_, value, line)| (value, line)).collect();
+        panels.push(Panel { title, series, broken: Vec::new(), lines, x: Axis::over(0.0, last * 1.01, 0.0), y });
+    }
+    let mut keys = arm_keys(drawn.into_iter(), palette);
+    keys.extend(shown);
+    let names = Names { x: "target tokens trained on", y: "perplexity", empty: "no evaluation of a finished run" };
+    let svg = draw_panels("perplexity", title, &names, &panels, &keys)?;
+    let scale = if log { " A vertical axis that spans more than a factor of four is logarithmic." } else { "" };
     let caption = format!(
         "Perplexity on held-out text at each evaluation: mean over the finished runs; the band spans the lowest and the highest \
          seed.{scale}{left_out}"

@@ -1,0 +1,87 @@
+//! `hydrometer compare`: arms side by side, from frames alone.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::Args;
+use serde_json::json;
+
+use super::{Output, results_of};
+use crate::record::frames::Frames;
+use crate::record::provenance::Provenance;
+use crate::report::format::{fixed, signed};
+use crate::report::pooled::{Pooled, over_data, over_experiments};
+use crate::report::{Cell, Comparison, comparison, table};
+use crate::user_error;
+
+#[derive(Args, Debug)]
+pub struct Compare {
+    /// Folders of results, or experiment files that were run.
+    #[arg(required = true, value_name = "RESULTS")]
+    results: Vec<PathBuf>,
+    /// The arm that others are compared with [default: that of the report].
+    #[arg(long, value_name = "ARM")]
+    to: Option<String>,
+}
+
+impl Compare {
+    pub fn compare(&self, output: Output) -> Result<ExitCode> {
+        let mut comparisons = Vec::new();
+        for path in &self.results {
+            let folder = results_of(path)?;
+            let (frames, mut provenance) = (Frames::read(&folder)?, Provenance::read(&folder)?);
+            if let Some(arm) = &self.to {
+                provenance.reference = arm.clone();
+            }
+            let found = comparison(&frames, &provenance)?;
+            if let Some(arm) = self.to.as_ref().filter(|arm| !found.cells.iter().any(|cell| cell.method == **arm)) {
+                let mut arms: Vec<&str> = found.cells.iter().map(|cell| cell.method.as_str()).collect();
+                arms.dedup();
+                return Err(user_error!("--to {arm}: {} has no such arm; it has {}", folder.display(), arms.join(", ")));
+            }
+            comparisons.push(found);
+        }
+        let mut pooled: Vec<Pooled> = comparisons.iter().flat_map(over_data).collect();
+        pooled.extend(over_experiments(&comparisons));
+        match output {
+            Output::Json => println!("{:#}", json!({ "comparisons": comparisons, "pooled": pooled })),
+            Output::Human => {
+                for (at, found) in comparisons.iter().enumerate() {
+                    println!("{}{}\n{}", if at > 0 { "\n" } else { "" }, found.experiment, table::terminal(found));
+                    found.cells.iter().filter_map(|cell| evidence(cell, found)).for_each(|line| println!("{line}"));
+                }
+                pooled.iter().for_each(|one| println!("{}", sentence(one)));
+            }
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+/// How much a cell's seeds tell.
+fn evidence(cell: &Cell, comparison: &Comparison) -> Option<String> {
+    let found = cell.difference.as_ref()?.nll?;
+    let needed = match found.seeds_needed {
+        Some(seeds) => format!("{seeds} seeds would"),
+        None => "no number of seeds would, the documents vary too much".to_string(),
+    };
+    Some(format!(
+        "{}: a seed ends below one of {} with probability {}; {} seeds show {} nats four times out of five, and to show the {} found, {needed}",
+        cell.label,
+        comparison.reference,
+        fixed(found.probability_of_superiority, 2),
+        found.seeds,
+        fixed(found.minimum_detectable_effect, 3),
+        fixed(found.mean.abs(), 3),
+    ))
+}
+
+fn sentence(one: &Pooled) -> String {
+    let interval = one.nll.low.zip(one.nll.high);
+    let interval = interval.map_or("one seed gives no interval".to_string(), |(low, high)| {
+        format!("95% interval {} to {}", signed(low, 3), signed(high, 3))
+    });
+    let at = if one.at.is_empty() { String::new() } else { format!(" at {}", one.at) };
+    let (arm, mean, seeds) = (&one.arm, signed(one.nll.mean, 3), one.nll.n);
+    format!("{arm}{at}: interquartile mean over {}: {mean} nats per token ({interval}, {seeds} seeds)", one.sets.join(", "))
+}
