@@ -9,6 +9,7 @@ mod plan;
 mod report;
 mod run;
 mod status;
+mod teach;
 mod verify;
 mod why;
 
@@ -66,6 +67,8 @@ enum Verb {
     Verify(verify::Verify),
     /// Measure a Hugging Face checkpoint on text: NLL, perplexity, bits per byte, accuracy.
     Eval(eval::Eval),
+    /// Keep a checkpoint's answers to a text, for students; describe or export what is kept.
+    Teach(teach::Teach),
     /// Evaluate any objective, with gradients, on tensors from a file.
     Loss(loss::LossArgs),
     /// Show what this machine and this build offer, and what is missing.
@@ -143,6 +146,7 @@ impl Cli {
             Verb::Export(export) => export.export(self.output),
             Verb::Verify(verify) => verify.verify(self.output),
             Verb::Eval(eval) => eval.run(self.output),
+            Verb::Teach(teach) => teach.run(self.output),
             Verb::Loss(args) => loss::loss(&args, self.output),
             Verb::Doctor => doctor::doctor(self.output),
             Verb::Worker { job, lease } => worker::work(&job, lease.as_deref()),

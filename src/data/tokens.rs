@@ -83,7 +83,8 @@ impl TokenizedSplit {
         })
     }
 
-    fn write(&self, path: &Path) -> Result<()> {
+    /// Writes a file that [`TokenizedSplit::read`] reads.
+    pub fn write(&self, path: &Path) -> Result<()> {
         let ids: Vec<u8> = self.ids.iter().flat_map(|id| id.to_le_bytes()).collect();
         let u64s = |numbers: &[u64]| numbers.iter().flat_map(|n| n.to_le_bytes()).collect::<Vec<u8>>();
         let (offsets, bytes, names) = (u64s(&self.offsets), u64s(&self.bytes), serde_json::to_vec(&self.names)?);
