@@ -11,6 +11,7 @@ mod run;
 mod status;
 mod teach;
 mod verify;
+mod weights;
 mod why;
 
 use std::path::{Path, PathBuf};
@@ -61,7 +62,7 @@ enum Verb {
     Report(Common),
     /// Show the arms of one experiment or several against any arm, from the frames alone.
     Compare(compare::Compare),
-    /// Write the frames as CSV or as TensorBoard events.
+    /// Write the weights of a run as a Hugging Face folder, or the frames as CSV or TensorBoard events.
     Export(export::Export),
     /// Rebuild tables, plots, pages and claims from the frames and demand the same bytes; refuse refuted claims.
     Verify(verify::Verify),

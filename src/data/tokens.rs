@@ -112,7 +112,11 @@ pub fn prepare(recipe: &DataRecipe, files: &DataFiles, splits: &[&str], folder: 
     }
     let saved = folder.join("tokenizer.json");
     let tokenizer = match (&recipe.tokenizer, &files.tokenizer) {
-        (TokenizerRecipe::File { .. }, Some(path)) => tokenizer::open(path)?,
+        (TokenizerRecipe::File { .. }, Some(path)) => {
+            // For whoever exports what was trained on these tokens.
+            replace_bytes(&saved, &fs::read(path)?)?;
+            tokenizer::open(path)?
+        }
         (TokenizerRecipe::File { .. }, None) => return Err(user_error!("the tokenizer file is not known")),
         (TokenizerRecipe::Bpe { .. }, _) if saved.exists() => tokenizer::open(&saved)?,
         (TokenizerRecipe::Bpe { vocab_size }, _) => {

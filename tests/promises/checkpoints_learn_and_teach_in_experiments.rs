@@ -88,6 +88,13 @@ fn as_students_with_some_of_their_layers_and_as_teachers_adapted_or_not() {
         |run: &str| events(&lab, run).into_iter().find_map(|e| if let Event::Step(s) = e { Some(s.hard_loss) } else { None });
     assert_eq!(first("finetune-s0"), first("whole-s0"));
     assert_eq!(first("finetune-s0"), first("adapted-s0"));
+
+    // What was trained is a checkpoint again, and evaluates as the run did.
+    lab.ok(&["export", "finetune-s0", "--out", "trained"]);
+    let found = json(&lab, &["eval", "--model", "trained", "--data", "valid.txt", "--context", "32"]);
+    let (nll, trained) = (found["nll"].as_f64().unwrap(), last_nll(&lab, "finetune"));
+    assert!((trained - nll).abs() < 1e-6 * nll, "{trained}, not {nll}");
+    assert_eq!(lab.run(&["export", "teacher-whole", "--out", "again"]).status.code(), Some(2));
 }
 
 #[test]
