@@ -45,6 +45,23 @@ pub fn train(documents: &[Document], vocab_size: usize) -> Result<Tokenizer> {
     Ok(tokenizer)
 }
 
+/// The ids below the largest of `mine` that do not stand for the same token in `theirs`: with both tokens, in order. A special
+/// token that the other does not have is padding, and none of them.
+pub fn differences(mine: &Tokenizer, theirs: &Tokenizer) -> Vec<(u32, Option<String>, Option<String>)> {
+    let largest = mine.get_vocab(true).into_values().max().unwrap_or(0);
+    let added = mine.get_added_tokens_decoder();
+    let special = |id: u32| added.get(&id).is_some_and(|token| token.special);
+    let both = (0..=largest).map(|id| (id, mine.id_to_token(id), theirs.id_to_token(id)));
+    both.filter(|(id, a, b)| a != b && a.is_some() && !(b.is_none() && special(*id))).collect()
+}
+
+/// One more than the largest id of a token that is not special.
+pub fn ordinary_ids(tokenizer: &Tokenizer) -> usize {
+    let added = tokenizer.get_added_tokens_decoder();
+    let ordinary = |id: &u32| !added.get(id).is_some_and(|token| token.special);
+    tokenizer.get_vocab(true).into_values().filter(ordinary).max().map_or(0, |id| id as usize + 1)
+}
+
 /// Reads a `tokenizer.json`. What it says of truncation and padding is for batches of its maker: documents stay whole.
 pub fn open(path: &Path) -> Result<Tokenizer> {
     let fault = |error: tokenizers::Error| user_error!("{}: not a tokenizer.json: {error}", path.display());

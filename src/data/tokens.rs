@@ -83,7 +83,8 @@ impl TokenizedSplit {
         })
     }
 
-    fn write(&self, path: &Path) -> Result<()> {
+    /// Writes a file that [`TokenizedSplit::read`] reads.
+    pub fn write(&self, path: &Path) -> Result<()> {
         let ids: Vec<u8> = self.ids.iter().flat_map(|id| id.to_le_bytes()).collect();
         let u64s = |numbers: &[u64]| numbers.iter().flat_map(|n| n.to_le_bytes()).collect::<Vec<u8>>();
         let (offsets, bytes, names) = (u64s(&self.offsets), u64s(&self.bytes), serde_json::to_vec(&self.names)?);
@@ -111,7 +112,11 @@ pub fn prepare(recipe: &DataRecipe, files: &DataFiles, splits: &[&str], folder: 
     }
     let saved = folder.join("tokenizer.json");
     let tokenizer = match (&recipe.tokenizer, &files.tokenizer) {
-        (TokenizerRecipe::File { .. }, Some(path)) => tokenizer::open(path)?,
+        (TokenizerRecipe::File { .. }, Some(path)) => {
+            // For whoever exports what was trained on these tokens.
+            replace_bytes(&saved, &fs::read(path)?)?;
+            tokenizer::open(path)?
+        }
         (TokenizerRecipe::File { .. }, None) => return Err(user_error!("the tokenizer file is not known")),
         (TokenizerRecipe::Bpe { .. }, _) if saved.exists() => tokenizer::open(&saved)?,
         (TokenizerRecipe::Bpe { vocab_size }, _) => {

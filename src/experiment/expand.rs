@@ -146,11 +146,12 @@ fn add_runs(
     let mut settings = cell.settings[0].clone();
     settings.overlay(smoke(file, arm, options));
     let loss = settings.loss(at)?;
-    let (mut recipe, data, data_name, student_name) = settings.recipe("student", loss, 0, &experiment.revision, at, presets)?;
+    let read = settings.reading("student", at, presets)?;
+    let (mut recipe, model) = settings.recipe("student", loss, 0, &experiment.revision, at, presets, &read, true)?;
     check(&recipe, &settings, at, "student", options)?;
     let teacher = match loss.objective.needs_teacher() {
         false => None,
-        true => Some(taught::find_or_add(experiment, file, presets, &settings, loss.objective, at, options)?),
+        true => Some(taught::find_or_add(experiment, file, presets, &settings, &recipe, &read, at, options)?),
     };
     if let Some(index) = teacher {
         let trained = Box::new(experiment.teachers[index].recipe.clone());
@@ -165,12 +166,13 @@ fn add_runs(
             experiment.reference = arm.name.clone();
         }
     }
-    (experiment.data_name, experiment.student_name) = (data_name, student_name);
+    (experiment.data_name, experiment.student_name) = (read.name, model.name);
+    let start = model.start.map(|(_, folder)| folder);
     let axes: Vec<(String, String)> = cell.values.iter().map(|(key, value)| (key.clone(), value.display())).collect();
     for seed in settings.seeds()? {
         let recipe = TrainRecipe { seed, ..recipe.clone() };
-        let (method, data, axes) = (arm.name.clone(), data.clone(), axes.clone());
-        experiment.students.push(Student { run: String::new(), method, seed, axes, recipe, data, teacher });
+        let (method, data, axes, start) = (arm.name.clone(), read.files.clone(), axes.clone(), start.clone());
+        experiment.students.push(Student { run: String::new(), method, seed, axes, recipe, data, start, teacher });
     }
     if experiment.students.len() > RUNS_MAX {
         return Err(user_error!("{}: the experiment has more than {RUNS_MAX} runs; sweep less", file.whole.0));
@@ -221,7 +223,8 @@ pub fn check(recipe: &TrainRecipe, settings: &Settings, at: &Place, model_key: &
         let place = settings.place("batch", at);
         return Err(user_error!("{}: batch {} does not divide over dp = {dp}", place.0, recipe.batch));
     }
-    recipe.model.check(tp).map_err(|why| user_error!("{}: {model_key}: {why}", settings.place(model_key, at).0))?;
+    let checked = recipe.model.check(tp).and_then(|()| recipe.model.check_context(recipe.data.context));
+    checked.map_err(|why| user_error!("{}: {model_key}: {why}", settings.place(model_key, at).0))?;
     Ok(())
 }
 

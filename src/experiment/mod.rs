@@ -73,7 +73,7 @@ pub struct Method {
     pub objective: String,
 }
 
-/// A teacher to train, and what its cache must hold.
+/// A teacher, trained here or a checkpoint, and what its cache must hold.
 #[derive(Clone, Debug)]
 pub struct Teacher {
     pub name: String,
@@ -81,6 +81,8 @@ pub struct Teacher {
     pub model: String,
     pub recipe: TrainRecipe,
     pub data: DataFiles,
+    /// The folder of the checkpoint that it starts from, or is.
+    pub start: Option<PathBuf>,
     /// Of its answers, for all arms.
     pub kept: Kept,
     /// Ids that its answers are over: what its students know of its own.
@@ -97,6 +99,8 @@ pub struct Student {
     pub axes: Vec<(String, String)>,
     pub recipe: TrainRecipe,
     pub data: DataFiles,
+    /// The folder of the checkpoint that it starts from.
+    pub start: Option<PathBuf>,
     /// Index into [`Experiment::teachers`].
     pub teacher: Option<usize>,
 }

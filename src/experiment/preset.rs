@@ -7,14 +7,14 @@ use std::path::{Path, PathBuf};
 use anyhow::Result;
 
 use super::DataFiles;
-use super::recipe::{DataRecipe, TokenizerRecipe};
+use super::recipe::{DataRecipe, StartRecipe, TokenizerRecipe};
 use super::source::{Setting, Source, unknown, unknown_key};
 use crate::data::tokenizer;
-use crate::model::{ModelConfig, Variant};
+use crate::model::{ModelConfig, Variant, hf};
 use crate::record::store::{sha256_file, sha256_hex};
 use crate::user_error;
 
-pub const MODEL_KEYS: [&str; 8] = [
+pub const MODEL_KEYS: [&str; 10] = [
     "hidden_size",
     "intermediate_size",
     "num_hidden_layers",
@@ -23,17 +23,29 @@ pub const MODEL_KEYS: [&str; 8] = [
     "rope_theta",
     "rms_norm_eps",
     "initializer_range",
+    "hf",
+    "layers",
 ];
 /// No size of a model is larger; keeps products of three of them within 64 bits.
 const MODEL_MAX: u64 = 1 << 20;
 pub const DATA_KEYS: [&str; 6] = ["path", "format", "train", "valid", "test", "tokenizer"];
+
+/// A decoder that is asked for.
+#[derive(Clone, Debug)]
+pub struct Model {
+    /// For people.
+    pub name: String,
+    pub config: ModelConfig,
+    /// The checkpoint that it starts from, and its folder.
+    pub start: Option<(StartRecipe, PathBuf)>,
+}
 
 /// What the names and tables of one experiment file mean. What was read and hashed is kept: a sweep asks for the same again
 /// and again.
 pub struct Presets {
     /// Where relative paths start.
     folder: PathBuf,
-    models: RefCell<BTreeMap<(String, usize), (String, ModelConfig)>>,
+    models: RefCell<BTreeMap<(String, usize), Model>>,
     data: RefCell<BTreeMap<String, (String, DataRecipe, DataFiles)>>,
 }
 
@@ -42,8 +54,8 @@ impl Presets {
         Self { folder: folder.to_path_buf(), models: RefCell::default(), data: RefCell::default() }
     }
 
-    /// The decoder that `setting` names or describes, for `vocab_size` ids; and its name.
-    pub fn model(&self, setting: &Setting, key: &str, vocab_size: usize) -> Result<(String, ModelConfig)> {
+    /// The decoder that `setting` names or describes, for `vocab_size` ids.
+    pub fn model(&self, setting: &Setting, key: &str, vocab_size: usize) -> Result<Model> {
         let asked = (format!("{key} {}", setting.value.to_string().trim()), vocab_size);
         if let Some(known) = self.models.borrow().get(&asked) {
             return Ok(known.clone());
@@ -53,13 +65,21 @@ impl Presets {
         Ok(found)
     }
 
-    /// The data that `setting` names or describes, cut at `context`; its name, recipe and files.
-    pub fn data(&self, setting: &Setting, context: usize) -> Result<(String, DataRecipe, DataFiles)> {
-        let asked = setting.value.to_string().trim().to_string();
+    /// The folder of the checkpoint that `setting` names, if it names one.
+    pub fn checkpoint(&self, setting: &Setting, key: &str) -> Result<Option<PathBuf>> {
+        let (_, settings, base) = resolve(setting, key, "models.toml", &self.folder)?;
+        let found = settings.iter().find(|(field, _)| field == "hf");
+        found.map(|(_, hf)| folder_of(hf, &base)).transpose()
+    }
+
+    /// The data that `setting` names or describes, cut at `context`, in the tokens of `tokenizer` where it names none; its name,
+    /// recipe and files.
+    pub fn data(&self, setting: &Setting, context: usize, tokenizer: Option<&Path>) -> Result<(String, DataRecipe, DataFiles)> {
+        let asked = format!("{} {tokenizer:?}", setting.value.to_string().trim());
         let known = self.data.borrow().get(&asked).cloned();
         let (name, recipe, files) = match known {
             Some(known) => known,
-            None => self.data.borrow_mut().entry(asked).or_insert(data(setting, context, &self.folder)?).clone(),
+            None => self.data.borrow_mut().entry(asked).or_insert(data(setting, context, tokenizer, &self.folder)?).clone(),
         };
         Ok((name, DataRecipe { context, ..recipe }, files))
     }
@@ -84,13 +104,19 @@ fn resolve(setting: &Setting, key: &str, file: &str, folder: &Path) -> Result<(S
     Ok((name.to_string(), source.settings(table)?, base))
 }
 
-fn model(setting: &Setting, key: &str, vocab_size: usize, folder: &Path) -> Result<(String, ModelConfig)> {
-    let (name, settings, _) = resolve(setting, key, "models.toml", folder)?;
+fn model(setting: &Setting, key: &str, vocab_size: usize, folder: &Path) -> Result<Model> {
+    let (name, settings, base) = resolve(setting, key, "models.toml", folder)?;
     let map: BTreeMap<String, Setting> = settings.into_iter().collect();
     for (field, found) in &map {
         if !MODEL_KEYS.contains(&field.as_str()) {
             return Err(user_error!("{}: {}", found.at.0, unknown_key(field, key, &MODEL_KEYS)));
         }
+    }
+    if let Some(hf) = map.get("hf") {
+        return checkpoint(setting, key, name, hf, &map, &base);
+    }
+    if let Some(layers) = map.get("layers") {
+        return Err(user_error!("{}: layers choose among those of a checkpoint; add hf, or say num_hidden_layers", layers.at.0));
     }
     let count = |field: &str| -> Result<usize> {
         let missing = || user_error!("{}: {key} {name:?} lacks {field}", setting.at.0);
@@ -111,10 +137,54 @@ fn model(setting: &Setting, key: &str, vocab_size: usize, folder: &Path) -> Resu
         initializer_range: number("initializer_range", 0.02)?,
         variant: Variant::default(),
     };
-    Ok((name, config))
+    Ok(Model { name, config, start: None })
 }
 
-fn data(setting: &Setting, context: usize, folder: &Path) -> Result<(String, DataRecipe, DataFiles)> {
+fn folder_of(hf: &Setting, base: &Path) -> Result<PathBuf> {
+    let given = Path::new(hf.text("hf")?);
+    let found = [base.join(given), given.to_path_buf()].into_iter().find(|path| path.join("config.json").exists());
+    found.ok_or_else(|| {
+        let at = &hf.at.0;
+        user_error!(
+            "{at}: no checkpoint at {}: a folder with config.json, safetensors and tokenizer.json",
+            base.join(given).display()
+        )
+    })
+}
+
+fn checkpoint(
+    setting: &Setting,
+    key: &str,
+    name: String,
+    hf: &Setting,
+    map: &BTreeMap<String, Setting>,
+    base: &Path,
+) -> Result<Model> {
+    if let Some((field, found)) = map.iter().find(|(field, _)| !["hf", "layers"].contains(&field.as_str())) {
+        return Err(user_error!("{}: {field} is the checkpoint's to say; remove it, or remove hf", found.at.0));
+    }
+    let folder = folder_of(hf, base)?;
+    let whole = hf::open(&folder)?;
+    let content = whole.content()?;
+    let layers = map.get("layers").map(|found| layers(found, whole.config.num_hidden_layers)).transpose()?;
+    let start = StartRecipe { content, layers };
+    let config = start.open(&folder)?.config;
+    // A table has no name of its own.
+    let own = folder.file_name().map(|name| name.to_string_lossy().into_owned());
+    let name = if setting.value.is_str() { name } else { own.unwrap_or_else(|| key.to_string()) };
+    let name = start.layers.as_ref().map_or(name.clone(), |layers| format!("{name}, {} layers", layers.len()));
+    Ok(Model { name, config, start: Some((start, folder)) })
+}
+
+fn layers(found: &Setting, count: usize) -> Result<Vec<usize>> {
+    let wrong = || user_error!("{}: layers must be a list of different numbers from 0 to {}, in order", found.at.0, count - 1);
+    let array = found.value.as_array().ok_or_else(wrong)?;
+    let all: Option<Vec<usize>> = array.iter().map(|layer| usize::try_from(layer.as_integer()?).ok()).collect();
+    let all = all.filter(|all| !all.is_empty() && all.is_sorted_by(|a, b| a < b) && all.iter().all(|&layer| layer < count));
+    all.ok_or_else(wrong)
+}
+
+fn data(setting: &Setting, context: usize, tokenizer: Option<&Path>, folder: &Path) -> Result<(String, DataRecipe, DataFiles)> {
     let (name, settings, base) = resolve(setting, "data", "data.toml", folder)?;
     let map: BTreeMap<String, Setting> = settings.into_iter().collect();
     for (field, found) in &map {
@@ -159,16 +229,18 @@ fn data(setting: &Setting, context: usize, folder: &Path) -> Result<(String, Dat
         }
     }
     let content = splits.iter().map(|(split, path)| Ok((split.clone(), content_hash(path)?))).collect::<Result<_>>()?;
+    let of_file = |path: PathBuf| -> Result<(TokenizerRecipe, Option<PathBuf>)> {
+        // Ids may have gaps: the largest counts, not how many there are.
+        let largest = tokenizer::open(&path)?.get_vocab(true).into_values().max();
+        let largest = largest.ok_or_else(|| user_error!("{}: {} has an empty vocabulary", setting.at.0, path.display()))?;
+        Ok((TokenizerRecipe::File { sha256: sha256_file(&path)?, vocab_size: largest as usize + 1 }, Some(path)))
+    };
     let (tokenizer, file) = match map.get("tokenizer") {
-        None => (TokenizerRecipe::Bpe { vocab_size: 2048 }, None),
-        Some(found) if found.value.is_str() => {
-            let path = locate("tokenizer", found)?;
-            // Ids may have gaps: the largest counts, not how many there are.
-            let largest = tokenizer::open(&path)?.get_vocab(true).into_values().max();
-            let largest = largest.ok_or_else(|| user_error!("{}: {} has an empty vocabulary", found.at.0, path.display()))?;
-            let vocab_size = largest as usize + 1;
-            (TokenizerRecipe::File { sha256: sha256_file(&path)?, vocab_size }, Some(path))
-        }
+        None => match tokenizer {
+            Some(path) => of_file(path.to_path_buf())?,
+            None => (TokenizerRecipe::Bpe { vocab_size: 2048 }, None),
+        },
+        Some(found) if found.value.is_str() => of_file(locate("tokenizer", found)?)?,
         Some(found) => match &found.fields("tokenizer")?[..] {
             [(field, size)] if field == "bpe" => {
                 // Every byte and the token that begins a document.

@@ -3,10 +3,13 @@
 //! Paths, device, parallelism and names are not in it; they are execution and display. The hash of a recipe is its identity.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
+use anyhow::Result;
 use serde::{Deserialize, Serialize};
 
 use crate::model::config::ModelConfig;
+use crate::model::hf;
 use crate::objective::Loss;
 use crate::record::store::sha256_hex;
 
@@ -98,11 +101,35 @@ pub struct TeacherRecipe {
     pub top_k: usize,
 }
 
+/// A checkpoint that training starts from, by its content.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct StartRecipe {
+    /// See [`hf::Checkpoint::content`].
+    pub content: String,
+    /// Its blocks that are kept, in this order; all where there is no list.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub layers: Option<Vec<usize>>,
+}
+
+impl StartRecipe {
+    /// The checkpoint in `folder`, less the blocks that are not kept.
+    pub fn open(&self, folder: &Path) -> Result<hf::Checkpoint> {
+        let whole = hf::open(folder)?;
+        match &self.layers {
+            Some(layers) => whole.keep_layers(layers),
+            None => Ok(whole),
+        }
+    }
+}
+
 /// A training run.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct TrainRecipe {
     pub data: DataRecipe,
     pub model: ModelConfig,
+    /// Where training starts; from random weights, where this is absent. A recipe of no tokens is the checkpoint itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub start: Option<StartRecipe>,
     pub loss: Loss,
     pub teacher: Option<TeacherRecipe>,
     /// Target tokens to train on, exactly.
@@ -119,6 +146,20 @@ pub struct TrainRecipe {
 }
 
 impl TrainRecipe {
+    /// Whether this is a checkpoint as it lies, not trained any further.
+    pub fn is_untrained(&self) -> bool {
+        self.tokens == 0
+    }
+
+    /// What the answers of this run's final weights are known by: those of a checkpoint that is not trained do not depend on
+    /// anything else.
+    pub fn answers_identity(&self) -> String {
+        match (&self.start, self.tokens) {
+            (Some(start), 0) => checkpoint_identity(start, self.precision),
+            _ => identity(self),
+        }
+    }
+
     pub fn updates(&self) -> u64 {
         self.tokens.div_ceil(self.batch)
     }
@@ -135,6 +176,11 @@ impl TrainRecipe {
             teacher.trained.train_flops() + self.tokens as f64 * forward
         })
     }
+}
+
+/// What the answers of a checkpoint are known by.
+pub fn checkpoint_identity(start: &StartRecipe, precision: Precision) -> String {
+    identity(&(start, precision))
 }
 
 /// The first 8 hex digits of the SHA-256 of `recipe` as JSON with sorted keys: equal on every machine.

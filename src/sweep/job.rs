@@ -37,19 +37,22 @@ pub struct Job {
 pub enum Work {
     Train {
         recipe: Box<TrainRecipe>,
+        /// The folder of the checkpoint that it starts from.
+        #[serde(default)]
+        start: Option<PathBuf>,
         cache: Option<CachePlace>,
     },
-    /// The teacher in `weights` answers for what students with these (tokens, batch, seed) will see.
+    /// The teacher whose run is `weights`, or that is the checkpoint `start`, answers for what students with these (tokens, batch, seed) will see.
     Teach {
         recipe: Box<TrainRecipe>,
         weights: PathBuf,
+        #[serde(default)]
+        start: Option<PathBuf>,
         students: Vec<(u64, u64, u64)>,
         cache: CachePlace,
     },
     /// Unigram frequencies of the train split, evaluated as a student would be.
-    Unigram {
-        recipe: Box<TrainRecipe>,
-    },
+    Unigram { recipe: Box<TrainRecipe> },
 }
 
 impl Work {
@@ -134,7 +137,7 @@ pub fn cache_place(runs: &Path, teacher: &Teacher) -> CachePlace {
     let Teacher { name, recipe, kept, vocab_size, .. } = teacher;
     // A tokenizer that is trained here follows from the text.
     let tokenizer = identity(&(&recipe.data.content, &recipe.data.tokenizer));
-    let title = Title::new(identity(recipe), tokenizer, *vocab_size, kept.clone());
+    let title = Title::new(recipe.answers_identity(), tokenizer, *vocab_size, kept.clone());
     CachePlace { folder: runs.join(format!("cache-{name}-{}-{}", kept.tag(), &title.hash()[..8])), title }
 }
 

@@ -83,7 +83,7 @@ pub fn plan(experiment: &Experiment, settings: &Settings) -> Vec<Planned> {
         let mine: Vec<_> = students.iter().filter(|student| student.teacher == Some(index)).collect();
         let mut needs = Vec::new();
         if pending(&teacher.run) && (!mine.is_empty() || settings.only.is_none()) {
-            let work = Work::Train { recipe: Box::new(teacher.recipe.clone()), cache: None };
+            let work = Work::Train { recipe: Box::new(teacher.recipe.clone()), start: teacher.start.clone(), cache: None };
             needs.push(add(&teacher.run, &teacher.recipe, work, vec![], (teacher.recipe.train_flops(), teacher.recipe.tokens)));
         }
         if mine.is_empty() {
@@ -98,7 +98,8 @@ pub fn plan(experiment: &Experiment, settings: &Settings) -> Vec<Planned> {
         let tokens = wanted.iter().map(|(tokens, ..)| tokens).max().copied().unwrap_or(0);
         let flops = tokens as f64 * teacher.recipe.model.forward_flops_per_token(teacher.recipe.data.context);
         let recipe = Box::new(teacher.recipe.clone());
-        let work = Work::Teach { recipe, weights: runs.join(&teacher.run), students: wanted, cache: place };
+        let (weights, start) = (runs.join(&teacher.run), teacher.start.clone());
+        let work = Work::Teach { recipe, weights, start, students: wanted, cache: place };
         caches[index] = Some(add(&run, &teacher.recipe, work, needs, (flops, tokens)));
     }
     if settings.only.is_none() {
@@ -113,7 +114,8 @@ pub fn plan(experiment: &Experiment, settings: &Settings) -> Vec<Planned> {
         let needs = student.teacher.and_then(|index| caches[index]).into_iter().collect();
         let recipe = Box::new(student.recipe.clone());
         let cost = (student.recipe.train_flops(), student.recipe.tokens);
-        add(&student.run, &student.recipe, Work::Train { recipe, cache }, needs, cost);
+        let work = Work::Train { recipe, start: student.start.clone(), cache };
+        add(&student.run, &student.recipe, work, needs, cost);
     }
     planned
 }

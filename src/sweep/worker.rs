@@ -19,13 +19,12 @@ use crate::data::tokens::TokenizedSplit;
 use crate::dist::Mesh;
 use crate::eval::perplexity::Evaluation;
 use crate::experiment::recipe::TrainRecipe;
-use crate::model::Decoder;
 use crate::record::journal::{Event, Journal, TakenOver};
 use crate::record::store::{is_storage, remove_parts};
 use crate::teacher::cache::Cache;
 use crate::teacher::teach::Lecturer;
-use crate::train::checkpoint;
-use crate::train::run::{Outcome, Place, evaluation_events, final_weights, train};
+use crate::train::run::{Outcome, Place, evaluation_events, train, trained_decoder};
+use crate::user_error;
 
 /// A rank's exit code where the ranks did not find each other.
 pub const SCATTERED: u8 = 75;
@@ -97,24 +96,40 @@ impl fmt::Display for Trouble {
     }
 }
 
+impl Work {
+    fn recipe(&self) -> &TrainRecipe {
+        match self {
+            Work::Train { recipe, .. } | Work::Teach { recipe, .. } | Work::Unigram { recipe } => recipe,
+        }
+    }
+}
+
 /// `cpu` or `cuda:N`.
 pub fn device(name: &str) -> Result<Device> {
     if name == "cpu" {
         return Ok(Device::Cpu);
     }
     let index = name.strip_prefix("cuda:").and_then(|n| n.parse().ok());
-    let index = index.ok_or_else(|| crate::user_error!("unknown device {name:?}; use cpu or cuda:N"))?;
+    let index = index.ok_or_else(|| user_error!("unknown device {name:?}; use cpu or cuda:N"))?;
     if !tch::Cuda::is_available() {
-        return Err(crate::user_error!("{name} is not available: this build or this machine has no CUDA; use --device cpu"));
+        return Err(user_error!("{name} is not available: this build or this machine has no CUDA; use --device cpu"));
     }
     Ok(Device::Cuda(index))
 }
 
 fn dispatch(job: &Job, mesh: &Mesh, journal: Option<&Journal>, stop: &AtomicBool) -> Result<()> {
-    let split = |name: &str| TokenizedSplit::read(&job.data.join(format!("{name}.tokens"))).context(Trouble::NotWhole);
+    let vocab_size = job.work.recipe().model.vocab_size;
+    let split = |name: &str| -> Result<TokenizedSplit> {
+        let path = job.data.join(format!("{name}.tokens"));
+        let split = TokenizedSplit::read(&path).context(Trouble::NotWhole)?;
+        match split.ids.iter().find(|&&id| id as usize >= vocab_size) {
+            Some(id) => Err(user_error!("the {name} split has token {id}, which the model of {vocab_size} ids does not know")),
+            None => Ok(split),
+        }
+    };
     let stopped = || stop.load(Ordering::Relaxed);
     match &job.work {
-        Work::Train { recipe, cache } => {
+        Work::Train { recipe, start, cache } => {
             let open = |place: &CachePlace| Cache::open(&place.folder, &place.title).context(Trouble::NotWhole);
             let (train_split, held_out) = (split("train")?, split(&recipe.eval.on)?);
             let cache = cache.as_ref().map(open).transpose()?;
@@ -122,12 +137,13 @@ fn dispatch(job: &Job, mesh: &Mesh, journal: Option<&Journal>, stop: &AtomicBool
                 journal.write(&started(job, recipe))?;
             }
             let recompute = job.recompute;
-            let place = Place { folder: &job.folder, train: &train_split, held_out: &held_out, cache, recompute };
+            let start = start.as_deref();
+            let place = Place { folder: &job.folder, start, train: &train_split, held_out: &held_out, cache, recompute };
             match train(recipe, &place, mesh, journal, stopped)? {
                 Outcome::Done | Outcome::Diverged | Outcome::Stopped => Ok(()),
             }
         }
-        Work::Teach { recipe, weights, students, cache } => {
+        Work::Teach { recipe, weights, start, students, cache } => {
             let train_split = split("train")?;
             let all = sequences(&train_split, recipe.data.context);
             let mut wanted: Vec<Sequence> = students
@@ -137,9 +153,9 @@ fn dispatch(job: &Job, mesh: &Mesh, journal: Option<&Journal>, stop: &AtomicBool
                 .collect();
             wanted.sort_by_key(|sequence| sequence.start);
             wanted.dedup();
-            let weights = checkpoint::load_weights(&final_weights(weights), &recipe.model, recipe.precision.kind(), mesh)
-                .context(Trouble::NotWhole)?;
-            let decoder = Decoder::new(&recipe.model, recipe.data.context, &weights.leaves, mesh);
+            let decoder = trained_decoder(recipe, start.as_deref(), weights, mesh);
+            // Weights that were trained here can be trained again; a checkpoint is what it is.
+            let decoder = if recipe.is_untrained() { decoder? } else { decoder.context(Trouble::NotWhole)? };
             if let Some(journal) = journal {
                 journal.write(&started(job, recipe))?;
                 journal.write(&Event::Resumed { step: 0 })?;
