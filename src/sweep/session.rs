@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow};
 
-use super::job::{Job, Status, Work, data_sets, journal_path};
+use super::job::{Job, Status, Work, data_sets, journal_path, status_in};
 use super::lease::{Lease, Sight, Watch, by};
 use super::local::{News, Processes, Trouble, log_path};
 use super::progress::Progress;
@@ -242,7 +242,7 @@ impl Session<'_> {
         if let Some(need) = lacking {
             let need = &self.planned[need].job;
             let mut error = format!("it needs {}, which is not done", need.run);
-            if matches!(super::job::status_in(&need.folder), Status::Failed(_) | Status::Diverged(_)) {
+            if matches!(status_in(&need.folder), Status::Failed(_) | Status::Diverged(_)) {
                 error = format!("it needs {}, which failed", need.run);
                 record(&job.folder, &lease, &Event::Failed { error: error.clone() })?;
             }
@@ -271,11 +271,17 @@ impl Session<'_> {
         let Some(mut lease) = desk.lease.take() else { return Ok(()) };
         let folder = self.planned[index].job.folder.clone();
         if !lease.reclaim()? {
+            let status = status_in(&folder);
+            if !status.is_left() {
+                // Another session came to look after it had ended.
+                self.conclude(index, &status, Some(&log_path(&folder)));
+                return Ok(());
+            }
             (desk.state, desk.shared, desk.next) = (State::Elsewhere, true, Instant::now() + LOOK);
             self.progress.retried(index, "another session has taken it over");
             return Ok(());
         }
-        let status = Status::of(&journal::read(&journal_path(&folder)));
+        let status = status_in(&folder);
         match (trouble, &status) {
             (_, Status::Done | Status::Diverged(_)) | (None, _) => {}
             (Some(Trouble::Storage(what)), _) => {
@@ -303,7 +309,7 @@ impl Session<'_> {
             }
             (Some(_), _) => {}
         }
-        let status = Status::of(&journal::read(&journal_path(&folder)));
+        let status = status_in(&folder);
         let log = log_path(&folder);
         if status.is_left() && self.stop.is_none() {
             self.ending.undone += 1;

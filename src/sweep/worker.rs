@@ -160,7 +160,7 @@ fn dispatch(job: &Job, mesh: &Mesh, journal: Option<&Journal>, stop: &AtomicBool
                 journal.write(&started(job, recipe))?;
                 journal.write(&Event::Resumed { step: 0 })?;
                 for path in Cache::mend(&cache.folder)? {
-                    let what = format!("{} is damaged; its sequences are taught again", path.display());
+                    let what = format!("{} is damaged; what it held is taught again", path.display());
                     journal.write(&Event::Noted { what })?;
                 }
             }

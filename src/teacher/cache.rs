@@ -13,7 +13,7 @@ use anyhow::{Context, Result, anyhow, ensure};
 use tch::{Device, Kind, Tensor};
 
 use super::block::{Answers, OpenBlock, Place};
-use super::title::Title;
+use super::title::{self, Title};
 use crate::data::batch::Row;
 use crate::data::tokens::TokenizedSplit;
 use crate::objective::targets::Teacher;
@@ -49,12 +49,17 @@ impl Cache {
         Ok(cache)
     }
 
-    /// Deletes the damaged blocks of `folder`, so that a pass makes them again; returns their paths.
+    /// Deletes the damaged blocks of `folder`, and a title that is no title, so that a pass makes them again; returns their paths.
     pub fn mend(folder: &Path) -> Result<Vec<PathBuf>> {
         let mut damaged = Vec::new();
         for path in fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path()) {
             let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
-            if path.extension().is_some_and(|extension| extension == "block") && sha256_file(&path)?[..32] != name {
+            let whole = match path.extension().and_then(|extension| extension.to_str()) {
+                Some("block") => sha256_file(&path)?[..32] == name,
+                _ if path.ends_with(title::FILE) => serde_json::from_slice::<serde_json::Value>(&fs::read(&path)?).is_ok(),
+                _ => true,
+            };
+            if !whole {
                 fs::remove_file(&path).with_context(|| format!("cannot delete {}", path.display()))?;
                 damaged.push(path);
             }
