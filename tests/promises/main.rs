@@ -9,6 +9,8 @@ mod claims_are_decided_and_verified;
 mod damage_heals_with_the_next_run;
 mod every_objective_trains_alike_on_any_mesh;
 mod fixtures;
+mod frames_keep_their_rows;
+mod frames_leave_in_other_formats;
 mod interrupted_runs_resume_bit_for_bit;
 mod killed_sweeps_lose_nothing_that_is_done;
 mod known_silent_bugs_are_told_apart;
