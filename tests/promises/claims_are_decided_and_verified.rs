@@ -52,6 +52,7 @@ fn from_the_file_to_the_verdict_and_back() {
     let (exit, said) = code(&lab, &["verify", "lab.toml"]);
     assert_eq!(exit, Some(4), "a claim is refuted");
     assert!(said.contains("Refuted: mse-wins-by-half"), "{said}");
+    assert_eq!(code(&lab, &["verify", "lab.toml", "--accept-refuted"]).0, Some(0), "it follows from the frames all the same");
 
     // Without the refuted claim, and with the report that belongs to that, all follows from the frames.
     lab.write("lab.toml", &format!("{experiment}{}", CLAIMS.split("\n[[claim]]\nid     = \"mse").next().unwrap()));
