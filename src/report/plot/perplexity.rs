@@ -94,6 +94,7 @@ pub fn reference_lines(comparison: &Comparison, low: f64, high: f64) -> (Vec<(St
     let (mut lines, mut left_out) = (Vec::new(), String::new());
     let span = |low: f64, high: f64| if high / low > 4.0 { (high / low).ln() } else { (high - low) / low };
     let data = span(low, high).max(0.01);
+    let outside = if comparison.facets().len() > 1 { "Outside some panel" } else { "Outside the plot" };
     for reference in &comparison.references {
         let Reference { name, role, perplexity: Some(value), .. } = reference else { continue };
         let teacher = role == "teacher";
@@ -103,7 +104,7 @@ pub fn reference_lines(comparison: &Comparison, low: f64, high: f64) -> (Vec<(St
         if data >= room * span(low.min(*value), high.max(*value)) {
             lines.push((title, *value, if teacher { Line::Dashed } else { Line::Dotted }));
         } else {
-            left_out.push_str(&format!(" Outside the plot: {title} at {}.", number(*value)));
+            left_out.push_str(&format!(" {outside}: {title} at {}.", number(*value)));
         }
     }
     (lines, left_out)
