@@ -1,6 +1,6 @@
 # make quickstart   set everything up, build, run the main job
 # make test         all tests
-# make verify       committed results follow from their frames; the quickstart's smoke tier trains to its committed numbers
+# make verify       committed results follow from their frames; the quickstart's smoke tier trains to the same numbers again
 # make build | bench | lint | libtorch | libtorch-cuda
 # make oracle       objectives and checkpoints against PyTorch and transformers, live; PYTHON must have both
 
@@ -22,6 +22,7 @@ verify: build
 	    $(TARGET)/release/hydrometer verify $$file --accept-refuted || exit $$?; \
 	  fi; \
 	done
+	@[ -e results/quickstart-smoke/runs.parquet ] || $(TARGET)/release/hydrometer run experiments/quickstart.toml --smoke
 	$(TARGET)/release/hydrometer verify experiments/quickstart.toml --smoke
 
 build: libtorch
