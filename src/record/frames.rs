@@ -220,8 +220,12 @@ frame_rows! {
         token_accuracy: f64,
         /// Expected calibration error of the top-1 prediction, 15 equal-width bins (Guo et al. 2017).
         ece: Option<f64>,
-        /// Mean KL(teacher ‖ student) in nats; null where the arm has no teacher.
+        /// Mean KL(teacher ‖ student) in nats; null but at a student's last evaluation, where it has a teacher to be held against.
         kl_to_teacher: Option<f64>,
+        /// Share of tokens for which teacher and student have the same likeliest id; null as above.
+        top_1_agreement: Option<f64>,
+        /// Share of the teacher's ten likeliest ids that are among the student's ten; null as above.
+        top_10_overlap: Option<f64>,
     }
 }
 
@@ -291,6 +295,8 @@ mod tests {
             token_accuracy: 0.5,
             ece: None,
             kl_to_teacher: Some(2.0),
+            top_1_agreement: Some(0.5),
+            top_10_overlap: None,
         };
         let rows = vec![row("a"), row("b")];
         let frame = EvalRow::frame(&rows).unwrap();

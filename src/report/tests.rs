@@ -76,6 +76,8 @@ impl Made {
                 token_accuracy: 0.3,
                 ece: None,
                 kl_to_teacher: None,
+                top_1_agreement: None,
+                top_10_overlap: None,
             });
         }
         self

@@ -51,6 +51,16 @@ pub enum Work {
         students: Vec<(u64, u64, u64)>,
         cache: CachePlace,
     },
+    /// How near the student whose run is `student` has come to its teacher, on held-out text.
+    Compare {
+        recipe: Box<TrainRecipe>,
+        student: PathBuf,
+        teacher: Box<TrainRecipe>,
+        /// The teacher's run, and the checkpoint that it is or started from.
+        weights: PathBuf,
+        #[serde(default)]
+        start: Option<PathBuf>,
+    },
     /// Unigram frequencies of the train split, evaluated as a student would be.
     Unigram { recipe: Box<TrainRecipe> },
 }
@@ -139,6 +149,21 @@ pub fn cache_place(runs: &Path, teacher: &Teacher) -> CachePlace {
     let tokenizer = identity(&(&recipe.data.content, &recipe.data.tokenizer));
     let title = Title::new(recipe.answers_identity(), tokenizer, *vocab_size, kept.clone());
     CachePlace { folder: runs.join(format!("cache-{name}-{}-{}", kept.tag(), &title.hash()[..8])), title }
+}
+
+/// The teacher that `student` is held against: its own, or that of the others where they have only one for its data.
+pub fn judge(experiment: &Experiment, student: &Student) -> Option<usize> {
+    let same = |teacher: &Teacher| teacher.recipe.data == student.recipe.data;
+    let mut all = (0..experiment.teachers.len()).filter(|&index| same(&experiment.teachers[index]));
+    student.teacher.or(match (all.next(), all.next()) {
+        (Some(only), None) => Some(only),
+        _ => None,
+    })
+}
+
+/// The run that holds `student` against `teacher`.
+pub fn fidelity_run(student: &Student, teacher: &Teacher) -> String {
+    format!("fidelity-{}", identity(&(&student.recipe, teacher.recipe.answers_identity())))
 }
 
 /// The baseline of each distinct (data, evaluation) among the students: its id and the student it goes by.

@@ -17,6 +17,7 @@ use crate::data::batch::plan;
 use crate::data::sequences::{Sequence, sequences};
 use crate::data::tokens::TokenizedSplit;
 use crate::dist::Mesh;
+use crate::eval::fidelity::{Model, fidelity};
 use crate::eval::perplexity::Evaluation;
 use crate::experiment::recipe::TrainRecipe;
 use crate::record::journal::{Event, Journal, TakenOver};
@@ -99,7 +100,9 @@ impl fmt::Display for Trouble {
 impl Work {
     fn recipe(&self) -> &TrainRecipe {
         match self {
-            Work::Train { recipe, .. } | Work::Teach { recipe, .. } | Work::Unigram { recipe } => recipe,
+            Work::Train { recipe, .. } | Work::Teach { recipe, .. } | Work::Compare { recipe, .. } | Work::Unigram { recipe } => {
+                recipe
+            }
         }
     }
 }
@@ -178,6 +181,26 @@ fn dispatch(job: &Job, mesh: &Mesh, journal: Option<&Journal>, stop: &AtomicBool
                 Some(journal) if complete => journal.write(&Event::Done),
                 _ => Ok(()),
             }
+        }
+        Work::Compare { recipe, student, teacher, weights, start } => {
+            let held_out = split(&recipe.eval.on)?;
+            if let Some(journal) = journal {
+                journal.write(&started(job, recipe))?;
+            }
+            let student = trained_decoder(recipe, None, student, mesh)?;
+            let decoder = trained_decoder(teacher, start.as_deref(), weights, mesh)?;
+            let student = Model { decoder: &student, vocab_size };
+            let teacher = Model { decoder: &decoder, vocab_size: teacher.model.vocab_size };
+            let found = fidelity(&student, &teacher, &held_out, recipe.data.context, mesh)?;
+            let Some(journal) = journal else { return Ok(()) };
+            journal.write(&Event::Compared {
+                split: recipe.eval.on.clone(),
+                tokens: found.tokens as i64,
+                kl_to_teacher: found.kl,
+                top_1_agreement: found.top_1_agreement,
+                top_10_overlap: found.top_10_overlap,
+            })?;
+            journal.write(&Event::Done)
         }
         Work::Unigram { recipe } => {
             let Some(journal) = journal else { return Ok(()) };

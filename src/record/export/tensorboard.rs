@@ -72,6 +72,8 @@ fn events(begun: f64, steps: &[CurveRow], evals: &[EvalRow]) -> Vec<u8> {
             ("token_accuracy", Some(row.token_accuracy)),
             ("ece", row.ece),
             ("kl_to_teacher", row.kl_to_teacher),
+            ("top_1_agreement", row.top_1_agreement),
+            ("top_10_overlap", row.top_10_overlap),
         ];
         let tagged = values.iter().filter_map(|(what, x)| Some((format!("eval/{}/{what}", row.split), (*x)?)));
         let values: Vec<(String, f64)> = tagged.collect();
