@@ -47,7 +47,7 @@ impl Data {
         let policy = OnBadLine::named(&self.on_bad_line).unwrap_or_default();
         let mut reader = Reader::new(&self.path, format, keys, policy)?;
         let (mut examples, mut sources, mut bytes, mut rows, mut entries) = (0u64, 0u64, 0u64, 0u64, 0u64);
-        while let Some(example) = reader.next()? {
+        while let Some(example) = reader.next_example()? {
             examples += 1;
             sources += u64::from(example.source.is_some());
             bytes += example.source.iter().chain(&example.target).map(text_bytes).sum::<u64>();

@@ -31,6 +31,8 @@ const TELLING_LINES: usize = 100;
 
 /// A stream of examples.
 pub struct Reader {
+    /// What names of files are relative to.
+    root: PathBuf,
     /// Files still to come, the next one last.
     shards: Vec<PathBuf>,
     /// Whether a name needs the file's to be one of its own.
@@ -57,7 +59,8 @@ impl Reader {
         }
         let several = shards.len() > 1;
         shards.reverse();
-        Ok(Self { shards, several, open: None, format, keys, policy, split: None, tally: Tally::default() })
+        let (root, tally) = (path.to_path_buf(), Tally::default());
+        Ok(Self { root, shards, several, open: None, format, keys, policy, split: None, tally })
     }
 
     /// Of split `split` (`train`, `valid`, `test`).
@@ -76,12 +79,11 @@ impl Reader {
     }
 
     /// The next example that can be read; `None` after the last.
-    pub fn next(&mut self) -> Result<Option<Example>> {
+    pub fn next_example(&mut self) -> Result<Option<Example>> {
         loop {
             let Some(open) = &mut self.open else {
                 let Some(path) = self.shards.pop() else { return Ok(None) };
-                let name = path.file_name().unwrap_or_default().to_string_lossy();
-                let name = name.split('.').next().unwrap_or_default().to_string();
+                let name = name_of(&path, &self.root);
                 self.open = Some(match is_json(&path) {
                     true => Open::Lines { lines: Lines::of(vec![path]), name },
                     false => Open::Text(Box::new(Paragraphs::open(path, name)?)),
@@ -97,7 +99,7 @@ impl Reader {
                     Some(found) => found,
                 },
                 Open::Lines { lines, name } => {
-                    let Some(line) = lines.next()? else {
+                    let Some(line) = lines.next_line()? else {
                         self.open = None;
                         continue;
                     };
@@ -128,6 +130,15 @@ impl Reader {
     }
 }
 
+/// A file's name within `root`, less what tells its format.
+fn name_of(path: &Path, root: &Path) -> String {
+    let within = path.strip_prefix(root).ok().filter(|within| !within.as_os_str().is_empty());
+    let within = within.map_or_else(|| PathBuf::from(path.file_name().unwrap_or_default()), Path::to_path_buf);
+    let packed = within.extension().is_some_and(|extension| extension == "gz" || extension == "zst");
+    let plain = if packed { within.with_extension("") } else { within };
+    plain.with_extension("").to_string_lossy().into_owned()
+}
+
 fn split_of(text: &str) -> &'static str {
     match u32::from_str_radix(&sha256_hex(text.as_bytes())[..8], 16).unwrap_or(0) % 20 {
         0 => "valid",
@@ -140,7 +151,7 @@ fn split_of(text: &str) -> &'static str {
 pub fn read(path: &Path) -> Result<Vec<Document>> {
     let mut reader = Reader::new(path, Format::Jsonl, Keys::default(), OnBadLine::Stop)?;
     let mut documents = Vec::new();
-    while let Some(example) = reader.next()? {
+    while let Some(example) = reader.next_example()? {
         let text = example.target.as_ref().map(Piece::text).unwrap_or_default();
         documents.push(Document { id: example.id, text });
     }
@@ -154,7 +165,7 @@ pub fn detect(path: &Path) -> Result<Format> {
     let mut lines = Lines::of(vec![first.clone()]);
     let mut place = None;
     for _ in 0..TELLING_LINES {
-        let Some(line) = lines.next()? else { break };
+        let Some(line) = lines.next_line()? else { break };
         let json = line.text.and_then(|text| Json::object(&text));
         place.get_or_insert(line.place.clone());
         match json.map(|json| Format::of(&json)) {
@@ -280,11 +291,19 @@ mod tests {
         // A document begins where its place says.
         let mut reader = Reader::new(&path, Format::Text, Keys::default(), OnBadLine::Stop).unwrap();
         let whole = std::fs::read_to_string(&path).unwrap();
-        while let Some(example) = reader.next().unwrap() {
+        while let Some(example) = reader.next_example().unwrap() {
             let Some(Piece::Text(document)) = example.target else { panic!() };
             assert!(whole[example.place.offset as usize..].starts_with(&document));
             assert_eq!(whole[..example.place.offset as usize].matches('\n').count() as u64 + 1, example.place.number);
         }
+    }
+
+    #[test]
+    fn files_of_a_folder_name_their_examples_apart() {
+        let root = Path::new("data");
+        let names = ["data/00/a.1.jsonl.gz", "data/01/a.1.jsonl", "data/a.2.txt.zst"].map(|path| name_of(Path::new(path), root));
+        assert_eq!(names, ["00/a.1", "01/a.1", "a.2"]);
+        assert_eq!(name_of(Path::new("data/my.book.txt"), Path::new("data/my.book.txt")), "my.book");
     }
 
     #[test]

@@ -87,7 +87,7 @@ impl Lines {
     }
 
     /// The next line; `None` after the last of all files.
-    pub fn next(&mut self) -> Result<Option<Line>> {
+    pub fn next_line(&mut self) -> Result<Option<Line>> {
         loop {
             let Some((path, reader)) = &mut self.open else {
                 let Some(path) = self.shards.pop() else { return Ok(None) };
@@ -162,7 +162,7 @@ mod tests {
     fn all(path: &Path) -> Vec<(u64, u64, String)> {
         let mut lines = Lines::of(shards(path).unwrap());
         let mut found = Vec::new();
-        while let Some(line) = lines.next().unwrap() {
+        while let Some(line) = lines.next_line().unwrap() {
             found.push((line.place.number, line.place.offset, line.text.unwrap()));
         }
         found
@@ -221,7 +221,7 @@ mod tests {
         let mut lines = Lines::of(vec![path]);
         let kinds = |lines: &mut Lines| {
             let mut kinds = Vec::new();
-            while let Some(line) = lines.next().unwrap() {
+            while let Some(line) = lines.next_line().unwrap() {
                 kinds.push(line.text.err().map(|damage| damage.kind));
             }
             kinds

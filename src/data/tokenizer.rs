@@ -42,7 +42,7 @@ pub fn train(mut reader: Reader, vocab_size: usize, ends: bool) -> Result<Tokeni
         .map_err(fault)?;
     let (mut read, mut stopped) = (0, Ok(()));
     let texts = std::iter::from_fn(|| {
-        let example = match reader.next() {
+        let example = match reader.next_example() {
             Ok(example) => example?,
             Err(error) => {
                 stopped = Err(error);

@@ -235,7 +235,7 @@ fn read_split(
     let mut import = Import::default();
     let mut reader = Reader::of_split(files, split)?;
     let mut any = false;
-    while let Some(example) = reader.next()? {
+    while let Some(example) = reader.next_example()? {
         any = true;
         match encoder.encode(&example)? {
             Err(damage) => reader.reject(&example.place, &damage)?,

@@ -138,7 +138,7 @@ fn import(recording: &Recording, data: &Path, folder: &Path, title: &Title) -> R
     let mut part = Part::new(examples.as_ref().map(|_| context));
     let mut writer = Writer { title, context, folder, seen: HashSet::new(), import: Import::default() };
     writer.import.k = kept.top_k as u64;
-    while let Some(example) = reader.next()? {
+    while let Some(example) = reader.next_example()? {
         if example.source.is_some() && examples.is_none() {
             let place = &example.place;
             return Err(user_error!(
