@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use super::job::{Job, Status, Work, baselines, cache_place, data_folder, fidelity_run, judge, status};
+use super::job::{
+    Job, Status, Work, baselines, cache_place, data_folder, fidelity_run, judge, recording_place, status,
+};
 use crate::experiment::Experiment;
 
 /// How to run.
@@ -67,7 +69,7 @@ pub fn plan(experiment: &Experiment, settings: &Settings) -> Vec<Planned> {
             let job = Job {
                 run: run.to_string(),
                 folder: runs.join(run),
-                data: data_folder(runs, recipe),
+                data: data_folder(runs, &recipe.data),
                 work,
                 device: if parallel { settings.device.clone() } else { "cpu".into() },
                 threads,
@@ -116,7 +118,8 @@ pub fn plan(experiment: &Experiment, settings: &Settings) -> Vec<Planned> {
     }
     let mut jobs: BTreeMap<&str, usize> = BTreeMap::new();
     for student in students {
-        let cache = student.teacher.map(|index| cache_place(runs, &experiment.teachers[index]));
+        let recorded = student.recording.map(|index| recording_place(runs, &experiment.recordings[index]));
+        let cache = student.teacher.map(|index| cache_place(runs, &experiment.teachers[index])).or(recorded);
         let needs = student.teacher.and_then(|index| caches[index]).into_iter().collect();
         let recipe = Box::new(student.recipe.clone());
         let cost = (student.recipe.train_flops(), student.recipe.tokens);
