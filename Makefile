@@ -1,5 +1,6 @@
 # make quickstart   set everything up, build, run the main job
 # make test         all tests
+# make verify       committed results follow from their frames; the quickstart's smoke tier trains to the same numbers again
 # make build | bench | lint | libtorch | libtorch-cuda
 # make oracle       objectives and checkpoints against PyTorch and transformers, live; PYTHON must have both
 
@@ -7,13 +8,22 @@ CARGO ?= cargo
 PYTHON ?= python3
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 
-.PHONY: quickstart test build bench lint oracle libtorch libtorch-cuda prerequisites
+.PHONY: quickstart test verify build bench lint oracle libtorch libtorch-cuda prerequisites
 
 quickstart: build
 	$(TARGET)/release/hydrometer run experiments/quickstart.toml
 
 test: libtorch
 	$(CARGO) test --release --locked
+
+verify: build
+	@for file in experiments/*.toml; do \
+	  if [ -e results/$$(basename $$file .toml)/runs.parquet ]; then \
+	    $(TARGET)/release/hydrometer verify $$file --accept-refuted || exit $$?; \
+	  fi; \
+	done
+	@[ -e results/quickstart-smoke/runs.parquet ] || $(TARGET)/release/hydrometer run experiments/quickstart.toml --smoke
+	$(TARGET)/release/hydrometer verify experiments/quickstart.toml --smoke
 
 build: libtorch
 	$(CARGO) build --release --locked

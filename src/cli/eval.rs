@@ -1,6 +1,6 @@
 //! `hydrometer eval`: a checkpoint on text.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::Result;
@@ -47,7 +47,7 @@ pub struct Eval {
     device: String,
 }
 
-fn precision(name: &str) -> Result<Precision, String> {
+pub fn precision(name: &str) -> Result<Precision, String> {
     let all = [Precision::F32, Precision::Bf16];
     all.into_iter().find(|precision| precision.name() == name).ok_or_else(|| "use f32 or bf16".into())
 }
@@ -63,7 +63,7 @@ impl Eval {
         if stride > context {
             return Err(user_error!("--stride {stride} is larger than the context of {context}: it would leave tokens out"));
         }
-        let split = self.split(&checkpoint)?;
+        let split = Text { data: &self.data }.split(&checkpoint)?;
         if tp > 1 && !launch::is_rank() {
             // All that can be wrong with the input has been looked at; the ranks read it again.
             let status = launch::ranks(tp)?;
@@ -105,10 +105,17 @@ impl Eval {
         }
         Ok(ExitCode::SUCCESS)
     }
+}
 
-    fn split(&self, checkpoint: &hf::Checkpoint) -> Result<TokenizedSplit> {
+/// A text in a checkpoint's tokens.
+pub struct Text<'a> {
+    pub data: &'a Path,
+}
+
+impl Text<'_> {
+    pub fn split(&self, checkpoint: &hf::Checkpoint) -> Result<TokenizedSplit> {
         let path = checkpoint.tokenizer()?;
-        let documents = corpus::read(&self.data)?;
+        let documents = corpus::read(self.data)?;
         let split = TokenizedSplit::encode(documents, &tokenizer::open(&path)?, checkpoint.config.vocab_size);
         let split = split.map_err(|error| error.context(path.display().to_string()))?;
         if split.is_empty() {

@@ -1,27 +1,30 @@
-//! `hydrometer export`: the frames for programs that read no Parquet.
+//! `hydrometer export`: the frames for programs that read no Parquet, or what a run has trained for those that read checkpoints.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::{Args, ValueEnum};
 use serde_json::json;
 
-use super::{Output, results_of};
+use super::{Output, results_of, weights};
 use crate::record::export::csv::Csv;
 use crate::record::export::tensorboard::TensorBoard;
 use crate::record::export::{self, export};
 
 #[derive(Args, Debug)]
 pub struct Export {
-    /// A folder of results, or an experiment file that was run.
-    #[arg(value_name = "RESULTS")]
-    results: PathBuf,
-    #[arg(long, value_enum)]
+    /// A folder of results, or an experiment file that was run; for hf, a run, or the beginning of its id.
+    #[arg(value_name = "RESULTS|RUN")]
+    of: String,
+    #[arg(long, value_enum, default_value = "hf")]
     format: Format,
     /// Where the files go.
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
+    /// Where the run lies.
+    #[arg(long, value_name = "DIR", default_value = "runs")]
+    runs: PathBuf,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -30,6 +33,8 @@ enum Format {
     Csv,
     /// A folder of events a run: `tensorboard --logdir DIR`.
     Tensorboard,
+    /// The weights of a finished run as a Hugging Face folder.
+    Hf,
 }
 
 impl Export {
@@ -37,8 +42,16 @@ impl Export {
         let format: &dyn export::Export = match self.format {
             Format::Csv => &Csv,
             Format::Tensorboard => &TensorBoard,
+            Format::Hf => {
+                let run = weights::export(&self.of, &self.runs, &self.out)?;
+                match output {
+                    Output::Json => println!("{:#}", json!({ "run": run, "folder": self.out })),
+                    Output::Human => println!("{run} is in {}", self.out.display()),
+                }
+                return Ok(ExitCode::SUCCESS);
+            }
         };
-        let files = export(format, &results_of(&self.results)?, &self.out)?;
+        let files = export(format, &results_of(Path::new(&self.of))?, &self.out)?;
         match output {
             Output::Json => println!("{:#}", json!({ "files": files })),
             Output::Human => files.iter().for_each(|file| println!("{}", file.display())),

@@ -1,6 +1,7 @@
 //! What can be typed: a file per verb.
 
 mod compare;
+mod data;
 mod doctor;
 mod eval;
 mod export;
@@ -9,7 +10,9 @@ mod plan;
 mod report;
 mod run;
 mod status;
+mod teach;
 mod verify;
+mod weights;
 mod why;
 
 use std::path::{Path, PathBuf};
@@ -60,12 +63,16 @@ enum Verb {
     Report(Common),
     /// Show the arms of one experiment or several against any arm, from the frames alone.
     Compare(compare::Compare),
-    /// Write the frames as CSV or as TensorBoard events.
+    /// Write the weights of a run as a Hugging Face folder, or the frames as CSV or TensorBoard events.
     Export(export::Export),
     /// Rebuild tables, plots, pages and claims from the frames and demand the same bytes; refuse refuted claims.
     Verify(verify::Verify),
+    /// Read a file of data to its end: its format, its examples, its damaged lines by kind.
+    Data(data::Data),
     /// Measure a Hugging Face checkpoint on text: NLL, perplexity, bits per byte, accuracy.
     Eval(eval::Eval),
+    /// Keep a checkpoint's answers to a text, for students; describe or export what is kept.
+    Teach(teach::Teach),
     /// Evaluate any objective, with gradients, on tensors from a file.
     Loss(loss::LossArgs),
     /// Show what this machine and this build offer, and what is missing.
@@ -142,7 +149,9 @@ impl Cli {
             Verb::Compare(compare) => compare.compare(self.output),
             Verb::Export(export) => export.export(self.output),
             Verb::Verify(verify) => verify.verify(self.output),
+            Verb::Data(data) => data.run(self.output),
             Verb::Eval(eval) => eval.run(self.output),
+            Verb::Teach(teach) => teach.run(self.output),
             Verb::Loss(args) => loss::loss(&args, self.output),
             Verb::Doctor => doctor::doctor(self.output),
             Verb::Worker { job, lease } => worker::work(&job, lease.as_deref()),

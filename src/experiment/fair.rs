@@ -17,7 +17,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use anyhow::Result;
 use toml_edit::Item;
 
-use super::recipe::{DataRecipe, identity};
+use super::recipe::{DataRecipe, TrainRecipe, identity};
 use super::source::{Place, Source, unknown, unknown_key};
 use super::{Experiment, Student};
 use crate::model::ModelConfig;
@@ -163,11 +163,13 @@ pub fn unfair(experiment: &Experiment, by: Match) -> Vec<String> {
 fn differences(a: &Student, b: &Student, by: Match) -> Vec<(&'static str, String, String)> {
     let (a, b) = (&a.recipe, &b.recipe);
     let shape = |model: &ModelConfig| format!("{} ({} parameters)", identity(model), model.parameter_count());
+    let start = |recipe: &TrainRecipe| recipe.start.as_ref().map_or("random".to_string(), identity);
     let content = |data: &DataRecipe| identity(&(&data.content, &data.tokenizer));
     let mut all = vec![
         ("data", content(&a.data), content(&b.data)),
         ("context", a.data.context.to_string(), b.data.context.to_string()),
         ("student", shape(&a.model), shape(&b.model)),
+        ("starting weights", start(a), start(b)),
         ("precision", a.precision.name().to_string(), b.precision.name().to_string()),
         ("eval.on", a.eval.on.clone(), b.eval.on.clone()),
     ];

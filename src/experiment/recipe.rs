@@ -3,10 +3,14 @@
 //! Paths, device, parallelism and names are not in it; they are execution and display. The hash of a recipe is its identity.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
+use anyhow::Result;
 use serde::{Deserialize, Serialize};
 
+use crate::data::format::{Format, Keys};
 use crate::model::config::ModelConfig;
+use crate::model::hf;
 use crate::objective::Loss;
 use crate::record::store::sha256_hex;
 
@@ -18,6 +22,71 @@ pub struct DataRecipe {
     pub tokenizer: TokenizerRecipe,
     /// Longest sequence in tokens; documents are cut into sequences of at most this length.
     pub context: usize,
+    /// How lines become examples, where they are no plain documents.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub examples: Option<ExampleRecipe>,
+}
+
+/// How a line becomes an example: a source to read, a target to predict.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ExampleRecipe {
+    pub format: Format,
+    pub keys: Keys,
+    /// Text between source and target; it is read, not predicted.
+    pub prompt_eos: String,
+    pub truncation: Truncation,
+    /// What a target longer than the context is cut to, as a share of the context.
+    pub target_budget: f64,
+    pub eos: Eos,
+    /// The token that ends a text, where the tokenizer has it by an unusual name.
+    pub eos_token: Option<String>,
+    pub input: Input,
+}
+
+macro_rules! choice {
+    ($(#[$meta:meta])* $choice:ident { $($(#[$variant_meta:meta])* $variant:ident = $name:literal),* $(,)? }) => {
+        $(#[$meta])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+        pub enum $choice { $($(#[$variant_meta])* #[serde(rename = $name)] $variant),* }
+        impl $choice {
+            pub const NAMES: &[&str] = &[$($name),*];
+
+            pub fn named(name: &str) -> Option<Self> {
+                match name { $($name => Some(Self::$variant),)* _ => None }
+            }
+        }
+    };
+}
+
+choice! {
+    /// Where a source that does not fit is cut.
+    Truncation {
+        Left = "left",
+        Right = "right",
+        /// Nowhere: it is an error.
+        None = "none",
+    }
+}
+
+choice! {
+    /// The token that ends a text, after a target.
+    Eos {
+        /// Added unless it is there or the target was cut.
+        Once = "once",
+        /// Always added, as the seed does.
+        Append = "append",
+        None = "none",
+    }
+}
+
+choice! {
+    /// What a student reads of a target whose teacher's answers are recorded, and what hard labels are.
+    Input {
+        /// The tokens that the teacher went on from.
+        Sampled = "sampled",
+        /// The likeliest token of each row, as the seed does: not what the teacher has read.
+        TeacherArgmax = "teacher-argmax",
+    }
 }
 
 /// How text becomes tokens.
@@ -93,9 +162,42 @@ pub struct EvalRecipe {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct TeacherRecipe {
     /// How the teacher itself is trained.
-    pub trained: Box<TrainRecipe>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trained: Option<Box<TrainRecipe>>,
+    /// Where its answers come from, if they are recorded.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub recorded: Option<RecordedRecipe>,
     /// Targets kept per token.
     pub top_k: usize,
+}
+
+/// A file of answers.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct RecordedRecipe {
+    /// SHA-256 of the file's content as stored.
+    pub content: String,
+    pub format: Format,
+}
+
+/// A checkpoint that training starts from, by its content.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct StartRecipe {
+    /// See [`hf::Checkpoint::content`].
+    pub content: String,
+    /// Its blocks that are kept, in this order; all where there is no list.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub layers: Option<Vec<usize>>,
+}
+
+impl StartRecipe {
+    /// The checkpoint in `folder`, less the blocks that are not kept.
+    pub fn open(&self, folder: &Path) -> Result<hf::Checkpoint> {
+        let whole = hf::open(folder)?;
+        match &self.layers {
+            Some(layers) => whole.keep_layers(layers),
+            None => Ok(whole),
+        }
+    }
 }
 
 /// A training run.
@@ -103,6 +205,9 @@ pub struct TeacherRecipe {
 pub struct TrainRecipe {
     pub data: DataRecipe,
     pub model: ModelConfig,
+    /// Where training starts; from random weights, where this is absent. A recipe of no tokens is the checkpoint itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub start: Option<StartRecipe>,
     pub loss: Loss,
     pub teacher: Option<TeacherRecipe>,
     /// Target tokens to train on, exactly.
@@ -119,6 +224,20 @@ pub struct TrainRecipe {
 }
 
 impl TrainRecipe {
+    /// Whether this is a checkpoint as it lies, not trained any further.
+    pub fn is_untrained(&self) -> bool {
+        self.tokens == 0
+    }
+
+    /// What the answers of this run's final weights are known by: those of a checkpoint that is not trained do not depend on
+    /// anything else.
+    pub fn answers_identity(&self) -> String {
+        match (&self.start, self.tokens) {
+            (Some(start), 0) => checkpoint_identity(start, self.precision),
+            _ => identity(self),
+        }
+    }
+
     pub fn updates(&self) -> u64 {
         self.tokens.div_ceil(self.batch)
     }
@@ -128,13 +247,19 @@ impl TrainRecipe {
         self.tokens as f64 * self.model.train_flops_per_token(self.data.context)
     }
 
-    /// FLOPs of the teacher behind this run: its training, and one forward pass over this run's targets.
+    /// FLOPs of the teacher behind this run: its training, and one forward pass over this run's targets. Recorded answers cost
+    /// none here.
     pub fn teacher_flops(&self) -> f64 {
-        self.teacher.as_ref().map_or(0.0, |teacher| {
-            let forward = teacher.trained.model.forward_flops_per_token(self.data.context);
-            teacher.trained.train_flops() + self.tokens as f64 * forward
+        self.teacher.as_ref().and_then(|teacher| teacher.trained.as_ref()).map_or(0.0, |trained| {
+            let forward = trained.model.forward_flops_per_token(self.data.context);
+            trained.train_flops() + self.tokens as f64 * forward
         })
     }
+}
+
+/// What the answers of a checkpoint are known by.
+pub fn checkpoint_identity(start: &StartRecipe, precision: Precision) -> String {
+    identity(&(start, precision))
 }
 
 /// The first 8 hex digits of the SHA-256 of `recipe` as JSON with sorted keys: equal on every machine.

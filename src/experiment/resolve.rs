@@ -1,14 +1,18 @@
 //! From the settings that apply to a run to its recipe.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
 use anyhow::Result;
 
 use super::DataFiles;
-use super::preset::Presets;
-use super::recipe::{EvalRecipe, OptimizerRecipe, Precision, TrainRecipe};
+use super::preset::{Model, Presets};
+use super::recipe::{DataRecipe, EvalRecipe, OptimizerRecipe, Precision, TokenizerRecipe, TrainRecipe};
 use super::source::{Place, Setting, unknown, unknown_key};
+use crate::data::tokenizer;
+use crate::model::hf;
 use crate::objective::{Loss, Objective, Tail};
+use crate::record::store::sha256_file;
 use crate::user_error;
 
 /// Keys of a run; every one may stand in `[base]`, in a method, on an axis of the sweep and in `[smoke]`.
@@ -42,8 +46,10 @@ pub const RUN_KEYS: [&str; 27] = [
     "on_purpose",
 ];
 /// Keys of a teacher; what it does not say comes from the run it teaches.
-pub const TEACHER_KEYS: [&str; 14] = [
+pub const TEACHER_KEYS: [&str; 18] = [
     "model",
+    "hf",
+    "adapt",
     "tokens",
     "batch",
     "lr",
@@ -57,7 +63,13 @@ pub const TEACHER_KEYS: [&str; 14] = [
     "precision",
     "seed",
     "eval",
+    "recorded",
+    "format",
 ];
+
+/// Of those, what says how a teacher is trained; of a checkpoint they stand in `adapt`.
+pub const ADAPT_KEYS: [&str; 10] =
+    ["tokens", "batch", "lr", "beta1", "beta2", "eps", "weight_decay", "clip", "warmup", "final_lr"];
 
 /// Seeds of an arm, at most.
 const SEEDS_MAX: usize = 10_000;
@@ -76,10 +88,17 @@ pub fn applies(key: &str, objective: &str) -> bool {
     }
 }
 
-/// The objective that `setting` names.
+/// The seed's modes, each the objective that it was pinned to.
+pub const MODES: [(&str, &str); 3] =
+    [("hard_labels_distillation", "hard-ce"), ("logprobs_distillation", "soft-ce"), ("logits_distillation", "logit-mse")];
+
+/// The objective that `setting` names, itself or by the seed's mode.
 pub fn objective_name(setting: &Setting) -> Result<&str> {
-    let known = Objective::NAMES;
     let name = setting.text("objective")?;
+    if let Some((_, objective)) = MODES.iter().find(|(mode, _)| *mode == name) {
+        return Ok(objective);
+    }
+    let known: Vec<&str> = Objective::NAMES.into_iter().chain(MODES.map(|(mode, _)| mode)).collect();
     if known.contains(&name) { Ok(name) } else { Err(user_error!("{}: {}", setting.at.0, unknown("objective", name, &known))) }
 }
 
@@ -175,7 +194,7 @@ impl Settings {
         self.get("batch", 4000, |setting| setting.tokens("batch"))
     }
 
-    fn optimizer(&self) -> Result<OptimizerRecipe> {
+    pub fn optimizer(&self) -> Result<OptimizerRecipe> {
         let number = |key: &str, default: f64, wanted: &str, ok: fn(f64) -> bool| {
             self.get(key, default, |setting| setting.number(key, wanted, ok))
         };
@@ -201,7 +220,7 @@ impl Settings {
     }
 
     fn eval(&self, tokens: u64) -> Result<EvalRecipe> {
-        let mut eval = EvalRecipe { every: tokens.div_ceil(5), on: "valid".into() };
+        let mut eval = EvalRecipe { every: tokens.div_ceil(5).max(1), on: "valid".into() };
         let Some(setting) = self.0.get("eval") else { return Ok(eval) };
         for (field, found) in setting.fields("eval")? {
             match field.as_str() {
@@ -234,6 +253,13 @@ impl Settings {
         if let Some(named) = self.0.get("objective") {
             objective_name(named)?;
         }
+        if let Some(adapt) = self.0.get("adapt") {
+            let fields = adapt.fields("adapt")?;
+            if let Some((field, found)) = fields.iter().find(|(field, _)| !ADAPT_KEYS.contains(&field.as_str())) {
+                return Err(user_error!("{}: {}", found.at.0, unknown_key(field, "adapt", &ADAPT_KEYS)));
+            }
+            Settings(fields.into_iter().collect()).check()?;
+        }
         self.tail(Tail::Raw)?;
         self.temperature()?;
         self.beta()?;
@@ -256,7 +282,17 @@ impl Settings {
         self.get("temperature", 1.0, |setting| setting.number("temperature", "a number above 0", |t| t > 0.0))
     }
 
-    /// The recipe of a run whose model stands under `model_key`, less teacher; with its data's and model's names.
+    /// What a run reads whose model stands under `model_key`: in that model's tokens, where it is a checkpoint and the data name
+    /// no others.
+    pub fn reading(&self, model_key: &str, of: &Place, presets: &Presets) -> Result<Reading> {
+        let folder = presets.checkpoint(self.required(model_key, of)?, model_key)?;
+        let tokenizer = folder.map(|folder| folder.join("tokenizer.json")).filter(|path| path.exists());
+        let (name, data, files) = presets.data(self.required("data", of)?, self.context()?, tokenizer.as_deref())?;
+        Ok(Reading { name, data, files })
+    }
+
+    /// The recipe, less teacher, of a run on what is read whose model stands under `model_key`; of no tokens where nothing is
+    /// trained. And the model.
     pub fn recipe(
         &self,
         model_key: &str,
@@ -265,12 +301,15 @@ impl Settings {
         revision: &str,
         of: &Place,
         presets: &Presets,
-    ) -> Result<(TrainRecipe, DataFiles, String, String)> {
-        let context = self.context()?;
-        let (data_name, data, files) = presets.data(self.required("data", of)?, context)?;
-        let vocab_size = data.tokenizer.vocab_size();
-        let (model_name, model) = presets.model(self.required(model_key, of)?, model_key, vocab_size)?;
-        let tokens = self.required("tokens", of)?.tokens("tokens")?;
+        read: &Reading,
+        trained: bool,
+    ) -> Result<(TrainRecipe, Model)> {
+        let Reading { data, files, .. } = read;
+        let model = presets.model(self.required(model_key, of)?, model_key, data.tokenizer.vocab_size())?;
+        if let Some((_, folder)) = &model.start {
+            read_alike(folder, read).map_err(|why| user_error!("{}: {why}", self.place(model_key, of).0))?;
+        }
+        let tokens = if trained { self.required("tokens", of)?.tokens("tokens")? } else { 0 };
         let (optimizer, precision, batch) = (self.optimizer()?, self.precision()?, self.batch()?);
         let eval = self.eval(tokens)?;
         if !files.splits.contains_key(&eval.on) && !files.splits.contains_key("all") {
@@ -281,8 +320,9 @@ impl Settings {
             ));
         }
         let recipe = TrainRecipe {
-            data,
-            model,
+            data: data.clone(),
+            model: model.config.clone(),
+            start: model.start.as_ref().map(|(start, _)| start.clone()),
             loss,
             teacher: None,
             tokens,
@@ -293,6 +333,44 @@ impl Settings {
             eval,
             revision: revision.to_string(),
         };
-        Ok((recipe, files, data_name, model_name))
+        Ok((recipe, model))
     }
+}
+
+/// Whether the checkpoint in `folder` knows the tokens that `read` is in; else why not, as a clause.
+fn read_alike(folder: &Path, read: &Reading) -> std::result::Result<(), String> {
+    let path = folder.join("tokenizer.json");
+    let shown = path.display();
+    let own = |error: anyhow::Error| error.to_string();
+    let size = hf::open(folder).map_err(own)?.config.vocab_size;
+    let (TokenizerRecipe::File { sha256, .. }, Some(data)) = (&read.data.tokenizer, &read.files.tokenizer) else {
+        return Err(format!(
+            "the checkpoint reads tokens of its own, but the data's are trained here; say tokenizer = {shown:?} in data"
+        ));
+    };
+    let asked = read.data.tokenizer.vocab_size();
+    if asked > size && tokenizer::ordinary_ids(&tokenizer::open(data).map_err(own)?) > size {
+        return Err(format!("the data has {asked} token ids, the checkpoint {size}; say tokenizer = {shown:?} in data"));
+    }
+    if !path.exists() || sha256_file(&path).map_err(own)? == *sha256 {
+        return Ok(());
+    }
+    let (theirs, mine) = (tokenizer::open(&path).map_err(own)?, tokenizer::open(data).map_err(own)?);
+    let different = tokenizer::differences(&mine, &theirs);
+    if different.is_empty() {
+        return Ok(());
+    }
+    let of = |token: &Option<String>| token.as_ref().map_or("nothing".to_string(), |token| format!("{token:?}"));
+    let some: Vec<String> = different.iter().take(3).map(|(id, a, b)| format!("{id} is {} and {}", of(a), of(b))).collect();
+    let (count, data) = (different.len(), data.display());
+    Err(format!("{data} and {shown} differ in {count} tokens ({}); use one tokenizer for both", some.join(", ")))
+}
+
+/// What a run reads.
+#[derive(Clone, Debug)]
+pub struct Reading {
+    /// For people.
+    pub name: String,
+    pub data: DataRecipe,
+    pub files: DataFiles,
 }

@@ -1,28 +1,37 @@
 //! The teachers that the arms need: one for each way of training it that they ask for.
 
 use anyhow::Result;
+use toml_edit::InlineTable;
 
 use super::expand::{check, file_name};
-use super::file::File;
+use super::file::{File, Table};
 use super::preset::Presets;
 use super::recipe::{EvalRecipe, TrainRecipe, identity};
-use super::resolve::Settings;
-use super::source::{Place, unknown};
-use super::{Experiment, Options, Teacher};
+use super::resolve::{ADAPT_KEYS, Reading, Settings};
+use super::source::{Place, Setting, unknown};
+use super::{Experiment, Options, Teacher, recorded};
 use crate::objective::{Loss, Objective, Tail};
 use crate::teacher::kept::Kept;
 use crate::user_error;
 
-/// Finds or adds the teacher of a student with `settings`, whose arm minimises `objective`; its index.
+/// Which teacher an arm has: an index into [`Experiment::teachers`] or [`Experiment::recordings`].
+pub enum Taught {
+    Trained(usize),
+    Recorded(usize),
+}
+
+/// Finds or adds the teacher of a student with `settings` and the recipe `student`, on what it reads.
 pub fn find_or_add(
     experiment: &mut Experiment,
     file: &File,
     presets: &Presets,
     settings: &Settings,
-    objective: Objective,
+    student: &TrainRecipe,
+    read: &Reading,
     at: &Place,
     options: &Options,
-) -> Result<usize> {
+) -> Result<Taught> {
+    let objective = student.loss.objective;
     let known: Vec<&str> = file.teachers.keys().map(String::as_str).collect();
     let name = match (settings.teacher()?, &known[..]) {
         (Some(name), _) => name,
@@ -34,6 +43,10 @@ pub fn find_or_add(
         let place = settings.place("teacher", at);
         return Err(user_error!("{}: {}", place.0, unknown("teacher", name, &known)));
     };
+    if recorded::is_recorded(own) {
+        let index = recorded::find_or_add(experiment, presets, settings, name, own, objective, read, at)?;
+        return Ok(Taught::Recorded(index));
+    }
     // From [base], not from the student: what students sweep must not train their teacher anew. Only what the teacher reads
     // with the student, data and context, follows the student.
     let mut merged = Settings::default();
@@ -46,19 +59,31 @@ pub fn find_or_add(
         merged.overlay(file.smoke.iter().filter(|(key, _)| !student_only(key)).map(|(k, v)| (k.clone(), v.clone())));
     }
     merged.overlay(own.iter().cloned());
+    let trained = checkpoint(&mut merged, own, name)?;
     if let (true, Some(tokens)) = (options.smoke, &file.smoke_teacher_tokens) {
         merged.overlay([("tokens".to_string(), tokens.clone())]);
     }
     if !merged.0.contains_key("model") {
-        return Err(user_error!("{}: [teacher.{name}] lacks a model", teacher_at.0));
+        return Err(user_error!("{}: [teacher.{name}] lacks a model; add model or hf", teacher_at.0));
+    }
+    if let Some((_, format)) = own.iter().find(|(key, _)| key == "format") {
+        return Err(user_error!("{}: format is that of recorded answers; add recorded = \"FILE\", or remove it", format.at.0));
     }
     let seed = merged.0.get("seed").map_or(Ok(0), |setting| setting.whole("seed", 0..=i64::MAX as u64))?;
-    let (recipe, data, _, model) =
-        merged.recipe("model", Loss::from(Objective::HardCe), seed, &experiment.revision, teacher_at, presets)?;
+    let hard = Loss::from(Objective::HardCe);
+    let (mut recipe, model) = merged.recipe("model", hard, seed, &experiment.revision, teacher_at, presets, read, trained)?;
+    if !trained {
+        if recipe.start.is_none() {
+            let place = merged.place("model", teacher_at);
+            return Err(user_error!("{}: [teacher.{name}] is to answer as it is, but is no checkpoint", place.0));
+        }
+        // How others are trained is no part of a checkpoint.
+        (recipe.batch, recipe.optimizer) = (1, Settings::default().optimizer()?);
+    }
     let recipe = match own.iter().any(|(key, _)| key == "eval") {
         true => recipe,
         // How often students are evaluated is no business of the teacher's.
-        false => TrainRecipe { eval: EvalRecipe { every: recipe.tokens.div_ceil(5), ..recipe.eval.clone() }, ..recipe },
+        false => TrainRecipe { eval: EvalRecipe { every: recipe.tokens.div_ceil(5).max(1), ..recipe.eval.clone() }, ..recipe },
     };
     check(&recipe, &merged, teacher_at, "model", options)?;
     let top_k = settings.top_k()?;
@@ -69,9 +94,40 @@ pub fn find_or_add(
     let run = file_name(&format!("teacher-{name}-{}", identity(&recipe)));
     let index = experiment.teachers.iter().position(|teacher| teacher.run == run).unwrap_or_else(|| {
         let (name, vocab_size) = (name.to_string(), recipe.model.vocab_size);
-        experiment.teachers.push(Teacher { name, run, model, recipe, data, kept: Kept::default(), vocab_size });
+        let (model, start, data) = (model.name, model.start.map(|(_, folder)| folder), read.files.clone());
+        experiment.teachers.push(Teacher { name, run, model, recipe, data, start, kept: Kept::default(), vocab_size });
         experiment.teachers.len() - 1
     });
-    experiment.teachers[index].kept.include(objective, top_k);
-    Ok(index)
+    let teacher = &mut experiment.teachers[index];
+    teacher.kept.include(objective, top_k);
+    teacher.vocab_size = teacher.vocab_size.min(student.model.vocab_size);
+    Ok(Taught::Trained(index))
+}
+
+/// Where the teacher `name` is a checkpoint by its own table, makes it the model and what `adapt` says its training; whether
+/// it is trained here.
+fn checkpoint(merged: &mut Settings, own: &Table, name: &str) -> Result<bool> {
+    let Some((_, hf)) = own.iter().find(|(key, _)| key == "hf") else {
+        return match own.iter().find(|(key, _)| key == "adapt") {
+            Some((_, adapt)) => Err(user_error!("{}: adapt trains a checkpoint further; add hf, or say tokens", adapt.at.0)),
+            None => Ok(true),
+        };
+    };
+    let other = own.iter().find(|(key, _)| key == "model" || ADAPT_KEYS.contains(&key.as_str()));
+    if let Some((key, found)) = other {
+        return Err(user_error!(
+            "{}: [teacher.{name}] is a checkpoint: {key} means nothing to it but in adapt = {{ ... }}",
+            found.at.0
+        ));
+    }
+    let mut table = InlineTable::new();
+    table.insert("hf", hf.value.clone());
+    merged.overlay([("model".to_string(), Setting { value: table.into(), at: hf.at.clone() })]);
+    let Some((_, adapt)) = own.iter().find(|(key, _)| key == "adapt") else { return Ok(false) };
+    let fields = adapt.fields("adapt")?;
+    if !fields.iter().any(|(key, _)| key == "tokens") {
+        return Err(user_error!("{}: adapt lacks tokens, e.g. adapt = {{ tokens = \"1M\" }}", adapt.at.0));
+    }
+    merged.overlay(fields);
+    Ok(true)
 }

@@ -22,7 +22,7 @@ impl Head<'_> {
         while start < count {
             // Cumulative sums take two more words a logit.
             let length = (self.chunk_length() / 2).max(1).min(count - start);
-            let z_cv = hidden_nd.narrow(0, start, length).matmul(&self.weight_vd.tr()).to_kind(Kind::Float);
+            let z_cv = self.logits(&hidden_nd.narrow(0, start, length));
             let max_c1 = self.tp.all_gather(&z_cv.amax([-1], true))?.amax([0], false);
             let shares_cv = ((z_cv - max_c1).g_div_scalar_(temperature).exp_() * UNITS).to_kind(Kind::Int64);
             let cumulative_cv = shares_cv.cumsum(-1, Kind::Int64);

@@ -8,7 +8,7 @@ use super::frames::{CurveRow, DocumentRow, EvalRow, Frames, RunRow, axes_of, run
 use super::journal::{self, Event};
 use crate::experiment::Experiment;
 use crate::experiment::recipe::TrainRecipe;
-use crate::sweep::job::{Status, baselines, journal_path};
+use crate::sweep::job::{Status, baselines, fidelity_run, journal_path, judge};
 
 /// An experiment's frames and the runs whose rows come from earlier ones.
 pub struct Frozen {
@@ -26,6 +26,9 @@ pub fn freeze(experiment: &Experiment, runs: &Path, earlier: Option<&Frames>) ->
         let value = |axis: &String| student.axes.iter().find(|(key, _)| key == axis).map(|(_, value)| value.clone());
         let axes = experiment.axes.iter().map(value).collect();
         rows.add(experiment, runs, &student.run, ("student", &student.method), &student.recipe, axes, &earlier);
+        if let Some(teacher) = judge(experiment, student) {
+            rows.compare(&student.run, &runs.join(fidelity_run(student, &experiment.teachers[teacher])));
+        }
     }
     for teacher in &experiment.teachers {
         rows.add(experiment, runs, &teacher.run, ("teacher", &teacher.name), &teacher.recipe, none(), &earlier);
@@ -99,6 +102,20 @@ impl Rows {
         self.evals.extend(other.evals.iter().filter(|row| row.run == run).cloned());
         self.documents.extend(other.documents.iter().filter(|row| row.run == run).cloned());
         self.kept.push(run.into());
+    }
+
+    /// Adds to the last evaluation of `run` what the job in `folder` has found of it, if it has.
+    fn compare(&mut self, run: &str, folder: &Path) {
+        let last = self.evals.iter_mut().rev().find(|row| row.run == run);
+        let found = journal::read(&journal_path(folder)).into_iter().rev().find_map(|event| match event {
+            Event::Compared { kl_to_teacher, top_1_agreement, top_10_overlap, .. } => {
+                Some([kl_to_teacher, top_1_agreement, top_10_overlap].map(Some))
+            }
+            _ => None,
+        });
+        if let (Some(last), Some(found)) = (last, found) {
+            [last.kl_to_teacher, last.top_1_agreement, last.top_10_overlap] = found;
+        }
     }
 
     fn add(
@@ -188,6 +205,8 @@ impl Rows {
                         token_accuracy: found.token_accuracy,
                         ece: Some(found.ece),
                         kl_to_teacher: None,
+                        top_1_agreement: None,
+                        top_10_overlap: None,
                     });
                 }
                 Event::Document { split, document, nll_sum, tokens } => {

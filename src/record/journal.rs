@@ -44,6 +44,14 @@ pub enum Event {
         nll_sum: f64,
         tokens: i64,
     },
+    /// A student's final weights against its teacher, means over held-out tokens.
+    Compared {
+        split: String,
+        tokens: i64,
+        kl_to_teacher: f64,
+        top_1_agreement: f64,
+        top_10_overlap: f64,
+    },
     /// Progress of work that is not training, such as a teacher's pass.
     Progress {
         done: u64,

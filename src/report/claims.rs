@@ -202,10 +202,15 @@ fn sentence(outcome: &Outcome, many: bool) -> String {
     let level = fixed(outcome.level * 100.0, 0);
     let evidence = format!("{level}% interval {low} to {high}, {} seeds, {} documents", outcome.seeds, outcome.documents);
     let holm = match outcome.p_holm {
-        Some(p) if many => format!("; of all claims together {}, p = {}", outcome.verdict_holm.name(), fixed(p, 3)),
+        Some(p) if many => format!("; of all claims together {}, p {}", outcome.verdict_holm.name(), probability(p)),
         _ => String::new(),
     };
     format!("{head}: {what} ({evidence}{holm}).")
+}
+
+/// `= 0.012`, or `< 0.001`.
+fn probability(p: f64) -> String {
+    if p < 0.001 { "< 0.001".into() } else { format!("= {}", fixed(p, 3)) }
 }
 
 fn capital(word: &str) -> String {

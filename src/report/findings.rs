@@ -38,7 +38,12 @@ pub fn diagnostics(input: &Input, comparison: &Comparison) -> Rows {
         let check = mean(finished(input, cell).filter_map(|run| run.gradient_check)).map_or("–".to_string(), |x| fixed(x, 3));
         std::iter::once(cell.label.clone()).chain(columns.map(of)).chain([check]).collect()
     };
-    (head, comparison.cells.iter().map(row).collect())
+    (head, in_facets(comparison).map(row).collect())
+}
+
+/// The cells, those that stand side by side in a panel one after the other.
+fn in_facets(comparison: &Comparison) -> impl Iterator<Item = &Cell> {
+    comparison.facets().into_iter().flat_map(|(_, cells)| cells)
 }
 
 fn last_tenth(run: &Run, value: fn(&Step) -> Option<f64>) -> Option<f64> {
@@ -107,7 +112,7 @@ pub fn cost(input: &Input, comparison: &Comparison) -> Rows {
             mean(runs().map(|run| run.teacher_flops)).map_or_else(missing, flops),
         ]
     };
-    let mut rows: Vec<Vec<String>> = comparison.cells.iter().map(row).collect();
+    let mut rows: Vec<Vec<String>> = in_facets(comparison).map(row).collect();
     for run in input.runs.iter().filter(|run| run.role == "teacher") {
         let wall = run.wall_s.map_or_else(missing, duration);
         let speed = run.tokens_per_s.map_or_else(missing, quantity);

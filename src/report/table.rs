@@ -64,7 +64,22 @@ pub fn terminal(comparison: &Comparison) -> String {
         .modify(Rows::first().intersect(Columns::first()), Alignment::left());
     let text = table.to_string();
     let lines: Vec<&str> = text.lines().map(str::trim_end).collect();
-    format!("{}\n{}", lines.join("\n"), note(comparison))
+    format!("{}\n{}", lines.join("\n"), wrapped(&note(comparison)))
+}
+
+/// `text` in lines of at most [`WIDTH`] columns.
+fn wrapped(text: &str) -> String {
+    let mut lines = vec![String::new()];
+    for word in text.split(' ') {
+        let last = lines.len() - 1;
+        if !lines[last].is_empty() && lines[last].chars().count() + 1 + word.chars().count() > WIDTH {
+            lines.push(word.to_string());
+        } else {
+            let space = if lines[last].is_empty() { "" } else { " " };
+            lines[last] += &format!("{space}{word}");
+        }
+    }
+    lines.join("\n")
 }
 
 /// A GitHub-flavoured table.

@@ -4,7 +4,8 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::experiment::recipe::{TrainRecipe, identity};
+use crate::experiment::recipe::{DataRecipe, TrainRecipe, identity};
+use crate::experiment::recorded::Recording;
 use crate::experiment::{DataFiles, Experiment, Student, Teacher};
 use crate::record::journal::{self, Event};
 use crate::teacher::title::Title;
@@ -37,19 +38,32 @@ pub struct Job {
 pub enum Work {
     Train {
         recipe: Box<TrainRecipe>,
+        /// The folder of the checkpoint that it starts from.
+        #[serde(default)]
+        start: Option<PathBuf>,
         cache: Option<CachePlace>,
     },
-    /// The teacher in `weights` answers for what students with these (tokens, batch, seed) will see.
+    /// The teacher whose run is `weights`, or that is the checkpoint `start`, answers for what students with these (tokens, batch, seed) will see.
     Teach {
         recipe: Box<TrainRecipe>,
         weights: PathBuf,
+        #[serde(default)]
+        start: Option<PathBuf>,
         students: Vec<(u64, u64, u64)>,
         cache: CachePlace,
     },
-    /// Unigram frequencies of the train split, evaluated as a student would be.
-    Unigram {
+    /// How near the student whose run is `student` has come to its teacher, on held-out text.
+    Compare {
         recipe: Box<TrainRecipe>,
+        student: PathBuf,
+        teacher: Box<TrainRecipe>,
+        /// The teacher's run, and the checkpoint that it is or started from.
+        weights: PathBuf,
+        #[serde(default)]
+        start: Option<PathBuf>,
     },
+    /// Unigram frequencies of the train split, evaluated as a student would be.
+    Unigram { recipe: Box<TrainRecipe> },
 }
 
 impl Work {
@@ -122,10 +136,12 @@ pub fn status_in(folder: &Path) -> Status {
 }
 
 /// The folder of the tokenised data of `recipe`.
-pub fn data_folder(runs: &Path, recipe: &TrainRecipe) -> PathBuf {
-    // The context cuts sequences, not tokens.
-    let mut data = recipe.data.clone();
-    data.context = 0;
+pub fn data_folder(runs: &Path, recipe: &DataRecipe) -> PathBuf {
+    let mut data = recipe.clone();
+    if data.examples.is_none() {
+        // The context cuts sequences, not tokens; only examples are fitted into it.
+        data.context = 0;
+    }
     runs.join(format!("data-{}", identity(&data)))
 }
 
@@ -134,7 +150,30 @@ pub fn cache_place(runs: &Path, teacher: &Teacher) -> CachePlace {
     let Teacher { name, recipe, kept, vocab_size, .. } = teacher;
     // A tokenizer that is trained here follows from the text.
     let tokenizer = identity(&(&recipe.data.content, &recipe.data.tokenizer));
-    let title = Title::new(identity(recipe), tokenizer, *vocab_size, kept.clone());
+    let title = Title::new(recipe.answers_identity(), tokenizer, *vocab_size, kept.clone());
+    CachePlace { folder: runs.join(format!("cache-{name}-{}-{}", kept.tag(), &title.hash()[..8])), title }
+}
+
+/// The teacher that `student` is held against: its own, or that of the others where they have only one for its data.
+pub fn judge(experiment: &Experiment, student: &Student) -> Option<usize> {
+    let same = |teacher: &Teacher| teacher.recipe.data == student.recipe.data;
+    let mut all = (0..experiment.teachers.len()).filter(|&index| same(&experiment.teachers[index]));
+    student.teacher.or(match (all.next(), all.next()) {
+        (Some(only), None) => Some(only),
+        _ => None,
+    })
+}
+
+/// The run that holds `student` against `teacher`.
+pub fn fidelity_run(student: &Student, teacher: &Teacher) -> String {
+    format!("fidelity-{}", identity(&(&student.recipe, teacher.recipe.answers_identity())))
+}
+
+/// The cache of a recording.
+pub fn recording_place(runs: &Path, recording: &Recording) -> CachePlace {
+    let Recording { name, recipe, data, kept, .. } = recording;
+    let tokenizer = identity(&(&data.content, &data.tokenizer));
+    let title = Title::new(identity(&(recipe, data)), tokenizer, data.tokenizer.vocab_size(), kept.clone());
     CachePlace { folder: runs.join(format!("cache-{name}-{}-{}", kept.tag(), &title.hash()[..8])), title }
 }
 
@@ -155,7 +194,7 @@ pub fn baselines(experiment: &Experiment) -> Vec<(String, &Student)> {
 pub fn data_sets(experiment: &Experiment, runs: &Path) -> Vec<(PathBuf, TrainRecipe, DataFiles, Vec<String>)> {
     let mut all: Vec<(PathBuf, TrainRecipe, DataFiles, Vec<String>)> = Vec::new();
     for student in &experiment.students {
-        let folder = data_folder(runs, &student.recipe);
+        let folder = data_folder(runs, &student.recipe.data);
         let on = student.recipe.eval.on.clone();
         match all.iter_mut().find(|(known, ..)| *known == folder) {
             Some((.., splits)) if splits.contains(&on) => {}

@@ -43,9 +43,9 @@ pub fn requeue(planned: &[Planned], rerun: Option<Rerun>) -> Result<()> {
 pub fn mend_teachers(planned: &[Planned]) -> Result<bool> {
     let mut any = false;
     for Planned { job, needs, .. } in planned {
-        let Work::Teach { weights: teacher, .. } = &job.work else { continue };
+        let Work::Teach { weights: teacher, recipe, .. } = &job.work else { continue };
         let weights = final_weights(teacher);
-        if !needs.is_empty() || status_in(teacher) != Status::Done || checkpoint::is_whole(&weights) {
+        if recipe.is_untrained() || !needs.is_empty() || status_in(teacher) != Status::Done || checkpoint::is_whole(&weights) {
             continue;
         }
         let Some(lease) = Watch::new(teacher).take()? else { continue };

@@ -1,8 +1,11 @@
 //! The schedule: which jobs are left to do, and which must come first.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use super::job::{Job, Status, Work, baselines, cache_place, data_folder, status};
+use super::job::{
+    Job, Status, Work, baselines, cache_place, data_folder, fidelity_run, judge, recording_place, status,
+};
 use crate::experiment::Experiment;
 
 /// How to run.
@@ -66,7 +69,7 @@ pub fn plan(experiment: &Experiment, settings: &Settings) -> Vec<Planned> {
             let job = Job {
                 run: run.to_string(),
                 folder: runs.join(run),
-                data: data_folder(runs, recipe),
+                data: data_folder(runs, &recipe.data),
                 work,
                 device: if parallel { settings.device.clone() } else { "cpu".into() },
                 threads,
@@ -79,12 +82,16 @@ pub fn plan(experiment: &Experiment, settings: &Settings) -> Vec<Planned> {
             planned.len() - 1
         };
     let mut caches = vec![None; experiment.teachers.len()];
+    let mut trained = vec![None; experiment.teachers.len()];
     for (index, teacher) in experiment.teachers.iter().enumerate() {
         let mine: Vec<_> = students.iter().filter(|student| student.teacher == Some(index)).collect();
         let mut needs = Vec::new();
         if pending(&teacher.run) && (!mine.is_empty() || settings.only.is_none()) {
-            let work = Work::Train { recipe: Box::new(teacher.recipe.clone()), cache: None };
-            needs.push(add(&teacher.run, &teacher.recipe, work, vec![], (teacher.recipe.train_flops(), teacher.recipe.tokens)));
+            let work = Work::Train { recipe: Box::new(teacher.recipe.clone()), start: teacher.start.clone(), cache: None };
+            let index_of_job =
+                add(&teacher.run, &teacher.recipe, work, vec![], (teacher.recipe.train_flops(), teacher.recipe.tokens));
+            trained[index] = Some(index_of_job);
+            needs.push(index_of_job);
         }
         if mine.is_empty() {
             continue;
@@ -98,7 +105,8 @@ pub fn plan(experiment: &Experiment, settings: &Settings) -> Vec<Planned> {
         let tokens = wanted.iter().map(|(tokens, ..)| tokens).max().copied().unwrap_or(0);
         let flops = tokens as f64 * teacher.recipe.model.forward_flops_per_token(teacher.recipe.data.context);
         let recipe = Box::new(teacher.recipe.clone());
-        let work = Work::Teach { recipe, weights: runs.join(&teacher.run), students: wanted, cache: place };
+        let (weights, start) = (runs.join(&teacher.run), teacher.start.clone());
+        let work = Work::Teach { recipe, weights, start, students: wanted, cache: place };
         caches[index] = Some(add(&run, &teacher.recipe, work, needs, (flops, tokens)));
     }
     if settings.only.is_none() {
@@ -108,12 +116,35 @@ pub fn plan(experiment: &Experiment, settings: &Settings) -> Vec<Planned> {
             }
         }
     }
+    let mut jobs: BTreeMap<&str, usize> = BTreeMap::new();
     for student in students {
-        let cache = student.teacher.map(|index| cache_place(runs, &experiment.teachers[index]));
+        let recorded = student.recording.map(|index| recording_place(runs, &experiment.recordings[index]));
+        let cache = student.teacher.map(|index| cache_place(runs, &experiment.teachers[index])).or(recorded);
         let needs = student.teacher.and_then(|index| caches[index]).into_iter().collect();
         let recipe = Box::new(student.recipe.clone());
         let cost = (student.recipe.train_flops(), student.recipe.tokens);
-        add(&student.run, &student.recipe, Work::Train { recipe, cache }, needs, cost);
+        let work = Work::Train { recipe, start: student.start.clone(), cache };
+        jobs.insert(student.run.as_str(), add(&student.run, &student.recipe, work, needs, cost));
+    }
+    for student in &experiment.students {
+        let own = jobs.get(student.run.as_str()).copied();
+        let Some(index) = judge(experiment, student) else { continue };
+        let teacher = &experiment.teachers[index];
+        let there = |run: &str| status(runs, run) == Status::Done;
+        let run = fidelity_run(student, teacher);
+        // Of what this session trains, and of what was trained before.
+        let wanted = own.is_some() || (settings.only.is_none() && there(&student.run));
+        if !wanted || !pending(&run) || !(trained[index].is_some() || there(&teacher.run)) {
+            continue;
+        }
+        let work = Work::Compare {
+            recipe: Box::new(student.recipe.clone()),
+            student: runs.join(&student.run),
+            teacher: Box::new(teacher.recipe.clone()),
+            weights: runs.join(&teacher.run),
+            start: teacher.start.clone(),
+        };
+        add(&run, &student.recipe, work, own.into_iter().chain(trained[index]).collect(), (0.0, 0));
     }
     planned
 }

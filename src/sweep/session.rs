@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow};
 
-use super::job::{Job, Status, Work, data_sets, journal_path};
+use super::job::{Job, Status, Work, data_folder, data_sets, journal_path, recording_place, status_in};
 use super::lease::{Lease, Sight, Watch, by};
 use super::local::{News, Processes, Trouble, log_path};
 use super::progress::Progress;
@@ -20,6 +20,7 @@ use crate::data::tokens;
 use crate::experiment::Experiment;
 use crate::record::journal::{self, Event, Journal};
 use crate::record::store::is_storage;
+use crate::teacher::recorded;
 use crate::train::checkpoint;
 
 /// Time between looks at what others do.
@@ -60,6 +61,15 @@ pub fn run(experiment: &Experiment, settings: &Settings, interrupts: &Arc<Atomic
             return Ok(Ending { interrupted: true, ..Ending::default() });
         };
         tokens::prepare(&recipe.data, &files, &splits, &folder)?;
+    }
+    for recording in &experiment.recordings {
+        let arms = recording.students(experiment).map(|student| (student.method.as_str(), student.recipe.loss.objective));
+        let (data, place) = (data_folder(&settings.runs, &recording.data), recording_place(&settings.runs, recording));
+        let interrupted = || interrupts.load(Ordering::Relaxed) > 0;
+        let Some(_lease) = Watch::new(&place.folder).wait(|sentence| eprintln!("{sentence}"), interrupted)? else {
+            return Ok(Ending { interrupted: true, ..Ending::default() });
+        };
+        recorded::prepare(recording, &data, &place.folder, &place.title, &arms.collect::<Vec<_>>())?;
     }
     let (sender, news) = mpsc::channel();
     let desks = planned.iter().map(|planned| Desk::new(&planned.job.folder)).collect();
@@ -242,7 +252,7 @@ impl Session<'_> {
         if let Some(need) = lacking {
             let need = &self.planned[need].job;
             let mut error = format!("it needs {}, which is not done", need.run);
-            if matches!(super::job::status_in(&need.folder), Status::Failed(_) | Status::Diverged(_)) {
+            if matches!(status_in(&need.folder), Status::Failed(_) | Status::Diverged(_)) {
                 error = format!("it needs {}, which failed", need.run);
                 record(&job.folder, &lease, &Event::Failed { error: error.clone() })?;
             }
@@ -271,11 +281,17 @@ impl Session<'_> {
         let Some(mut lease) = desk.lease.take() else { return Ok(()) };
         let folder = self.planned[index].job.folder.clone();
         if !lease.reclaim()? {
+            let status = status_in(&folder);
+            if !status.is_left() {
+                // Another session came to look after it had ended.
+                self.conclude(index, &status, Some(&log_path(&folder)));
+                return Ok(());
+            }
             (desk.state, desk.shared, desk.next) = (State::Elsewhere, true, Instant::now() + LOOK);
             self.progress.retried(index, "another session has taken it over");
             return Ok(());
         }
-        let status = Status::of(&journal::read(&journal_path(&folder)));
+        let status = status_in(&folder);
         match (trouble, &status) {
             (_, Status::Done | Status::Diverged(_)) | (None, _) => {}
             (Some(Trouble::Storage(what)), _) => {
@@ -303,7 +319,7 @@ impl Session<'_> {
             }
             (Some(_), _) => {}
         }
-        let status = Status::of(&journal::read(&journal_path(&folder)));
+        let status = status_in(&folder);
         let log = log_path(&folder);
         if status.is_left() && self.stop.is_none() {
             self.ending.undone += 1;

@@ -17,15 +17,15 @@ use crate::data::batch::plan;
 use crate::data::sequences::{Sequence, sequences};
 use crate::data::tokens::TokenizedSplit;
 use crate::dist::Mesh;
+use crate::eval::fidelity::{Model, fidelity};
 use crate::eval::perplexity::Evaluation;
 use crate::experiment::recipe::TrainRecipe;
-use crate::model::Decoder;
 use crate::record::journal::{Event, Journal, TakenOver};
 use crate::record::store::{is_storage, remove_parts};
 use crate::teacher::cache::Cache;
 use crate::teacher::teach::Lecturer;
-use crate::train::checkpoint;
-use crate::train::run::{Outcome, Place, evaluation_events, final_weights, train};
+use crate::train::run::{Outcome, Place, evaluation_events, train, trained_decoder};
+use crate::user_error;
 
 /// A rank's exit code where the ranks did not find each other.
 pub const SCATTERED: u8 = 75;
@@ -97,24 +97,43 @@ impl fmt::Display for Trouble {
     }
 }
 
+impl Work {
+    fn recipe(&self) -> &TrainRecipe {
+        match self {
+            Work::Train { recipe, .. } | Work::Teach { recipe, .. } | Work::Compare { recipe, .. } | Work::Unigram { recipe } => {
+                recipe
+            }
+        }
+    }
+}
+
 /// `cpu` or `cuda:N`.
 pub fn device(name: &str) -> Result<Device> {
     if name == "cpu" {
         return Ok(Device::Cpu);
     }
     let index = name.strip_prefix("cuda:").and_then(|n| n.parse().ok());
-    let index = index.ok_or_else(|| crate::user_error!("unknown device {name:?}; use cpu or cuda:N"))?;
+    let index = index.ok_or_else(|| user_error!("unknown device {name:?}; use cpu or cuda:N"))?;
     if !tch::Cuda::is_available() {
-        return Err(crate::user_error!("{name} is not available: this build or this machine has no CUDA; use --device cpu"));
+        return Err(user_error!("{name} is not available: this build or this machine has no CUDA; use --device cpu"));
     }
     Ok(Device::Cuda(index))
 }
 
 fn dispatch(job: &Job, mesh: &Mesh, journal: Option<&Journal>, stop: &AtomicBool) -> Result<()> {
-    let split = |name: &str| TokenizedSplit::read(&job.data.join(format!("{name}.tokens"))).context(Trouble::NotWhole);
+    let vocab_size = job.work.recipe().model.vocab_size;
+    let split = |name: &str| -> Result<TokenizedSplit> {
+        let path = job.data.join(format!("{name}.tokens"));
+        let split = TokenizedSplit::read(&path).context(Trouble::NotWhole)?;
+        let unknown = split.ids.iter().find(|&id| id as usize >= vocab_size);
+        match unknown {
+            Some(id) => Err(user_error!("the {name} split has token {id}, which the model of {vocab_size} ids does not know")),
+            None => Ok(split),
+        }
+    };
     let stopped = || stop.load(Ordering::Relaxed);
     match &job.work {
-        Work::Train { recipe, cache } => {
+        Work::Train { recipe, start, cache } => {
             let open = |place: &CachePlace| Cache::open(&place.folder, &place.title).context(Trouble::NotWhole);
             let (train_split, held_out) = (split("train")?, split(&recipe.eval.on)?);
             let cache = cache.as_ref().map(open).transpose()?;
@@ -122,12 +141,13 @@ fn dispatch(job: &Job, mesh: &Mesh, journal: Option<&Journal>, stop: &AtomicBool
                 journal.write(&started(job, recipe))?;
             }
             let recompute = job.recompute;
-            let place = Place { folder: &job.folder, train: &train_split, held_out: &held_out, cache, recompute };
+            let start = start.as_deref();
+            let place = Place { folder: &job.folder, start, train: &train_split, held_out: &held_out, cache, recompute };
             match train(recipe, &place, mesh, journal, stopped)? {
                 Outcome::Done | Outcome::Diverged | Outcome::Stopped => Ok(()),
             }
         }
-        Work::Teach { recipe, weights, students, cache } => {
+        Work::Teach { recipe, weights, start, students, cache } => {
             let train_split = split("train")?;
             let all = sequences(&train_split, recipe.data.context);
             let mut wanted: Vec<Sequence> = students
@@ -137,14 +157,14 @@ fn dispatch(job: &Job, mesh: &Mesh, journal: Option<&Journal>, stop: &AtomicBool
                 .collect();
             wanted.sort_by_key(|sequence| sequence.start);
             wanted.dedup();
-            let weights = checkpoint::load_weights(&final_weights(weights), &recipe.model, recipe.precision.kind(), mesh)
-                .context(Trouble::NotWhole)?;
-            let decoder = Decoder::new(&recipe.model, recipe.data.context, &weights.leaves, mesh);
+            let decoder = trained_decoder(recipe, start.as_deref(), weights, mesh);
+            // Weights that were trained here can be trained again; a checkpoint is what it is.
+            let decoder = if recipe.is_untrained() { decoder? } else { decoder.context(Trouble::NotWhole)? };
             if let Some(journal) = journal {
                 journal.write(&started(job, recipe))?;
                 journal.write(&Event::Resumed { step: 0 })?;
                 for path in Cache::mend(&cache.folder)? {
-                    let what = format!("{} is damaged; its sequences are taught again", path.display());
+                    let what = format!("{} is damaged; what it held is taught again", path.display());
                     journal.write(&Event::Noted { what })?;
                 }
             }
@@ -163,17 +183,39 @@ fn dispatch(job: &Job, mesh: &Mesh, journal: Option<&Journal>, stop: &AtomicBool
                 _ => Ok(()),
             }
         }
+        Work::Compare { recipe, student, teacher, weights, start } => {
+            let held_out = split(&recipe.eval.on)?;
+            if let Some(journal) = journal {
+                journal.write(&started(job, recipe))?;
+            }
+            let student = trained_decoder(recipe, None, student, mesh)?;
+            let decoder = trained_decoder(teacher, start.as_deref(), weights, mesh)?;
+            let student = Model { decoder: &student, vocab_size };
+            let teacher = Model { decoder: &decoder, vocab_size: teacher.model.vocab_size };
+            let found = fidelity(&student, &teacher, &held_out, recipe.data.context, mesh)?;
+            let Some(journal) = journal else { return Ok(()) };
+            journal.write(&Event::Compared {
+                split: recipe.eval.on.clone(),
+                tokens: found.tokens as i64,
+                kl_to_teacher: found.kl,
+                top_1_agreement: found.top_1_agreement,
+                top_10_overlap: found.top_10_overlap,
+            })?;
+            journal.write(&Event::Done)
+        }
         Work::Unigram { recipe } => {
             let Some(journal) = journal else { return Ok(()) };
             let (train_split, held_out) = (split("train")?, split(&recipe.eval.on)?);
             let all = sequences(&train_split, recipe.data.context);
             let mut counts = vec![1.0f64; recipe.model.vocab_size];
-            all.iter().flat_map(|s| s.labels(&train_split)).for_each(|&id| counts[id as usize] += 1.0);
+            for sequence in &all {
+                sequence.labels(&train_split)[sequence.first..].iter().for_each(|&id| counts[id as usize] += 1.0);
+            }
             let total: f64 = counts.iter().sum();
             let likeliest = counts.iter().enumerate().max_by(|a, b| a.1.total_cmp(b.1)).map_or(0, |(id, _)| id as u32);
             let mut found = Evaluation::new(held_out.len(), held_out.bytes.iter().sum());
             for sequence in sequences(&held_out, recipe.data.context) {
-                for &id in sequence.labels(&held_out) {
+                for &id in &sequence.labels(&held_out)[sequence.first..] {
                     let nll = (total / counts[id as usize]).ln();
                     found.add(sequence.document, nll, counts[likeliest as usize] / total, id == likeliest);
                 }
@@ -187,7 +229,7 @@ fn dispatch(job: &Job, mesh: &Mesh, journal: Option<&Journal>, stop: &AtomicBool
                 updates: 0,
             })?;
             journal.write(&Event::Resumed { step: 0 })?;
-            let tokens = all.iter().map(|s| s.targets as i64).sum();
+            let tokens = all.iter().map(|s| s.counted() as i64).sum();
             for event in evaluation_events(&found, recipe, 0, tokens, Some(&held_out)) {
                 journal.write(&event)?;
             }

@@ -3,7 +3,11 @@
 pub mod block;
 pub mod cache;
 mod draws;
+pub mod export;
+pub mod inspect;
 pub mod kept;
 mod pack;
+pub mod recorded;
+pub mod source;
 pub mod teach;
 pub mod title;

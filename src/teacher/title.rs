@@ -71,7 +71,7 @@ impl Title {
     }
 
     /// Refuses a cache in `folder` whose title is `found`; names what differs.
-    fn check(&self, found: &Self, folder: &Path) -> Result<()> {
+    pub fn check(&self, found: &Self, folder: &Path) -> Result<()> {
         let what = match found {
             _ if found == self => return Ok(()),
             _ if found.teacher != self.teacher => format!("is of teacher {}, not {}", found.teacher, self.teacher),

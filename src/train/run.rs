@@ -25,6 +25,8 @@ use crate::teacher::cache::Cache;
 pub struct Place<'a> {
     /// Journal and checkpoints.
     pub folder: &'a Path,
+    /// The folder of the checkpoint that the recipe starts from.
+    pub start: Option<&'a Path>,
     pub train: &'a TokenizedSplit,
     pub held_out: &'a TokenizedSplit,
     pub cache: Option<Cache>,
@@ -55,6 +57,31 @@ pub fn final_weights(folder: &Path) -> PathBuf {
     folder.join("final.safetensors")
 }
 
+/// The decoder that a run of `recipe` in `folder` has ended with; the checkpoint in `start`, where nothing was trained.
+pub fn trained_decoder(recipe: &TrainRecipe, start: Option<&Path>, folder: &Path, mesh: &Mesh) -> Result<Decoder> {
+    let (kind, context) = (recipe.precision.kind(), recipe.data.context);
+    match (&recipe.start, start) {
+        (Some(of), Some(start)) if recipe.is_untrained() => of.open(start)?.decoder(context, kind, mesh),
+        _ => {
+            let weights = checkpoint::load_weights(&final_weights(folder), &recipe.model, kind, mesh)?;
+            Ok(Decoder::new(&recipe.model, context, &weights.leaves, mesh))
+        }
+    }
+}
+
+/// Evaluates a checkpoint as it lies.
+fn measure(recipe: &TrainRecipe, place: &Place, mesh: &Mesh, journal: Option<&Journal>) -> Result<Outcome> {
+    let decoder = trained_decoder(recipe, place.start, place.folder, mesh)?;
+    let found = evaluate(&decoder, recipe.model.vocab_size, place.held_out, recipe.data.context, mesh)?;
+    if let Some(journal) = journal {
+        for event in evaluation_events(&found, recipe, 0, 0, Some(place.held_out)) {
+            journal.write(&event)?;
+        }
+        journal.write(&Event::Done)?;
+    }
+    Ok(Outcome::Done)
+}
+
 /// Trains, evaluates and checkpoints. `journal` is written by the first rank alone; `stop` is asked on the first rank after
 /// every step.
 pub fn train(
@@ -64,7 +91,14 @@ pub fn train(
     journal: Option<&Journal>,
     stop: impl Fn() -> bool,
 ) -> Result<Outcome> {
-    let weights = Weights::init(&recipe.model, recipe.seed, recipe.precision.kind(), mesh)?;
+    if recipe.is_untrained() {
+        return measure(recipe, place, mesh, journal);
+    }
+    let weights = match (&recipe.start, place.start) {
+        (Some(of), Some(start)) => of.open(start)?.weights(recipe.precision.kind(), mesh)?,
+        (Some(_), None) => return Err(anyhow!("no checkpoint for a run that starts from one")),
+        (None, _) => Weights::init(&recipe.model, recipe.seed, recipe.precision.kind(), mesh)?,
+    };
     let decoder = Decoder::new(&recipe.model, recipe.data.context, &weights.leaves, mesh);
     let mut optimizer = AdamW::new(&weights);
     let batches = plan(&sequences(place.train, recipe.data.context), recipe.tokens, recipe.batch, recipe.seed);
@@ -264,7 +298,7 @@ pub fn evaluation_events(
     if let Some(held_out) = documents {
         events.extend(held_out.names.iter().zip(&found.documents).map(|(name, &(nll_sum, tokens))| Event::Document {
             split: split.clone(),
-            document: name.clone(),
+            document: name.to_string(),
             nll_sum,
             tokens: tokens as i64,
         }));

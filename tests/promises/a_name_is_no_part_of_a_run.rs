@@ -22,7 +22,7 @@ fn so_renamed_arms_and_teachers_reuse_the_work_and_the_frames_bear_the_new_names
     lab.write("lab.toml", &two);
     lab.ok(&["run", "lab.toml"]);
     let before = starts(&lab);
-    assert_eq!(before, 5, "teacher, cache, baseline, two students");
+    assert_eq!(before, 7, "teacher, cache, baseline, two students, each held against the teacher");
 
     let claim = "[[claim]]\nid = \"c\"\na = { method = \"plain\" }\nexpect = \"nll(a) < 9\"\n";
     let renamed = two.replace("[method.finetune]", "[method.plain]").replace("[teacher.big]", "[teacher.grand]");
@@ -43,7 +43,7 @@ fn so_renamed_arms_and_teachers_reuse_the_work_and_the_frames_bear_the_new_names
     let runs = std::fs::read_dir(lab.path().join("runs")).unwrap().map(|entry| entry.unwrap());
     let mut folders: Vec<_> = runs.filter(|entry| entry.file_type().unwrap().is_dir()).map(|entry| entry.file_name()).collect();
     folders.sort();
-    assert_eq!(folders.len(), 6, "one folder a job, and the data: {folders:?}");
+    assert_eq!(folders.len(), 8, "one folder a job, and the data: {folders:?}");
 
     // The same recipe from another experiment: only what is new is trained, under the new names.
     lab.write("more.toml", &renamed.replace("\"train.txt\"", "\"texts/t.txt\"").replace("seeds   = 1", "seeds   = 2"));

@@ -2,6 +2,7 @@
 
 use std::fs;
 
+use hydrometer::record::frames::{DocumentRow, Frames};
 use serde_json::Value;
 
 use super::lab::{EXPERIMENT, Lab};
@@ -51,6 +52,7 @@ fn from_the_file_to_the_verdict_and_back() {
     let (exit, said) = code(&lab, &["verify", "lab.toml"]);
     assert_eq!(exit, Some(4), "a claim is refuted");
     assert!(said.contains("Refuted: mse-wins-by-half"), "{said}");
+    assert_eq!(code(&lab, &["verify", "lab.toml", "--accept-refuted"]).0, Some(0), "it follows from the frames all the same");
 
     // Without the refuted claim, and with the report that belongs to that, all follows from the frames.
     lab.write("lab.toml", &format!("{experiment}{}", CLAIMS.split("\n[[claim]]\nid     = \"mse").next().unwrap()));
@@ -84,5 +86,21 @@ fn from_the_file_to_the_verdict_and_back() {
         bytes[middle] ^= 1;
         bytes
     });
+    // A number that was changed in a whole frame is named by its column and its run, and so is one that another denies.
+    let kept = ["documents", "evals", "provenance"].map(|name| {
+        let path = results.join(if name == "provenance" { "provenance.json".into() } else { format!("{name}.parquet") });
+        (fs::read(&path).unwrap(), path)
+    });
+    let mut frames = Frames::read(&results).unwrap();
+    let mut rows = DocumentRow::rows(&frames.documents).unwrap();
+    rows[3].nll_sum += 0.5;
+    let run = rows[3].run.clone();
+    frames.documents = DocumentRow::frame(&rows).unwrap();
+    frames.write(&results).unwrap();
+    let (exit, said) = code(&lab, &["verify", "lab.toml"]);
+    assert_eq!(exit, Some(4), "{said}");
+    assert!(said.contains(&format!("documents.parquet is not the frame that was written: nll_sum of {run} changed")), "{said}");
+    assert!(said.contains(&format!("documents.parquet: the documents of {run} give an nll of")), "{said}");
+    kept.iter().for_each(|(bytes, path)| fs::write(path, bytes).unwrap());
     assert_eq!(code(&lab, &["verify", "lab.toml"]).0, Some(0));
 }

@@ -47,6 +47,7 @@ fn of_cache_weights_data_and_journals() {
     let blocks = fs::read_dir(folder(&lab, "runs", "cache")).unwrap().map(|entry| entry.unwrap().path());
     let block = blocks.into_iter().find(|path| path.extension().is_some_and(|extension| extension == "block")).unwrap();
     damage(&block, middle);
+    damage(&block.with_file_name("cache.json"), half);
     let weights = folder(&lab, "runs", "teacher").join("final.safetensors");
     damage(&weights, half);
     damage(&folder(&lab, "runs", "data").join("train.tokens"), half);
@@ -61,7 +62,7 @@ fn of_cache_weights_data_and_journals() {
     let relative = |path: &Path| path.strip_prefix(lab.path()).unwrap().display().to_string();
     for sentence in [
         format!("{} is damaged; this teacher is trained again", relative(&weights)),
-        format!("{} is damaged; its sequences are taught again", relative(&block)),
+        format!("{} is damaged; what it held is taught again", relative(&block)),
         format!("the journal {} is whole up to step", relative(&finetune.join("journal.jsonl"))),
     ] {
         assert_eq!(said.matches(&sentence).count(), 1, "{sentence}: {said}");
@@ -75,7 +76,7 @@ fn of_cache_weights_data_and_journals() {
 
 #[test]
 fn of_checkpoints_by_the_one_before_or_from_the_start() {
-    let long = EXPERIMENT.replace("12.8k", "60k");
+    let long = EXPERIMENT.replace("12.8k", "40k");
     let (calm, lab) = (Lab::new(), Lab::new());
     calm.write("lab.toml", &long);
     calm.ok(&["run", "lab.toml", "--only", "finetune"]);

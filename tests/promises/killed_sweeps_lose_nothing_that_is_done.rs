@@ -70,7 +70,7 @@ fn at_20_random_moments() {
     assert!(same_frames(&lab.frames("torn-results"), &lab.frames("calm-results")));
     let histories = lab.histories("torn");
     let runs = histories.iter().filter(|(folder, _)| !folder.starts_with("cache"));
-    assert_eq!(runs.clone().count(), 12 + 1 + 1, "students, teacher, baseline: {:?}", histories.keys());
+    assert_eq!(runs.clone().count(), 12 + 12 + 1 + 1, "students, their fidelity, teacher, baseline: {:?}", histories.keys());
     for (folder, events) in runs {
         let done: Vec<usize> = events.iter().enumerate().filter(|(_, e)| **e == Event::Done).map(|(at, _)| at).collect();
         assert_eq!(done, [events.len() - 1], "{folder} is done once, and that is the end of it");

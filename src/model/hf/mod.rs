@@ -23,6 +23,7 @@ use super::variant::{Family, Positions};
 use super::weights::{Weights, frozen};
 use super::{Decoder, ModelConfig};
 use crate::dist::Mesh;
+use crate::record::store::{sha256_file, sha256_hex};
 use crate::user_error;
 use fields::Fields;
 use tensors::Tensors;
@@ -111,6 +112,8 @@ pub struct Checkpoint {
     pub folder: PathBuf,
     pub config: ModelConfig,
     tensors: Tensors,
+    /// The blocks that are kept, in their order; `None` where all are.
+    layers: Option<Vec<usize>>,
 }
 
 /// Opens the checkpoint in `folder`: `config.json` with one safetensors file or several. Whatever is not supported, missing or
@@ -120,12 +123,41 @@ pub fn open(folder: &Path) -> Result<Checkpoint> {
     let config = Family::named(&fields)?.config(&fields)?;
     fields.finish()?;
     config.check(1).map_err(|why| fields.mistake(why))?;
-    let checkpoint = Checkpoint { folder: folder.to_path_buf(), config, tensors: Tensors::open(folder)? };
+    let checkpoint = Checkpoint { folder: folder.to_path_buf(), config, tensors: Tensors::open(folder)?, layers: None };
     checkpoint.check()?;
     Ok(checkpoint)
 }
 
 impl Checkpoint {
+    /// The same model with these of its blocks alone, in this order.
+    pub fn keep_layers(mut self, layers: &[usize]) -> Result<Self> {
+        let count = self.config.num_hidden_layers;
+        if let Some(layer) = layers.iter().find(|&&layer| layer >= count) {
+            return Err(user_error!("{}: there is no layer {layer}, only 0 to {}", self.folder.display(), count - 1));
+        }
+        self.config.num_hidden_layers = layers.len();
+        self.layers = Some(layers.to_vec());
+        Ok(self)
+    }
+
+    /// A hash of the names and bytes of its weight files, in hex: what the weights are, wherever the folder lies.
+    pub fn content(&self) -> Result<String> {
+        let mut list = String::new();
+        for file in self.tensors.files() {
+            list += &format!("{} {}\n", sha256_file(&file)?, file.file_name().unwrap_or_default().to_string_lossy());
+        }
+        Ok(sha256_hex(list.as_bytes()))
+    }
+
+    /// The name that the checkpoint's whole model has for a parameter of this one.
+    fn source(&self, parameter: &str) -> String {
+        let inside = parameter.strip_prefix("model.layers.").and_then(|rest| rest.split_once('.'));
+        match (&self.layers, inside.and_then(|(layer, part)| Some((layer.parse::<usize>().ok()?, part)))) {
+            (Some(layers), Some((layer, part))) => format!("model.layers.{}.{part}", layers[layer]),
+            _ => parameter.to_string(),
+        }
+    }
+
     /// The tensor at `place` under the name it has here: one saved without its head lacks the prefix.
     fn find(&self, place: &Place) -> Option<String> {
         let bare = place.name.strip_prefix("model.").or_else(|| place.name.strip_prefix("transformer."));
@@ -133,7 +165,7 @@ impl Checkpoint {
     }
 
     fn place(&self, parameter: &Parameter) -> Result<(Place, String)> {
-        let place = self.config.variant.family.place(&parameter.name);
+        let place = self.config.variant.family.place(&self.source(&parameter.name));
         let name = self.find(&place);
         let name = name.ok_or_else(|| user_error!("{}: tensor {} is missing", self.folder.display(), place.name))?;
         Ok((place, name))

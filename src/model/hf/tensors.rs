@@ -1,7 +1,7 @@
 //! The tensors in a checkpoint folder: one safetensors file, or several with an index. Headers are read at once, tensors when
 //! asked for. Pickled files are never read.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
@@ -65,6 +65,12 @@ impl Tensors {
 
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.0.keys().map(String::as_str)
+    }
+
+    /// The files that hold them, in order of their names.
+    pub fn files(&self) -> Vec<PathBuf> {
+        let files: BTreeSet<&PathBuf> = self.0.values().map(|entry| &entry.file).collect();
+        files.into_iter().cloned().collect()
     }
 
     pub fn contains(&self, name: &str) -> bool {

@@ -5,7 +5,7 @@ use plotters::prelude::RGBColor;
 use plotters::style::text_anchor::{HPos, VPos};
 
 use super::axis::{Area, Axis};
-use super::{Canvas, Key, Line, TEACHER, WIDTH, bold, draw, heading, legend_rows, nothing, stroke, write};
+use super::{Canvas, Key, Line, TEACHER, WIDTH, bold, draw, heading, heading_height, nothing, stroke, write};
 
 /// Lines of a panel that share it without becoming a fog.
 const FEW: usize = 4;
@@ -63,7 +63,7 @@ pub fn draw_panels(id: &str, title: &str, names: &Names, panels: &[Panel], keys:
     let columns = if panels.len() > 1 { 2 } else { 1 };
     let tall = if columns == 1 { 346 } else { 300 };
     let rows = panels.len().div_ceil(columns).max(1) as i32;
-    let height = 76 + 20 * legend_rows(keys) + rows * tall;
+    let height = heading_height(keys) + 4 + rows * tall;
     draw(id, title, height, |canvas| {
         let top = heading(canvas, title, keys)?;
         if panels.iter().all(|panel| panel.series.is_empty() && panel.broken.is_empty()) {

@@ -5,7 +5,7 @@ use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, VPos};
 
 use super::axis::{Area, Axis};
-use super::{GRID, INK, Key, Line, TEACHER, UNIT, WIDTH, bold, draw, drawing, font, heading, legend_rows, nothing, stroke};
+use super::{GRID, INK, Key, Line, TEACHER, UNIT, WIDTH, bold, draw, drawing, font, heading, heading_height, nothing, stroke};
 use super::{text_width, write};
 use crate::report::format::shorten;
 
@@ -37,8 +37,7 @@ pub fn draw_panels(id: &str, title: &str, axis: &str, panels: &[Panel], keys: &[
     let (row, below) = if crowded { (30, 9) } else { (46, 13) };
     let titled = |panel: &Panel| if panel.title.is_empty() { 0 } else { 26 };
     let tall = |panel: &Panel| titled(panel) + row * panel.rows.len().max(2) as i32 + 62;
-    let top = if keys.is_empty() { 48 } else { 76 + 20 * legend_rows(keys) };
-    let height = top + panels.iter().map(tall).sum::<i32>();
+    let height = heading_height(keys) + 4 + panels.iter().map(tall).sum::<i32>();
     draw(id, title, height, |canvas| {
         let mut top = heading(canvas, title, keys)?;
         if panels.iter().all(|panel| panel.rows.iter().all(|row| row.found.is_none())) {
@@ -46,8 +45,8 @@ pub fn draw_panels(id: &str, title: &str, axis: &str, panels: &[Panel], keys: &[
         }
         let shown: Vec<Vec<String>> =
             panels.iter().map(|panel| panel.rows.iter().map(|row| shorten(&row.name, 34)).collect()).collect();
-        let left = shown.iter().flatten().map(|name| text_width(canvas, name, 13)).max().unwrap_or(0) + 30;
-        let values = panels.iter().flat_map(|panel| &panel.rows).map(|row| text_width(canvas, &row.value, 13)).max().unwrap_or(0);
+        let left = shown.iter().flatten().map(|name| text_width(name, 13)).max().unwrap_or(0) + 30;
+        let values = panels.iter().flat_map(|panel| &panel.rows).map(|row| text_width(&row.value, 13)).max().unwrap_or(0);
         for (panel, names) in panels.iter().zip(&shown) {
             let (from, to) = (top + 4 + titled(panel), top + tall(panel) - 58);
             if !panel.title.is_empty() {

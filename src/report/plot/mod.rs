@@ -83,13 +83,17 @@ impl Line {
     }
 }
 
-/// Draws into a white canvas of `height` CSS pixels and returns its SVG.
-fn draw(name: &str, title: &str, height: i32, paint: impl FnOnce(&Canvas<'_>) -> Result<()>) -> Result<String> {
+fn register_fonts() {
     static FONTS: Once = Once::new();
     FONTS.call_once(|| {
         let _ = plotters::style::register_font(FAMILY, FontStyle::Normal, REGULAR);
         let _ = plotters::style::register_font(FAMILY, FontStyle::Bold, BOLD);
     });
+}
+
+/// Draws into a white canvas of `height` CSS pixels and returns its SVG.
+fn draw(name: &str, title: &str, height: i32, paint: impl FnOnce(&Canvas<'_>) -> Result<()>) -> Result<String> {
+    register_fonts();
     let (width, tall) = ((WIDTH * UNIT) as u32, (height * UNIT) as u32);
     let mut svg = String::new();
     {
@@ -150,36 +154,45 @@ fn stroke(canvas: &Canvas<'_>, from: (i32, i32), to: (i32, i32), colour: RGBColo
 }
 
 /// Width of `text` in CSS pixels.
-fn text_width(canvas: &Canvas<'_>, text: &str, size: i32) -> i32 {
-    let measured = canvas.estimate_text_size(text, &font(size, INK)).map_or(0, |(width, _)| width as i32 / UNIT);
-    // `estimate_text_size` takes the enlarged size.
-    (f64::from(measured) / 1.24).ceil() as i32 + 1
+fn text_width(text: &str, size: i32) -> i32 {
+    register_fonts();
+    let ((left, _), (right, _)) = font(size, INK).font.layout_box(text).unwrap_or_default();
+    // The font is enlarged.
+    (f64::from((right - left) / UNIT) / 1.24).ceil() as i32 + 1
+}
+
+/// Where each entry of a legend begins, and its shortened name.
+fn legend(keys: &[Key]) -> Vec<((i32, i32), String)> {
+    let (mut x, mut y) = (16, 54);
+    let place = |key: &Key| {
+        let name = super::format::shorten(&key.name, 60);
+        let width = 24 + 6 + text_width(&name, 12) + 18;
+        if x > 16 && x + width > WIDTH - 8 {
+            (x, y) = (16, y + 20);
+        }
+        let at = (x, y);
+        x += width;
+        (at, name)
+    };
+    keys.iter().map(place).collect()
+}
+
+/// CSS pixels that title and legend take.
+fn heading_height(keys: &[Key]) -> i32 {
+    legend(keys).last().map_or(44, |((_, y), _)| y + 18)
 }
 
 /// Title and legend over the plot; returns the CSS pixel where they end.
 fn heading(canvas: &Canvas<'_>, title: &str, keys: &[Key]) -> Result<i32> {
     write(canvas, title, bold(16), (16, 16), (HPos::Left, VPos::Top))?;
-    let (mut x, mut y) = (16, 54);
-    for key in keys {
-        let name = super::format::shorten(&key.name, 60);
-        let width = 24 + 6 + text_width(canvas, &name, 12) + 18;
-        if x > 16 && x + width > WIDTH - 8 {
-            (x, y) = (16, y + 20);
-        }
+    for (key, ((x, y), name)) in keys.iter().zip(legend(keys)) {
         stroke(canvas, (x * UNIT, y * UNIT), ((x + 24) * UNIT, y * UNIT), key.colour, 5, key.line)?;
         write(canvas, &name, font(12, INK), (x + 30, y), (HPos::Left, VPos::Center))?;
-        x += width;
     }
-    Ok(if keys.is_empty() { 44 } else { y + 18 })
+    Ok(heading_height(keys))
 }
 
 /// Says in the middle of the plot that there is nothing to draw.
 fn nothing(canvas: &Canvas<'_>, text: &str, height: i32) -> Result<()> {
     write(canvas, text, font(14, FAINT), (WIDTH / 2, height / 2), (HPos::Center, VPos::Center))
-}
-
-/// Rows of the legend beyond the first, about.
-fn legend_rows(keys: &[Key]) -> i32 {
-    let letters: usize = keys.iter().map(|key| key.name.chars().count().min(60) + 8).sum();
-    letters as i32 / 125
 }

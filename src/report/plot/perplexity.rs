@@ -12,6 +12,9 @@ use crate::report::input::{Eval, Input, Run};
 /// A reference's line is drawn where it leaves the arms at least this part of the axis.
 const TEACHER_ROOM: f64 = 0.2;
 const UNIGRAM_ROOM: f64 = 0.6;
+/// Where there are many arms, they need the axis to be told apart.
+const CROWD: usize = 6;
+const CROWD_ROOM: f64 = 0.8;
 
 /// An entry for each arm that is drawn in some panel.
 pub fn arm_keys<'a>(cells: impl Iterator<Item = &'a Cell>, palette: &Palette) -> Vec<Key> {
@@ -82,20 +85,26 @@ pub fn plot(input: &Input, comparison: &Comparison, palette: &Palette) -> Result
     Ok(Plot { name: "perplexity", title: title.into(), caption, svg })
 }
 
+fn room_of(teacher: bool) -> f64 {
+    if teacher { TEACHER_ROOM } else { UNIGRAM_ROOM }
+}
+
 /// The lines of teachers and baseline that leave room for `low` to `high`, and a sentence on those that do not.
 pub fn reference_lines(comparison: &Comparison, low: f64, high: f64) -> (Vec<(String, f64, Line)>, String) {
     let (mut lines, mut left_out) = (Vec::new(), String::new());
     let span = |low: f64, high: f64| if high / low > 4.0 { (high / low).ln() } else { (high - low) / low };
     let data = span(low, high).max(0.01);
+    let outside = if comparison.facets().len() > 1 { "Outside some panel" } else { "Outside the plot" };
     for reference in &comparison.references {
         let Reference { name, role, perplexity: Some(value), .. } = reference else { continue };
         let teacher = role == "teacher";
-        let room = if teacher { TEACHER_ROOM } else { UNIGRAM_ROOM };
+        let crowded = comparison.facets().iter().any(|(_, cells)| cells.len() > CROWD);
+        let room = if crowded { CROWD_ROOM } else { room_of(teacher) };
         let title = if teacher { format!("{name} (teacher)") } else { name.clone() };
         if data >= room * span(low.min(*value), high.max(*value)) {
             lines.push((title, *value, if teacher { Line::Dashed } else { Line::Dotted }));
         } else {
-            left_out.push_str(&format!(" Outside the plot: {title} at {}.", number(*value)));
+            left_out.push_str(&format!(" {outside}: {title} at {}.", number(*value)));
         }
     }
     (lines, left_out)

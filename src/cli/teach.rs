@@ -1,0 +1,284 @@
+//! `hydrometer teach`: a checkpoint's answers to a text, kept; what a cache holds; and its export.
+
+use std::fs::File;
+use std::io::{BufWriter, Write};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::{Context, Result};
+use clap::{Args, ValueEnum};
+use indicatif::{ProgressBar, ProgressStyle};
+use serde_json::json;
+
+use super::Output;
+use super::eval::{Text, precision};
+use crate::data::sequences::sequences;
+use crate::data::tokenizer;
+use crate::dist::{Mesh, launch};
+use crate::experiment::recipe::{Precision, StartRecipe, checkpoint_identity};
+use crate::model::hf;
+use crate::record::store::{replace_file, sha256_file};
+use crate::report::format::quantity;
+use crate::sweep::worker;
+use crate::teacher::cache::Cache;
+use crate::teacher::export;
+use crate::teacher::inspect::{Inspection, compare, inspect};
+use crate::teacher::kept::Kept;
+use crate::teacher::source::Source;
+use crate::teacher::teach::Lecturer;
+use crate::teacher::title::{self, Title};
+use crate::user_error;
+
+/// Longest sequence where none is asked for.
+const CONTEXT: usize = 512;
+
+#[derive(Args, Debug)]
+pub struct Teach {
+    /// A folder with config.json, safetensors and tokenizer.json. With --inspect and --export: where the teacher lies now.
+    #[arg(long, value_name = "HF_DIR")]
+    model: Option<PathBuf>,
+    /// .txt or .jsonl with a "text" a line, either also as .zst; or a folder of them.
+    #[arg(long, value_name = "FILE")]
+    data: Option<PathBuf>,
+    /// Most likely ids to keep of every token.
+    #[arg(long, value_name = "K", value_parser = clap::value_parser!(u32).range(1..))]
+    top_k: Option<u32>,
+    /// Ids to draw from the whole distribution of every token, for tail "sampled".
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    draws: Option<u32>,
+    /// Temperatures at which log-probabilities are exact and draws are made [default: 1].
+    #[arg(long, value_name = "T,T", value_delimiter = ',')]
+    temperatures: Vec<f64>,
+    /// Tokens of a sequence, at most; documents are cut [default: 512, or the model's positions if fewer].
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    context: Option<u32>,
+    /// The cache's folder, new or to be added to; with --export, the file to write [default: standard output].
+    #[arg(long, value_name = "DIR")]
+    out: Option<PathBuf>,
+    /// Describe the cache in DIR: bytes a token, retained mass by k, agreement with a second pass of its teacher.
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["data", "top_k", "draws", "temperatures", "context", "out"])]
+    inspect: Option<PathBuf>,
+    /// Tokens of that second pass, about; 0 for none.
+    #[arg(long, value_name = "N", default_value_t = 4096)]
+    sample: usize,
+    /// Write the cache in --cache out.
+    #[arg(long, value_enum, requires = "cache", conflicts_with_all = ["inspect", "data", "top_k", "draws", "temperatures", "context"])]
+    export: Option<Format>,
+    /// The cache that --export reads.
+    #[arg(long, value_name = "DIR", requires = "export")]
+    cache: Option<PathBuf>,
+    /// Tensor-parallel ranks.
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
+    tp: u32,
+    /// f32 or bf16.
+    #[arg(long, value_name = "FORMAT", default_value = "f32", value_parser = precision)]
+    precision: Precision,
+    /// cpu or cuda:N.
+    #[arg(long, default_value = "cpu")]
+    device: String,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Format {
+    /// A JSON object a document, as metaseq's distillation tasks read teachers.
+    MetaseqJsonl,
+    /// A row a token.
+    Parquet,
+}
+
+impl Teach {
+    pub fn run(self, output: Output) -> Result<ExitCode> {
+        match (&self.inspect, self.export, &self.cache) {
+            (Some(folder), ..) => self.inspect(folder, output),
+            (None, Some(format), Some(folder)) => self.export(format, folder),
+            _ => self.teach(output),
+        }
+    }
+
+    fn teach(&self, output: Output) -> Result<ExitCode> {
+        let needed = |flag: &str| user_error!("teach needs {flag}; or --inspect DIR, or --export FORMAT --cache DIR");
+        let model = self.model.as_ref().ok_or_else(|| needed("--model HF_DIR"))?;
+        let data = self.data.as_ref().ok_or_else(|| needed("--data FILE"))?;
+        let out = self.out.as_ref().ok_or_else(|| needed("--out DIR"))?;
+        let device = worker::device(&self.device)?;
+        let checkpoint = hf::open(model)?;
+        let kept = self.kept(checkpoint.config.vocab_size)?;
+        let context = self.context.map_or_else(|| checkpoint.longest_context().min(CONTEXT), |n| n as usize);
+        checkpoint.check_use(self.tp as usize, context)?;
+        let split = Text { data }.split(&checkpoint)?;
+        let title = title_of(&checkpoint, self.precision, kept)?;
+        if out.join(title::FILE).exists() {
+            title.check(&Title::read(out)?, out)?;
+        }
+        if let Some(ended) = self.ranks()? {
+            return Ok(ended);
+        }
+
+        let mesh = Mesh::from_env(self.tp as usize, 1, device)?;
+        let decoder = checkpoint.decoder(context, self.precision.kind(), &mesh)?;
+        let lecturer = Lecturer { decoder: &decoder, title: &title, context, mesh: &mesh };
+        let bar = ProgressBar::new(0);
+        bar.set_style(ProgressStyle::with_template("{bar:30} {human_pos}/{human_len} tokens, {eta} left")?);
+        lecturer.teach(&split, &sequences(&split, context), out, |done, total| {
+            bar.set_length(total);
+            bar.set_position(done);
+            Ok(true)
+        })?;
+        bar.finish_and_clear();
+        if mesh.is_first() {
+            Source::add(out, &split, model, data, self.precision, context)?;
+            let cache = Cache::open(out, &title)?;
+            let mut found = Inspection { bytes: cache.bytes, ..Inspection::default() };
+            inspect(&cache, &split, context, &mut found)?;
+            found.bytes_per_token = cache.bytes as f64 / cache.targets().max(1) as f64;
+            show(&found, &title, out, output)?;
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+
+    fn inspect(&self, folder: &Path, output: Output) -> Result<ExitCode> {
+        let device = worker::device(&self.device)?;
+        let title = Title::read(folder)?;
+        let sources = Source::all(folder)?;
+        let cache = Cache::open(folder, &title)?;
+        let teacher = sources.last().map(|source| self.teacher(source, &title)).transpose();
+        let teacher = if self.sample == 0 { None } else { teacher? };
+        if teacher.is_some() {
+            if let Some(ended) = self.ranks()? {
+                return Ok(ended);
+            }
+        }
+        let mut found = Inspection::default();
+        let mesh = Mesh::from_env(if teacher.is_some() { self.tp as usize } else { 1 }, 1, device)?;
+        for source in &sources {
+            inspect(&cache, &source.split(folder)?, source.context, &mut found)?;
+        }
+        found.bytes = cache.bytes;
+        found.bytes_per_token = cache.bytes as f64 / cache.targets().max(1) as f64;
+        if let (Some(checkpoint), Some(source)) = (&teacher, sources.last()) {
+            checkpoint.check_use(self.tp as usize, source.context)?;
+            let decoder = checkpoint.decoder(source.context, source.precision.kind(), &mesh)?;
+            let lecturer = Lecturer { decoder: &decoder, title: &title, context: source.context, mesh: &mesh };
+            found.agreement = Some(compare(&cache, &source.split(folder)?, &lecturer, self.sample)?);
+        }
+        if mesh.is_first() {
+            show(&found, &title, folder, output)?;
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+
+    /// The checkpoint that a cache is of: where it is said to lie, and by its content.
+    fn teacher(&self, source: &Source, wanted: &Title) -> Result<hf::Checkpoint> {
+        let folder = self.model.as_ref().unwrap_or(&source.model);
+        if !folder.exists() {
+            let at = folder.display();
+            return Err(user_error!("the teacher is not at {at} any more; say --model HF_DIR, or --sample 0 to leave it out"));
+        }
+        let checkpoint = hf::open(folder)?;
+        wanted.check(&title_of(&checkpoint, source.precision, wanted.kept.clone())?, folder)?;
+        Ok(checkpoint)
+    }
+
+    fn export(&self, format: Format, folder: &Path) -> Result<ExitCode> {
+        let title = Title::read(folder)?;
+        let (sources, cache) = (Source::all(folder)?, Cache::open(folder, &title)?);
+        let splits = sources.iter().map(|source| Ok((source.split(folder)?, source.context))).collect::<Result<Vec<_>>>()?;
+        let write = |to: &mut (dyn Write + Send)| -> Result<()> {
+            let mut to = BufWriter::new(to);
+            match format {
+                Format::Parquet => export::parquet(&cache, splits.iter().map(|(split, context)| (split, *context)), &mut to)?,
+                Format::MetaseqJsonl => {
+                    for ((split, context), source) in splits.iter().zip(&sources) {
+                        let path = self.model.as_ref().unwrap_or(&source.model).join("tokenizer.json");
+                        if !path.exists() || sha256_file(&path)? != title.tokenizer {
+                            let at = path.display();
+                            return Err(user_error!("{at} is not the tokenizer that the cache is for; say --model HF_DIR"));
+                        }
+                        export::metaseq_jsonl(&cache, split, *context, &tokenizer::open(&path)?, &mut to)?;
+                    }
+                }
+            }
+            to.flush().context("cannot write the export")
+        };
+        match &self.out {
+            Some(path) => replace_file(path, |file: &mut File| write(file))?,
+            None => write(&mut std::io::stdout())?,
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+
+    fn kept(&self, vocab_size: usize) -> Result<Kept> {
+        let mut temperatures = if self.temperatures.is_empty() { vec![1.0] } else { self.temperatures.clone() };
+        if let Some(wrong) = temperatures.iter().find(|t| !t.is_finite() || **t <= 0.0) {
+            return Err(user_error!("--temperatures {wrong}: a temperature is a number above 0"));
+        }
+        temperatures.sort_by(f64::total_cmp);
+        temperatures.dedup();
+        let (top_k, draws) = (self.top_k.unwrap_or(0) as usize, self.draws.unwrap_or(0) as usize);
+        if top_k > vocab_size {
+            return Err(user_error!("--top-k {top_k} is larger than the vocabulary of {vocab_size}"));
+        }
+        if top_k + draws == 0 {
+            return Err(user_error!("nothing would be kept; say --top-k K, or --draws N"));
+        }
+        let mut kept = Kept::default();
+        if draws > 0 {
+            (kept.draws, kept.draw_temperatures) = (draws, temperatures.clone());
+        }
+        if top_k > 0 {
+            if !temperatures.contains(&1.0) {
+                temperatures.push(1.0);
+                temperatures.sort_by(f64::total_cmp);
+            }
+            (kept.top_k, kept.temperatures) = (top_k, temperatures);
+        }
+        Ok(kept)
+    }
+
+    /// Where several ranks are asked for and this is none of them: has them do it. Returns how they ended.
+    fn ranks(&self) -> Result<Option<ExitCode>> {
+        if self.tp == 1 || launch::is_rank() {
+            return Ok(None);
+        }
+        let status = launch::ranks(self.tp as usize)?;
+        Ok(Some(ExitCode::from(status.code().and_then(|code| u8::try_from(code).ok()).unwrap_or(1))))
+    }
+}
+
+/// What a cache of `checkpoint`'s answers is called.
+fn title_of(checkpoint: &hf::Checkpoint, precision: Precision, kept: Kept) -> Result<Title> {
+    let start = StartRecipe { content: checkpoint.content()?, layers: None };
+    let tokenizer = sha256_file(&checkpoint.tokenizer()?)?;
+    Ok(Title::new(checkpoint_identity(&start, precision), tokenizer, checkpoint.config.vocab_size, kept))
+}
+
+fn show(found: &Inspection, title: &Title, folder: &Path, output: Output) -> Result<()> {
+    if output == Output::Json {
+        let mut value = serde_json::to_value(found)?;
+        value["title"] = serde_json::to_value(title)?;
+        value["cache"] = json!(folder);
+        println!("{value:#}");
+        return Ok(());
+    }
+    let Inspection { sequences, tokens, bytes, bytes_per_token, retained_mass, agreement } = found;
+    println!("{}: {} of teacher {} over {} ids", folder.display(), title.kept.words(), title.teacher, title.vocab_size);
+    println!("{tokens} tokens in {sequences} sequences, {}B: {bytes_per_token:.1} bytes a token", quantity(*bytes as f64));
+    for (k, mass) in retained_mass {
+        println!("retained mass of the best {k:>3}: {mass:.4}");
+    }
+    if let Some(agreement) = agreement {
+        let percent = |share: f64| 100.0 * share;
+        println!(
+            "a second pass over {} tokens: best id {:.3}% the same, kept ids {:.3}%, log-probabilities within {:.1e}, lse within {:.1e}",
+            agreement.tokens,
+            percent(agreement.top_1),
+            percent(agreement.ids),
+            agreement.worst_logprob,
+            agreement.worst_lse,
+        );
+        if title.kept.draws > 0 {
+            println!("draws: {:.3}% the same", percent(agreement.draws));
+        }
+    }
+    Ok(())
+}

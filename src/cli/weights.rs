@@ -1,0 +1,55 @@
+//! `hydrometer export RUN`: what a run has trained, as a Hugging Face folder.
+
+use std::fs;
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use tch::{Device, Kind};
+
+use crate::dist::Mesh;
+use crate::model::hf;
+use crate::sweep::job::{Job, Status, Work, status_in};
+use crate::train::checkpoint;
+use crate::train::run::final_weights;
+use crate::user_error;
+
+/// Bytes of a file of weights, at most.
+const FILE_BYTES: u64 = 5_000_000_000;
+
+/// Writes the weights of the run under `runs` whose id begins with `run` to `out`, with the tokenizer that it read text by; the
+/// run's id.
+pub fn export(run: &str, runs: &Path, out: &Path) -> Result<String> {
+    let run = find(run, runs)?;
+    let folder = runs.join(&run);
+    let path = folder.join("job.json");
+    let text = fs::read(&path).map_err(|error| user_error!("{}: {error}", path.display()))?;
+    let job: Job = serde_json::from_slice(&text).map_err(|error| user_error!("{}: {error}", path.display()))?;
+    let Work::Train { recipe, start, .. } = job.work else {
+        return Err(user_error!("{run} trains nothing: only students and teachers have weights to export"));
+    };
+    if status_in(&folder) != Status::Done {
+        return Err(user_error!("{run} is not done; `hydrometer status` tells how far it is"));
+    }
+    if let (true, Some(start)) = (recipe.is_untrained(), &start) {
+        return Err(user_error!("{run} is a checkpoint as it lies; copy {}", start.display()));
+    }
+    let mesh = Mesh::single(Device::Cpu);
+    let weights = checkpoint::load_weights(&final_weights(&folder), &recipe.model, Kind::Float, &mesh)?;
+    hf::export(out, &recipe.model, &weights, Some(&job.data.join("tokenizer.json")), FILE_BYTES, &mesh)?;
+    Ok(run)
+}
+
+/// The one run under `runs` that begins with `run`.
+fn find(run: &str, runs: &Path) -> Result<String> {
+    let folders = fs::read_dir(runs).with_context(|| format!("cannot read {}", runs.display()))?;
+    let names = folders.flatten().filter(|entry| entry.path().join("job.json").exists());
+    let mut names: Vec<String> = names.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
+    names.retain(|name| name.starts_with(run));
+    names.sort();
+    match &names[..] {
+        [one] => Ok(one.clone()),
+        _ if names.iter().any(|name| name == run) => Ok(run.to_string()),
+        [] => Err(user_error!("{}: no run begins with {}; see `hydrometer plan`", runs.display(), run)),
+        several => Err(user_error!("{} begin with {}: say more of its id", several.join(", "), run)),
+    }
+}

@@ -1,0 +1,117 @@
+//! How near a student has come to its teacher on held-out text, whatever it was trained on.
+
+use anyhow::Result;
+use tch::{Kind, Tensor};
+
+use crate::data::batch::{Batch, Row};
+use crate::data::sequences::sequences;
+use crate::data::tokens::TokenizedSplit;
+use crate::dist::Mesh;
+use crate::model::Decoder;
+use crate::model::parallel::part;
+
+/// Ids whose overlap is told.
+pub const TOP: i64 = 10;
+/// Input tokens of a forward pass.
+const ROWS_TOKENS: usize = 4096;
+/// Logits of one model that exist at a time.
+const LOGITS: i64 = 32 << 20;
+
+/// Means over predicted tokens.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Fidelity {
+    pub tokens: u64,
+    /// KL(teacher ‖ student) over all ids, in nats.
+    pub kl: f64,
+    /// Share of tokens for which both have the same likeliest id.
+    pub top_1_agreement: f64,
+    /// Share of the teacher's ten likeliest ids that are among the student's ten.
+    pub top_10_overlap: f64,
+}
+
+/// A decoder and how many ids it knows.
+pub struct Model<'a> {
+    pub decoder: &'a Decoder,
+    pub vocab_size: usize,
+}
+
+/// Compares `student` with `teacher` on all sequences of `split`, each read from its own context. Ids that only one of them
+/// knows are padding: the teacher's probabilities are over those that both know.
+pub fn fidelity(student: &Model, teacher: &Model, split: &TokenizedSplit, context: usize, mesh: &Mesh) -> Result<Fidelity> {
+    let _guard = tch::no_grad_guard();
+    let rows = sequences(split, context).into_iter().map(Row::whole);
+    let mine: Vec<Row> = rows.skip(mesh.dp.rank).step_by(mesh.dp.size).collect();
+    let common = student.vocab_size.min(teacher.vocab_size) as i64;
+    let at_a_time = (LOGITS / common).max(1);
+    let mut sums = [0.0; 4];
+    for chunk in mine.chunks((ROWS_TOKENS / context).max(1)) {
+        let batch = Batch::new(chunk, split, mesh.device);
+        let hidden = |model: &Model| -> Result<Tensor> {
+            let hidden = model.decoder.forward(&batch.inputs_bt, &mesh.tp)?;
+            Ok(hidden.flatten(0, 1).index_select(0, &batch.positions_n))
+        };
+        let (student_nd, teacher_nd) = (hidden(student)?, hidden(teacher)?);
+        let count = batch.positions_n.size()[0];
+        for start in (0..count).step_by(at_a_time as usize) {
+            let length = at_a_time.min(count - start);
+            let q_nv = teacher.logits(&teacher_nd.narrow(0, start, length), mesh)?.narrow(1, 0, common);
+            let z_nv = student.logits(&student_nd.narrow(0, start, length), mesh)?;
+            let found = [length as f64, kl(&q_nv, &z_nv), agreement(&q_nv, &z_nv), overlap(&q_nv, &z_nv)];
+            sums.iter_mut().zip(found).for_each(|(sum, found)| *sum += found);
+        }
+    }
+    mesh.dp.sum(&mut sums, mesh.device)?;
+    let [tokens, kl, agreement, overlap] = sums;
+    Ok(Fidelity { tokens: tokens as u64, kl: kl / tokens, top_1_agreement: agreement / tokens, top_10_overlap: overlap / tokens })
+}
+
+impl Model<'_> {
+    /// All logits `[N, V]` of hidden states `[N, d]`, f32, on every rank.
+    fn logits(&self, hidden_nd: &Tensor, mesh: &Mesh) -> Result<Tensor> {
+        let own_nv = hidden_nd.matmul(&self.decoder.head_weight().tr()).to_kind(Kind::Float);
+        if mesh.tp.size == 1 {
+            return Ok(own_nv);
+        }
+        let share = |rank: usize| part(self.vocab_size as i64, rank, mesh.tp.size).1;
+        // The first rank's is the largest.
+        let all_rnw = mesh.tp.all_gather(&own_nv.constant_pad_nd([0, share(0) - own_nv.size()[1]]))?;
+        let parts = (0..mesh.tp.size).map(|rank| all_rnw.get(rank as i64).narrow(1, 0, share(rank)));
+        Ok(Tensor::cat(&parts.collect::<Vec<_>>(), 1))
+    }
+}
+
+/// Σ over rows of KL(softmax(q) ‖ softmax(z)), where z has ids that q has not: they take part of its probability.
+fn kl(q_nv: &Tensor, z_nv: &Tensor) -> f64 {
+    let (logq_nv, logp_nv) = (q_nv.log_softmax(-1, Kind::Float), z_nv.log_softmax(-1, Kind::Float).narrow(1, 0, q_nv.size()[1]));
+    (logq_nv.exp() * (logq_nv - logp_nv)).sum_dim_intlist(-1, false, Kind::Double).sum(Kind::Double).double_value(&[])
+}
+
+fn agreement(q_nv: &Tensor, z_nv: &Tensor) -> f64 {
+    q_nv.argmax(-1, false).eq_tensor(&z_nv.argmax(-1, false)).sum(Kind::Double).double_value(&[])
+}
+
+fn overlap(q_nv: &Tensor, z_nv: &Tensor) -> f64 {
+    let k = TOP.min(q_nv.size()[1]);
+    let best = |logits: &Tensor| logits.topk(k, -1, true, false).1;
+    let same_nkk = best(q_nv).unsqueeze(2).eq_tensor(&best(z_nv).unsqueeze(1));
+    same_nkk.sum(Kind::Double).double_value(&[]) / k as f64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Oracle: by hand. q = (1/2, 1/4, 1/4) and p = (1/4, 1/4, 1/2): KL = ½ ln 2 − ¼ ln 2.
+    #[test]
+    fn numbers_are_those_of_the_definition() {
+        let q = Tensor::from_slice(&[0.5f32, 0.25, 0.25]).log().unsqueeze(0);
+        let z = Tensor::from_slice(&[0.25f32, 0.25, 0.5]).log().unsqueeze(0) + 3.0;
+        assert!((kl(&q, &z) - 0.25 * std::f64::consts::LN_2).abs() < 1e-6);
+        assert!(kl(&q, &q).abs() < 1e-7);
+        assert_eq!((agreement(&q, &z), agreement(&z, &z)), (0.0, 1.0));
+        let counted = |from: i64, to: i64| Tensor::arange_start(from, to, (Kind::Float, q.device())).unsqueeze(0);
+        assert_eq!(overlap(&counted(0, 20), &counted(0, 20)), 1.0);
+        assert_eq!(overlap(&counted(0, 20), &-counted(0, 20)), 0.0);
+        assert_eq!(overlap(&counted(0, 20), &counted(0, 20).roll([5], [1])), 0.5);
+    }
+}
