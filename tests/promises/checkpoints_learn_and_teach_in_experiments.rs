@@ -17,7 +17,7 @@ fn experiment(checkpoint: &Path) -> String {
 data    = {{ train = "train.txt", valid = "valid.txt" }}
 student = {{ hf = "{hf}", layers = [1] }}
 context = 32
-tokens  = "2k"
+tokens  = "4k"
 batch   = 256
 lr      = 1e-2
 seeds   = 1
@@ -27,7 +27,7 @@ hf = "{hf}"
 
 [teacher.adapted]
 hf    = "{hf}"
-adapt = {{ tokens = "3k", lr = 3e-3 }}
+adapt = {{ tokens = "12k", lr = 3e-3 }}
 
 [method.finetune]
 objective = "hard-ce"
@@ -69,7 +69,7 @@ fn as_students_with_some_of_their_layers_and_as_teachers_adapted_or_not() {
     let plan = json(&lab, &["plan", "hf.toml"]);
     let teachers = plan["teachers"].as_array().unwrap();
     let of = |name: &str| teachers.iter().find(|teacher| teacher["name"] == name).unwrap();
-    assert_eq!((&of("whole")["tokens"], &of("adapted")["tokens"]), (&0.into(), &3000.into()));
+    assert_eq!((&of("whole")["tokens"], &of("adapted")["tokens"]), (&0.into(), &12000.into()));
     assert_eq!(of("whole")["train_flops"], 0.0);
     assert!(of("adapted")["train_flops"].as_f64().unwrap() > 0.0);
     lab.ok(&["run", "hf.toml"]);
@@ -88,6 +88,21 @@ fn as_students_with_some_of_their_layers_and_as_teachers_adapted_or_not() {
         |run: &str| events(&lab, run).into_iter().find_map(|e| if let Event::Step(s) = e { Some(s.hard_loss) } else { None });
     assert_eq!(first("finetune-s0"), first("whole-s0"));
     assert_eq!(first("finetune-s0"), first("adapted-s0"));
+
+    // Each student is held against the teacher it had; with two of them, the arm without one against neither.
+    let compared = |student: &str| {
+        let runs = std::fs::read_dir(lab.path().join("runs")).unwrap().map(|entry| entry.unwrap().path());
+        let jobs = runs.filter(|path| path.file_name().unwrap().to_string_lossy().starts_with("fidelity-"));
+        let mine =
+            jobs.filter(|path| std::fs::read_to_string(path.join("job.json")).unwrap().contains(&format!("runs/{student}")));
+        let events = mine.flat_map(|path| journal::read(&path.join(journal::FILE)));
+        events
+            .filter_map(|e| if let Event::Compared { kl_to_teacher, .. } = e { Some(kl_to_teacher) } else { None })
+            .collect::<Vec<_>>()
+    };
+    let (whole, adapted) = (compared("whole-s0"), compared("adapted-s0"));
+    assert!(whole.len() == 1 && adapted.len() == 1 && compared("finetune-s0").is_empty(), "{whole:?} {adapted:?}");
+    assert!(whole[0] > 0.0 && adapted[0] > 0.0);
 
     // What was trained is a checkpoint again, and evaluates as the run did.
     lab.ok(&["export", "finetune-s0", "--out", "trained"]);
