@@ -1,6 +1,7 @@
 //! What can be typed: a file per verb.
 
 mod compare;
+mod data;
 mod doctor;
 mod eval;
 mod export;
@@ -65,6 +66,8 @@ enum Verb {
     Export(export::Export),
     /// Rebuild tables, plots, pages and claims from the frames and demand the same bytes; refuse refuted claims.
     Verify(verify::Verify),
+    /// Read a file of data to its end: its format, its examples, its damaged lines by kind.
+    Data(data::Data),
     /// Measure a Hugging Face checkpoint on text: NLL, perplexity, bits per byte, accuracy.
     Eval(eval::Eval),
     /// Keep a checkpoint's answers to a text, for students; describe or export what is kept.
@@ -145,6 +148,7 @@ impl Cli {
             Verb::Compare(compare) => compare.compare(self.output),
             Verb::Export(export) => export.export(self.output),
             Verb::Verify(verify) => verify.verify(self.output),
+            Verb::Data(data) => data.run(self.output),
             Verb::Eval(eval) => eval.run(self.output),
             Verb::Teach(teach) => teach.run(self.output),
             Verb::Loss(args) => loss::loss(&args, self.output),

@@ -18,7 +18,7 @@ use crate::record::provenance::memory_gb;
 use crate::report::claims::decide;
 use crate::report::format::{duration, flops, quantity};
 use crate::sweep::estimate::{Estimate, History, estimate};
-use crate::sweep::job::{Status, cache_place, status};
+use crate::sweep::job::{Status, cache_place, recording_place, status};
 
 #[derive(Serialize)]
 struct PlannedRun {
@@ -98,6 +98,16 @@ pub fn plan(common: &Common, output: Output) -> Result<ExitCode> {
             planned.recipe.tokens,
             planned.kept.words(),
             cache_place(&common.runs, planned).folder.display()
+        );
+    }
+    for recording in &experiment.recordings {
+        println!(
+            "teacher {}: recorded in {} ({}), {} kept in {}",
+            recording.name,
+            recording.path.display(),
+            recording.recipe.format.name(),
+            recording.kept.words(),
+            recording_place(&common.runs, recording).folder.display()
         );
     }
     say_skipped(&experiment.skipped);
@@ -212,6 +222,15 @@ fn teachers(experiment: &Experiment, common: &Common) -> Vec<Value> {
                 "cache": cache_place(&common.runs, teacher).folder,
             })
         })
+        .chain(experiment.recordings.iter().map(|recording| {
+            json!({
+                "name": recording.name,
+                "recorded": recording.path,
+                "format": recording.recipe.format.name(),
+                "top_k": recording.kept.top_k,
+                "cache": recording_place(&common.runs, recording).folder,
+            })
+        }))
         .collect()
 }
 

@@ -16,6 +16,7 @@ use super::{Common, FAILED, Output};
 use crate::experiment::Experiment;
 use crate::record::frames::Frames;
 use crate::record::freeze::{Frozen, freeze};
+use crate::record::imports;
 use crate::record::provenance::{Provenance, frame_hashes, gather, kept_from};
 use crate::record::store::{remove_parts, replace_bytes};
 use crate::report;
@@ -104,15 +105,20 @@ impl Run {
         {
             let Frozen { mut frames, kept } = freeze(&experiment, &self.common.runs, earlier.as_ref().map(|(frames, _)| frames))?;
             frames.write(&results)?;
+            imports::write(&experiment, &self.common.runs, &results)?;
             let kept = earlier.map_or(Vec::new(), |(_, provenance)| kept_from(&provenance, &kept));
             let provenance = gather(&experiment, &settings, &results, kept)?;
             replace_bytes(&results.join("provenance.json"), serde_json::to_string_pretty(&provenance)?.as_bytes())?;
         }
         remove_parts(&results, Duration::from_secs(3600));
         let files = report::write(&results, &experiment.claims)?;
-        let mut all: Vec<_> =
-            ["runs", "curves", "evals", "documents"].iter().map(|name| results.join(format!("{name}.parquet"))).collect();
+        let mut all: Vec<_> = ["runs", "curves", "evals", "documents", "imports"]
+            .iter()
+            .map(|name| results.join(format!("{name}.parquet")))
+            .collect();
         all.push(results.join("provenance.json"));
+        // Results from before there were imports lack theirs.
+        all.retain(|file| file.exists());
         all.extend(files);
         show(&results, &experiment.claims, &all, output)?;
         if ending.interrupted {

@@ -21,8 +21,14 @@ pub struct Row {
 }
 
 impl Row {
+    /// All targets of a sequence, those of its prompt too.
     pub fn whole(sequence: Sequence) -> Self {
         Self { sequence, from: 0, to: sequence.targets }
+    }
+
+    /// The targets of a sequence that count.
+    pub fn counted(sequence: Sequence) -> Self {
+        Self { sequence, from: sequence.first, to: sequence.targets }
     }
 
     pub fn targets(&self) -> usize {
@@ -30,7 +36,7 @@ impl Row {
     }
 }
 
-/// The rows of every batch: `tokens` targets in all, `batch` of them a batch (the last may hold fewer).
+/// The rows of every batch: `tokens` targets in all, `batch` of them a batch (the last may hold fewer). Some target must count.
 pub fn plan(sequences: &[Sequence], tokens: u64, batch: u64, seed: u64) -> Vec<Vec<Row>> {
     let mut batches = Vec::new();
     let (mut rows, mut room) = (Vec::new(), batch.min(tokens) as usize);
@@ -42,7 +48,7 @@ pub fn plan(sequences: &[Sequence], tokens: u64, batch: u64, seed: u64) -> Vec<V
         order.shuffle(&mut rng);
         for index in order {
             let sequence = sequences[index];
-            let mut from = 0;
+            let mut from = sequence.first;
             while from < sequence.targets {
                 let to = sequence.targets.min(from + room);
                 rows.push(Row { sequence, from, to });
@@ -74,12 +80,12 @@ pub struct Batch {
 
 impl Batch {
     pub fn new(rows: &[Row], split: &TokenizedSplit, device: Device) -> Self {
-        let width = rows.iter().map(|row| row.to).max().unwrap_or(1);
+        let width = split.width(rows.iter().map(|row| row.to).max().unwrap_or(1));
         let mut inputs = vec![0i64; rows.len() * width];
         let (mut positions, mut labels) = (Vec::new(), Vec::new());
         for (index, row) in rows.iter().enumerate() {
             let at = index * width;
-            for (slot, &id) in inputs[at..at + row.to].iter_mut().zip(row.sequence.inputs(split)) {
+            for (slot, &id) in inputs[at..at + row.to].iter_mut().zip(row.sequence.inputs(split).iter()) {
                 *slot = i64::from(id);
             }
             positions.extend((at + row.from..at + row.to).map(|position| position as i64));
@@ -98,7 +104,7 @@ mod tests {
     use super::*;
 
     fn split(lengths: &[usize]) -> Vec<Sequence> {
-        lengths.iter().enumerate().map(|(document, &targets)| Sequence { document, start: 0, targets }).collect()
+        lengths.iter().enumerate().map(|(document, &targets)| Sequence { document, start: 0, targets, first: 0 }).collect()
     }
 
     #[test]
@@ -113,6 +119,16 @@ mod tests {
         seen.sort();
         let all: Vec<(usize, usize)> = sequences.iter().flat_map(|s| (0..s.targets).map(|t| (s.document, t))).collect();
         assert_eq!(seen, all);
+    }
+
+    #[test]
+    fn targets_of_a_prompt_are_in_no_batch() {
+        let mut sequences = split(&[7, 3, 16]);
+        (sequences[0].first, sequences[2].first) = (5, 15);
+        let batches = plan(&sequences, 12, 4, 5);
+        let counted = |row: &Row| (row.from..row.to).all(|target| target >= row.sequence.first);
+        assert!(batches.iter().flatten().all(counted));
+        assert_eq!(batches.iter().flatten().map(Row::targets).sum::<usize>(), 12, "two epochs of 2 + 3 + 1");
     }
 
     #[test]

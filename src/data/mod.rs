@@ -1,7 +1,17 @@
-//! What is learned from: documents, their tokens, and the batches every arm sees alike.
+//! What is learned from: files of many formats, their examples, their tokens, and the batches every arm sees alike.
 
 pub mod batch;
 pub mod corpus;
+pub mod damage;
+pub mod encode;
+pub mod example;
+pub mod format;
+pub mod ids;
+pub mod import;
+mod json;
+pub mod lines;
+pub mod names;
 pub mod sequences;
 pub mod tokenizer;
 pub mod tokens;
+pub mod vocabulary;

@@ -8,20 +8,27 @@ use tokenizers::pre_tokenizers::byte_level::ByteLevel;
 use tokenizers::processors::template::TemplateProcessing;
 use tokenizers::{AddedToken, Tokenizer, TokenizerBuilder};
 
-use super::corpus::Document;
+use super::corpus::Reader;
+use super::example::Piece;
 use crate::user_error;
 
 /// Begins every document, so that its first token is predicted too.
 const BOS: &str = "<|begin|>";
 
-/// Trains a byte-level BPE of at most `vocab_size` entries on `documents`. Encoding prepends [`BOS`].
-pub fn train(documents: &[Document], vocab_size: usize) -> Result<Tokenizer> {
+/// Ends the target of every example.
+const EOS: &str = "<|end|>";
+/// Bytes of text that a tokenizer is trained on, at most: the first of the split.
+const TRAINING_TEXT: usize = 64 << 20;
+
+/// Trains a byte-level BPE of at most `vocab_size` entries on the examples of `reader`. Encoding prepends [`BOS`]; with `ends`
+/// there is an [`EOS`] too.
+pub fn train(mut reader: Reader, vocab_size: usize, ends: bool) -> Result<Tokenizer> {
     let fault = |error: tokenizers::Error| anyhow!("training the tokenizer: {error}");
     let mut trainer = BpeTrainerBuilder::new()
         .show_progress(false)
         .vocab_size(vocab_size)
         .min_frequency(2)
-        .special_tokens(vec![AddedToken::from(BOS, true)])
+        .special_tokens([BOS, EOS][..1 + usize::from(ends)].iter().map(|&name| AddedToken::from(name, true)).collect())
         .initial_alphabet(ByteLevel::alphabet().into_iter().collect())
         .build();
     let level = ByteLevel::new(false, true, true);
@@ -33,7 +40,21 @@ pub fn train(documents: &[Document], vocab_size: usize) -> Result<Tokenizer> {
         .with_decoder(Some(level))
         .build()
         .map_err(fault)?;
-    tokenizer.train(&mut trainer, documents.iter().map(|d| d.text.as_str())).map_err(fault)?;
+    let (mut read, mut stopped) = (0, Ok(()));
+    let texts = std::iter::from_fn(|| {
+        let example = match reader.next_example() {
+            Ok(example) => example?,
+            Err(error) => {
+                stopped = Err(error);
+                return None;
+            }
+        };
+        let text: String = example.source.iter().chain(&example.target).map(Piece::text).collect::<Vec<_>>().join("\n");
+        read += text.len();
+        (read <= TRAINING_TEXT || read == text.len()).then_some(text)
+    });
+    tokenizer.train(&mut trainer, texts).map_err(fault)?;
+    stopped?;
     let mut tokenizer: Tokenizer = tokenizer.into();
     let bos = tokenizer.token_to_id(BOS).ok_or_else(|| anyhow!("the tokenizer lost its special token"))?;
     let template = TemplateProcessing::builder()

@@ -87,7 +87,7 @@ impl Evaluation {
 
 /// Evaluates `decoder` on all sequences of `split`, each from its own context.
 pub fn evaluate(decoder: &Decoder, vocab_size: usize, split: &TokenizedSplit, context: usize, mesh: &Mesh) -> Result<Evaluation> {
-    let rows: Vec<Row> = sequences(split, context).into_iter().map(Row::whole).collect();
+    let rows: Vec<Row> = sequences(split, context).into_iter().map(Row::counted).collect();
     evaluate_rows(decoder, vocab_size, split, &rows, context, mesh)
 }
 

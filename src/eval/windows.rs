@@ -14,7 +14,11 @@ pub fn windows(split: &TokenizedSplit, context: usize, stride: usize) -> Vec<Row
         let (mut start, mut scored) = (0, 0);
         while scored < last {
             let targets = context.min(last - start);
-            all.push(Row { sequence: Sequence { document, start: begin + start, targets }, from: scored - start, to: targets });
+            all.push(Row {
+                sequence: Sequence { document, start: begin + start, targets, first: 0 },
+                from: scored - start,
+                to: targets,
+            });
             scored = start + targets;
             start += stride;
         }
@@ -30,7 +34,7 @@ mod tests {
     fn split(lengths: &[usize]) -> TokenizedSplit {
         let mut split = TokenizedSplit { offsets: vec![0], ..TokenizedSplit::default() };
         for (index, length) in lengths.iter().enumerate() {
-            split.ids.extend(0..*length as u32);
+            split.ids.extend(&(0..*length as u32).collect::<Vec<u32>>());
             split.offsets.push(split.ids.len() as u64);
             split.names.push(index.to_string());
         }

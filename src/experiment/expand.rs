@@ -14,6 +14,7 @@ use super::recipe::{TeacherRecipe, TrainRecipe, identity};
 use super::resolve::{Settings, applies};
 use super::source::{Place, Setting};
 use super::sweep::{self, Met};
+use super::taught::Taught;
 use super::{Experiment, Method, Options, Skipped, Student, taught};
 use crate::objective::{Objective, Tail};
 use crate::user_error;
@@ -41,6 +42,7 @@ pub fn load(path: &Path, options: &Options) -> Result<Experiment> {
         methods: Vec::new(),
         reference: String::new(),
         teachers: Vec::new(),
+        recordings: Vec::new(),
         students: Vec::new(),
         skipped: Vec::new(),
         fairness: Fairness::default(),
@@ -149,16 +151,30 @@ fn add_runs(
     let read = settings.reading("student", at, presets)?;
     let (mut recipe, model) = settings.recipe("student", loss, 0, &experiment.revision, at, presets, &read, true)?;
     check(&recipe, &settings, at, "student", options)?;
-    let teacher = match loss.objective.needs_teacher() {
+    let taught = match loss.objective.needs_teacher() {
         false => None,
         true => Some(taught::find_or_add(experiment, file, presets, &settings, &recipe, &read, at, options)?),
     };
-    if let Some(index) = teacher {
-        let trained = Box::new(experiment.teachers[index].recipe.clone());
-        recipe.teacher = Some(TeacherRecipe { trained, top_k: settings.top_k()? });
+    let (mut teacher, mut recording, top_k) = (None, None, settings.top_k()?);
+    match taught {
+        Some(Taught::Trained(index)) => {
+            let trained = Some(Box::new(experiment.teachers[index].recipe.clone()));
+            recipe.teacher = Some(TeacherRecipe { trained, recorded: None, top_k });
+            teacher = Some(index);
+        }
+        Some(Taught::Recorded(index)) => {
+            let recorded = Some(experiment.recordings[index].recipe.clone());
+            recipe.teacher = Some(TeacherRecipe { trained: None, recorded, top_k });
+            recording = Some(index);
+        }
+        None => {}
     }
     if !experiment.methods.iter().any(|known| known.name == arm.name) {
-        let teacher_name = teacher.map_or("", |index| experiment.teachers[index].name.as_str());
+        let teacher_name = match (teacher, recording) {
+            (Some(index), _) => experiment.teachers[index].name.as_str(),
+            (_, Some(index)) => experiment.recordings[index].name.as_str(),
+            _ => "",
+        };
         let swept: Vec<&str> = cell.values.iter().map(|(key, _)| key.as_str()).collect();
         let words = describe(&recipe, teacher_name, &swept);
         experiment.methods.push(Method { name: arm.name.clone(), objective: words });
@@ -172,7 +188,7 @@ fn add_runs(
     for seed in settings.seeds()? {
         let recipe = TrainRecipe { seed, ..recipe.clone() };
         let (method, data, axes, start) = (arm.name.clone(), read.files.clone(), axes.clone(), start.clone());
-        experiment.students.push(Student { run: String::new(), method, seed, axes, recipe, data, start, teacher });
+        experiment.students.push(Student { run: String::new(), method, seed, axes, recipe, data, start, teacher, recording });
     }
     if experiment.students.len() > RUNS_MAX {
         return Err(user_error!("{}: the experiment has more than {RUNS_MAX} runs; sweep less", file.whole.0));

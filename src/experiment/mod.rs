@@ -9,6 +9,7 @@ pub mod fair;
 mod file;
 mod preset;
 pub mod recipe;
+pub mod recorded;
 mod resolve;
 mod selector;
 mod source;
@@ -22,10 +23,13 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use crate::data::damage::OnBadLine;
+use crate::data::format::{Format, Keys};
 use claim::Claim;
 pub use expand::load;
 use fair::Fairness;
 use recipe::TrainRecipe;
+use recorded::Recording;
 
 use crate::teacher::kept::Kept;
 
@@ -55,6 +59,8 @@ pub struct Experiment {
     /// The arm that others are compared with: the first that trains on hard labels.
     pub reference: String,
     pub teachers: Vec<Teacher>,
+    /// Teachers of which there are only answers.
+    pub recordings: Vec<Recording>,
     /// Methods outermost, then axes (the first slowest), then seeds.
     pub students: Vec<Student>,
     /// Points of the sweep that are left out.
@@ -103,6 +109,8 @@ pub struct Student {
     pub start: Option<PathBuf>,
     /// Index into [`Experiment::teachers`].
     pub teacher: Option<usize>,
+    /// Index into [`Experiment::recordings`].
+    pub recording: Option<usize>,
 }
 
 impl Student {
@@ -120,10 +128,13 @@ pub struct Skipped {
     pub because: String,
 }
 
-/// Where the data lies; not part of any identity.
+/// Where the data lies and how it is read; not part of any identity.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct DataFiles {
     /// `train`, `valid`, `test`; or `all`, from which they are derived.
     pub splits: BTreeMap<String, PathBuf>,
     pub tokenizer: Option<PathBuf>,
+    pub format: Format,
+    pub keys: Keys,
+    pub on_bad_line: OnBadLine,
 }

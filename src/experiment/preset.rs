@@ -7,8 +7,12 @@ use std::path::{Path, PathBuf};
 use anyhow::Result;
 
 use super::DataFiles;
-use super::recipe::{DataRecipe, StartRecipe, TokenizerRecipe};
+use super::recipe::{DataRecipe, Eos, ExampleRecipe, Input, RecordedRecipe, StartRecipe, TokenizerRecipe, Truncation};
 use super::source::{Setting, Source, unknown, unknown_key};
+use crate::data::corpus::detect;
+use crate::data::damage::OnBadLine;
+use crate::data::format::{Format, Keys};
+use crate::data::lines::{is_json, shards};
 use crate::data::tokenizer;
 use crate::model::{ModelConfig, Variant, hf};
 use crate::record::store::{sha256_file, sha256_hex};
@@ -28,7 +32,28 @@ pub const MODEL_KEYS: [&str; 10] = [
 ];
 /// No size of a model is larger; keeps products of three of them within 64 bits.
 const MODEL_MAX: u64 = 1 << 20;
-pub const DATA_KEYS: [&str; 6] = ["path", "format", "train", "valid", "test", "tokenizer"];
+/// The seed's.
+const TARGET_BUDGET: f64 = 0.7;
+pub const DATA_KEYS: [&str; 15] = [
+    "path",
+    "format",
+    "train",
+    "valid",
+    "test",
+    "tokenizer",
+    "on_bad_line",
+    "source_key",
+    "target_key",
+    "prompt_eos",
+    "truncation",
+    "target_budget",
+    "eos",
+    "eos_token",
+    "input",
+];
+/// Keys of data that mean something to examples alone, not to plain documents.
+const EXAMPLE_KEYS: [&str; 8] =
+    ["source_key", "target_key", "prompt_eos", "truncation", "target_budget", "eos", "eos_token", "input"];
 
 /// A decoder that is asked for.
 #[derive(Clone, Debug)]
@@ -47,11 +72,13 @@ pub struct Presets {
     folder: PathBuf,
     models: RefCell<BTreeMap<(String, usize), Model>>,
     data: RefCell<BTreeMap<String, (String, DataRecipe, DataFiles)>>,
+    /// Content hashes of files of answers.
+    hashes: RefCell<BTreeMap<String, String>>,
 }
 
 impl Presets {
     pub fn new(folder: &Path) -> Self {
-        Self { folder: folder.to_path_buf(), models: RefCell::default(), data: RefCell::default() }
+        Self { folder: folder.to_path_buf(), models: RefCell::default(), data: RefCell::default(), hashes: RefCell::default() }
     }
 
     /// The decoder that `setting` names or describes, for `vocab_size` ids.
@@ -83,6 +110,37 @@ impl Presets {
         };
         Ok((name, DataRecipe { context, ..recipe }, files))
     }
+}
+
+impl Presets {
+    /// The file of answers that `recorded` names, to students of `data`; and where it is. Of the format that `named` names, or
+    /// that its lines tell.
+    pub fn recording(&self, recorded: &Setting, named: Option<&Setting>, data: &DataRecipe) -> Result<(RecordedRecipe, PathBuf)> {
+        let path = locate("recorded", recorded, &self.folder, "file of answers")?;
+        let map = named.map(|named| ("format".to_string(), named.clone())).into_iter().collect();
+        let format = format(&map, &[("recorded".to_string(), path.clone())].into())?;
+        if !format.has_answers() {
+            let (at, name) = (&named.unwrap_or(recorded).at.0, format.name());
+            return Err(user_error!("{at}: {} is of format {name:?}, which records no answers of a teacher", path.display()));
+        }
+        let asked = path.display().to_string();
+        let known = self.hashes.borrow().get(&asked).cloned();
+        let content = known.map_or_else(|| content_hash(&path), Ok)?;
+        self.hashes.borrow_mut().insert(asked, content.clone());
+        if data.examples.is_none() && format != Format::Vllm {
+            let (at, name) = (&recorded.at.0, format.name());
+            return Err(user_error!(
+                "{at}: answers of format {name:?} are to prompts, which plain documents do not have; name the format of the data"
+            ));
+        }
+        Ok((RecordedRecipe { content, format }, path))
+    }
+}
+
+fn locate(field: &str, found: &Setting, base: &Path, what: &str) -> Result<PathBuf> {
+    let given = Path::new(found.text(field)?);
+    let path = [base.join(given), given.to_path_buf()].into_iter().find(|path| path.exists());
+    path.ok_or_else(|| user_error!("{}: no {what} at {}; check {field}", found.at.0, base.join(given).display()))
 }
 
 /// The settings behind `setting`: those of the preset it names, or its own inline table; and the folder of relative paths.
@@ -192,11 +250,9 @@ fn data(setting: &Setting, context: usize, tokenizer: Option<&Path>, folder: &Pa
             return Err(user_error!("{}: {}", found.at.0, unknown_key(field, "data", &DATA_KEYS)));
         }
     }
-    let locate = |field: &str, found: &Setting| -> Result<PathBuf> {
-        let given = Path::new(found.text(field)?);
-        let path = [base.join(given), given.to_path_buf()].into_iter().find(|path| path.exists());
+    let locate = |field: &str, found: &Setting| {
         let what = if field == "tokenizer" { "tokenizer" } else { "corpus file" };
-        path.ok_or_else(|| user_error!("{}: no {what} at {}; check {field}", found.at.0, base.join(given).display()))
+        locate(field, found, &base, what)
     };
     let mut splits = BTreeMap::new();
     for (field, split) in [("path", "all"), ("train", "train"), ("valid", "valid"), ("test", "test")] {
@@ -210,24 +266,15 @@ fn data(setting: &Setting, context: usize, tokenizer: Option<&Path>, folder: &Pa
     if let (true, Some(split)) = (splits.contains_key("all"), splits.keys().find(|split| *split != "all")) {
         return Err(user_error!("{}: data has both a path and a {split} file; keep one", setting.at.0));
     }
-    if let Some(found) = map.get("format") {
-        let format = found.text("format")?;
-        if !["text", "jsonl"].contains(&format) {
-            return Err(user_error!("{}: {}", found.at.0, unknown("data format", format, &["text", "jsonl"])));
-        }
-        // Files are read by their names; a format that says otherwise would be ignored in silence.
-        for path in splits.values().filter(|path| path.is_file()) {
-            let name = path.file_name().unwrap_or_default().to_string_lossy();
-            let stem = name.strip_suffix(".zst").unwrap_or(&name);
-            let by_name = if stem.ends_with(".jsonl") || stem.ends_with(".json") { "jsonl" } else { "text" };
-            if format != by_name {
-                return Err(user_error!(
-                    "{}: format is {format:?}, but {name} is read as {by_name} by its name; rename it or correct the format",
-                    found.at.0
-                ));
-            }
-        }
+    if let Some(all) = splits.get("all").filter(|path| path.join("train").is_dir()).cloned() {
+        // A folder with a folder a split, as the seed has it.
+        let folders = ["train", "valid", "test"].map(|split| (split.to_string(), all.join(split)));
+        splits = folders.into_iter().filter(|(_, folder)| folder.is_dir()).collect();
     }
+    let format = format(&map, &splits)?;
+    let examples = examples(&map, format)?;
+    let keys = keys(&map)?;
+    let on_bad_line = choice(&map, "on_bad_line", &OnBadLine::NAMES, OnBadLine::named)?.unwrap_or_default();
     let content = splits.iter().map(|(split, path)| Ok((split.clone(), content_hash(path)?))).collect::<Result<_>>()?;
     let of_file = |path: PathBuf| -> Result<(TokenizerRecipe, Option<PathBuf>)> {
         // Ids may have gaps: the largest counts, not how many there are.
@@ -250,20 +297,94 @@ fn data(setting: &Setting, context: usize, tokenizer: Option<&Path>, folder: &Pa
             _ => return Err(user_error!("{}: tokenizer must be {{ bpe = SIZE }} or a tokenizer.json", found.at.0)),
         },
     };
-    Ok((name, DataRecipe { content, tokenizer, context }, DataFiles { splits, tokenizer: file }))
+    let files = DataFiles { splits, tokenizer: file, format, keys, on_bad_line };
+    Ok((name, DataRecipe { content, tokenizer, context, examples }, files))
 }
 
-/// SHA-256 of a file, or over the names and hashes of the files of a folder.
+/// The format that is named, or that the files tell; refuses a name that the files' names contradict.
+fn format(map: &BTreeMap<String, Setting>, splits: &BTreeMap<String, PathBuf>) -> Result<Format> {
+    let Some(found) = map.get("format") else {
+        let mut formats = splits.values().map(|path| detect(path));
+        let first = formats.next().unwrap_or(Ok(Format::Text))?;
+        // Text and JSON lines with a text are read alike, by the names of their files.
+        let alike = |format: Format| format == first || format.is_plain() && first.is_plain();
+        for (format, path) in formats.zip(splits.values().skip(1)) {
+            let format = format?;
+            if !alike(format) {
+                let (mine, first) = (format.name(), first.name());
+                return Err(user_error!(
+                    "{} looks like {mine}, other files of the data like {first}; name the format",
+                    path.display()
+                ));
+            }
+        }
+        return Ok(first);
+    };
+    let names: Vec<&str> = Format::ALL.iter().map(|format| format.name()).collect();
+    let name = found.text("format")?;
+    let format = Format::named(name).ok_or_else(|| user_error!("{}: {}", found.at.0, unknown("data format", name, &names)))?;
+    // Files are read by their names; a format that says otherwise would be ignored in silence.
+    for path in splits.values().filter(|path| path.is_file()) {
+        let (by_name, name) = (is_json(path), path.file_name().unwrap_or_default().to_string_lossy());
+        if by_name == (format == Format::Text) {
+            let by_name = if by_name { "jsonl" } else { "text" };
+            return Err(user_error!(
+                "{}: format is {:?}, but {name} is read as {by_name} by its name; rename it or correct the format",
+                found.at.0,
+                format.name()
+            ));
+        }
+    }
+    Ok(format)
+}
+
+/// The value of `key` among the choices `names`.
+fn choice<T>(map: &BTreeMap<String, Setting>, key: &str, names: &[&str], named: impl Fn(&str) -> Option<T>) -> Result<Option<T>> {
+    let Some(found) = map.get(key) else { return Ok(None) };
+    let name = found.text(key)?;
+    named(name).map(Some).ok_or_else(|| user_error!("{}: {}", found.at.0, unknown(key, name, names)))
+}
+
+fn keys(map: &BTreeMap<String, Setting>) -> Result<Keys> {
+    let text = |key: &str| map.get(key).map(|found| found.text(key).map(str::to_string)).transpose();
+    Ok(Keys { source: text("source_key")?, target: text("target_key")? })
+}
+
+/// How lines become examples; nothing where they are plain documents.
+fn examples(map: &BTreeMap<String, Setting>, format: Format) -> Result<Option<ExampleRecipe>> {
+    if format.is_plain() {
+        let stray = EXAMPLE_KEYS.iter().find_map(|key| map.get_key_value(*key));
+        return match stray {
+            Some((key, found)) => {
+                let (at, format) = (&found.at.0, format.name());
+                Err(user_error!("{at}: {key} means nothing to data of format {format:?}, plain documents; remove it"))
+            }
+            None => Ok(None),
+        };
+    }
+    let text = |key: &str| map.get(key).map(|found| found.text(key).map(str::to_string)).transpose();
+    let share =
+        |found: &Setting| found.number("target_budget", "a number above 0, at most 1", |share| share > 0.0 && share <= 1.0);
+    Ok(Some(ExampleRecipe {
+        format,
+        keys: keys(map)?,
+        prompt_eos: text("prompt_eos")?.unwrap_or_default(),
+        truncation: choice(map, "truncation", Truncation::NAMES, Truncation::named)?.unwrap_or(Truncation::None),
+        target_budget: map.get("target_budget").map_or(Ok(TARGET_BUDGET), share)?,
+        eos: choice(map, "eos", Eos::NAMES, Eos::named)?.unwrap_or(Eos::Once),
+        eos_token: text("eos_token")?,
+        input: choice(map, "input", Input::NAMES, Input::named)?.unwrap_or(Input::Sampled),
+    }))
+}
+
+/// SHA-256 of a file, or over the names and hashes of the files under a folder.
 fn content_hash(path: &Path) -> Result<String> {
     if !path.is_dir() {
         return sha256_file(path);
     }
-    let mut files: Vec<PathBuf> = std::fs::read_dir(path)?.map(|entry| Ok(entry?.path())).collect::<Result<_>>()?;
-    files.retain(|file| file.is_file());
-    files.sort();
     let mut list = String::new();
-    for file in files {
-        list += &format!("{} {}\n", sha256_file(&file)?, file.file_name().unwrap_or_default().to_string_lossy());
+    for file in shards(path)? {
+        list += &format!("{} {}\n", sha256_file(&file)?, file.strip_prefix(path).unwrap_or(&file).display());
     }
     Ok(sha256_hex(list.as_bytes()))
 }

@@ -8,6 +8,7 @@ use std::path::Path;
 use anyhow::Result;
 use serde::{Deserialize, Serialize};
 
+use crate::data::format::{Format, Keys};
 use crate::model::config::ModelConfig;
 use crate::model::hf;
 use crate::objective::Loss;
@@ -21,6 +22,71 @@ pub struct DataRecipe {
     pub tokenizer: TokenizerRecipe,
     /// Longest sequence in tokens; documents are cut into sequences of at most this length.
     pub context: usize,
+    /// How lines become examples, where they are no plain documents.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub examples: Option<ExampleRecipe>,
+}
+
+/// How a line becomes an example: a source to read, a target to predict.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ExampleRecipe {
+    pub format: Format,
+    pub keys: Keys,
+    /// Text between source and target; it is read, not predicted.
+    pub prompt_eos: String,
+    pub truncation: Truncation,
+    /// What a target longer than the context is cut to, as a share of the context.
+    pub target_budget: f64,
+    pub eos: Eos,
+    /// The token that ends a text, where the tokenizer has it by an unusual name.
+    pub eos_token: Option<String>,
+    pub input: Input,
+}
+
+macro_rules! choice {
+    ($(#[$meta:meta])* $choice:ident { $($(#[$variant_meta:meta])* $variant:ident = $name:literal),* $(,)? }) => {
+        $(#[$meta])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+        pub enum $choice { $($(#[$variant_meta])* #[serde(rename = $name)] $variant),* }
+        impl $choice {
+            pub const NAMES: &[&str] = &[$($name),*];
+
+            pub fn named(name: &str) -> Option<Self> {
+                match name { $($name => Some(Self::$variant),)* _ => None }
+            }
+        }
+    };
+}
+
+choice! {
+    /// Where a source that does not fit is cut.
+    Truncation {
+        Left = "left",
+        Right = "right",
+        /// Nowhere: it is an error.
+        None = "none",
+    }
+}
+
+choice! {
+    /// The token that ends a text, after a target.
+    Eos {
+        /// Added unless it is there or the target was cut.
+        Once = "once",
+        /// Always added, as the seed does.
+        Append = "append",
+        None = "none",
+    }
+}
+
+choice! {
+    /// What a student reads of a target whose teacher's answers are recorded, and what hard labels are.
+    Input {
+        /// The tokens that the teacher went on from.
+        Sampled = "sampled",
+        /// The likeliest token of each row, as the seed does: not what the teacher has read.
+        TeacherArgmax = "teacher-argmax",
+    }
 }
 
 /// How text becomes tokens.
@@ -96,9 +162,21 @@ pub struct EvalRecipe {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct TeacherRecipe {
     /// How the teacher itself is trained.
-    pub trained: Box<TrainRecipe>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trained: Option<Box<TrainRecipe>>,
+    /// Where its answers come from, if they are recorded.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub recorded: Option<RecordedRecipe>,
     /// Targets kept per token.
     pub top_k: usize,
+}
+
+/// A file of answers.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct RecordedRecipe {
+    /// SHA-256 of the file's content as stored.
+    pub content: String,
+    pub format: Format,
 }
 
 /// A checkpoint that training starts from, by its content.
@@ -169,11 +247,12 @@ impl TrainRecipe {
         self.tokens as f64 * self.model.train_flops_per_token(self.data.context)
     }
 
-    /// FLOPs of the teacher behind this run: its training, and one forward pass over this run's targets.
+    /// FLOPs of the teacher behind this run: its training, and one forward pass over this run's targets. Recorded answers cost
+    /// none here.
     pub fn teacher_flops(&self) -> f64 {
-        self.teacher.as_ref().map_or(0.0, |teacher| {
-            let forward = teacher.trained.model.forward_flops_per_token(self.data.context);
-            teacher.trained.train_flops() + self.tokens as f64 * forward
+        self.teacher.as_ref().and_then(|teacher| teacher.trained.as_ref()).map_or(0.0, |trained| {
+            let forward = trained.model.forward_flops_per_token(self.data.context);
+            trained.train_flops() + self.tokens as f64 * forward
         })
     }
 }

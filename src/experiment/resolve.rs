@@ -46,7 +46,7 @@ pub const RUN_KEYS: [&str; 27] = [
     "on_purpose",
 ];
 /// Keys of a teacher; what it does not say comes from the run it teaches.
-pub const TEACHER_KEYS: [&str; 16] = [
+pub const TEACHER_KEYS: [&str; 18] = [
     "model",
     "hf",
     "adapt",
@@ -63,6 +63,8 @@ pub const TEACHER_KEYS: [&str; 16] = [
     "precision",
     "seed",
     "eval",
+    "recorded",
+    "format",
 ];
 
 /// Of those, what says how a teacher is trained; of a checkpoint they stand in `adapt`.
@@ -86,10 +88,17 @@ pub fn applies(key: &str, objective: &str) -> bool {
     }
 }
 
-/// The objective that `setting` names.
+/// The seed's modes, each the objective that it was pinned to.
+pub const MODES: [(&str, &str); 3] =
+    [("hard_labels_distillation", "hard-ce"), ("logprobs_distillation", "soft-ce"), ("logits_distillation", "logit-mse")];
+
+/// The objective that `setting` names, itself or by the seed's mode.
 pub fn objective_name(setting: &Setting) -> Result<&str> {
-    let known = Objective::NAMES;
     let name = setting.text("objective")?;
+    if let Some((_, objective)) = MODES.iter().find(|(mode, _)| *mode == name) {
+        return Ok(objective);
+    }
+    let known: Vec<&str> = Objective::NAMES.into_iter().chain(MODES.map(|(mode, _)| mode)).collect();
     if known.contains(&name) { Ok(name) } else { Err(user_error!("{}: {}", setting.at.0, unknown("objective", name, &known))) }
 }
 

@@ -9,12 +9,18 @@ use super::preset::Presets;
 use super::recipe::{EvalRecipe, TrainRecipe, identity};
 use super::resolve::{ADAPT_KEYS, Reading, Settings};
 use super::source::{Place, Setting, unknown};
-use super::{Experiment, Options, Teacher};
+use super::{Experiment, Options, Teacher, recorded};
 use crate::objective::{Loss, Objective, Tail};
 use crate::teacher::kept::Kept;
 use crate::user_error;
 
-/// Finds or adds the teacher of a student with `settings` and the recipe `student`, on what it reads; its index.
+/// Which teacher an arm has: an index into [`Experiment::teachers`] or [`Experiment::recordings`].
+pub enum Taught {
+    Trained(usize),
+    Recorded(usize),
+}
+
+/// Finds or adds the teacher of a student with `settings` and the recipe `student`, on what it reads.
 pub fn find_or_add(
     experiment: &mut Experiment,
     file: &File,
@@ -24,7 +30,7 @@ pub fn find_or_add(
     read: &Reading,
     at: &Place,
     options: &Options,
-) -> Result<usize> {
+) -> Result<Taught> {
     let objective = student.loss.objective;
     let known: Vec<&str> = file.teachers.keys().map(String::as_str).collect();
     let name = match (settings.teacher()?, &known[..]) {
@@ -37,6 +43,10 @@ pub fn find_or_add(
         let place = settings.place("teacher", at);
         return Err(user_error!("{}: {}", place.0, unknown("teacher", name, &known)));
     };
+    if recorded::is_recorded(own) {
+        let index = recorded::find_or_add(experiment, presets, settings, name, own, objective, read, at)?;
+        return Ok(Taught::Recorded(index));
+    }
     // From [base], not from the student: what students sweep must not train their teacher anew. Only what the teacher reads
     // with the student, data and context, follows the student.
     let mut merged = Settings::default();
@@ -55,6 +65,9 @@ pub fn find_or_add(
     }
     if !merged.0.contains_key("model") {
         return Err(user_error!("{}: [teacher.{name}] lacks a model; add model or hf", teacher_at.0));
+    }
+    if let Some((_, format)) = own.iter().find(|(key, _)| key == "format") {
+        return Err(user_error!("{}: format is that of recorded answers; add recorded = \"FILE\", or remove it", format.at.0));
     }
     let seed = merged.0.get("seed").map_or(Ok(0), |setting| setting.whole("seed", 0..=i64::MAX as u64))?;
     let hard = Loss::from(Objective::HardCe);
@@ -88,7 +101,7 @@ pub fn find_or_add(
     let teacher = &mut experiment.teachers[index];
     teacher.kept.include(objective, top_k);
     teacher.vocab_size = teacher.vocab_size.min(student.model.vocab_size);
-    Ok(index)
+    Ok(Taught::Trained(index))
 }
 
 /// Where the teacher `name` is a checkpoint by its own table, makes it the model and what `adapt` says its training; whether

@@ -80,19 +80,19 @@ macro_rules! frame_rows {
 
             /// The rows of a frame, in its order; columns that are no field are left out.
             pub fn rows(frame: &DataFrame) -> Result<Vec<$row>> {
-                $(let mut $field = <$kind as Field>::column(frame, stringify!($field))?.into_iter();)*
-                (0..frame.height()).map(|_| Ok($row { $($field: next(&mut $field)?),* })).collect()
+                $(let mut $field = <$kind as $crate::record::frames::Field>::column(frame, stringify!($field))?.into_iter();)*
+                (0..frame.height()).map(|_| Ok($row { $($field: $crate::record::frames::next(&mut $field)?),* })).collect()
             }
         }
     };
 }
 
-fn next<T>(values: &mut impl Iterator<Item = T>) -> Result<T> {
+pub(super) fn next<T>(values: &mut impl Iterator<Item = T>) -> Result<T> {
     values.next().ok_or_else(|| anyhow!("columns of unequal length"))
 }
 
 /// What stands in a column of a frame.
-trait Field: Sized {
+pub(super) trait Field: Sized {
     fn of(column: &Column) -> PolarsResult<Vec<Option<Self>>>;
 
     /// In every row of a frame without the column: one that was written before there was such a column.
@@ -146,6 +146,7 @@ impl<T: Field> Field for Option<T> {
         Some(None)
     }
 }
+pub(super) use frame_rows;
 
 frame_rows! {
     /// A run of an experiment. Swept axes follow as further columns (see [`runs_frame`]).
@@ -252,13 +253,16 @@ pub fn runs_frame(rows: &[RunRow], axes: &[(String, Vec<Option<String>>)]) -> Po
 }
 
 #[cfg(test)]
+pub(super) use tests::documented;
+
+#[cfg(test)]
 mod tests {
     use super::*;
 
     const PAGE: &str = include_str!("../../docs/frames.md");
 
     /// Name and type of the columns in the table of a frame.
-    fn documented(name: &str) -> Vec<(String, String)> {
+    pub fn documented(name: &str) -> Vec<(String, String)> {
         let (_, rest) = PAGE.split_once(&format!("\n## {name}.parquet\n")).unwrap_or_else(|| panic!("no {name}"));
         let section = rest.split("\n## ").next().unwrap_or_default();
         let cells = |line: &str| -> Option<(String, String)> {

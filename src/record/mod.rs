@@ -4,6 +4,7 @@ pub mod export;
 pub mod fingerprint;
 pub mod frames;
 pub mod freeze;
+pub mod imports;
 pub mod journal;
 pub mod provenance;
 pub mod store;

@@ -119,7 +119,12 @@ pub fn gather(experiment: &Experiment, settings: &Settings, results: &Path, kept
         split,
         data: experiment.data_name.clone(),
         student: experiment.student_name.clone(),
-        teachers: experiment.teachers.iter().map(|t| format!("{} ({}, {} tokens)", t.name, t.model, t.recipe.tokens)).collect(),
+        teachers: experiment
+            .teachers
+            .iter()
+            .map(|t| format!("{} ({}, {} tokens)", t.name, t.model, t.recipe.tokens))
+            .chain(experiment.recordings.iter().map(|r| format!("{} (recorded, {})", r.name, r.recipe.format.name())))
+            .collect(),
         version: env!("CARGO_PKG_VERSION").into(),
         commit: commit(),
         cargo_lock_sha256: sha256_file(Path::new("Cargo.lock")).ok(),

@@ -27,6 +27,7 @@ impl Made {
             method: method.into(),
             seed,
             status: status.into(),
+            planned: true,
             params: Some(500_000),
             tokens,
             updates: 200,

@@ -4,7 +4,8 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::experiment::recipe::{TrainRecipe, identity};
+use crate::experiment::recipe::{DataRecipe, TrainRecipe, identity};
+use crate::experiment::recorded::Recording;
 use crate::experiment::{DataFiles, Experiment, Student, Teacher};
 use crate::record::journal::{self, Event};
 use crate::teacher::title::Title;
@@ -125,10 +126,12 @@ pub fn status_in(folder: &Path) -> Status {
 }
 
 /// The folder of the tokenised data of `recipe`.
-pub fn data_folder(runs: &Path, recipe: &TrainRecipe) -> PathBuf {
-    // The context cuts sequences, not tokens.
-    let mut data = recipe.data.clone();
-    data.context = 0;
+pub fn data_folder(runs: &Path, recipe: &DataRecipe) -> PathBuf {
+    let mut data = recipe.clone();
+    if data.examples.is_none() {
+        // The context cuts sequences, not tokens; only examples are fitted into it.
+        data.context = 0;
+    }
     runs.join(format!("data-{}", identity(&data)))
 }
 
@@ -138,6 +141,14 @@ pub fn cache_place(runs: &Path, teacher: &Teacher) -> CachePlace {
     // A tokenizer that is trained here follows from the text.
     let tokenizer = identity(&(&recipe.data.content, &recipe.data.tokenizer));
     let title = Title::new(recipe.answers_identity(), tokenizer, *vocab_size, kept.clone());
+    CachePlace { folder: runs.join(format!("cache-{name}-{}-{}", kept.tag(), &title.hash()[..8])), title }
+}
+
+/// The cache of a recording.
+pub fn recording_place(runs: &Path, recording: &Recording) -> CachePlace {
+    let Recording { name, recipe, data, kept, .. } = recording;
+    let tokenizer = identity(&(&data.content, &data.tokenizer));
+    let title = Title::new(identity(&(recipe, data)), tokenizer, data.tokenizer.vocab_size(), kept.clone());
     CachePlace { folder: runs.join(format!("cache-{name}-{}-{}", kept.tag(), &title.hash()[..8])), title }
 }
 
@@ -158,7 +169,7 @@ pub fn baselines(experiment: &Experiment) -> Vec<(String, &Student)> {
 pub fn data_sets(experiment: &Experiment, runs: &Path) -> Vec<(PathBuf, TrainRecipe, DataFiles, Vec<String>)> {
     let mut all: Vec<(PathBuf, TrainRecipe, DataFiles, Vec<String>)> = Vec::new();
     for student in &experiment.students {
-        let folder = data_folder(runs, &student.recipe);
+        let folder = data_folder(runs, &student.recipe.data);
         let on = student.recipe.eval.on.clone();
         match all.iter_mut().find(|(known, ..)| *known == folder) {
             Some((.., splits)) if splits.contains(&on) => {}

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use super::job::{Job, Status, Work, baselines, cache_place, data_folder, status};
+use super::job::{Job, Status, Work, baselines, cache_place, data_folder, recording_place, status};
 use crate::experiment::Experiment;
 
 /// How to run.
@@ -66,7 +66,7 @@ pub fn plan(experiment: &Experiment, settings: &Settings) -> Vec<Planned> {
             let job = Job {
                 run: run.to_string(),
                 folder: runs.join(run),
-                data: data_folder(runs, recipe),
+                data: data_folder(runs, &recipe.data),
                 work,
                 device: if parallel { settings.device.clone() } else { "cpu".into() },
                 threads,
@@ -110,7 +110,8 @@ pub fn plan(experiment: &Experiment, settings: &Settings) -> Vec<Planned> {
         }
     }
     for student in students {
-        let cache = student.teacher.map(|index| cache_place(runs, &experiment.teachers[index]));
+        let recorded = student.recording.map(|index| recording_place(runs, &experiment.recordings[index]));
+        let cache = student.teacher.map(|index| cache_place(runs, &experiment.teachers[index])).or(recorded);
         let needs = student.teacher.and_then(|index| caches[index]).into_iter().collect();
         let recipe = Box::new(student.recipe.clone());
         let cost = (student.recipe.train_flops(), student.recipe.tokens);

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow};
 
-use super::job::{Job, Status, Work, data_sets, journal_path};
+use super::job::{Job, Status, Work, data_folder, data_sets, journal_path, recording_place};
 use super::lease::{Lease, Sight, Watch, by};
 use super::local::{News, Processes, Trouble, log_path};
 use super::progress::Progress;
@@ -20,6 +20,7 @@ use crate::data::tokens;
 use crate::experiment::Experiment;
 use crate::record::journal::{self, Event, Journal};
 use crate::record::store::is_storage;
+use crate::teacher::recorded;
 use crate::train::checkpoint;
 
 /// Time between looks at what others do.
@@ -60,6 +61,15 @@ pub fn run(experiment: &Experiment, settings: &Settings, interrupts: &Arc<Atomic
             return Ok(Ending { interrupted: true, ..Ending::default() });
         };
         tokens::prepare(&recipe.data, &files, &splits, &folder)?;
+    }
+    for recording in &experiment.recordings {
+        let arms = recording.students(experiment).map(|student| (student.method.as_str(), student.recipe.loss.objective));
+        let (data, place) = (data_folder(&settings.runs, &recording.data), recording_place(&settings.runs, recording));
+        let interrupted = || interrupts.load(Ordering::Relaxed) > 0;
+        let Some(_lease) = Watch::new(&place.folder).wait(|sentence| eprintln!("{sentence}"), interrupted)? else {
+            return Ok(Ending { interrupted: true, ..Ending::default() });
+        };
+        recorded::prepare(recording, &data, &place.folder, &place.title, &arms.collect::<Vec<_>>())?;
     }
     let (sender, news) = mpsc::channel();
     let desks = planned.iter().map(|planned| Desk::new(&planned.job.folder)).collect();

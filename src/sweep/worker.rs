@@ -122,7 +122,8 @@ fn dispatch(job: &Job, mesh: &Mesh, journal: Option<&Journal>, stop: &AtomicBool
     let split = |name: &str| -> Result<TokenizedSplit> {
         let path = job.data.join(format!("{name}.tokens"));
         let split = TokenizedSplit::read(&path).context(Trouble::NotWhole)?;
-        match split.ids.iter().find(|&&id| id as usize >= vocab_size) {
+        let unknown = split.ids.iter().find(|&id| id as usize >= vocab_size);
+        match unknown {
             Some(id) => Err(user_error!("the {name} split has token {id}, which the model of {vocab_size} ids does not know")),
             None => Ok(split),
         }
@@ -184,12 +185,14 @@ fn dispatch(job: &Job, mesh: &Mesh, journal: Option<&Journal>, stop: &AtomicBool
             let (train_split, held_out) = (split("train")?, split(&recipe.eval.on)?);
             let all = sequences(&train_split, recipe.data.context);
             let mut counts = vec![1.0f64; recipe.model.vocab_size];
-            all.iter().flat_map(|s| s.labels(&train_split)).for_each(|&id| counts[id as usize] += 1.0);
+            for sequence in &all {
+                sequence.labels(&train_split)[sequence.first..].iter().for_each(|&id| counts[id as usize] += 1.0);
+            }
             let total: f64 = counts.iter().sum();
             let likeliest = counts.iter().enumerate().max_by(|a, b| a.1.total_cmp(b.1)).map_or(0, |(id, _)| id as u32);
             let mut found = Evaluation::new(held_out.len(), held_out.bytes.iter().sum());
             for sequence in sequences(&held_out, recipe.data.context) {
-                for &id in sequence.labels(&held_out) {
+                for &id in &sequence.labels(&held_out)[sequence.first..] {
                     let nll = (total / counts[id as usize]).ln();
                     found.add(sequence.document, nll, counts[likeliest as usize] / total, id == likeliest);
                 }
@@ -203,7 +206,7 @@ fn dispatch(job: &Job, mesh: &Mesh, journal: Option<&Journal>, stop: &AtomicBool
                 updates: 0,
             })?;
             journal.write(&Event::Resumed { step: 0 })?;
-            let tokens = all.iter().map(|s| s.targets as i64).sum();
+            let tokens = all.iter().map(|s| s.counted() as i64).sum();
             for event in evaluation_events(&found, recipe, 0, tokens, Some(&held_out)) {
                 journal.write(&event)?;
             }

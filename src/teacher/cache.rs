@@ -99,12 +99,13 @@ impl Cache {
         let kept = &self.title.kept;
         let (unit, column) = (column(&kept.temperatures, 1.0)?, column(&kept.temperatures, temperature)?);
         ensure!(k <= kept.top_k, "the teacher cache has the top {}, not {k}", kept.top_k);
-        let (mut ids, mut logits, mut lses) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut ids, mut logits, mut lses, mut short) = (Vec::new(), Vec::new(), Vec::new(), false);
         for row in rows {
             let Answers { ids: all, logprobs, lse, .. } = self.read(row, split)?;
             for (token, lse) in lse.chunks(kept.temperatures.len()).enumerate() {
                 let best = token * kept.top_k..token * kept.top_k + k;
                 ids.extend(all[best.clone()].iter().map(|&id| i64::from(id)));
+                short |= logprobs[best.clone()].contains(&f32::NEG_INFINITY);
                 logits.extend(logprobs[best].iter().map(|logprob| logprob + lse[unit]));
                 lses.push(lse[column]);
             }
@@ -112,7 +113,13 @@ impl Cache {
         let n = lses.len() as i64;
         let shaped = |t: Tensor| t.view([n, k as i64]).to_device(device);
         let lse_n1 = Tensor::from_slice(&lses).unsqueeze(1).to_device(device);
-        Ok(Teacher::from_logits(shaped(Tensor::from_slice(&ids)), shaped(Tensor::from_slice(&logits)), &lse_n1, temperature))
+        let (ids_nk, logits_nk) = (shaped(Tensor::from_slice(&ids)), shaped(Tensor::from_slice(&logits)));
+        if short {
+            // A recorded row with fewer ids repeats one of them without weight, which must not count as another outcome.
+            let logprobs_nk = &logits_nk / temperature - &lse_n1;
+            return Ok(Teacher::listed(ids_nk, Some(logprobs_nk), Some(logits_nk)));
+        }
+        Ok(Teacher::from_logits(ids_nk, logits_nk, &lse_n1, temperature))
     }
 
     /// Draws weigh 1/k each: a smaller number of them is as unbiased as all that are kept.

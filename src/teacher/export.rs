@@ -37,7 +37,7 @@ fn documents(
             answers.append(cache.read(&Row::whole(sequence), split)?);
         }
         let document = group[0].document;
-        each(&split.names[document], split.document(document), &answers)?;
+        each(split.names.get(document), &split.document(document), &answers)?;
     }
     Ok(())
 }

@@ -7,6 +7,7 @@ pub mod export;
 pub mod inspect;
 pub mod kept;
 mod pack;
+pub mod recorded;
 pub mod source;
 pub mod teach;
 pub mod title;

@@ -37,7 +37,7 @@ impl Source {
         precision: Precision,
         context: usize,
     ) -> Result<()> {
-        let ids: Vec<u8> = split.ids.iter().chain(&[context as u32]).flat_map(|id| id.to_le_bytes()).collect();
+        let ids: Vec<u8> = split.ids.iter().chain([context as u32]).flat_map(|id| id.to_le_bytes()).collect();
         let text = format!("text-{}.tokens", &sha256_hex(&ids)[..8]);
         let absolute = |path: &Path| std::path::absolute(path).unwrap_or_else(|_| path.to_path_buf());
         let source = Self { model: absolute(model), data: absolute(data), precision, context, text };

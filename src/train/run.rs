@@ -298,7 +298,7 @@ pub fn evaluation_events(
     if let Some(held_out) = documents {
         events.extend(held_out.names.iter().zip(&found.documents).map(|(name, &(nll_sum, tokens))| Event::Document {
             split: split.clone(),
-            document: name.clone(),
+            document: name.to_string(),
             nll_sum,
             tokens: tokens as i64,
         }));

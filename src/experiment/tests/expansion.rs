@@ -70,7 +70,8 @@ fn each_context_has_a_teacher_of_its_own() {
     for student in experiment.students.iter().filter(|student| student.teacher.is_some()) {
         let teacher = &experiment.teachers[student.teacher.unwrap()];
         assert_eq!(teacher.recipe.data, student.recipe.data);
-        assert_eq!(*student.recipe.teacher.as_ref().unwrap().trained, teacher.recipe);
+        let trained = student.recipe.teacher.as_ref().unwrap().trained.as_deref();
+        assert_eq!(trained, Some(&teacher.recipe));
     }
 }
 

@@ -1,0 +1,124 @@
+//! Lines that cannot be learned from: what is wrong with them, and whether that stops the reading.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use anyhow::Result;
+use serde::{Deserialize, Serialize};
+
+use super::lines::Place;
+use crate::user_error;
+
+/// What is wrong with a line.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Damage {
+    pub kind: Kind,
+    /// In a few words, with what to do where that is not plain.
+    pub what: String,
+}
+
+macro_rules! kinds {
+    ($($(#[$meta:meta])* $kind:ident = $name:literal),* $(,)?) => {
+        /// The kinds of damage, as they are counted.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub enum Kind { $($(#[$meta])* $kind),* }
+        impl Kind {
+            pub const ALL: &[Kind] = &[$(Kind::$kind),*];
+
+            pub fn name(self) -> &'static str {
+                match self { $(Kind::$kind => $name),* }
+            }
+        }
+    };
+}
+
+kinds! {
+    /// The file cannot be read on: a damaged archive, a failing disk.
+    Unreadable = "unreadable",
+    TooLong = "too-long",
+    NotUtf8 = "not-utf8",
+    /// JSON that ends before it is complete.
+    Torn = "torn",
+    NotJson = "not-json",
+    NotAnObject = "not-an-object",
+    MissingKey = "missing-key",
+    WrongType = "wrong-type",
+    EmptyText = "empty-text",
+    /// A score that is no log-probability: above 0, not a number, a sum above 1.
+    BadScore = "bad-score",
+    /// Rows of answers and tokens that do not belong together.
+    Misaligned = "misaligned",
+    /// A token of the text, not just of the answers, that the vocabulary does not have.
+    UnknownToken = "unknown-token",
+    /// More tokens than the context, where nothing may be cut.
+    OverBudget = "over-budget",
+}
+
+impl Damage {
+    pub fn new(kind: Kind, what: impl Into<String>) -> Self {
+        Self { kind, what: what.into() }
+    }
+}
+
+impl fmt::Display for Damage {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        f.write_str(&self.what)
+    }
+}
+
+/// What a damaged line does.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum OnBadLine {
+    /// Ends the reading with its place and what is wrong.
+    #[default]
+    Stop,
+    /// Is counted and left out.
+    Skip,
+}
+
+impl OnBadLine {
+    pub const NAMES: [&str; 2] = ["stop", "skip"];
+
+    pub fn named(name: &str) -> Option<Self> {
+        Some(match name {
+            "stop" => Self::Stop,
+            "skip" => Self::Skip,
+            _ => return None,
+        })
+    }
+}
+
+/// Lines read, and those left out.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Tally {
+    /// Lines that are not blank.
+    pub lines: u64,
+    /// Count of each kind of damage, by its name.
+    pub bad: BTreeMap<String, u64>,
+    /// The first damaged line and what is wrong with it.
+    pub first: Option<String>,
+}
+
+impl Tally {
+    pub fn bad_lines(&self) -> u64 {
+        self.bad.values().sum()
+    }
+
+    /// Counts a damaged line, or stops at it.
+    pub fn reject(&mut self, place: &Place, damage: &Damage, policy: OnBadLine) -> Result<()> {
+        if policy == OnBadLine::Stop {
+            return Err(user_error!("{place}: {damage}; mend the line, or set on_bad_line = \"skip\""));
+        }
+        *self.bad.entry(damage.kind.name().to_string()).or_default() += 1;
+        self.first.get_or_insert_with(|| format!("{place}: {damage}"));
+        Ok(())
+    }
+
+    /// `12 of 100 lines left out: not-json 5, torn 7; the first: x.jsonl:3: ...`, where any are.
+    pub fn words(&self) -> Option<String> {
+        let kinds: Vec<String> = self.bad.iter().map(|(kind, count)| format!("{kind} {count}")).collect();
+        let first = self.first.as_ref()?;
+        Some(format!("{} of {} lines left out: {}; the first: {first}", self.bad_lines(), self.lines, kinds.join(", ")))
+    }
+}

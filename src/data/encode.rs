@@ -1,0 +1,356 @@
+//! Examples as token ids: source, prompt end and target put together within the context, and a teacher's answers beside them.
+//!
+//! As the seed does it (metaseq #736), where it is right: source, `prompt_eos` and target are tokenised apart; a target longer
+//! than the context is cut to a share of it, and what is left of the context is the source's; then comes the token that ends a
+//! text. A sequence of `context` inputs has `context + 1` tokens.
+
+use anyhow::Result;
+
+use super::damage::{Damage, Kind};
+use super::example::{Answers, Example, Piece, Scores};
+use super::vocabulary::Vocabulary;
+use crate::experiment::recipe::{Eos, ExampleRecipe, Input, Truncation};
+
+/// An example as ids.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Encoded {
+    pub ids: Vec<u32>,
+    /// Leading ids that are read and not predicted; `None` where it is a document.
+    pub prompt: Option<usize>,
+    /// Of text that the predicted tokens stand for.
+    pub bytes: u64,
+    /// Of each id, what a teacher says of it; empty where none does.
+    pub answers: Vec<Option<Answer>>,
+    pub counts: Counts,
+}
+
+/// What a teacher says of a token.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Answer {
+    /// Distinct ids and their logit − lse, the likeliest first.
+    pub entries: Vec<(u32, f64)>,
+    /// What to add to have logits again; 0 where only log-probabilities are known.
+    pub lse: f64,
+    /// Written in the file, and not put there for the end of the text.
+    pub recorded: bool,
+}
+
+/// What becomes of a teacher's answers on the way to the student's ids.
+#[derive(Clone, Copy, Debug, Default, PartialEq, serde::Serialize, serde::Deserialize)]
+pub struct Counts {
+    /// Rows of answers, one a token.
+    pub rows: u64,
+    /// Ids that they list.
+    pub entries: u64,
+    /// Of these, without an id in the student's vocabulary.
+    pub unmapped: u64,
+    /// Of these, with the id of another in their row, to which their weight is added.
+    pub duplicate: u64,
+    /// Rows whose teacher read other tokens than the student does.
+    pub mismatched: u64,
+    /// Rows of logits without their log-probabilities: the mass outside of them is not known.
+    pub unnormalized: u64,
+    /// Rows of log-probabilities without logits.
+    pub logprobs: u64,
+}
+
+impl Counts {
+    pub fn add(&mut self, more: &Self) {
+        self.rows += more.rows;
+        self.entries += more.entries;
+        self.unmapped += more.unmapped;
+        self.duplicate += more.duplicate;
+        self.mismatched += more.mismatched;
+        self.unnormalized += more.unnormalized;
+        self.logprobs += more.logprobs;
+    }
+}
+
+/// A log-probability above 0 by less than this, or a sum of probabilities above 1 by less than this, is rounding.
+const ROUNDING: f64 = 0.01;
+
+/// How examples become ids. Without a recipe they are plain documents.
+pub struct Encoder<'a> {
+    vocabulary: &'a Vocabulary<'a>,
+    recipe: Option<&'a ExampleRecipe>,
+    context: usize,
+    prompt_eos: Vec<u32>,
+    /// The token that ends a text, where one is to be added.
+    eos: Option<u32>,
+}
+
+impl<'a> Encoder<'a> {
+    pub fn new(vocabulary: &'a Vocabulary<'a>, recipe: Option<&'a ExampleRecipe>, context: usize) -> Result<Self> {
+        let prompt_eos = recipe.map_or(Ok(Vec::new()), |recipe| vocabulary.encode(&recipe.prompt_eos, false))?;
+        let eos = recipe.filter(|recipe| recipe.eos != Eos::None).map(|_| vocabulary.eos()).transpose()?;
+        Ok(Self { vocabulary, recipe, context, prompt_eos, eos })
+    }
+
+    /// `Err` within `Ok` is the line's fault.
+    pub fn encode(&self, example: &Example) -> Result<Result<Encoded, Damage>> {
+        let encoded = match (&example.source, self.recipe) {
+            (Some(source), Some(recipe)) => self.prompted(example, source, recipe),
+            _ => self.document(example),
+        };
+        let encoded = match encoded {
+            Err(Fault::Line(damage)) => return Ok(Err(damage)),
+            Err(Fault::Ours(error)) => return Err(error),
+            Ok(encoded) => encoded,
+        };
+        self.vocabulary.check(&encoded.ids)?;
+        Ok(Ok(encoded))
+    }
+
+    /// A plain text, a document.
+    pub fn text(&self, text: &str) -> Result<Encoded> {
+        let (ids, bytes) = self.vocabulary.encode_document(text)?;
+        self.vocabulary.check(&ids)?;
+        Ok(Encoded { ids, bytes, ..Encoded::default() })
+    }
+
+    fn document(&self, example: &Example) -> Result<Encoded, Fault> {
+        let mut counts = Counts::default();
+        let (mut answers, _) = self.answers(example.answers.as_ref(), &mut counts)?;
+        let (ids, bytes) = match &example.target {
+            Some(Piece::Text(text)) => {
+                let encoded = self.text(text)?;
+                (encoded.ids, encoded.bytes)
+            }
+            Some(Piece::Tokens(tokens)) => {
+                let mut ids = tokens.iter().map(|token| self.vocabulary.need(token)).collect::<Result<Vec<u32>, _>>()?;
+                if answers.first().is_some_and(Option::is_some) {
+                    // The teacher tells of the first token too: it is predicted from what begins a text, if anything does.
+                    let begin = self.vocabulary.encode_first("")?;
+                    answers.splice(0..0, begin.iter().map(|_| None));
+                    ids.splice(0..0, begin);
+                }
+                let bytes = self.vocabulary.bytes(ids.get(1..).unwrap_or(&[]))?;
+                (ids, bytes)
+            }
+            None => return Err(self.unknown_target(example)),
+        };
+        if example.answers.is_some() && answers.len() != ids.len() {
+            return Err(misaligned(ids.len(), answers.len()));
+        }
+        if let Some(first) = answers.first_mut()
+            && first.take().is_some()
+        {
+            counts.rows -= 1;
+        }
+        Ok(Encoded { ids, prompt: None, bytes, answers, counts })
+    }
+
+    fn prompted(&self, example: &Example, source: &Piece, recipe: &ExampleRecipe) -> Result<Encoded, Fault> {
+        let mut counts = Counts::default();
+        let mut source_ids = match source {
+            Piece::Text(text) => self.vocabulary.encode_first(text)?,
+            Piece::Tokens(tokens) => tokens.iter().map(|token| self.vocabulary.need(token)).collect::<Result<_, _>>()?,
+        };
+        let (mut answers, highest) = self.answers(example.answers.as_ref(), &mut counts)?;
+        let by_argmax = recipe.input == Input::TeacherArgmax && !answers.is_empty();
+        // Where the student does not read them, sampled tokens only tell how far its context is the teacher's.
+        let sampled = match self.sampled(example, &answers) {
+            Err(Fault::Line(_)) if by_argmax => None,
+            other => other?,
+        };
+        let mut ids = match by_argmax {
+            true => argmax(&answers)?,
+            false => sampled.clone().ok_or_else(|| self.unknown_target(example))?,
+        };
+        if !answers.is_empty() && answers.len() != ids.len() {
+            return Err(misaligned(ids.len(), answers.len()));
+        }
+        // From the first token that is not the sampled one, the teacher has read other tokens than the student will.
+        if let Some(sampled) = sampled {
+            let same = sampled.iter().zip(&ids).take_while(|(a, b)| a == b).count();
+            counts.mismatched = answers.iter().skip(same + 1).flatten().count() as u64;
+        }
+
+        let (context, before) = (self.context, self.prompt_eos.len());
+        let whole = ids.len();
+        let fits = source_ids.len() + before + whole <= context;
+        if !fits && recipe.truncation == Truncation::None {
+            let (source, target) = (source_ids.len() + before, whole);
+            return Err(Fault::Line(Damage::new(
+                Kind::OverBudget,
+                format!(
+                    "{source} tokens to read and {target} to predict are more than the context of {context}; set truncation = \"left\" or \"right\""
+                ),
+            )));
+        }
+        if ids.len() > context {
+            ids.truncate((recipe.target_budget * context as f64) as usize);
+        }
+        ids.truncate(context.saturating_sub(before));
+        let room = context.saturating_sub(ids.len() + before);
+        if source_ids.len() > room {
+            // What begins a text stays.
+            let begin = self.vocabulary.encode_first("")?;
+            let kept = begin.len().min(room);
+            match recipe.truncation {
+                Truncation::Left if source_ids.starts_with(&begin) => {
+                    let cut = source_ids.len() - (room - kept);
+                    source_ids.drain(kept..cut);
+                }
+                Truncation::Left => drop(source_ids.drain(..source_ids.len() - room)),
+                _ => source_ids.truncate(room),
+            }
+            counts.mismatched = answers.iter().take(ids.len()).flatten().count() as u64;
+        }
+        answers.truncate(ids.len());
+        counts.rows = answers.iter().flatten().count() as u64;
+        counts.mismatched = counts.mismatched.min(counts.rows);
+
+        let cut = ids.len() < whole;
+        if let Some(eos) = self.eos
+            && (recipe.eos == Eos::Append || !cut && ids.last() != Some(&eos))
+        {
+            ids.push(eos);
+            if !answers.is_empty() {
+                let lse = if highest.is_finite() { highest } else { 0.0 };
+                answers.push(Some(Answer { entries: vec![(eos, 0.0)], lse, recorded: false }));
+            }
+        }
+        let bytes = match &example.target {
+            Some(Piece::Text(text)) if !cut && recipe.input == Input::Sampled => text.len() as u64,
+            _ => self.vocabulary.bytes(&ids)?,
+        };
+        let prompt = source_ids.len() + before;
+        let mut all = source_ids;
+        all.extend(&self.prompt_eos);
+        all.extend(ids);
+        if !answers.is_empty() {
+            answers.splice(0..0, (0..prompt).map(|_| None));
+        }
+        Ok(Encoded { ids: all, prompt: Some(prompt), bytes, answers, counts })
+    }
+
+    /// The sampled tokens; nothing where the line does not have them. A row of answers more than tokens is that of the end.
+    fn sampled(&self, example: &Example, answers: &[Option<Answer>]) -> Result<Option<Vec<u32>>, Fault> {
+        let mut ids = match &example.target {
+            None => return Ok(None),
+            Some(Piece::Text(text)) => self.vocabulary.encode(text, false)?,
+            Some(Piece::Tokens(tokens)) => tokens.iter().map(|token| self.vocabulary.need(token)).collect::<Result<_, _>>()?,
+        };
+        let eos = self.vocabulary.eos().ok();
+        if answers.len() == ids.len() + 1
+            && let (Some(eos), Some(Some(last))) = (eos, answers.last())
+            && last.entries.first().is_some_and(|&(id, _)| id == eos)
+        {
+            ids.push(eos);
+        }
+        Ok(Some(ids))
+    }
+
+    /// The answers by the student's ids, and the highest finite logit among them.
+    fn answers(&self, answers: Option<&Answers>, counts: &mut Counts) -> Result<(Vec<Option<Answer>>, f64), Damage> {
+        let mut highest = f64::NEG_INFINITY;
+        let Some(answers) = answers else { return Ok((Vec::new(), highest)) };
+        let mut all = Vec::with_capacity(answers.rows.len());
+        for (index, row) in answers.rows.iter().enumerate() {
+            let Some(row) = row else {
+                all.push(None);
+                continue;
+            };
+            counts.rows += 1;
+            counts.entries += row.len() as u64;
+            let mut entries: Vec<(u32, f64)> = Vec::with_capacity(row.len());
+            let mut lse = None;
+            // Stable: equal scores stay in the order of the file.
+            let mut order: Vec<&super::example::Entry> = row.iter().collect();
+            order.sort_by(|a, b| b.score.total_cmp(&a.score));
+            for entry in order {
+                let bad = |what: String| Damage::new(Kind::BadScore, format!("row {} of the answers: {what}", index + 1));
+                if answers.scores == Scores::Logprobs && entry.score > ROUNDING {
+                    return Err(bad(format!("{} of {} is no log-probability", entry.score, entry.token.shown())));
+                }
+                if entry.score == f64::INFINITY {
+                    return Err(bad(format!("the score of {} is infinite", entry.token.shown())));
+                }
+                let Some(id) = self.vocabulary.id(&entry.token) else {
+                    counts.unmapped += 1;
+                    continue;
+                };
+                if lse.is_none() && entry.score.is_finite() {
+                    lse = entry.logprob.filter(|logprob| logprob.is_finite()).map(|logprob| entry.score - logprob);
+                    highest = highest.max(entry.score);
+                }
+                match entries.iter_mut().find(|(known, _)| *known == id) {
+                    None => entries.push((id, entry.score)),
+                    Some((_, score)) => {
+                        counts.duplicate += 1;
+                        *score = log_sum(&[*score, entry.score]);
+                    }
+                }
+            }
+            let lse = match answers.scores {
+                Scores::Logprobs => {
+                    counts.logprobs += 1;
+                    0.0
+                }
+                Scores::Logits => lse.unwrap_or_else(|| {
+                    counts.unnormalized += 1;
+                    let scores: Vec<f64> = entries.iter().map(|(_, score)| *score).collect();
+                    Some(log_sum(&scores)).filter(|lse| lse.is_finite()).unwrap_or(0.0)
+                }),
+            };
+            // Weights that were added may have changed the order.
+            entries.sort_by(|a, b| b.1.total_cmp(&a.1));
+            entries.iter_mut().for_each(|(_, score)| *score = (*score - lse).min(0.0));
+            let mass: f64 = entries.iter().map(|(_, logprob)| logprob.exp()).sum();
+            if mass > 1.0 + ROUNDING {
+                let what = format!("row {} of the answers: the probabilities add up to {mass:.3}", index + 1);
+                return Err(Damage::new(Kind::BadScore, what));
+            }
+            all.push(Some(Answer { entries, lse, recorded: true }));
+        }
+        let highest = if answers.scores == Scores::Logits { highest } else { 0.0 };
+        Ok((all, highest))
+    }
+
+    fn unknown_target(&self, example: &Example) -> Fault {
+        let what = match example.answers {
+            Some(_) => {
+                "the line has answers but no text, so that the sampled tokens are not known; add a \"tgt\", or set input = \"teacher-argmax\""
+            }
+            None => "there is no text to learn from",
+        };
+        Fault::Line(Damage::new(Kind::MissingKey, what))
+    }
+}
+
+/// Whose fault it is.
+enum Fault {
+    Line(Damage),
+    Ours(anyhow::Error),
+}
+
+impl From<Damage> for Fault {
+    fn from(damage: Damage) -> Self {
+        Self::Line(damage)
+    }
+}
+
+impl From<anyhow::Error> for Fault {
+    fn from(error: anyhow::Error) -> Self {
+        Self::Ours(error)
+    }
+}
+
+fn misaligned(tokens: usize, rows: usize) -> Fault {
+    let what = format!("the text has {tokens} tokens but the answers {rows} rows; use the teacher's tokenizer");
+    Fault::Line(Damage::new(Kind::Misaligned, what))
+}
+
+fn argmax(answers: &[Option<Answer>]) -> Result<Vec<u32>, Damage> {
+    let first = |(index, answer): (usize, &Option<Answer>)| {
+        let id = answer.as_ref().and_then(|answer| answer.entries.first()).map(|&(id, _)| id);
+        id.ok_or_else(|| Damage::new(Kind::UnknownToken, format!("row {} of the answers has no id of the tokenizer", index + 1)))
+    };
+    answers.iter().enumerate().map(first).collect()
+}
+
+fn log_sum(values: &[f64]) -> f64 {
+    let max = values.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+    if max == f64::NEG_INFINITY { max } else { max + values.iter().map(|value| (value - max).exp()).sum::<f64>().ln() }
+}

@@ -1,0 +1,236 @@
+//! JSON as it is found in logs: the order of keys counts, a key may stand twice, and Python's `NaN` and `Infinity` are numbers.
+
+use std::fmt;
+
+use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
+
+use super::damage::{Damage, Kind};
+
+#[derive(Clone, Debug, PartialEq)]
+pub enum Json {
+    Null,
+    Bool(bool),
+    /// A whole number that fits.
+    Whole(i64),
+    Number(f64),
+    Text(String),
+    List(Vec<Json>),
+    /// In the order of the file, with repetitions.
+    Object(Vec<(String, Json)>),
+}
+
+/// Stands for a number that JSON has no word for, where Python wrote one.
+const INFINITE: [(&str, f64); 3] =
+    [("\u{1}-Infinity", f64::NEG_INFINITY), ("\u{1}Infinity", f64::INFINITY), ("\u{1}NaN", f64::NAN)];
+
+impl Json {
+    /// Parses a line that must be an object.
+    pub fn object(line: &str) -> Result<Self, Damage> {
+        let parsed = match serde_json::from_str(line) {
+            Err(error) if !error.is_eof() && (line.contains("Infinity") || line.contains("NaN")) => {
+                serde_json::from_str(&pythonic(line))
+            }
+            other => other,
+        };
+        match parsed {
+            Ok(object @ Json::Object(_)) => Ok(object),
+            Ok(other) => Err(Damage::new(Kind::NotAnObject, format!("expected a JSON object, found {}", other.kind()))),
+            Err(error) if error.is_eof() => Err(Damage::new(Kind::Torn, "the JSON ends before it is complete")),
+            Err(error) => {
+                let message = error.to_string();
+                let message = message.split(" at line ").next().unwrap_or_default();
+                Err(Damage::new(Kind::NotJson, format!("not JSON: {message} at column {}", error.column())))
+            }
+        }
+    }
+
+    /// The last value of `key`, as other readers have it; nothing where it is null.
+    pub fn get(&self, key: &str) -> Option<&Json> {
+        let Json::Object(fields) = self else { return None };
+        fields.iter().rev().find(|(name, _)| name == key).map(|(_, value)| value).filter(|value| **value != Json::Null)
+    }
+
+    pub fn has(&self, key: &str) -> bool {
+        self.get(key).is_some()
+    }
+
+    /// The value of `key`, which must be there.
+    pub fn need(&self, key: &str) -> Result<&Json, Damage> {
+        self.get(key).ok_or_else(|| Damage::new(Kind::MissingKey, format!("expected a JSON object with a {key:?}")))
+    }
+
+    pub fn text(&self, key: &str) -> Result<&str, Damage> {
+        match self {
+            Json::Text(text) => Ok(text),
+            other => Err(wrong(key, "a string", other)),
+        }
+    }
+
+    pub fn list(&self, key: &str) -> Result<&[Json], Damage> {
+        match self {
+            Json::List(list) => Ok(list),
+            other => Err(wrong(key, "a list", other)),
+        }
+    }
+
+    pub fn fields(&self, key: &str) -> Result<&[(String, Json)], Damage> {
+        match self {
+            Json::Object(fields) => Ok(fields),
+            other => Err(wrong(key, "an object", other)),
+        }
+    }
+
+    /// A number, −∞ and ∞ among them.
+    pub fn number(&self, key: &str) -> Result<f64, Damage> {
+        match self {
+            Json::Whole(n) => Ok(*n as f64),
+            Json::Number(x) if x.is_nan() => Err(Damage::new(Kind::BadScore, format!("{key} is not a number (NaN)"))),
+            Json::Number(x) => Ok(*x),
+            other => Err(wrong(key, "a number", other)),
+        }
+    }
+
+    /// A token id.
+    pub fn id(&self, key: &str) -> Result<u64, Damage> {
+        match self {
+            Json::Whole(n) if *n >= 0 => Ok(*n as u64),
+            other => Err(wrong(key, "a whole number of at least 0", other)),
+        }
+    }
+
+    fn kind(&self) -> &'static str {
+        match self {
+            Json::Null => "null",
+            Json::Bool(_) => "a boolean",
+            Json::Whole(_) | Json::Number(_) => "a number",
+            Json::Text(_) => "a string",
+            Json::List(_) => "a list",
+            Json::Object(_) => "an object",
+        }
+    }
+}
+
+fn wrong(key: &str, wanted: &str, found: &Json) -> Damage {
+    Damage::new(Kind::WrongType, format!("{key:?} must be {wanted}, not {}", found.kind()))
+}
+
+/// `line` with `-Infinity`, `Infinity` and `NaN` outside of strings replaced by what [`INFINITE`] stands for.
+fn pythonic(line: &str) -> String {
+    let mut out = String::with_capacity(line.len() + 32);
+    let (mut rest, mut quoted) = (line, false);
+    'next: while let Some(c) = rest.chars().next() {
+        if !quoted {
+            for (mark, _) in INFINITE {
+                if let Some(after) = rest.strip_prefix(&mark[1..]) {
+                    out += &format!("\"\\u0001{}\"", &mark[1..]);
+                    rest = after;
+                    continue 'next;
+                }
+            }
+        }
+        let mut length = c.len_utf8();
+        match c {
+            '"' => quoted = !quoted,
+            '\\' if quoted => length += rest[1..].chars().next().map_or(0, char::len_utf8),
+            _ => {}
+        }
+        out += &rest[..length];
+        rest = &rest[length..];
+    }
+    out
+}
+
+impl<'de> Deserialize<'de> for Json {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Any;
+        impl<'de> Visitor<'de> for Any {
+            type Value = Json;
+
+            fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
+                f.write_str("JSON")
+            }
+
+            fn visit_unit<E>(self) -> Result<Json, E> {
+                Ok(Json::Null)
+            }
+
+            fn visit_bool<E>(self, value: bool) -> Result<Json, E> {
+                Ok(Json::Bool(value))
+            }
+
+            fn visit_i64<E>(self, value: i64) -> Result<Json, E> {
+                Ok(Json::Whole(value))
+            }
+
+            fn visit_u64<E>(self, value: u64) -> Result<Json, E> {
+                Ok(i64::try_from(value).map_or(Json::Number(value as f64), Json::Whole))
+            }
+
+            fn visit_f64<E>(self, value: f64) -> Result<Json, E> {
+                Ok(Json::Number(value))
+            }
+
+            fn visit_str<E>(self, value: &str) -> Result<Json, E> {
+                Ok(INFINITE
+                    .iter()
+                    .find(|(mark, _)| *mark == value)
+                    .map_or_else(|| Json::Text(value.into()), |(_, x)| Json::Number(*x)))
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut values: A) -> Result<Json, A::Error> {
+                let mut list = Vec::new();
+                while let Some(value) = values.next_element()? {
+                    list.push(value);
+                }
+                Ok(Json::List(list))
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<Json, A::Error> {
+                let mut fields = Vec::new();
+                while let Some(entry) = entries.next_entry()? {
+                    fields.push(entry);
+                }
+                Ok(Json::Object(fields))
+            }
+        }
+        deserializer.deserialize_any(Any)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn order_repetitions_and_the_numbers_of_python_survive() {
+        let line = r#"{"b": {"x": 1, "a": -Infinity, "x": 2.5}, "t": "NaN \"-Infinity\"", "n": [NaN, null, Infinity]}"#;
+        let json = Json::object(line).unwrap();
+        let Json::Object(inner) = json.need("b").unwrap() else { panic!() };
+        assert_eq!(inner[0], ("x".into(), Json::Whole(1)));
+        assert_eq!(inner[1], ("a".into(), Json::Number(f64::NEG_INFINITY)));
+        assert_eq!(inner[2], ("x".into(), Json::Number(2.5)));
+        assert_eq!(json.need("t").unwrap().text("t"), Ok("NaN \"-Infinity\""));
+        let list = json.need("n").unwrap().list("n").unwrap();
+        assert_eq!(list[0].number("n").unwrap_err().kind, Kind::BadScore);
+        assert_eq!(list[2].number("n"), Ok(f64::INFINITY));
+    }
+
+    #[test]
+    fn every_damage_has_its_kind() {
+        let cases = [
+            (r#"{"a": 1"#, Kind::Torn),
+            (r#"{"a": "unfini"#, Kind::Torn),
+            (r#"{"a": 1}}"#, Kind::NotJson),
+            (r#"{'a': 1}"#, Kind::NotJson),
+            (r#"{"a": Infinit}"#, Kind::NotJson),
+            (r#"["a"]"#, Kind::NotAnObject),
+            ("7", Kind::NotAnObject),
+            (r#"{"a": "\ud800"}"#, Kind::NotJson),
+        ];
+        for (line, kind) in cases {
+            assert_eq!(Json::object(line).unwrap_err().kind, kind, "{line}");
+        }
+        let deep = format!("{{\"a\": {}", "[".repeat(100_000));
+        assert_eq!(Json::object(&deep).unwrap_err().kind, Kind::NotJson, "no stack is endless");
+    }
+}

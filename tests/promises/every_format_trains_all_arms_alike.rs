@@ -1,0 +1,135 @@
+//! An example file in each format trains finetuning and both distilled arms, which differ in nothing but the objective.
+//!
+//! The oracle for "nothing else": at the first step, from the same weights on the same batch, cross-entropy on the labels is the
+//! same number in every arm (but for the order of a sum), whatever it trains on; and so is it for prompts, which count in none.
+
+use hydrometer::record::journal::{self, Event};
+use polars::prelude::*;
+use polars_io::SerReader;
+use polars_io::prelude::ParquetReader;
+
+use super::lab::Lab;
+use super::seed_lines_give_what_the_seed_derives::fixture;
+
+/// Runs three arms on `file`; the target tokens of an update are all those of the file.
+fn arms(file: &str, teacher: &str, mse: &str, data: &str) -> (Lab, String) {
+    let lab = Lab::new();
+    let (path, tokenizer) = (fixture(file), fixture("tokenizer.json"));
+    lab.write(
+        "formats.toml",
+        &format!(
+            r#"
+[base]
+data = {{ train = {path:?}, valid = {path:?}, tokenizer = {tokenizer:?}{data} }}
+student = {{ hidden_size = 8, intermediate_size = 16, num_hidden_layers = 1, num_attention_heads = 2, num_key_value_heads = 1 }}
+context = 64
+tokens = 80
+batch = 20
+seeds = 1
+[teacher.them]
+{teacher}
+[method.finetune]
+objective = "hard-ce"
+[method.soft-ce]
+objective = "soft-ce"
+tail = "bucket"
+top_k = 4
+[method.logit-mse]
+objective = "logit-mse"
+top_k = 4
+{mse}
+"#
+        ),
+    );
+    let output = lab.run(&["run", "formats.toml", "--results", "results"]);
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success(), "{file}: {said}");
+    (lab, said)
+}
+
+/// The first step of each student: loss and loss on the labels.
+fn first_steps(lab: &Lab) -> Vec<(String, f64, f64)> {
+    let mut all = Vec::new();
+    for entry in std::fs::read_dir(lab.path().join("runs")).unwrap() {
+        let (name, path) = entry.map(|entry| (entry.file_name().to_string_lossy().into_owned(), entry.path())).unwrap();
+        let events = journal::read(&path.join("journal.jsonl"));
+        let student = ["finetune", "soft-ce", "logit-mse"].iter().any(|arm| name.starts_with(arm));
+        if let (true, Some(Event::Step(step))) = (student, events.iter().find(|event| matches!(event, Event::Step(_)))) {
+            assert!(matches!(events.last(), Some(Event::Done)), "{name}");
+            all.push((name, step.loss, step.hard_loss));
+        }
+    }
+    all.sort_by(|a, b| a.0.cmp(&b.0));
+    all
+}
+
+fn alike(lab: &Lab, file: &str) {
+    let steps = first_steps(lab);
+    let [finetune, logit_mse, soft_ce] = &steps[..] else { panic!("{file}: {steps:?}") };
+    assert_eq!(finetune.1, finetune.2, "{file}");
+    for arm in [logit_mse, soft_ce] {
+        // The head sums the ids that a teacher lists apart from the others; another batch would differ by far more.
+        assert!((arm.2 - finetune.2).abs() < 1e-8, "{file}: the arms see the same batch: {arm:?} {finetune:?}");
+    }
+    assert!(logit_mse.1 != finetune.1 && soft_ce.1 != finetune.1, "{file}: the objectives differ");
+}
+
+/// The named column of the teacher's import.
+fn imported(lab: &Lab, column: &str) -> f64 {
+    let file = std::fs::File::open(lab.path().join("results/imports.parquet")).unwrap();
+    let frame = ParquetReader::new(file).finish().unwrap();
+    let roles = frame.column("role").unwrap().str().unwrap();
+    let row = roles.iter().position(|role| role == Some("teacher")).unwrap();
+    let cast = frame.column(column).unwrap().cast(&DataType::Float64).unwrap();
+    cast.f64().unwrap().get(row).unwrap_or(f64::NAN)
+}
+
+fn recorded(file: &str) -> String {
+    format!("recorded = {:?}", fixture(file))
+}
+
+const TRAINED: &str = r#"
+model = { hidden_size = 16, intermediate_size = 16, num_hidden_layers = 1, num_attention_heads = 2, num_key_value_heads = 1 }
+tokens = 40"#;
+
+#[test]
+fn pairs_and_documents_with_a_teacher_that_is_trained() {
+    for file in ["src-tgt.jsonl", "prompt-completion.jsonl", "text.jsonl"] {
+        let (lab, _) = arms(file, TRAINED, "", "");
+        alike(&lab, file);
+    }
+}
+
+#[test]
+fn the_seed_s_files() {
+    for file in ["metaseq-training.jsonl", "metaseq-inference.jsonl"] {
+        let (lab, said) = arms(file, &recorded(file), "centered = true", "");
+        alike(&lab, file);
+        assert!(said.contains("ids unmapped") && said.contains("of another context"), "{said}");
+        assert!(imported(&lab, "unmapped") > 0.0 && imported(&lab, "duplicate") > 0.0, "{file}");
+        assert_eq!(imported(&lab, "mismatched_context"), 0.0, "{file}: the student reads what the teacher has read");
+    }
+    let (lab, _) = arms("metaseq-logits.jsonl", &recorded("metaseq-logits.jsonl"), "", ", input = \"teacher-argmax\"");
+    alike(&lab, "metaseq-logits.jsonl");
+    assert_eq!(imported(&lab, "mismatched_context"), 0.05, "one row of twenty");
+}
+
+#[test]
+fn completions_and_chats_of_an_api() {
+    for (file, rows, unmapped) in [("openai-completions.jsonl", 14.0, 1.0 / 30.0), ("openai-chat.jsonl", 8.0, 1.0 / 15.0)] {
+        let (lab, _) = arms(file, &recorded(file), "centered = true", ", eos = \"none\"");
+        alike(&lab, file);
+        assert_eq!((imported(&lab, "rows"), imported(&lab, "unmapped")), (rows, unmapped), "{file}");
+        assert_eq!(imported(&lab, "duplicate"), 0.0, "{file}: a sampled token joins its alternatives once");
+        assert!(imported(&lab, "short_k") > 0.5, "{file}: an API gives fewer than it is asked for");
+    }
+}
+
+#[test]
+fn prompts_and_generations_of_vllm() {
+    for (file, rows) in [("vllm-prompt.jsonl", 16.0), ("vllm-outputs.jsonl", 7.0)] {
+        let (lab, _) = arms(file, &recorded(file), "centered = true", "");
+        alike(&lab, file);
+        assert_eq!((imported(&lab, "rows"), imported(&lab, "unmapped")), (rows, 0.0), "{file}");
+    }
+}
