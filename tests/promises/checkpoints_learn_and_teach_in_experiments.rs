@@ -86,8 +86,11 @@ fn as_students_with_some_of_their_layers_and_as_teachers_adapted_or_not() {
     // One cache a teacher, and the first update starts from the checkpoint's weights: all arms from the same.
     let first =
         |run: &str| events(&lab, run).into_iter().find_map(|e| if let Event::Step(s) = e { Some(s.hard_loss) } else { None });
-    assert_eq!(first("finetune-s0"), first("whole-s0"));
-    assert_eq!(first("finetune-s0"), first("adapted-s0"));
+    let hard = first("finetune-s0").unwrap();
+    for taught in ["whole-s0", "adapted-s0"] {
+        let same = first(taught).unwrap();
+        assert!((same - hard).abs() < 1e-6 * hard, "{taught}: {same}, not {hard}");
+    }
 
     // Each student is held against the teacher it had; with two of them, the arm without one against neither.
     let compared = |student: &str| {
