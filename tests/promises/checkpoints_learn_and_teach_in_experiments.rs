@@ -52,8 +52,9 @@ fn events(lab: &Lab, run: &str) -> Vec<Event> {
 }
 
 fn last_nll(lab: &Lab, run: &str) -> f64 {
-    let nlls = events(lab, run).into_iter().filter_map(|e| if let Event::Evaluated(found) = e { Some(found.nll) } else { None });
-    nlls.last().unwrap()
+    let mut nlls =
+        events(lab, run).into_iter().filter_map(|e| if let Event::Evaluated(found) = e { Some(found.nll) } else { None });
+    nlls.next_back().unwrap()
 }
 
 fn json(lab: &Lab, arguments: &[&str]) -> Value {
