@@ -143,10 +143,10 @@ impl Teach {
         let cache = Cache::open(folder, &title)?;
         let teacher = sources.last().map(|source| self.teacher(source, &title)).transpose();
         let teacher = if self.sample == 0 { None } else { teacher? };
-        if teacher.is_some() {
-            if let Some(ended) = self.ranks()? {
-                return Ok(ended);
-            }
+        if teacher.is_some()
+            && let Some(ended) = self.ranks()?
+        {
+            return Ok(ended);
         }
         let mut found = Inspection::default();
         let mesh = Mesh::from_env(if teacher.is_some() { self.tp as usize } else { 1 }, 1, device)?;

@@ -3,9 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use super::job::{
-    Job, Status, Work, baselines, cache_place, data_folder, fidelity_run, judge, recording_place, status,
-};
+use super::job::{Job, Status, Work, baselines, cache_place, data_folder, fidelity_run, judge, recording_place, status};
 use crate::experiment::Experiment;
 
 /// How to run.
