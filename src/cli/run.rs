@@ -165,10 +165,15 @@ fn earlier(experiment: &Experiment, results: &Path) -> Option<(Frames, Provenanc
     if !results.join("runs.parquet").exists() {
         return None;
     }
+    let replaced = |why: &str| eprintln!("the frames in {} are replaced, not added to: {why}", results.display());
     match Frames::read(results).and_then(|frames| Ok((frames, Provenance::read(results)?))) {
+        Ok((_, provenance)) if !provenance.frames.is_empty() && provenance.frames != frame_hashes(results) => {
+            replaced("they do not belong together");
+            None
+        }
         Ok(found) => Some(found).filter(|(_, p)| p.experiment == experiment.name && p.smoke == experiment.smoke),
         Err(error) => {
-            eprintln!("the frames in {} are replaced, not added to: {error:#}", results.display());
+            replaced(&format!("{error:#}"));
             None
         }
     }

@@ -39,7 +39,7 @@ pub struct Model<'a> {
 /// knows are padding: the teacher's probabilities are over those that both know.
 pub fn fidelity(student: &Model, teacher: &Model, split: &TokenizedSplit, context: usize, mesh: &Mesh) -> Result<Fidelity> {
     let _guard = tch::no_grad_guard();
-    let rows = sequences(split, context).into_iter().map(Row::whole);
+    let rows = sequences(split, context).into_iter().map(Row::counted);
     let mine: Vec<Row> = rows.skip(mesh.dp.rank).step_by(mesh.dp.size).collect();
     let common = student.vocab_size.min(teacher.vocab_size) as i64;
     let at_a_time = (LOGITS / common).max(1);

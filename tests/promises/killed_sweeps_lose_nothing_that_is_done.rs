@@ -46,7 +46,7 @@ fn at_20_random_moments() {
     let (mut chance, mut kills) = (Chance::new(), [0; 3]);
     for _ in 0..KILLS {
         let mut program = lab.start(&torn);
-        sleep(whole.mul_f64(0.02 + 0.13 * chance.next()));
+        sleep(whole.mul_f64(0.02 + 0.05 * chance.next()));
         if program.try_wait().unwrap().is_some() {
             break;
         }
