@@ -180,6 +180,8 @@ frame_rows! {
         device: Option<String>,
         /// Slope of the logged loss along its gradient, over the gradient's norm, before the first update.
         gradient_check: Option<f64>,
+        /// The same before the last update.
+        last_gradient_check: Option<f64>,
         error: Option<String>,
     }
 }

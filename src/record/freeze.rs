@@ -38,7 +38,9 @@ pub fn freeze(experiment: &Experiment, runs: &Path, earlier: Option<&Frames>) ->
     }
     rows.axes = experiment.axes.clone();
     for (at, row) in earlier.runs.iter().enumerate() {
-        if row.status != "new" && !rows.runs.iter().any(|known| known.run == row.run) {
+        // A run that only bears another name now is the same run.
+        let recipe = |run: &str| run.rsplit('-').next().map(String::from);
+        if row.status != "new" && !rows.runs.iter().any(|known| recipe(&known.run) == recipe(&row.run)) {
             rows.runs.push(RunRow { planned: false, ..row.clone() });
             rows.take(&row.run, &earlier);
             let values = earlier.axes.iter().zip(&earlier.values[at]);
@@ -160,6 +162,7 @@ impl Rows {
             threads: None,
             device: None,
             gradient_check: None,
+            last_gradient_check: None,
             error: match status {
                 Status::Failed(error) => Some(error),
                 Status::Diverged(evidence) => Some(evidence),
@@ -173,7 +176,8 @@ impl Rows {
                     (row.device, row.params) = (Some(device), Some(params));
                     (row.tp, row.dp, row.threads) = (Some(tp), Some(dp), Some(threads));
                 }
-                Event::GradientChecked { slope } => row.gradient_check = Some(slope),
+                Event::GradientChecked { updates: 0, slope } => row.gradient_check = Some(slope),
+                Event::GradientChecked { slope, .. } => row.last_gradient_check = Some(slope),
                 Event::Step(step) => {
                     let fresh = step.tokens - row.tokens;
                     (row.tokens, row.updates) = (step.tokens, step.step);

@@ -31,8 +31,11 @@ pub enum Event {
     Resumed {
         step: i64,
     },
-    /// Before the first update: the logged loss's slope along its gradient, over the gradient's norm.
+    /// Before the first and the last update: the logged loss's slope along its gradient, over the gradient's norm.
     GradientChecked {
+        /// Made so far.
+        #[serde(default)]
+        updates: i64,
         slope: f64,
     },
     Step(Step),
@@ -254,7 +257,7 @@ fn survives(event: &Event, step: i64) -> bool {
         Event::Step(found) => found.step <= step,
         Event::Evaluated(found) => found.step <= step && step > 0,
         Event::Torn { after } => *after < step,
-        Event::GradientChecked { .. } => step > 0,
+        Event::GradientChecked { updates, .. } => *updates < step,
         Event::Document { .. } | Event::Progress { .. } | Event::Done => false,
         Event::Failed { .. } | Event::Diverged { .. } => false,
         _ => true,

@@ -35,7 +35,11 @@ pub fn diagnostics(input: &Input, comparison: &Comparison) -> Rows {
             |step| step.teacher_entropy,
             |step| Some(step.grad_norm),
         ];
-        let check = mean(finished(input, cell).filter_map(|run| run.gradient_check)).map_or("–".to_string(), |x| fixed(x, 3));
+        let check = |at: usize| mean(finished(input, cell).filter_map(|run| run.gradient_checks[at])).map(|x| fixed(x, 3));
+        let check = match (check(0), check(1)) {
+            (Some(first), Some(last)) => format!("{first} / {last}"),
+            (first, last) => first.or(last).unwrap_or("–".into()),
+        };
         std::iter::once(cell.label.clone()).chain(columns.map(of)).chain([check]).collect()
     };
     (head, in_facets(comparison).map(row).collect())
@@ -122,8 +126,8 @@ pub fn cost(input: &Input, comparison: &Comparison) -> Rows {
 }
 
 pub const DIAGNOSTICS_NOTE: &str = "Means over the last tenth of training, then over the finished runs. Losses and entropies in nats \
-    per token. Gradient check: before the first update, the logged loss's slope along its own gradient, over the gradient's norm; 1 \
-    where the gradient is that of the loss.";
+    per token. Gradient check: before the first update and, after a stroke, before the last, the logged loss's slope along its own \
+    gradient, over the gradient's norm; 1 where the gradient is that of the loss.";
 
 pub const COST_NOTE: &str =
     "Teacher: its training and its pass over the targets, counted whole for each arm although arms share them.";

@@ -26,8 +26,8 @@ pub struct Run {
     pub tokens_per_s: Option<f64>,
     pub train_flops: f64,
     pub teacher_flops: f64,
-    /// Slope of the loss along its gradient over the gradient's norm.
-    pub gradient_check: Option<f64>,
+    /// Slope of the loss along its gradient over the gradient's norm, before the first and the last update.
+    pub gradient_checks: [Option<f64>; 2],
     pub error: Option<String>,
     /// One a swept axis.
     pub axes: Vec<Option<String>>,
@@ -83,7 +83,7 @@ pub fn read(frames: &Frames) -> Result<Input> {
             tokens_per_s: row.tokens_per_s,
             train_flops: row.train_flops,
             teacher_flops: row.teacher_flops,
-            gradient_check: row.gradient_check,
+            gradient_checks: [row.gradient_check, row.last_gradient_check],
             error: row.error,
             axes: axes.iter().map(|(_, values)| values[at].clone()).collect(),
             steps: Vec::new(),

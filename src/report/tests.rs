@@ -42,6 +42,7 @@ impl Made {
             threads: Some(2),
             device: Some("cpu".into()),
             gradient_check: Some(1.0),
+            last_gradient_check: None,
             error: (status == "failed").then(|| "out of <memory> & | time".into()),
         });
         let floor = perplexity.ln();

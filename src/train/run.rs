@@ -123,9 +123,10 @@ pub fn train(
         let count: usize = rows.iter().map(Row::targets).sum();
         let lr = learning_rate(&recipe.optimizer, step, updates);
         let loss_and_gradient = || accumulate(recipe, place, rows, &weights, &decoder, mesh);
-        if step == 0 && recipe.precision == Precision::F32 {
+        // At first, when all is nearly uniform, a gradient can be that of another loss and hardly show it.
+        if (step == 0 || step + 1 == updates) && recipe.precision == Precision::F32 {
             let slope = slope(&weights, mesh, || Ok(loss_and_gradient()?.loss / count as f64))?;
-            write(Event::GradientChecked { slope })?;
+            write(Event::GradientChecked { updates: step as i64, slope })?;
         }
         let sums = loss_and_gradient()?;
         let norm = optimizer.step(&weights, &recipe.optimizer, lr, mesh)?;

@@ -45,6 +45,11 @@ fn so_renamed_arms_and_teachers_reuse_the_work_and_the_frames_bear_the_new_names
     folders.sort();
     assert_eq!(folders.len(), 8, "one folder a job, and the data: {folders:?}");
 
+    // In the frames of an experiment that was renamed itself, no run stands twice.
+    lab.write("lab.toml", &moved);
+    lab.ok(&["run", "lab.toml"]);
+    assert_eq!(names("results/lab"), new);
+
     // The same recipe from another experiment: only what is new is trained, under the new names.
     lab.write("more.toml", &renamed.replace("\"train.txt\"", "\"texts/t.txt\"").replace("seeds   = 1", "seeds   = 2"));
     lab.ok(&["run", "more.toml"]);

@@ -19,15 +19,17 @@ fn after_kill_9_of_the_whole_tree_and_after_a_polite_stop() {
 
     for signal in ["-KILL", "-INT", "-KILL", "-INT -INT"] {
         let mut command = lab.command(&["run", "lab.toml", "--runs", "torn", "--results", "torn-results"]);
-        let mut program = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
-        let begun = Instant::now();
         let journal = |name: &str| {
             let runs = std::fs::read_dir(lab.path().join("torn")).into_iter().flatten().flatten();
             let mine = runs.filter(|entry| entry.file_name().to_string_lossy().starts_with(name));
             mine.map(|entry| std::fs::read_to_string(entry.path().join("journal.jsonl")).unwrap_or_default()).collect::<String>()
         };
-        // In the middle of a student.
-        while begun.elapsed() < Duration::from_secs(60) && journal("finetune").matches("\"step\"").count() < 20 {
+        let steps = |journal: &str| journal.matches("\"step\"").count();
+        let before = steps(&journal("finetune"));
+        let mut program = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        let begun = Instant::now();
+        // In the middle of a student, some steps after it went on: the program watches for signals by then.
+        while begun.elapsed() < Duration::from_secs(120) && steps(&journal("finetune")) < before + 10 {
             sleep(Duration::from_millis(20));
         }
         if signal == "-KILL" {
