@@ -99,10 +99,13 @@ impl Run {
         let ending = session::run(&experiment, &settings, &count_interrupts()?)?;
 
         let earlier = earlier(&experiment, &results);
-        if ending.started + ending.elsewhere > 0
-            || !is_frozen(&experiment, &self.common.runs, &results)
-            || earlier.as_ref().is_none_or(|(_, provenance)| provenance.experiment_toml != experiment.toml)
-        {
+        let stand = earlier.as_ref().is_some_and(|(frames, provenance)| {
+            // Frames from before they were written with their checksums are written again, with them.
+            !provenance.frames.is_empty()
+                && provenance.experiment_toml == experiment.toml
+                && know(frames, &experiment, &self.common.runs)
+        });
+        if ending.started + ending.elsewhere > 0 || !stand {
             let Frozen { mut frames, kept } = freeze(&experiment, &self.common.runs, earlier.as_ref().map(|(frames, _)| frames))?;
             frames.write(&results)?;
             imports::write(&experiment, &self.common.runs, &results)?;
@@ -141,13 +144,8 @@ impl Run {
     }
 }
 
-/// Whether the frames in `results` are those that were written last, and know every run of `experiment` as it stands now.
-fn is_frozen(experiment: &Experiment, runs: &Path, results: &Path) -> bool {
-    // The provenance is written last: it knows the frames that belong together.
-    if !Provenance::read(results).is_ok_and(|provenance| provenance.frames == frame_hashes(results)) {
-        return false;
-    }
-    let Ok(frames) = Frames::read(results) else { return false };
+/// Whether `frames` know every run of `experiment` as it stands now.
+fn know(frames: &Frames, experiment: &Experiment, runs: &Path) -> bool {
     let table = Table(&frames.runs);
     let (Ok(names), Ok(statuses)) = (table.text("run"), table.text("status")) else { return false };
     let known: BTreeMap<&str, &str> =
