@@ -107,16 +107,20 @@ impl Eval {
     }
 }
 
-/// A text in a checkpoint's tokens.
+/// A text to be read in tokens.
 pub struct Text<'a> {
     pub data: &'a Path,
 }
 
 impl Text<'_> {
     pub fn split(&self, checkpoint: &hf::Checkpoint) -> Result<TokenizedSplit> {
-        let path = checkpoint.tokenizer()?;
+        self.encode(&checkpoint.tokenizer()?, checkpoint.config.vocab_size)
+    }
+
+    /// In the tokens of the `tokenizer.json` at `path`.
+    pub fn encode(&self, path: &Path, vocab_size: usize) -> Result<TokenizedSplit> {
         let documents = corpus::read(self.data)?;
-        let split = TokenizedSplit::encode(documents, &tokenizer::open(&path)?, checkpoint.config.vocab_size);
+        let split = TokenizedSplit::encode(documents, &tokenizer::open(path)?, vocab_size);
         let split = split.map_err(|error| error.context(path.display().to_string()))?;
         if split.is_empty() {
             return Err(user_error!("{}: no document has a token to predict", self.data.display()));

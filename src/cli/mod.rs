@@ -1,5 +1,6 @@
 //! What can be typed: a file per verb.
 
+mod ask;
 mod compare;
 mod data;
 mod doctor;

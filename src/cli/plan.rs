@@ -10,15 +10,17 @@ use tabled::builder::Builder;
 use tabled::settings::Style;
 
 use super::{Common, Output};
-use crate::experiment::budget::Budget;
+use crate::experiment::budget::{Budget, longest_by_seed};
 use crate::experiment::fair::Match;
+use crate::experiment::recorded::{Origin, Recording};
 use crate::experiment::{Experiment, Skipped};
 use crate::record::frames::Frames;
 use crate::record::provenance::memory_gb;
 use crate::report::claims::decide;
 use crate::report::format::{duration, flops, quantity};
 use crate::sweep::estimate::{Estimate, History, estimate};
-use crate::sweep::job::{Status, cache_place, recording_place, status};
+use crate::sweep::job::{Status, answers_folder, cache_place, recording_place, status};
+use crate::teacher::endpoint::ledger::Ledger;
 
 #[derive(Serialize)]
 struct PlannedRun {
@@ -101,14 +103,22 @@ pub fn plan(common: &Common, output: Output) -> Result<ExitCode> {
         );
     }
     for recording in &experiment.recordings {
-        println!(
-            "teacher {}: recorded in {} ({}), {} kept in {}",
-            recording.name,
-            recording.path.display(),
-            recording.recipe.format.name(),
-            recording.kept.words(),
-            recording_place(&common.runs, recording).folder.display()
-        );
+        let (name, kept, folder) = (&recording.name, recording.kept.words(), recording_place(&common.runs, recording).folder);
+        match &recording.origin {
+            Origin::File(file) => {
+                let (path, format) = (file.path.display(), file.recipe.format.name());
+                println!("teacher {name}: recorded in {path} ({format}), {kept} kept in {}", folder.display());
+            }
+            Origin::Endpoint(asked) => {
+                let (model, url, tokens) = (&asked.recipe.model, &asked.service.url, asked_tokens(&experiment, recording));
+                let cost = asked.service.price.map(|price| format!(", cost {:.4}", price.of(tokens, 0))).unwrap_or_default();
+                let spent = Ledger::look(&answers_folder(&common.runs, name, asked)).words(&asked.service);
+                println!(
+                    "teacher {name}: {model} at {url}, {kept} kept in {}; about {tokens} tokens to judge{cost}; so far {spent}",
+                    folder.display()
+                );
+            }
+        }
     }
     say_skipped(&experiment.skipped);
     say_fair(&experiment);
@@ -223,15 +233,31 @@ fn teachers(experiment: &Experiment, common: &Common) -> Vec<Value> {
             })
         })
         .chain(experiment.recordings.iter().map(|recording| {
-            json!({
+            let mut teacher = json!({
                 "name": recording.name,
-                "recorded": recording.path,
-                "format": recording.recipe.format.name(),
                 "top_k": recording.kept.top_k,
                 "cache": recording_place(&common.runs, recording).folder,
-            })
+            });
+            match &recording.origin {
+                Origin::File(file) => {
+                    (teacher["recorded"], teacher["format"]) = (json!(file.path), json!(file.recipe.format.name()));
+                }
+                Origin::Endpoint(asked) => {
+                    let tokens = asked_tokens(experiment, recording);
+                    (teacher["endpoint"], teacher["model"]) = (json!(asked.service.url), json!(asked.recipe.model));
+                    teacher["tokens"] = json!(tokens);
+                    teacher["cost"] = json!(asked.service.price.map(|price| price.of(tokens, 0)));
+                    teacher["spent"] = json!(Ledger::look(&answers_folder(&common.runs, &recording.name, asked)));
+                }
+            }
+            teacher
         }))
         .collect()
+}
+
+/// Target tokens that `recording` is asked about, at most: prompts and what else a document has come on top.
+fn asked_tokens(experiment: &Experiment, recording: &Recording) -> u64 {
+    longest_by_seed(recording.students(experiment))
 }
 
 /// A run that was interrupted is still to do: `new`.

@@ -1,4 +1,4 @@
-//! `hydrometer teach`: a checkpoint's answers to a text, kept; what a cache holds; and its export.
+//! `hydrometer teach`: a teacher's answers to a text, kept; what a cache holds; and its export.
 
 use std::fs::File;
 use std::io::{BufWriter, Write};
@@ -11,9 +11,11 @@ use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
 
 use super::Output;
+use super::ask::{Ask, Asked};
 use super::eval::{Text, precision};
 use crate::data::sequences::sequences;
 use crate::data::tokenizer;
+use crate::data::tokens::TokenizedSplit;
 use crate::dist::{Mesh, launch};
 use crate::experiment::recipe::{Precision, StartRecipe, checkpoint_identity};
 use crate::model::hf;
@@ -76,6 +78,8 @@ pub struct Teach {
     /// cpu or cuda:N.
     #[arg(long, default_value = "cpu")]
     device: String,
+    #[command(flatten)]
+    ask: Ask,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -97,9 +101,19 @@ impl Teach {
 
     fn teach(&self, output: Output) -> Result<ExitCode> {
         let needed = |flag: &str| user_error!("teach needs {flag}; or --inspect DIR, or --export FORMAT --cache DIR");
-        let model = self.model.as_ref().ok_or_else(|| needed("--model HF_DIR"))?;
         let data = self.data.as_ref().ok_or_else(|| needed("--data FILE"))?;
         let out = self.out.as_ref().ok_or_else(|| needed("--out DIR"))?;
+        if self.ask.endpoint.is_some() {
+            let top_k = self.top_k.ok_or_else(|| needed("--top-k K"))? as usize;
+            if self.draws.is_some() || !self.temperatures.is_empty() {
+                return Err(user_error!(
+                    "an API gives its likeliest tokens at temperature 1; leave out --draws and --temperatures"
+                ));
+            }
+            let (model, context) = (self.model.as_deref(), self.context.map_or(CONTEXT, |n| n as usize));
+            return self.ask.run(&Asked { model, data, out, top_k, context }, output);
+        }
+        let model = self.model.as_ref().ok_or_else(|| needed("--model HF_DIR, or --endpoint URL"))?;
         let device = worker::device(&self.device)?;
         let checkpoint = hf::open(model)?;
         let kept = self.kept(checkpoint.config.vocab_size)?;
@@ -126,12 +140,8 @@ impl Teach {
         })?;
         bar.finish_and_clear();
         if mesh.is_first() {
-            Source::add(out, &split, model, data, self.precision, context)?;
-            let cache = Cache::open(out, &title)?;
-            let mut found = Inspection { bytes: cache.bytes, ..Inspection::default() };
-            inspect(&cache, &split, context, &mut found)?;
-            found.bytes_per_token = cache.bytes as f64 / cache.targets().max(1) as f64;
-            show(&found, &title, out, output)?;
+            Source::new(model, data, self.precision, context).add(out, &split)?;
+            describe(out, &title, &split, context, output)?;
         }
         Ok(ExitCode::SUCCESS)
     }
@@ -141,7 +151,9 @@ impl Teach {
         let title = Title::read(folder)?;
         let sources = Source::all(folder)?;
         let cache = Cache::open(folder, &title)?;
-        let teacher = sources.last().map(|source| self.teacher(source, &title)).transpose();
+        // Behind an API a second pass would be paid for.
+        let here = sources.last().filter(|source| source.endpoint.is_none());
+        let teacher = here.map(|source| self.teacher(source, &title)).transpose();
         let teacher = if self.sample == 0 { None } else { teacher? };
         if teacher.is_some()
             && let Some(ended) = self.ranks()?
@@ -250,6 +262,15 @@ fn title_of(checkpoint: &hf::Checkpoint, precision: Precision, kept: Kept) -> Re
     let start = StartRecipe { content: checkpoint.content()?, layers: None };
     let tokenizer = sha256_file(&checkpoint.tokenizer()?)?;
     Ok(Title::new(checkpoint_identity(&start, precision), tokenizer, checkpoint.config.vocab_size, kept))
+}
+
+/// Says what the cache in `folder` holds of `split`.
+pub fn describe(folder: &Path, title: &Title, split: &TokenizedSplit, context: usize, output: Output) -> Result<()> {
+    let cache = Cache::open(folder, title)?;
+    let mut found = Inspection { bytes: cache.bytes, ..Inspection::default() };
+    inspect(&cache, split, context, &mut found)?;
+    found.bytes_per_token = cache.bytes as f64 / cache.targets().max(1) as f64;
+    show(&found, title, folder, output)
 }
 
 fn show(found: &Inspection, title: &Title, folder: &Path, output: Output) -> Result<()> {

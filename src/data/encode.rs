@@ -6,8 +6,9 @@
 
 use anyhow::Result;
 
+use super::answers::{Answer, Counts, by_id};
 use super::damage::{Damage, Kind};
-use super::example::{Answers, Example, Piece, Scores};
+use super::example::{Answers, Example, Piece};
 use super::vocabulary::Vocabulary;
 use crate::experiment::recipe::{Eos, ExampleRecipe, Input, Truncation};
 
@@ -23,51 +24,6 @@ pub struct Encoded {
     pub answers: Vec<Option<Answer>>,
     pub counts: Counts,
 }
-
-/// What a teacher says of a token.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Answer {
-    /// Distinct ids and their logit − lse, the likeliest first.
-    pub entries: Vec<(u32, f64)>,
-    /// What to add to have logits again; 0 where only log-probabilities are known.
-    pub lse: f64,
-    /// Written in the file, and not put there for the end of the text.
-    pub recorded: bool,
-}
-
-/// What becomes of a teacher's answers on the way to the student's ids.
-#[derive(Clone, Copy, Debug, Default, PartialEq, serde::Serialize, serde::Deserialize)]
-pub struct Counts {
-    /// Rows of answers, one a token.
-    pub rows: u64,
-    /// Ids that they list.
-    pub entries: u64,
-    /// Of these, without an id in the student's vocabulary.
-    pub unmapped: u64,
-    /// Of these, with the id of another in their row, to which their weight is added.
-    pub duplicate: u64,
-    /// Rows whose teacher read other tokens than the student does.
-    pub mismatched: u64,
-    /// Rows of logits without their log-probabilities: the mass outside of them is not known.
-    pub unnormalized: u64,
-    /// Rows of log-probabilities without logits.
-    pub logprobs: u64,
-}
-
-impl Counts {
-    pub fn add(&mut self, more: &Self) {
-        self.rows += more.rows;
-        self.entries += more.entries;
-        self.unmapped += more.unmapped;
-        self.duplicate += more.duplicate;
-        self.mismatched += more.mismatched;
-        self.unnormalized += more.unnormalized;
-        self.logprobs += more.logprobs;
-    }
-}
-
-/// A log-probability above 0 by less than this, or a sum of probabilities above 1 by less than this, is rounding.
-const ROUNDING: f64 = 0.01;
 
 /// How examples become ids. Without a recipe they are plain documents.
 pub struct Encoder<'a> {
@@ -244,68 +200,7 @@ impl<'a> Encoder<'a> {
 
     /// The answers by the student's ids, and the highest finite logit among them.
     fn answers(&self, answers: Option<&Answers>, counts: &mut Counts) -> Result<(Vec<Option<Answer>>, f64), Damage> {
-        let mut highest = f64::NEG_INFINITY;
-        let Some(answers) = answers else { return Ok((Vec::new(), highest)) };
-        let mut all = Vec::with_capacity(answers.rows.len());
-        for (index, row) in answers.rows.iter().enumerate() {
-            let Some(row) = row else {
-                all.push(None);
-                continue;
-            };
-            counts.rows += 1;
-            counts.entries += row.len() as u64;
-            let mut entries: Vec<(u32, f64)> = Vec::with_capacity(row.len());
-            let mut lse = None;
-            // Stable: equal scores stay in the order of the file.
-            let mut order: Vec<&super::example::Entry> = row.iter().collect();
-            order.sort_by(|a, b| b.score.total_cmp(&a.score));
-            for entry in order {
-                let bad = |what: String| Damage::new(Kind::BadScore, format!("row {} of the answers: {what}", index + 1));
-                if answers.scores == Scores::Logprobs && entry.score > ROUNDING {
-                    return Err(bad(format!("{} of {} is no log-probability", entry.score, entry.token.shown())));
-                }
-                if entry.score == f64::INFINITY {
-                    return Err(bad(format!("the score of {} is infinite", entry.token.shown())));
-                }
-                let Some(id) = self.vocabulary.id(&entry.token) else {
-                    counts.unmapped += 1;
-                    continue;
-                };
-                if lse.is_none() && entry.score.is_finite() {
-                    lse = entry.logprob.filter(|logprob| logprob.is_finite()).map(|logprob| entry.score - logprob);
-                    highest = highest.max(entry.score);
-                }
-                match entries.iter_mut().find(|(known, _)| *known == id) {
-                    None => entries.push((id, entry.score)),
-                    Some((_, score)) => {
-                        counts.duplicate += 1;
-                        *score = log_sum(&[*score, entry.score]);
-                    }
-                }
-            }
-            let lse = match answers.scores {
-                Scores::Logprobs => {
-                    counts.logprobs += 1;
-                    0.0
-                }
-                Scores::Logits => lse.unwrap_or_else(|| {
-                    counts.unnormalized += 1;
-                    let scores: Vec<f64> = entries.iter().map(|(_, score)| *score).collect();
-                    Some(log_sum(&scores)).filter(|lse| lse.is_finite()).unwrap_or(0.0)
-                }),
-            };
-            // Weights that were added may have changed the order.
-            entries.sort_by(|a, b| b.1.total_cmp(&a.1));
-            entries.iter_mut().for_each(|(_, score)| *score = (*score - lse).min(0.0));
-            let mass: f64 = entries.iter().map(|(_, logprob)| logprob.exp()).sum();
-            if mass > 1.0 + ROUNDING {
-                let what = format!("row {} of the answers: the probabilities add up to {mass:.3}", index + 1);
-                return Err(Damage::new(Kind::BadScore, what));
-            }
-            all.push(Some(Answer { entries, lse, recorded: true }));
-        }
-        let highest = if answers.scores == Scores::Logits { highest } else { 0.0 };
-        Ok((all, highest))
+        answers.map_or(Ok((Vec::new(), f64::NEG_INFINITY)), |answers| by_id(self.vocabulary, answers, counts))
     }
 
     fn unknown_target(&self, example: &Example) -> Fault {
@@ -348,9 +243,4 @@ fn argmax(answers: &[Option<Answer>]) -> Result<Vec<u32>, Damage> {
         id.ok_or_else(|| Damage::new(Kind::UnknownToken, format!("row {} of the answers has no id of the tokenizer", index + 1)))
     };
     answers.iter().enumerate().map(first).collect()
-}
-
-fn log_sum(values: &[f64]) -> f64 {
-    let max = values.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-    if max == f64::NEG_INFINITY { max } else { max + values.iter().map(|value| (value - max).exp()).sum::<f64>().ln() }
 }

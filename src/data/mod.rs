@@ -1,5 +1,6 @@
 //! What is learned from: files of many formats, their examples, their tokens, and the batches every arm sees alike.
 
+pub mod answers;
 pub mod batch;
 pub mod corpus;
 pub mod damage;
@@ -8,7 +9,7 @@ pub mod example;
 pub mod format;
 pub mod ids;
 pub mod import;
-mod json;
+pub(crate) mod json;
 pub mod lines;
 pub mod names;
 pub mod sequences;

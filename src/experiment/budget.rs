@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use super::Experiment;
+use super::{Experiment, Student};
 
 /// Sums over an experiment.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
@@ -45,8 +45,13 @@ impl Budget {
 /// Target tokens that teacher number `teacher` answers for: runs of one seed read the same sequences in the same order, so that
 /// the longest asks for all of them. Seeds may meet the same sequences, so this is the most it can be.
 pub fn answers(experiment: &Experiment, teacher: usize) -> u64 {
+    longest_by_seed(experiment.students.iter().filter(|student| student.teacher == Some(teacher)))
+}
+
+/// Tokens of the longest of `students` of each seed, in all.
+pub fn longest_by_seed<'a>(students: impl Iterator<Item = &'a Student>) -> u64 {
     let mut longest: BTreeMap<u64, u64> = BTreeMap::new();
-    for student in experiment.students.iter().filter(|student| student.teacher == Some(teacher)) {
+    for student in students {
         let tokens = longest.entry(student.seed).or_default();
         *tokens = student.recipe.tokens.max(*tokens);
     }

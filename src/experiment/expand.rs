@@ -11,6 +11,7 @@ use super::fair::{self, Fairness, Match};
 use super::file::{File, Method as Arm};
 use super::preset::Presets;
 use super::recipe::{TeacherRecipe, TrainRecipe, identity};
+use super::recorded::Origin;
 use super::resolve::{Settings, applies};
 use super::source::{Place, Setting};
 use super::sweep::{self, Met};
@@ -159,12 +160,15 @@ fn add_runs(
     match taught {
         Some(Taught::Trained(index)) => {
             let trained = Some(Box::new(experiment.teachers[index].recipe.clone()));
-            recipe.teacher = Some(TeacherRecipe { trained, recorded: None, top_k });
+            recipe.teacher = Some(TeacherRecipe { trained, recorded: None, endpoint: None, top_k });
             teacher = Some(index);
         }
         Some(Taught::Recorded(index)) => {
-            let recorded = Some(experiment.recordings[index].recipe.clone());
-            recipe.teacher = Some(TeacherRecipe { trained: None, recorded, top_k });
+            let (recorded, endpoint) = match &experiment.recordings[index].origin {
+                Origin::File(file) => (Some(file.recipe.clone()), None),
+                Origin::Endpoint(asked) => (None, Some(asked.recipe.clone())),
+            };
+            recipe.teacher = Some(TeacherRecipe { trained: None, recorded, endpoint, top_k });
             recording = Some(index);
         }
         None => {}

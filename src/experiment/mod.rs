@@ -3,6 +3,7 @@
 mod axis;
 pub mod budget;
 pub mod claim;
+pub mod endpoint;
 mod expand;
 pub mod expectation;
 pub mod fair;
@@ -59,7 +60,7 @@ pub struct Experiment {
     /// The arm that others are compared with: the first that trains on hard labels.
     pub reference: String,
     pub teachers: Vec<Teacher>,
-    /// Teachers of which there are only answers.
+    /// Teachers of which there are only answers, recorded or asked for.
     pub recordings: Vec<Recording>,
     /// Methods outermost, then axes (the first slowest), then seeds.
     pub students: Vec<Student>,

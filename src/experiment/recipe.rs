@@ -89,6 +89,26 @@ choice! {
     }
 }
 
+choice! {
+    /// As what an endpoint is sent what it is to judge.
+    Sent {
+        /// Documents as text: the teacher reads a document whole.
+        Text = "text",
+        /// Sequences as ids: the teacher reads what the student does.
+        Tokens = "tokens",
+    }
+}
+
+choice! {
+    /// Of which token a row of answers to an echoed prompt tells.
+    EchoRows {
+        /// The one that it stands beside.
+        Own = "own",
+        /// The one that follows: llama-cpp-python, where nothing is put before a text.
+        Next = "next",
+    }
+}
+
 /// How text becomes tokens.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -167,6 +187,9 @@ pub struct TeacherRecipe {
     /// Where its answers come from, if they are recorded.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub recorded: Option<RecordedRecipe>,
+    /// Whom it is asked of, if it is behind an endpoint.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub endpoint: Option<EndpointRecipe>,
     /// Targets kept per token.
     pub top_k: usize,
 }
@@ -177,6 +200,14 @@ pub struct RecordedRecipe {
     /// SHA-256 of the file's content as stored.
     pub content: String,
     pub format: Format,
+}
+
+/// A model behind an API. Nobody can hash its weights: it is known by its name, wherever it is served.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct EndpointRecipe {
+    pub model: String,
+    pub sent: Sent,
+    pub echo_rows: EchoRows,
 }
 
 /// A checkpoint that training starts from, by its content.
@@ -247,8 +278,8 @@ impl TrainRecipe {
         self.tokens as f64 * self.model.train_flops_per_token(self.data.context)
     }
 
-    /// FLOPs of the teacher behind this run: its training, and one forward pass over this run's targets. Recorded answers cost
-    /// none here.
+    /// FLOPs of the teacher behind this run: its training, and one forward pass over this run's targets. Recorded answers, and
+    /// those of an endpoint, cost none here.
     pub fn teacher_flops(&self) -> f64 {
         self.teacher.as_ref().and_then(|teacher| teacher.trained.as_ref()).map_or(0.0, |trained| {
             let forward = trained.model.forward_flops_per_token(self.data.context);

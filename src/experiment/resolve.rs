@@ -46,7 +46,7 @@ pub const RUN_KEYS: [&str; 27] = [
     "on_purpose",
 ];
 /// Keys of a teacher; what it does not say comes from the run it teaches.
-pub const TEACHER_KEYS: [&str; 18] = [
+pub const TEACHER_KEYS: [&str; 27] = [
     "model",
     "hf",
     "adapt",
@@ -65,6 +65,15 @@ pub const TEACHER_KEYS: [&str; 18] = [
     "eval",
     "recorded",
     "format",
+    "endpoint",
+    "sent",
+    "echo_rows",
+    "key_env",
+    "concurrency",
+    "retries",
+    "timeout",
+    "price",
+    "budget",
 ];
 
 /// Of those, what says how a teacher is trained; of a checkpoint they stand in `adapt`.

@@ -9,7 +9,7 @@ use super::preset::Presets;
 use super::recipe::{EvalRecipe, TrainRecipe, identity};
 use super::resolve::{ADAPT_KEYS, Reading, Settings};
 use super::source::{Place, Setting, unknown};
-use super::{Experiment, Options, Teacher, recorded};
+use super::{Experiment, Options, Teacher, endpoint, recorded};
 use crate::objective::{Loss, Objective, Tail};
 use crate::teacher::kept::Kept;
 use crate::user_error;
@@ -43,7 +43,7 @@ pub fn find_or_add(
         let place = settings.place("teacher", at);
         return Err(user_error!("{}: {}", place.0, unknown("teacher", name, &known)));
     };
-    if recorded::is_recorded(own) {
+    if recorded::is_recorded(own) || endpoint::is_endpoint(own) {
         let index = recorded::find_or_add(experiment, presets, settings, name, own, objective, read, at)?;
         return Ok(Taught::Recorded(index));
     }
@@ -68,6 +68,10 @@ pub fn find_or_add(
     }
     if let Some((_, format)) = own.iter().find(|(key, _)| key == "format") {
         return Err(user_error!("{}: format is that of recorded answers; add recorded = \"FILE\", or remove it", format.at.0));
+    }
+    let asking = |key: &str| endpoint::ENDPOINT_KEYS.contains(&key) && key != "model";
+    if let Some((key, found)) = own.iter().find(|(key, _)| asking(key)) {
+        return Err(user_error!("{}: {key} is for a teacher behind an API; add endpoint = \"URL\", or remove it", found.at.0));
     }
     let seed = merged.0.get("seed").map_or(Ok(0), |setting| setting.whole("seed", 0..=i64::MAX as u64))?;
     let hard = Loss::from(Objective::HardCe);

@@ -13,7 +13,7 @@ use super::store::replace_file;
 use crate::data::import::Import;
 use crate::experiment::Experiment;
 use crate::sweep::job::{data_sets, recording_place};
-use crate::teacher::recorded;
+use crate::teacher::imported;
 
 /// The file's name.
 pub const FILE: &str = "imports.parquet";
@@ -43,6 +43,11 @@ frame_rows! {
         short_k: Option<f64>,
         mismatched_context: Option<f64>,
         repeated: i64,
+        /// Of an endpoint: requests that it has answered, and what it charged for.
+        requests: Option<i64>,
+        prompt_tokens: Option<i64>,
+        completion_tokens: Option<i64>,
+        cost: Option<f64>,
     }
 }
 
@@ -60,8 +65,8 @@ pub fn write(experiment: &Experiment, runs: &Path, folder: &Path) -> Result<Path
     }
     for recording in &experiment.recordings {
         let cache = recording_place(runs, recording).folder;
-        if let Some(import) = Import::read(&cache.join(recorded::IMPORT)) {
-            rows.push(row(folder_hash(&cache), "teacher", &recording.name, recording.recipe.format.name(), &import));
+        if let Some(import) = Import::read(&cache.join(imported::IMPORT)) {
+            rows.push(row(folder_hash(&cache), "teacher", &recording.name, recording.origin.format(), &import));
         }
     }
     let path = folder.join(FILE);
@@ -109,6 +114,10 @@ fn row(import: String, role: &str, name: &str, format: &str, found: &Import) -> 
         short_k: found.short_k_rate(),
         mismatched_context: found.mismatched_rate(),
         repeated: found.repeated as i64,
+        requests: found.charged.map(|charged| charged.requests as i64),
+        prompt_tokens: found.charged.map(|charged| charged.prompt_tokens as i64),
+        completion_tokens: found.charged.map(|charged| charged.completion_tokens as i64),
+        cost: found.charged.and_then(|charged| charged.cost),
     }
 }
 

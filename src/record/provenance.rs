@@ -123,7 +123,7 @@ pub fn gather(experiment: &Experiment, settings: &Settings, results: &Path, kept
             .teachers
             .iter()
             .map(|t| format!("{} ({}, {} tokens)", t.name, t.model, t.recipe.tokens))
-            .chain(experiment.recordings.iter().map(|r| format!("{} (recorded, {})", r.name, r.recipe.format.name())))
+            .chain(experiment.recordings.iter().map(|r| format!("{} ({})", r.name, r.origin.words())))
             .collect(),
         version: env!("CARGO_PKG_VERSION").into(),
         commit: commit(),

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::experiment::recipe::{DataRecipe, TrainRecipe, identity};
-use crate::experiment::recorded::Recording;
+use crate::experiment::recorded::{Asked, Recording};
 use crate::experiment::{DataFiles, Experiment, Student, Teacher};
 use crate::record::journal::{self, Event};
 use crate::teacher::title::Title;
@@ -171,10 +171,15 @@ pub fn fidelity_run(student: &Student, teacher: &Teacher) -> String {
 
 /// The cache of a recording.
 pub fn recording_place(runs: &Path, recording: &Recording) -> CachePlace {
-    let Recording { name, recipe, data, kept, .. } = recording;
+    let Recording { name, origin, data, kept, .. } = recording;
     let tokenizer = identity(&(&data.content, &data.tokenizer));
-    let title = Title::new(identity(&(recipe, data)), tokenizer, data.tokenizer.vocab_size(), kept.clone());
+    let title = Title::new(origin.identity(data), tokenizer, data.tokenizer.vocab_size(), kept.clone());
     CachePlace { folder: runs.join(format!("cache-{name}-{}-{}", kept.tag(), &title.hash()[..8])), title }
+}
+
+/// Where every answer that a model behind an endpoint gave is kept: for all experiments that ask teacher `name` for it.
+pub fn answers_folder(runs: &Path, name: &str, asked: &Asked) -> PathBuf {
+    runs.join(format!("answers-{name}-{}", identity(&asked.recipe)))
 }
 
 /// The baseline of each distinct (data, evaluation) among the students: its id and the student it goes by.

@@ -9,6 +9,7 @@ pub mod kin;
 pub mod lease;
 pub mod local;
 pub mod memory;
+mod prepare;
 pub mod progress;
 mod requeue;
 pub mod retry;

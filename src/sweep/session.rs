@@ -9,18 +9,17 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow};
 
-use super::job::{Job, Status, Work, data_folder, data_sets, journal_path, recording_place, status_in};
+use super::job::{Job, Status, Work, journal_path, status_in};
 use super::lease::{Lease, Sight, Watch, by};
 use super::local::{News, Processes, Trouble, log_path};
+use super::prepare::prepare;
 use super::progress::Progress;
 use super::requeue::{mend_teachers, requeue};
 use super::retry::pause;
 use super::schedule::{Planned, Settings, plan};
-use crate::data::tokens;
 use crate::experiment::Experiment;
 use crate::record::journal::{self, Event, Journal};
 use crate::record::store::is_storage;
-use crate::teacher::recorded;
 use crate::train::checkpoint;
 
 /// Time between looks at what others do.
@@ -54,22 +53,8 @@ pub fn run(experiment: &Experiment, settings: &Settings, interrupts: &Arc<Atomic
     if planned.is_empty() {
         return Ok(Ending::default());
     }
-    for (folder, recipe, files, splits) in data_sets(experiment, &settings.runs) {
-        let splits: Vec<&str> = splits.iter().map(String::as_str).collect();
-        let interrupted = || interrupts.load(Ordering::Relaxed) > 0;
-        let Some(_lease) = Watch::new(&folder).wait(|sentence| eprintln!("{sentence}"), interrupted)? else {
-            return Ok(Ending { interrupted: true, ..Ending::default() });
-        };
-        tokens::prepare(&recipe.data, &files, &splits, &folder)?;
-    }
-    for recording in &experiment.recordings {
-        let arms = recording.students(experiment).map(|student| (student.method.as_str(), student.recipe.loss.objective));
-        let (data, place) = (data_folder(&settings.runs, &recording.data), recording_place(&settings.runs, recording));
-        let interrupted = || interrupts.load(Ordering::Relaxed) > 0;
-        let Some(_lease) = Watch::new(&place.folder).wait(|sentence| eprintln!("{sentence}"), interrupted)? else {
-            return Ok(Ending { interrupted: true, ..Ending::default() });
-        };
-        recorded::prepare(recording, &data, &place.folder, &place.title, &arms.collect::<Vec<_>>())?;
+    if !prepare(experiment, settings, interrupts)? {
+        return Ok(Ending { interrupted: true, ..Ending::default() });
     }
     let (sender, news) = mpsc::channel();
     let desks = planned.iter().map(|planned| Desk::new(&planned.job.folder)).collect();

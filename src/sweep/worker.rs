@@ -13,8 +13,8 @@ use tch::Device;
 
 use super::job::{CachePlace, Job, Work, journal_path};
 use super::lease::{Lease, Watch};
-use crate::data::batch::plan;
-use crate::data::sequences::{Sequence, sequences};
+use crate::data::batch::seen;
+use crate::data::sequences::sequences;
 use crate::data::tokens::TokenizedSplit;
 use crate::dist::Mesh;
 use crate::eval::fidelity::{Model, fidelity};
@@ -150,13 +150,7 @@ fn dispatch(job: &Job, mesh: &Mesh, journal: Option<&Journal>, stop: &AtomicBool
         Work::Teach { recipe, weights, start, students, cache } => {
             let train_split = split("train")?;
             let all = sequences(&train_split, recipe.data.context);
-            let mut wanted: Vec<Sequence> = students
-                .iter()
-                .flat_map(|&(tokens, batch, seed)| plan(&all, tokens, batch, seed).into_iter().flatten())
-                .map(|row| row.sequence)
-                .collect();
-            wanted.sort_by_key(|sequence| sequence.start);
-            wanted.dedup();
+            let wanted = seen(&all, students);
             let decoder = trained_decoder(recipe, start.as_deref(), weights, mesh);
             // Weights that were trained here can be trained again; a checkpoint is what it is.
             let decoder = if recipe.is_untrained() { decoder? } else { decoder.context(Trouble::NotWhole)? };

@@ -3,7 +3,9 @@
 pub mod block;
 pub mod cache;
 mod draws;
+pub mod endpoint;
 pub mod export;
+pub mod imported;
 pub mod inspect;
 pub mod kept;
 mod pack;

@@ -23,24 +23,29 @@ pub struct Source {
     pub precision: Precision,
     /// Longest sequence.
     pub context: usize,
+    /// The API behind which it was, where it is no checkpoint of ours; `model` is then where its tokenizer lies.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub endpoint: Option<String>,
     /// The file of its tokens, beside this.
     text: String,
 }
 
 impl Source {
-    /// Adds `split`, read from `data`, to the sources of the cache in `folder`.
-    pub fn add(
-        folder: &Path,
-        split: &TokenizedSplit,
-        model: &Path,
-        data: &Path,
-        precision: Precision,
-        context: usize,
-    ) -> Result<()> {
-        let ids: Vec<u8> = split.ids.iter().chain([context as u32]).flat_map(|id| id.to_le_bytes()).collect();
-        let text = format!("text-{}.tokens", &sha256_hex(&ids)[..8]);
+    /// A text that the checkpoint in `model` went through.
+    pub fn new(model: &Path, data: &Path, precision: Precision, context: usize) -> Self {
         let absolute = |path: &Path| std::path::absolute(path).unwrap_or_else(|_| path.to_path_buf());
-        let source = Self { model: absolute(model), data: absolute(data), precision, context, text };
+        Self { model: absolute(model), data: absolute(data), precision, context, endpoint: None, text: String::new() }
+    }
+
+    /// A text that was judged behind the API at `endpoint`, in the tokens of the tokenizer in `folder`.
+    pub fn asked(folder: &Path, data: &Path, context: usize, endpoint: &str) -> Self {
+        Self { endpoint: Some(endpoint.to_string()), ..Self::new(folder, data, Precision::F32, context) }
+    }
+
+    /// Adds this, as `split`, to the sources of the cache in `folder`.
+    pub fn add(self, folder: &Path, split: &TokenizedSplit) -> Result<()> {
+        let ids: Vec<u8> = split.ids.iter().chain([self.context as u32]).flat_map(|id| id.to_le_bytes()).collect();
+        let source = Self { text: format!("text-{}.tokens", &sha256_hex(&ids)[..8]), ..self };
         let mut all = if folder.join(FILE).exists() { Self::all(folder)? } else { Vec::new() };
         all.retain(|known| known.text != source.text);
         split.write(&folder.join(&source.text))?;

@@ -1,7 +1,7 @@
 //! The formats that are read, a file each; docs/data-formats.md has an example of every one.
 
 mod metaseq;
-mod openai;
+pub mod openai;
 mod pairs;
 mod vllm;
 

@@ -41,17 +41,8 @@ pub fn prompt(json: &Json, keys: &Keys) -> Result<Option<Piece>, Damage> {
 }
 
 pub fn parse(json: &Json, keys: &Keys, example: &mut Example) -> Result<(), Damage> {
-    let response = response(json);
-    let choice = match response.get("choices") {
-        Some(choices) => choices.list("choices")?.first().ok_or_else(|| Damage::new(Kind::EmptyText, "\"choices\" is empty"))?,
-        None => response,
-    };
-    let logprobs = choice.need("logprobs").map_err(|_| {
-        Damage::new(Kind::MissingKey, "expected \"logprobs\" beside the text; ask the API for them, e.g. logprobs = 20")
-    })?;
-    let (tokens, rows) = if logprobs.has("content") { chat(logprobs)? } else { completion(logprobs)? };
+    let (mut tokens, mut rows) = said(json)?;
     example.source = prompt(json, keys)?;
-    let (mut tokens, mut rows) = (tokens, rows);
     if let Some(Piece::Text(prompt)) = &example.source {
         let echoed = echoed(&tokens, prompt, &rows);
         tokens.drain(..echoed);
@@ -62,7 +53,21 @@ pub fn parse(json: &Json, keys: &Keys, example: &mut Example) -> Result<(), Dama
     Ok(())
 }
 
-type Rows = Vec<Option<Vec<Entry>>>;
+/// Of each token, what a teacher gives for it; `None` where it says nothing of it.
+pub type Rows = Vec<Option<Vec<Entry>>>;
+
+/// The tokens of a response, those of an echoed prompt with them, and what is said of each.
+pub fn said(json: &Json) -> Result<(Vec<Token>, Rows), Damage> {
+    let response = response(json);
+    let choice = match response.get("choices") {
+        Some(choices) => choices.list("choices")?.first().ok_or_else(|| Damage::new(Kind::EmptyText, "\"choices\" is empty"))?,
+        None => response,
+    };
+    let logprobs = choice.need("logprobs").map_err(|_| {
+        Damage::new(Kind::MissingKey, "expected \"logprobs\" beside the text; ask the API for them, e.g. logprobs = 20")
+    })?;
+    if logprobs.has("content") { chat(logprobs) } else { completion(logprobs) }
+}
 
 /// How many tokens repeat the prompt, as `echo` makes them: they come first, and the API knows nothing of the very first.
 fn echoed(tokens: &[Token], prompt: &str, rows: &Rows) -> usize {
@@ -120,7 +125,9 @@ fn with_own(mut entries: Vec<Entry>, token: &Token, score: f64) -> Vec<Entry> {
     // Bytes tell tokens apart that are no text; not every log has them in both places.
     let same = |entry: &Entry| {
         let bytes = (&entry.token.bytes, &token.bytes);
-        entry.token.text == token.text && (bytes.0 == bytes.1 || bytes.0.is_none() || bytes.1.is_none())
+        entry.token.id == token.id
+            && entry.token.text == token.text
+            && (bytes.0 == bytes.1 || bytes.0.is_none() || bytes.1.is_none())
     };
     if !entries.iter().any(same) {
         entries.push(Entry { token: token.clone(), score, logprob: None });
@@ -129,8 +136,12 @@ fn with_own(mut entries: Vec<Entry>, token: &Token, score: f64) -> Vec<Entry> {
     entries
 }
 
-/// A token by the text that completions write: `bytes:\xe2\x80` where its bytes are no text.
+/// A token by the text that completions write: `bytes:\xe2\x80` where its bytes are no text, `token_id:17` where a server was
+/// told to write ids (vLLM's `return_tokens_as_token_ids`).
 fn named(text: &str) -> Token {
+    if let Some(id) = text.strip_prefix("token_id:").and_then(|id| id.parse().ok()) {
+        return Token::id(id);
+    }
     let bytes = text.strip_prefix("bytes:").and_then(|spelled| {
         spelled.split("\\x").skip(1).map(|hex| u8::from_str_radix(hex, 16).ok()).collect::<Option<Vec<u8>>>()
     });
@@ -194,6 +205,16 @@ mod tests {
         let example = parse(&line.replace('\n', " ")).unwrap();
         assert_eq!(example.target, Some(Piece::Tokens(vec![Token::text(" or")])));
         assert_eq!(example.answers.unwrap().rows.len(), 1);
+    }
+
+    #[test]
+    fn ids_are_read_where_a_server_writes_them() {
+        let line = r#"{"prompt": "q", "choices": [{"text": " a", "logprobs": {"tokens": ["token_id:7"], "token_logprobs": [-2.0],
+            "top_logprobs": [{"token_id:9": -0.5}]}}]}"#;
+        let example = parse(&line.replace('\n', " ")).unwrap();
+        assert_eq!(example.target, Some(Piece::Tokens(vec![Token::id(7)])));
+        let row = example.answers.unwrap().rows.remove(0).unwrap();
+        assert_eq!(row.into_iter().map(|entry| entry.token.id).collect::<Vec<_>>(), [Some(9), Some(7)]);
     }
 
     #[test]

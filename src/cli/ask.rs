@@ -1,0 +1,272 @@
+//! `hydrometer teach --endpoint`: the answers of a model behind an OpenAI-compatible API, to a text or to prompts.
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use anyhow::Result;
+use clap::builder::PossibleValuesParser;
+use clap::{Args, ValueEnum};
+use serde_json::json;
+use tokenizers::Tokenizer;
+
+use super::Output;
+use super::eval::Text;
+use super::run::count_interrupts;
+use super::teach::describe;
+use crate::data::corpus::{Reader, detect};
+use crate::data::damage::OnBadLine;
+use crate::data::example::Piece;
+use crate::data::format::Keys;
+use crate::data::sequences::sequences;
+use crate::data::tokenizer;
+use crate::data::tokens::TokenizedSplit;
+use crate::experiment::recipe::{EchoRows, EndpointRecipe, Sent, identity};
+use crate::record::store::sha256_file;
+use crate::sweep::lease::Watch;
+use crate::teacher::endpoint::collect::collect;
+use crate::teacher::endpoint::judge::Judge;
+use crate::teacher::endpoint::ledger::{Ledger, Spent};
+use crate::teacher::endpoint::question::{Generation, Question};
+use crate::teacher::endpoint::service::{Budget, CONCURRENCY, Price, RETRIES, Service, TIMEOUT};
+use crate::teacher::kept::Kept;
+use crate::teacher::source::Source;
+use crate::teacher::title::Title;
+use crate::user_error;
+
+/// Of a token of a prompt whose tokenizer is not known.
+const BYTES_PER_TOKEN: u64 = 3;
+
+#[derive(Args, Debug)]
+#[command(next_help_heading = "A model behind an API")]
+pub struct Ask {
+    /// Ask a model behind this OpenAI-compatible API instead, e.g. http://localhost:8000/v1. Every answer is kept in
+    /// DIR/answers.jsonl, and none is paid for twice.
+    #[arg(long, value_name = "URL")]
+    pub endpoint: Option<String>,
+    /// The name by which the API knows the model.
+    #[arg(long, value_name = "NAME", requires = "endpoint")]
+    served_model: Option<String>,
+    /// What it is asked for.
+    #[arg(long, value_enum, default_value = "judge", requires = "endpoint")]
+    ask: What,
+    /// The tokenizer.json of teacher and students [default: that in --model].
+    #[arg(long, value_name = "FILE", requires = "endpoint")]
+    tokenizer: Option<PathBuf>,
+    /// Send what is judged as text, document by document, or as token ids, sequence by sequence.
+    #[arg(long, default_value = "text", requires = "endpoint", value_parser = PossibleValuesParser::new(Sent::NAMES))]
+    sent: String,
+    /// Of which token a row of an echoed prompt tells: its own, or the next (llama-cpp-python, where nothing is put before a text).
+    #[arg(long, default_value = "own", requires = "endpoint", value_parser = PossibleValuesParser::new(EchoRows::NAMES))]
+    echo_rows: String,
+    /// The environment variable with the key. It is sent, and nowhere stored or shown.
+    #[arg(long, value_name = "VARIABLE", requires = "endpoint")]
+    key_env: Option<String>,
+    /// Requests at a time.
+    #[arg(long, value_name = "N", default_value_t = CONCURRENCY as u32, requires = "endpoint", value_parser = clap::value_parser!(u32).range(1..=256))]
+    concurrency: u32,
+    /// Tries of a request after the first.
+    #[arg(long, value_name = "N", default_value_t = RETRIES, requires = "endpoint")]
+    retries: u32,
+    /// Longest wait for an answer.
+    #[arg(long, value_name = "SECONDS", default_value_t = TIMEOUT.as_secs(), requires = "endpoint", value_parser = clap::value_parser!(u64).range(1..=86400))]
+    timeout: u64,
+    /// Of a million tokens that are read.
+    #[arg(long, value_name = "PRICE", requires = "endpoint", value_parser = amount)]
+    price_input: Option<f64>,
+    /// Of a million tokens that are written.
+    #[arg(long, value_name = "PRICE", requires = "endpoint", value_parser = amount)]
+    price_output: Option<f64>,
+    /// Tokens, read and written, that may be spent in all.
+    #[arg(long, value_name = "N", requires = "endpoint")]
+    budget_tokens: Option<u64>,
+    /// What may be spent in all, by the prices.
+    #[arg(long, value_name = "COST", requires = "endpoint", value_parser = amount)]
+    budget_cost: Option<f64>,
+    /// Of an answer, with --ask complete and --ask chat.
+    #[arg(long, value_name = "N", default_value_t = 256, requires = "endpoint", value_parser = clap::value_parser!(u64).range(1..))]
+    max_tokens: u64,
+    /// At which answers are drawn, with --ask complete and --ask chat.
+    #[arg(long, value_name = "T", default_value_t = 1.0, requires = "endpoint", value_parser = amount)]
+    temperature: f64,
+    /// For draws that can be repeated, where the API can.
+    #[arg(long, value_name = "N", requires = "endpoint")]
+    seed: Option<u64>,
+    /// The system's message, with --ask chat.
+    #[arg(long, value_name = "TEXT", requires = "endpoint")]
+    system: Option<String>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum What {
+    /// The log-probabilities of the text that is there (`/completions` with `echo`), into a cache as of a checkpoint.
+    Judge,
+    /// To go on from each prompt (`/completions`): data and recorded answers.
+    Complete,
+    /// To answer each prompt (`/chat/completions`): data and recorded answers.
+    Chat,
+}
+
+/// What `teach` says besides.
+pub struct Asked<'a> {
+    pub model: Option<&'a Path>,
+    pub data: &'a Path,
+    pub out: &'a Path,
+    pub top_k: usize,
+    pub context: usize,
+}
+
+impl Ask {
+    pub fn run(&self, asked: &Asked, output: Output) -> Result<ExitCode> {
+        let service = self.service()?;
+        let name = self.served_model.as_deref().ok_or_else(|| user_error!("--endpoint needs --served-model NAME"))?;
+        service.key()?;
+        let interrupts = count_interrupts()?;
+        let interrupts = || interrupts.load(Ordering::Relaxed);
+        let read = self.questions_or_split(asked, name)?;
+        let lease = Watch::new(asked.out).wait(|sentence| eprintln!("{sentence}"), || interrupts() > 0)?;
+        let done = match (&lease, read) {
+            (None, _) => false,
+            (Some(_), Read::Text(judged)) => self.judge(asked, name, &service, &judged, interrupts, output)?,
+            (Some(_), Read::Prompts(questions)) => {
+                let (mut ledger, damaged) = Ledger::open(asked.out)?;
+                if damaged > 0 {
+                    eprintln!("{}: {damaged} answers are damaged and asked for again", ledger.path().display());
+                }
+                let done = collect(name, &service, &questions, &mut ledger, |_, _| Ok(()), interrupts)?;
+                self.show(ledger.path(), &ledger.spent, &service, output);
+                done
+            }
+        };
+        if !done {
+            eprintln!("interrupted; the same command goes on from here");
+            return Ok(ExitCode::from(130));
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+
+    /// All that can be wrong with the input, before anyone is asked.
+    fn questions_or_split(&self, asked: &Asked, name: &str) -> Result<Read> {
+        if self.ask == What::Judge {
+            let tokenizer = match (&self.tokenizer, asked.model) {
+                (Some(path), _) => path.clone(),
+                (None, Some(folder)) => folder.join("tokenizer.json"),
+                (None, None) => {
+                    return Err(user_error!(
+                        "what is judged is cut into the students' tokens; say --tokenizer FILE, or --model HF_DIR"
+                    ));
+                }
+            };
+            let opened = tokenizer::open(&tokenizer)?;
+            let largest = opened.get_vocab(true).into_values().max().unwrap_or(0);
+            let vocab_size = largest as usize + 1;
+            let split = Text { data: asked.data }.encode(&tokenizer, vocab_size)?;
+            return Ok(Read::Text(Box::new(Judged { tokenizer, opened, vocab_size, split })));
+        }
+        let how = Generation { max_tokens: self.max_tokens, temperature: self.temperature, seed: self.seed };
+        if !asked.data.exists() {
+            return Err(user_error!("there is no file {}", asked.data.display()));
+        }
+        let mut reader = Reader::new(asked.data, detect(asked.data)?, Keys::default(), OnBadLine::Stop)?;
+        let mut questions = Vec::new();
+        while let Some(example) = reader.next_example()? {
+            let prompt = example.source.or(example.target).map(|piece: Piece| piece.text()).unwrap_or_default();
+            let tokens = (prompt.len() as u64).div_ceil(BYTES_PER_TOKEN);
+            questions.push(match self.ask {
+                What::Chat => Question::chat(example.id, name, self.system.as_deref(), &prompt, tokens, asked.top_k, how),
+                _ => Question::complete(example.id, name, json!(prompt), tokens, asked.top_k, how),
+            });
+        }
+        match questions.is_empty() {
+            true => Err(user_error!("{}: there is no prompt to ask", asked.data.display())),
+            false => Ok(Read::Prompts(questions)),
+        }
+    }
+
+    fn judge(
+        &self,
+        asked: &Asked,
+        name: &str,
+        service: &Service,
+        judged: &Judged,
+        interrupts: impl Fn() -> usize,
+        output: Output,
+    ) -> Result<bool> {
+        let Judged { tokenizer, opened, vocab_size, split } = judged;
+        let recipe = EndpointRecipe {
+            model: name.to_string(),
+            sent: Sent::named(&self.sent).unwrap_or(Sent::Text),
+            echo_rows: EchoRows::named(&self.echo_rows).unwrap_or(EchoRows::Own),
+        };
+        let kept = Kept::best(asked.top_k, &[1.0]);
+        let title = Title::new(identity(&recipe), sha256_file(tokenizer)?, *vocab_size, kept);
+        let context = asked.context;
+        let judge = Judge { name, recipe: &recipe, service, tokenizer: opened, eos_token: None, split, context, title: &title };
+        if judge.prepare(&sequences(split, context), asked.out, asked.out, interrupts)?.is_none() {
+            return Ok(false);
+        }
+        let folder = tokenizer.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let source = Source::asked(folder, asked.data, context, &service.url);
+        source.add(asked.out, split)?;
+        describe(asked.out, &title, split, context, output)?;
+        Ok(true)
+    }
+
+    fn service(&self) -> Result<Service> {
+        let url = self.endpoint.as_deref().unwrap_or_default();
+        let service = Service::at(url).map_err(|why| user_error!("--endpoint: {why}"))?;
+        let price = match (self.price_input, self.price_output) {
+            (None, None) => None,
+            (input, output) => Some(Price { input: input.unwrap_or(0.0), output: output.unwrap_or(0.0) }),
+        };
+        if self.budget_cost.is_some() && price.is_none() {
+            return Err(user_error!(
+                "--budget-cost follows from a price; say --price-input and --price-output, of a million tokens"
+            ));
+        }
+        Ok(Service {
+            key_env: self.key_env.clone(),
+            concurrency: self.concurrency as usize,
+            retries: self.retries,
+            timeout: Duration::from_secs(self.timeout),
+            price,
+            budget: Budget { tokens: self.budget_tokens, cost: self.budget_cost },
+            ..service
+        })
+    }
+
+    fn show(&self, answers: &Path, spent: &Spent, service: &Service, output: Output) {
+        match output {
+            Output::Json => println!(
+                "{:#}",
+                json!({
+                    "answers": answers,
+                    "requests": spent.requests,
+                    "prompt_tokens": spent.prompt_tokens,
+                    "completion_tokens": spent.completion_tokens,
+                    "cost": spent.cost(service.price),
+                })
+            ),
+            Output::Human => println!("{}: {}", answers.display(), spent.words(service)),
+        }
+    }
+}
+
+/// What the input is.
+enum Read {
+    Text(Box<Judged>),
+    Prompts(Vec<Question>),
+}
+
+struct Judged {
+    tokenizer: PathBuf,
+    opened: Tokenizer,
+    vocab_size: usize,
+    split: TokenizedSplit,
+}
+
+/// An amount of at least 0.
+fn amount(text: &str) -> Result<f64, String> {
+    text.parse().ok().filter(|x: &f64| x.is_finite() && *x >= 0.0).ok_or_else(|| "a number of at least 0 is wanted".to_string())
+}

@@ -1,0 +1,79 @@
+//! What must be there before any job: the data as tokens, and the answers of teachers that are recorded or asked for.
+
+use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use anyhow::Result;
+
+use super::job::{answers_folder, data_folder, data_sets, recording_place};
+use super::lease::{Lease, Watch};
+use super::schedule::Settings;
+use crate::data::batch::seen;
+use crate::data::sequences::sequences;
+use crate::data::tokens::{self, TokenizedSplit};
+use crate::experiment::Experiment;
+use crate::experiment::recorded::{Origin, Recording};
+use crate::teacher::endpoint::judge::Judge;
+use crate::teacher::recorded;
+
+/// Prepares `experiment`; `interrupts` counts ctrl-C. Whether all is there.
+pub fn prepare(experiment: &Experiment, settings: &Settings, interrupts: &AtomicUsize) -> Result<bool> {
+    let interrupts = || interrupts.load(Ordering::Relaxed);
+    let lease = |folder: &Path| -> Result<Option<Lease>> {
+        Watch::new(folder).wait(|sentence| eprintln!("{sentence}"), || interrupts() > 0)
+    };
+    // A key that is missing shows before anything is done.
+    for recording in &experiment.recordings {
+        if let Origin::Endpoint(asked) = &recording.origin {
+            asked.service.key()?;
+        }
+    }
+    for (folder, recipe, files, splits) in data_sets(experiment, &settings.runs) {
+        let splits: Vec<&str> = splits.iter().map(String::as_str).collect();
+        let Some(_lease) = lease(&folder)? else { return Ok(false) };
+        tokens::prepare(&recipe.data, &files, &splits, &folder)?;
+    }
+    for recording in &experiment.recordings {
+        let place = recording_place(&settings.runs, recording);
+        let data = data_folder(&settings.runs, &recording.data);
+        let Some(_lease) = lease(&place.folder)? else { return Ok(false) };
+        match &recording.origin {
+            Origin::File(file) => {
+                let arms = recording.students(experiment).map(|student| (student.method.as_str(), student.recipe.loss.objective));
+                recorded::prepare(recording, file, &data, &place.folder, &place.title, &arms.collect::<Vec<_>>())?;
+            }
+            Origin::Endpoint(asked) => {
+                let ledger = answers_folder(&settings.runs, &recording.name, asked);
+                let Some(_lease) = lease(&ledger)? else { return Ok(false) };
+                let train = TokenizedSplit::read(&data.join("train.tokens"))?;
+                let wanted = seen(&sequences(&train, recording.data.context), &runs(experiment, settings, recording));
+                let tokenizer = tokens::tokenizer_of(&recording.data, &recording.files, &data)?;
+                let eos_token = recording.data.examples.as_ref().and_then(|examples| examples.eos_token.as_deref());
+                let judge = Judge {
+                    name: &recording.name,
+                    recipe: &asked.recipe,
+                    service: &asked.service,
+                    tokenizer: &tokenizer,
+                    eos_token,
+                    split: &train,
+                    context: recording.data.context,
+                    title: &place.title,
+                };
+                if judge.prepare(&wanted, &ledger, &place.folder, interrupts)?.is_none() {
+                    return Ok(false);
+                }
+            }
+        }
+    }
+    Ok(true)
+}
+
+/// Tokens, batch and seed of the students of `recording` that this session is for.
+fn runs(experiment: &Experiment, settings: &Settings, recording: &Recording) -> Vec<(u64, u64, u64)> {
+    let asked_for = |run: &str| settings.only.as_ref().is_none_or(|prefix| run.starts_with(prefix.as_str()));
+    let mine = recording.students(experiment).filter(|student| asked_for(&student.run));
+    let mut runs: Vec<(u64, u64, u64)> = mine.map(|s| (s.recipe.tokens, s.recipe.batch, s.recipe.seed)).collect();
+    runs.sort();
+    runs.dedup();
+    runs
+}

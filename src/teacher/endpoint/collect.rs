@@ -1,0 +1,291 @@
+//! Asks all questions that have no answer yet, several at a time, with patience and within a budget.
+
+use std::collections::VecDeque;
+use std::sync::mpsc::{self, RecvTimeoutError, Sender};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, anyhow};
+use rand::RngExt;
+
+use super::client::{Answer, Client, Trouble};
+use super::ledger::{Ledger, Spent};
+use super::meter::Meter;
+use super::question::Question;
+use super::service::Service;
+use crate::user_error;
+
+/// Time between looks at what has changed.
+const TICK: Duration = Duration::from_millis(20);
+/// The first pause after a failure; each that follows is twice as long.
+const PAUSE: Duration = Duration::from_millis(500);
+const PAUSE_MAX: Duration = Duration::from_secs(60);
+
+/// Asks what of `questions` is not in `ledger`; every answer is there before the next step is taken. `interrupts` counts ctrl-C:
+/// at one, what is under way is waited for; at two, it is given up. `check` looks at each new line of the ledger: an error from
+/// it ends the asking. Returns whether all are answered.
+///
+/// # Errors
+/// A request that the endpoint refuses, and a budget that does not reach, are the user's; a request that failed too often is
+/// not. All that was answered stays.
+pub fn collect(
+    name: &str,
+    service: &Service,
+    questions: &[Question],
+    ledger: &mut Ledger,
+    check: impl Fn(&Question, &str) -> Result<()>,
+    interrupts: impl Fn() -> usize,
+) -> Result<bool> {
+    let mut waiting: VecDeque<Question> = questions.iter().filter(|question| !ledger.has(question)).cloned().collect();
+    // One text that stands twice is asked once.
+    let mut keys = std::collections::HashSet::new();
+    waiting.retain(|question| keys.insert(question.key()));
+    if waiting.is_empty() {
+        return Ok(true);
+    }
+    let (left, total) = (waiting.len() as u64, questions.len() as u64);
+    let tokens: u64 = waiting.iter().map(Question::tokens).sum();
+    let cost = service
+        .price
+        .map(|price| price.of(waiting.iter().map(|q| q.prompt_tokens).sum(), waiting.iter().map(|q| q.max_tokens).sum()));
+    let mut meter = Meter::new(name, service, total - left.min(total), total);
+    let cost = cost.map_or(String::new(), |cost| format!(", cost {cost:.4}"));
+    meter.say(&format!("{left} requests to {}, at most {tokens} tokens{cost}", service.url));
+
+    let client = Arc::new(Client::open(service)?);
+    let desk = Arc::new(Desk(Mutex::new(State {
+        waiting,
+        spent: ledger.spent,
+        under_way: Vec::new(),
+        hold_until: Instant::now(),
+        closed: false,
+        beyond_budget: false,
+    })));
+    let (sender, news) = mpsc::channel();
+    for _ in 0..service.concurrency.min(left as usize) {
+        let (client, desk, sender, service) = (Arc::clone(&client), Arc::clone(&desk), sender.clone(), service.clone());
+        thread::spawn(move || work(&client, &desk, &service, &sender));
+    }
+    drop(sender);
+    let (mut trouble, mut objection, mut told) = (None, None, false);
+    loop {
+        match interrupts() {
+            0 => {}
+            1 => {
+                if !std::mem::replace(&mut told, true) {
+                    meter.say("stopping: what is asked already is waited for; ctrl-C again gives it up");
+                }
+                desk.lock().closed = true;
+            }
+            _ => return Ok(false),
+        }
+        match news.recv_timeout(10 * TICK) {
+            Ok(News::Answered(question, answer)) => {
+                ledger.write(&question, &answer)?;
+                desk.settle(&question, ledger.spent);
+                meter.answered(&ledger.spent);
+                if let Err(error) = check(&question, &ledger.read(&question)?) {
+                    desk.lock().closed = true;
+                    objection.get_or_insert(error);
+                }
+            }
+            Ok(News::Retried { id, why, pause }) => {
+                meter.say(&format!("{id}: {why}; asked again in {:.1} s", pause.as_secs_f64()));
+            }
+            Ok(News::Failed(question, failed)) => {
+                desk.lock().closed = true;
+                desk.settle(&question, ledger.spent);
+                trouble.get_or_insert((question.id, failed));
+            }
+            Err(RecvTimeoutError::Timeout) => {}
+            Err(RecvTimeoutError::Disconnected) => break,
+        }
+    }
+    let spent = ledger.spent.words(service);
+    drop(meter);
+    if let Some(error) = objection {
+        return Err(error);
+    }
+    // Who was told to stop may have been about to ask once more.
+    let trouble = trouble.filter(|(_, trouble)| !told || matches!(trouble, Trouble::Lasting(_)));
+    if let Some((id, trouble)) = trouble {
+        let kept = format!("answers so far are kept ({spent}), and the same command goes on");
+        return Err(match trouble {
+            Trouble::Lasting(why) => user_error!("teacher {name} at {} refuses {id}: {why}; mend that; {kept}", service.url),
+            Trouble::Passing { why, .. } => {
+                let tries = service.retries + 1;
+                anyhow!("teacher {name} at {}: {id} failed {tries} times, at last with {why}; {kept}", service.url)
+            }
+        });
+    }
+    if told {
+        return Ok(false);
+    }
+    let state = desk.lock();
+    if state.beyond_budget {
+        let unasked = state.waiting.len();
+        return Err(user_error!(
+            "teacher {name}: the budget stops here, with {unasked} of {total} requests unasked ({spent}); raise budget, and the same \
+             command goes on"
+        ));
+    }
+    if state.waiting.is_empty() {
+        eprintln!("teacher {name}: all {total} answered; {spent}");
+    }
+    Ok(state.waiting.is_empty())
+}
+
+enum News {
+    Answered(Question, Answer),
+    Retried { id: String, why: String, pause: Duration },
+    Failed(Question, Trouble),
+}
+
+/// What the workers share.
+struct Desk(Mutex<State>);
+
+struct State {
+    waiting: VecDeque<Question>,
+    spent: Spent,
+    /// What is asked now.
+    under_way: Vec<Question>,
+    /// The endpoint wants nobody to ask before.
+    hold_until: Instant,
+    /// No more is asked.
+    closed: bool,
+    beyond_budget: bool,
+}
+
+impl Desk {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    /// `question` is under way no more, and all answers have cost `spent`.
+    fn settle(&self, question: &Question, spent: Spent) {
+        let mut state = self.lock();
+        state.under_way.retain(|other| other != question);
+        state.spent = spent;
+    }
+
+    /// The next question, once the endpoint may be asked and if the budget reaches.
+    fn next(&self, service: &Service) -> Option<Question> {
+        loop {
+            {
+                let mut state = self.lock();
+                if state.closed {
+                    return None;
+                }
+                let question = state.waiting.front()?.clone();
+                if Instant::now() >= state.hold_until {
+                    if affords(service, &state.spent, state.under_way.iter().chain([&question])) {
+                        state.waiting.pop_front();
+                        state.under_way.push(question.clone());
+                        return Some(question);
+                    }
+                    // What is under way may cost less than it could.
+                    if state.under_way.is_empty() {
+                        (state.closed, state.beyond_budget) = (true, true);
+                        return None;
+                    }
+                }
+            }
+            thread::sleep(TICK);
+        }
+    }
+
+    /// Waits for `pause`, and as long as the endpoint wants nobody to ask. Whether to ask at all then.
+    fn wait(&self, pause: Duration) -> bool {
+        let end = Instant::now() + pause;
+        loop {
+            let state = self.lock();
+            let end = end.max(state.hold_until);
+            if state.closed || Instant::now() >= end {
+                return !state.closed;
+            }
+            drop(state);
+            thread::sleep(TICK);
+        }
+    }
+}
+
+/// Whether the budget reaches for all of `asked` beside what is spent.
+fn affords<'a>(service: &Service, spent: &Spent, asked: impl Iterator<Item = &'a Question>) -> bool {
+    let mut most = *spent;
+    for question in asked {
+        most.prompt_tokens += question.prompt_tokens;
+        most.completion_tokens += question.max_tokens;
+    }
+    let cost = most.cost(service.price).unwrap_or(0.0);
+    service.budget.tokens.is_none_or(|tokens| most.tokens() <= tokens) && service.budget.cost.is_none_or(|limit| cost <= limit)
+}
+
+/// A worker: asks one question after the other.
+fn work(client: &Client, desk: &Desk, service: &Service, news: &Sender<News>) {
+    while let Some(question) = desk.next(service) {
+        let mut attempt = 0;
+        let told = loop {
+            match client.ask(&question) {
+                Ok(answer) => break News::Answered(question, answer),
+                Err(Trouble::Passing { why, wait }) if attempt < service.retries => {
+                    attempt += 1;
+                    let pause = wait.unwrap_or_else(|| backoff(attempt));
+                    if wait.is_some() {
+                        let mut state = desk.lock();
+                        state.hold_until = state.hold_until.max(Instant::now() + pause);
+                    }
+                    if news.send(News::Retried { id: question.id.clone(), why: why.clone(), pause }).is_err() {
+                        return;
+                    }
+                    if !desk.wait(pause) {
+                        let why = format!("{why} (and it was told to stop)");
+                        break News::Failed(question, Trouble::Passing { why, wait: None });
+                    }
+                }
+                Err(trouble) => break News::Failed(question, trouble),
+            }
+        };
+        if news.send(told).is_err() {
+            return;
+        }
+    }
+}
+
+/// The pause before try `attempt` + 1: doubled each time, and a random part of it, so that not all come back at once.
+fn backoff(attempt: u32) -> Duration {
+    let whole = PAUSE * 2u32.pow(attempt.saturating_sub(1).min(16));
+    whole.min(PAUSE_MAX).mul_f64(rand::rng().random_range(0.5..1.0))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::super::service::{Budget, Price};
+    use super::*;
+
+    #[test]
+    fn a_budget_holds_for_what_is_spent_and_what_is_under_way() {
+        let mut service = Service::at("http://localhost/v1").unwrap();
+        let question = Question::judge("1".into(), "m", json!("a"), 99, 5);
+        let spent = Spent { requests: 1, prompt_tokens: 800, completion_tokens: 0 };
+        assert!(affords(&service, &spent, [&question; 1000].into_iter()), "nothing bounds it");
+        service.budget = Budget { tokens: Some(1000), cost: None };
+        assert!(affords(&service, &spent, [&question; 2].into_iter()));
+        assert!(!affords(&service, &spent, [&question; 3].into_iter()));
+        service.price = Some(Price { input: 1e6, output: 100e6 });
+        service.budget = Budget { tokens: None, cost: Some(998.0) };
+        assert!(!affords(&service, &spent, [&question].into_iter()), "800 + 99 + 100");
+        service.budget.cost = Some(999.0);
+        assert!(affords(&service, &spent, [&question].into_iter()));
+    }
+
+    #[test]
+    fn pauses_double_within_a_minute() {
+        for (attempt, whole) in [(1, 0.5), (2, 1.0), (5, 8.0), (30, 60.0)] {
+            let pause = backoff(attempt).as_secs_f64();
+            assert!((whole / 2.0..=whole).contains(&pause), "{attempt}: {pause}");
+        }
+    }
+}

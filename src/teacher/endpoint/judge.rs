@@ -1,0 +1,333 @@
+//! A model behind an endpoint judges the text of a split: what it is sent, and how what it says reaches the cache.
+//!
+//! As ids it is sent each sequence, and reads what the student reads. As text it is sent whole documents, since a text that is
+//! cut between tokens may be cut into others by whoever reads it again; of a document that is longer than the context it has
+//! then read more than the student, which the import counts. Either way a row of its answers belongs to a token of ours: the
+//! server must have cut the text into the same tokens, which every answer is held to before the next is paid for.
+
+use std::collections::HashMap;
+use std::ops::Range;
+use std::path::Path;
+
+use anyhow::{Result, anyhow};
+use serde_json::{Value, json};
+use tokenizers::Tokenizer;
+
+use super::super::cache::Cache;
+use super::super::imported::{IMPORT, Writer};
+use super::super::title::Title;
+use super::collect::collect;
+use super::ledger::Ledger;
+use super::question::{Generation, Question};
+use super::service::Service;
+use crate::data::answers::{Answer, Counts, by_id};
+use crate::data::encode::Encoded;
+use crate::data::example::{Answers, Entry, Scores, Token};
+use crate::data::format::openai::{Rows, said};
+use crate::data::import::{Charged, Import};
+use crate::data::json::Json;
+use crate::data::sequences::Sequence;
+use crate::data::tokens::TokenizedSplit;
+use crate::data::vocabulary::Vocabulary;
+use crate::experiment::recipe::{EchoRows, EndpointRecipe, Sent};
+use crate::user_error;
+
+/// Rows whose likeliest token is the one, before they tell anything.
+const TELLING: usize = 5;
+
+/// Who judges what.
+pub struct Judge<'a> {
+    /// The teacher's name.
+    pub name: &'a str,
+    pub recipe: &'a EndpointRecipe,
+    pub service: &'a Service,
+    pub tokenizer: &'a Tokenizer,
+    /// The token that ends a text, where it has an unusual name.
+    pub eos_token: Option<&'a str>,
+    pub split: &'a TokenizedSplit,
+    pub context: usize,
+    /// Of the cache.
+    pub title: &'a Title,
+}
+
+/// What is judged in one request.
+struct Unit {
+    name: String,
+    /// In the split's `ids`.
+    ids: Range<usize>,
+    /// Leading ids that are read and not predicted.
+    prompt: Option<usize>,
+    /// Whether the last id ends the text and is not sent: it is taught as certain.
+    ends: bool,
+    question: Question,
+    /// Where rows tell of the next token, that of the first is lost with the row that an echo leaves out: what follows the
+    /// first token, asked for by itself.
+    opening: Option<Question>,
+}
+
+impl Judge<'_> {
+    /// Brings answers for all `wanted` sequences into the cache in `folder`, and those that had to be asked for into the ledger in
+    /// `answers` first. `interrupts` counts ctrl-C. What has become of them; nothing where it was interrupted.
+    pub fn prepare(
+        &self,
+        wanted: &[Sequence],
+        answers: &Path,
+        folder: &Path,
+        interrupts: impl Fn() -> usize,
+    ) -> Result<Option<Import>> {
+        for path in Cache::mend(folder)? {
+            eprintln!("{} is damaged; what it held is made again", path.display());
+        }
+        let cache = Cache::open(folder, self.title)?;
+        let known = Import::read(&folder.join(IMPORT));
+        // Without its report nothing says how complete an import was.
+        let there = |sequence: &Sequence| known.is_some() && cache.contains(&sequence.key(self.split));
+        let missing: Vec<Sequence> = wanted.iter().copied().filter(|sequence| !there(sequence)).collect();
+        if let (true, Some(import)) = (missing.is_empty(), &known) {
+            return Ok(Some(import.clone()));
+        }
+        drop(cache);
+        let vocabulary = Vocabulary::new(self.tokenizer, self.title.vocab_size, self.eos_token)?;
+        let units = self.units(&missing, &vocabulary)?;
+        let (mut ledger, damaged) = Ledger::open(answers)?;
+        if damaged > 0 {
+            eprintln!("{}: {damaged} answers are damaged and asked for again", ledger.path().display());
+        }
+        let questions: Vec<Question> =
+            units.iter().flat_map(|unit| [&unit.question].into_iter().chain(&unit.opening)).cloned().collect();
+        let by_key: HashMap<String, &Unit> = units.iter().map(|unit| (unit.question.key(), unit)).collect();
+        let check = |question: &Question, line: &str| match by_key.get(&question.key()) {
+            Some(unit) => self.read(unit, line).map(drop),
+            None => Ok(()),
+        };
+        if !collect(self.name, self.service, &questions, &mut ledger, check, interrupts)? {
+            return Ok(None);
+        }
+        let mut writer = Writer::new(self.title, folder, self.context, self.split.examples.is_some())?;
+        for unit in &units {
+            let mut counts = Counts::default();
+            let line = ledger.read(&unit.question)?;
+            let opening = unit.opening.as_ref().map(|question| ledger.read(question)).transpose()?;
+            let answers = self.answers(unit, &line, opening.as_deref(), &vocabulary, &mut counts)?;
+            let ids = self.split.ids.range(unit.ids.start, unit.ids.end).to_vec();
+            writer.add(&unit.name, Encoded { ids, prompt: unit.prompt, bytes: 0, answers, counts })?;
+        }
+        let mut found = writer.finish()?;
+        found.tally.lines = units.len() as u64;
+        let spent = ledger.spent;
+        found.charged = Some(Charged {
+            requests: spent.requests,
+            prompt_tokens: spent.prompt_tokens,
+            completion_tokens: spent.completion_tokens,
+            cost: spent.cost(self.service.price),
+        });
+        found.say(self.name);
+        let mut import = known.unwrap_or_default();
+        import.add(&found);
+        import.write(&folder.join(IMPORT))?;
+        Ok(Some(import))
+    }
+
+    /// What must be asked for the `wanted` sequences.
+    fn units(&self, wanted: &[Sequence], vocabulary: &Vocabulary) -> Result<Vec<Unit>> {
+        match self.recipe.sent {
+            Sent::Tokens => Ok(wanted.iter().map(|sequence| self.sequence(sequence)).collect()),
+            Sent::Text => {
+                let mut documents: Vec<usize> = wanted.iter().map(|sequence| sequence.document).collect();
+                documents.dedup();
+                let eos = vocabulary.eos().ok();
+                let begin = vocabulary.encode_first("")?;
+                let units = documents.iter().map(|&document| self.document(document, &begin, eos, vocabulary));
+                let (units, other): (Vec<_>, Vec<_>) = units.collect::<Result<Vec<_>>>()?.into_iter().partition(Result::is_ok);
+                if let Some(Err(first)) = other.into_iter().next() {
+                    return Err(user_error!("teacher {}: {first}; set sent = \"tokens\", if the server takes ids", self.name));
+                }
+                Ok(units.into_iter().flatten().collect())
+            }
+        }
+    }
+
+    fn sequence(&self, sequence: &Sequence) -> Unit {
+        let ids = sequence.start..sequence.start + sequence.targets + 1;
+        let sent = self.split.ids.range(ids.start, ids.end);
+        let name = format!("{}@{}", self.name_of(sequence.document), ids.start as u64 - self.split.offsets[sequence.document]);
+        let question = Question::judge(name.clone(), &self.recipe.model, json!(sent), sent.len() as u64, self.title.kept.top_k);
+        let opening = self.opening(json!([sent[0]]), &name);
+        Unit { name, ids, prompt: self.split.prompt(sequence.document), ends: false, question, opening }
+    }
+
+    /// Document `document` as text; as `Err` within `Ok`, why it cannot be sent so.
+    fn document(
+        &self,
+        document: usize,
+        begin: &[u32],
+        eos: Option<u32>,
+        vocabulary: &Vocabulary,
+    ) -> Result<Result<Unit, String>> {
+        let ids = self.split.offsets[document] as usize..self.split.offsets[document + 1] as usize;
+        let (whole, prompt) = (self.split.document(document), self.split.prompt(document));
+        let ends = prompt.is_some() && whole.last().copied() == eos && eos.is_some();
+        let sent = &whole[..whole.len() - usize::from(ends)];
+        let name = self.name_of(document);
+        let bare = sent.strip_prefix(begin).unwrap_or(sent);
+        let text = self.tokenizer.decode(bare, false).map_err(|error| anyhow!("decoding: {error}"))?;
+        if vocabulary.encode(&text, false)? != bare {
+            let where_from =
+                if prompt.is_some() { "its source and target were cut into tokens apart" } else { "it is no plain text" };
+            return Ok(Err(format!(
+                "the text of {name:?} is cut into other tokens when it is read in one piece, for {where_from}"
+            )));
+        }
+        let question = Question::judge(name.clone(), &self.recipe.model, json!(text), sent.len() as u64, self.title.kept.top_k);
+        let first = self.tokenizer.decode(&bare[..1.min(bare.len())], false).map_err(|error| anyhow!("decoding: {error}"))?;
+        let opening = self.opening(json!(first), &name);
+        Ok(Ok(Unit { name, ids, prompt, ends, question, opening }))
+    }
+
+    /// What follows `first`, where an echo does not say it.
+    fn opening(&self, first: Value, name: &str) -> Option<Question> {
+        let how = Generation { max_tokens: 1, temperature: 0.0, seed: None };
+        let ask = || Question::complete(format!("{name}, opening"), &self.recipe.model, first, 1, self.title.kept.top_k, how);
+        (self.recipe.echo_rows == EchoRows::Next).then(ask)
+    }
+
+    fn name_of(&self, document: usize) -> String {
+        self.split.names.get(document).to_string()
+    }
+
+    /// What the ledger's `line` says of each id of `unit`, and `opening` of what follows the first.
+    fn answers(
+        &self,
+        unit: &Unit,
+        line: &str,
+        opening: Option<&str>,
+        vocabulary: &Vocabulary,
+        counts: &mut Counts,
+    ) -> Result<Vec<Option<Answer>>> {
+        let refused = |why: String| self.refused(unit, &why);
+        let ids = self.split.ids.range(unit.ids.start, unit.ids.end);
+        let judged = &ids[..ids.len() - usize::from(unit.ends)];
+        let (tokens, mut rows) = self.read(unit, line)?;
+        if let Some(opening) = opening {
+            let first = Json::object(opening).and_then(|json| said(&json)).map_err(|damage| refused(damage.to_string()))?.1;
+            let first = first.into_iter().next().flatten();
+            rows.splice(
+                0..1,
+                [None, Some(first.ok_or_else(|| refused("the server says nothing of what follows a token".into()))?)],
+            );
+        }
+        rows.truncate(judged.len());
+        // Of a prompt nothing is learned.
+        let first = unit.prompt.unwrap_or(0).max(1);
+        rows.iter_mut().take(first).for_each(|row| drop(row.take()));
+        for (at, ((&id, token), row)) in judged.iter().zip(&tokens).zip(&mut rows).enumerate().skip(first) {
+            let row = row.as_mut().ok_or_else(|| refused(format!("the server says nothing of token {}", at + 1)))?;
+            // A row's own token bears its id: not every server can write every token. Under a text that is none may stand others.
+            if opening.is_none() || !is_unclear(token.text.as_deref().unwrap_or_default()) {
+                let own = row.iter_mut().find(|entry| entry.token.text == token.text && entry.token.id == token.id);
+                own.into_iter().for_each(|entry| entry.token = Token::id(u64::from(id)));
+            }
+        }
+        let (mut answers, _) = by_id(vocabulary, &Answers { scores: Scores::Logprobs, rows }, counts)
+            .map_err(|damage| refused(damage.to_string()))?;
+        if unit.ends {
+            let eos = *ids.last().expect("a unit has ids");
+            answers.push(Some(Answer { entries: vec![(eos, 0.0)], lse: 0.0, recorded: false }));
+        }
+        Ok(answers)
+    }
+
+    /// The server's tokens and rows in `line`, where the tokens begin with those of `unit` and the rows tell what they should.
+    fn read(&self, unit: &Unit, line: &str) -> Result<(Vec<Token>, Rows)> {
+        let refused = |why: String| self.refused(unit, &why);
+        let ids = self.split.ids.range(unit.ids.start, unit.ids.end - usize::from(unit.ends));
+        let (tokens, rows) = Json::object(line).and_then(|json| said(&json)).map_err(|damage| refused(damage.to_string()))?;
+        let advice = "use the teacher's tokenizer, or set sent = \"tokens\"";
+        if tokens.len() < ids.len() {
+            let (theirs, ours) = (tokens.len(), ids.len());
+            return Err(refused(format!("the server has cut {ours} tokens into {theirs}, what it generates included; {advice}")));
+        }
+        for (at, (&id, token)) in ids.iter().zip(&tokens).enumerate() {
+            if let Some(ours) = self.differs(id, token) {
+                let theirs = token.shown();
+                let at = at + 1;
+                return Err(refused(format!("token {at} is {theirs} to the server and {ours:?} to the student; {advice}")));
+            }
+        }
+        let told = self.recipe.echo_rows;
+        match rows_tell(&tokens[..ids.len()], &rows) {
+            Some(found) if found != told => Err(refused(match found {
+                EchoRows::Next => "the rows tell of the token after the one they stand beside; set echo_rows = \"next\"".into(),
+                EchoRows::Own => "the rows tell of the token they stand beside; set echo_rows = \"own\"".into(),
+            })),
+            _ => Ok((tokens, rows)),
+        }
+    }
+
+    fn refused(&self, unit: &Unit, why: &str) -> anyhow::Error {
+        user_error!("teacher {} on {:?}: {why}", self.name, unit.name)
+    }
+
+    /// The text of `id`, where the server's `token` cannot be the same.
+    fn differs(&self, id: u32, token: &Token) -> Option<String> {
+        if let Some(theirs) = token.id {
+            return (theirs != u64::from(id)).then(|| self.tokenizer.id_to_token(id).unwrap_or_default());
+        }
+        let theirs = token.text.as_deref().unwrap_or_default();
+        let ours = self.tokenizer.decode(&[id], false).unwrap_or_default();
+        // What is special is written in many ways; some tokenizers drop a leading space.
+        (!is_unclear(theirs) && !is_unclear(&ours) && theirs.trim() != ours.trim()).then_some(ours)
+    }
+}
+
+/// Whether a token is a part of a character, or special, so that its text does not tell it.
+fn is_unclear(text: &str) -> bool {
+    text.is_empty() || text.contains('\u{fffd}') || text.starts_with("bytes:")
+}
+
+/// Of which token the rows beside `tokens` tell: the likeliest of a row is often that token, and seldom the other. Nothing where
+/// there are too few to tell.
+fn rows_tell(tokens: &[Token], rows: &Rows) -> Option<EchoRows> {
+    let best = |row: &Option<Vec<Entry>>| {
+        let best = row.as_ref()?.iter().max_by(|a, b| a.score.total_cmp(&b.score))?;
+        Some(best.token.clone())
+    };
+    let (mut own, mut next) = (0, 0);
+    for (at, best) in rows.iter().take(tokens.len()).map(best).enumerate() {
+        own += usize::from(best.is_some() && best.as_ref() == tokens.get(at));
+        next += usize::from(best.is_some() && best.as_ref() == tokens.get(at + 1));
+    }
+    let clear = |more: usize, less: usize| more >= TELLING && more > 2 * less;
+    match (clear(own, next), clear(next, own)) {
+        (true, _) => Some(EchoRows::Own),
+        (_, true) => Some(EchoRows::Next),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Oracle: a text and, beside each token, what a model that mostly foretells it has as the likeliest.
+    #[test]
+    fn rows_that_tell_of_the_next_token_are_noticed() {
+        let words: Vec<Token> = (0..40).map(|at| Token::text(format!("w{}", at * 7 % 11))).collect();
+        let row = |likeliest: &Token, sure: bool| {
+            let other = Token::text("other");
+            let (a, b) = if sure { (-0.5, -1.5) } else { (-1.5, -0.5) };
+            Some(vec![
+                Entry { token: likeliest.clone(), score: a, logprob: None },
+                Entry { token: other, score: b, logprob: None },
+            ])
+        };
+        let own: Rows = words.iter().enumerate().map(|(at, word)| row(word, at % 3 == 0)).collect();
+        let next: Rows = words[1..].iter().enumerate().map(|(at, word)| row(word, at % 3 == 0)).collect();
+        assert_eq!(rows_tell(&words, &own), Some(EchoRows::Own));
+        assert_eq!(rows_tell(&words[..39], &next), Some(EchoRows::Next));
+        assert_eq!(rows_tell(&words[..9], &own), None, "three tell nothing");
+        let same = vec![Token::text("a"); 40];
+        let rows: Rows = same.iter().map(|word| row(word, true)).collect();
+        assert_eq!(rows_tell(&same, &rows), None, "both fit");
+    }
+}

@@ -1,0 +1,264 @@
+//! Every answer that an endpoint gave, a line each, synced before anything is made of it: what is paid for is paid for once.
+//!
+//! A line is an object with a checksum of what follows it, the question's key, the request and the response. It can be read as
+//! recorded answers of format `openai-jsonl`.
+
+use std::collections::HashMap;
+use std::fs::{self, File, OpenOptions};
+use std::io::{BufRead, BufReader, Read, Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, anyhow};
+use serde_json::json;
+
+use super::client::{Answer, Usage};
+use super::question::Question;
+use super::service::{Price, Service};
+use crate::data::json::Json;
+use crate::record::store::replace_file;
+
+/// The file's name in its folder.
+pub const FILE: &str = "answers.jsonl";
+
+pub struct Ledger {
+    path: PathBuf,
+    file: File,
+    /// Where the answer to a question stands, and how many ids it has for a token.
+    index: HashMap<String, Entry>,
+    pub spent: Spent,
+    end: u64,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Entry {
+    offset: u64,
+    length: u64,
+    k: usize,
+}
+
+/// What all answers of a ledger cost.
+#[derive(Clone, Copy, Debug, Default, PartialEq, serde::Serialize, serde::Deserialize)]
+pub struct Spent {
+    pub requests: u64,
+    pub prompt_tokens: u64,
+    pub completion_tokens: u64,
+}
+
+impl Spent {
+    pub fn add(&mut self, usage: Usage) {
+        self.requests += 1;
+        self.prompt_tokens += usage.prompt_tokens;
+        self.completion_tokens += usage.completion_tokens;
+    }
+
+    pub fn tokens(&self) -> u64 {
+        self.prompt_tokens + self.completion_tokens
+    }
+
+    /// In the currency of `price`.
+    pub fn cost(&self, price: Option<Price>) -> Option<f64> {
+        price.map(|price| price.of(self.prompt_tokens, self.completion_tokens))
+    }
+
+    /// `34 requests, 5200 tokens read and 34 written, cost 0.0012`.
+    pub fn words(&self, service: &Service) -> String {
+        let cost = self.cost(service.price).map_or(String::new(), |cost| format!(", cost {cost:.4}"));
+        let Self { requests, prompt_tokens, completion_tokens } = self;
+        format!("{requests} requests, {prompt_tokens} tokens read and {completion_tokens} written{cost}")
+    }
+}
+
+impl Ledger {
+    /// Opens the ledger in `folder`, new where there is none. The end of a line that a crash has torn, and lines that were
+    /// damaged since, are taken out: they are asked again. Returns how many were.
+    ///
+    /// Whoever calls holds the folder's lease.
+    pub fn open(folder: &Path) -> Result<(Self, usize)> {
+        fs::create_dir_all(folder).with_context(|| format!("cannot create {}", folder.display()))?;
+        let path = folder.join(FILE);
+        let damaged = mend(&path)?;
+        let file = OpenOptions::new().read(true).append(true).create(true).open(&path);
+        let file = file.with_context(|| format!("cannot open {}", path.display()))?;
+        let mut ledger = Self { path, file, index: HashMap::new(), spent: Spent::default(), end: 0 };
+        let mut reader = BufReader::new(File::open(&ledger.path)?);
+        let mut line = Vec::new();
+        while reader.read_until(b'\n', &mut line)? > 0 {
+            let text = std::str::from_utf8(&line)?;
+            ledger.take(text)?;
+            line.clear();
+        }
+        Ok((ledger, damaged))
+    }
+
+    /// The lines of the ledger in `folder`, for who only looks: requests that are answered, and what they cost.
+    pub fn look(folder: &Path) -> Spent {
+        let mut spent = Spent::default();
+        let Ok(file) = File::open(folder.join(FILE)) else { return spent };
+        for line in BufReader::new(file).lines().map_while(|line| line.ok()) {
+            if let Some(body) = whole(&line) {
+                let usage = Json::object(&format!("{{{body}")).map(|json| usage(&json)).unwrap_or_default();
+                spent.add(usage);
+            }
+        }
+        spent
+    }
+
+    /// Enters a line that was checked, the next one of the file.
+    fn take(&mut self, line: &str) -> Result<()> {
+        let json = Json::object(line.trim_end()).map_err(|damage| anyhow!("{}: {damage}", self.path.display()))?;
+        let text = |key: &str| json.get(key).and_then(|value| value.text(key).ok()).map(str::to_string);
+        let k = json.get("k").and_then(|k| k.id("k").ok()).unwrap_or(0) as usize;
+        let key = text("question").with_context(|| format!("{}: a line without a question", self.path.display()))?;
+        let entry = Entry { offset: self.end, length: line.len() as u64, k };
+        self.end += entry.length;
+        self.spent.add(usage(&json));
+        match self.index.get(&key) {
+            Some(known) if known.k >= k => {}
+            _ => drop(self.index.insert(key, entry)),
+        }
+        Ok(())
+    }
+
+    /// Whether `question` is answered, with as many ids as it wants at least.
+    pub fn has(&self, question: &Question) -> bool {
+        self.index.get(&question.key()).is_some_and(|entry| entry.k >= question.k)
+    }
+
+    /// The line with the answer to `question`.
+    pub fn read(&mut self, question: &Question) -> Result<String> {
+        let entry = self.index.get(&question.key()).with_context(|| format!("{} is not answered", question.id))?;
+        let mut bytes = vec![0; entry.length as usize];
+        self.file.seek(SeekFrom::Start(entry.offset))?;
+        self.file.read_exact(&mut bytes).with_context(|| format!("cannot read {}", self.path.display()))?;
+        Ok(String::from_utf8(bytes)?.trim_end().to_string())
+    }
+
+    /// Adds the answer to `question`. Once this returns, a power failure does not lose it.
+    pub fn write(&mut self, question: &Question, answer: &Answer) -> Result<()> {
+        let (id, request) = (json!(question.id), question.body());
+        let usage = json!({ "prompt_tokens": answer.usage.prompt_tokens, "completion_tokens": answer.usage.completion_tokens });
+        let body = format!(
+            r#""question":"{}","k":{},"id":{id},"charged":{usage},"request":{request},"response":{}}}"#,
+            question.key(),
+            question.k,
+            answer.response
+        );
+        let line = format!("{{\"crc\":\"{:08x}\",{body}\n", crc32fast::hash(body.as_bytes()));
+        let written = self.file.write_all(line.as_bytes()).and_then(|()| self.file.sync_data());
+        written.with_context(|| format!("cannot write {}", self.path.display()))?;
+        self.take(&line)
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+fn usage(line: &Json) -> Usage {
+    let count = |key: &str| line.get("charged").and_then(|usage| usage.get(key)).and_then(|n| n.id(key).ok()).unwrap_or(0);
+    Usage { prompt_tokens: count("prompt_tokens"), completion_tokens: count("completion_tokens") }
+}
+
+/// What the checksum of a line is over, if the line is as it was written.
+fn whole(line: &str) -> Option<&str> {
+    let (crc, body) = line.strip_prefix("{\"crc\":\"")?.split_at_checked(8)?;
+    let body = body.strip_prefix("\",")?;
+    (u32::from_str_radix(crc, 16).ok()? == crc32fast::hash(body.as_bytes())).then_some(body)
+}
+
+/// Takes out of the file at `path` what is no whole line; how many there were.
+fn mend(path: &Path) -> Result<usize> {
+    let Ok(file) = File::open(path) else { return Ok(0) };
+    let lines = |file: File| BufReader::new(file).split(b'\n');
+    let good = |line: &[u8]| std::str::from_utf8(line).ok().and_then(whole).is_some();
+    let torn = {
+        let mut file = file.try_clone()?;
+        let mut last = [b'\n'];
+        if file.seek(SeekFrom::End(0))? > 0 {
+            file.seek(SeekFrom::End(-1))?;
+            file.read_exact(&mut last)?;
+            file.seek(SeekFrom::Start(0))?;
+        }
+        last != [b'\n']
+    };
+    let mut damaged = 0;
+    for line in lines(file) {
+        damaged += usize::from(!good(&line?));
+    }
+    // A whole line whose end is lost is written anew with it.
+    if damaged > 0 || torn {
+        replace_file(path, |to| {
+            for line in lines(File::open(path)?) {
+                let line = line?;
+                if good(&line) {
+                    to.write_all(&line)?;
+                    to.write_all(b"\n")?;
+                }
+            }
+            Ok(())
+        })?;
+    }
+    Ok(damaged)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn question(prompt: &str, k: usize) -> Question {
+        Question::judge(prompt.into(), "m", json!(prompt), 3, k)
+    }
+
+    fn answer(text: &str) -> Answer {
+        let usage = Usage { prompt_tokens: 3, completion_tokens: 1 };
+        Answer { response: format!(r#"{{"choices":[{{"text":"{text}","logprobs":{{}}}}]}}"#), usage }
+    }
+
+    #[test]
+    fn what_was_answered_is_known_after_a_crash_and_what_is_damaged_is_not() {
+        let folder = tempfile::tempdir().unwrap();
+        let (mut ledger, _) = Ledger::open(folder.path()).unwrap();
+        for prompt in ["a", "b", "c"] {
+            ledger.write(&question(prompt, 5), &answer(prompt)).unwrap();
+        }
+        drop(ledger);
+        let path = folder.path().join(FILE);
+        let whole = fs::read(&path).unwrap();
+        let ends: Vec<usize> = whole.iter().enumerate().filter(|(_, byte)| **byte == b'\n').map(|(at, _)| at + 1).collect();
+        for cut in 0..=whole.len() {
+            fs::write(&path, &whole[..cut]).unwrap();
+            let (mut ledger, _) = Ledger::open(folder.path()).unwrap();
+            // A line whose newline alone is lost is whole.
+            let left = ends.iter().filter(|&&end| end <= cut + 1).count();
+            assert_eq!(
+                ledger.spent,
+                Spent { requests: left as u64, prompt_tokens: 3 * left as u64, completion_tokens: left as u64 }
+            );
+            for (at, prompt) in ["a", "b", "c"].into_iter().enumerate() {
+                assert_eq!(ledger.has(&question(prompt, 5)), at < left, "{prompt} at {cut}");
+            }
+            ledger.write(&question("d", 5), &answer("d")).unwrap();
+            let (mut again, damaged) = Ledger::open(folder.path()).unwrap();
+            assert_eq!((again.spent.requests, damaged), (left as u64 + 1, 0), "at {cut}");
+            assert!(again.read(&question("d", 5)).unwrap().contains(r#""text":"d""#));
+        }
+        // A flipped bit in the middle costs that answer alone.
+        let mut flipped = whole.clone();
+        flipped[ends[0] + 60] ^= 1;
+        fs::write(&path, &flipped).unwrap();
+        let (ledger, damaged) = Ledger::open(folder.path()).unwrap();
+        assert_eq!((damaged, ledger.spent.requests), (1, 2));
+        assert!(ledger.has(&question("a", 5)) && !ledger.has(&question("b", 5)) && ledger.has(&question("c", 5)));
+    }
+
+    #[test]
+    fn more_ids_than_are_wanted_will_do_and_fewer_will_not() {
+        let folder = tempfile::tempdir().unwrap();
+        let (mut ledger, _) = Ledger::open(folder.path()).unwrap();
+        ledger.write(&question("a", 20), &answer("twenty")).unwrap();
+        assert!(ledger.has(&question("a", 5)) && ledger.has(&question("a", 20)) && !ledger.has(&question("a", 21)));
+        ledger.write(&question("a", 40), &answer("forty")).unwrap();
+        assert!(ledger.read(&question("a", 5)).unwrap().contains("forty"));
+        assert_eq!(Ledger::look(folder.path()), ledger.spent);
+    }
+}

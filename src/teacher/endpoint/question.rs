@@ -1,0 +1,113 @@
+//! What an endpoint is asked: one request, and by what it is known again.
+
+use serde_json::{Map, Value, json};
+
+use crate::record::store::sha256_hex;
+
+/// A request to be answered once.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Question {
+    /// What the answer is filed under for people.
+    pub id: String,
+    /// Below the endpoint's address.
+    pub path: &'static str,
+    /// All of the request but how many ids are wanted.
+    asked: Map<String, Value>,
+    /// Ids wanted for each token.
+    pub k: usize,
+    /// Of the prompt, as the student's tokenizer counts them, or about.
+    pub prompt_tokens: u64,
+    /// That may be generated.
+    pub max_tokens: u64,
+}
+
+/// How text is generated.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Generation {
+    pub max_tokens: u64,
+    pub temperature: f64,
+    pub seed: Option<u64>,
+}
+
+impl Question {
+    /// Has `model` judge `prompt`, a text or a list of token ids: `echo` with log-probabilities. A token is generated, and left
+    /// aside, since servers take none as leave to generate without end.
+    pub fn judge(id: String, model: &str, prompt: Value, prompt_tokens: u64, k: usize) -> Self {
+        let asked = json!({ "model": model, "prompt": prompt, "echo": true, "max_tokens": 1, "temperature": 0 });
+        Self::new(id, "completions", asked, k, prompt_tokens, 1)
+    }
+
+    /// Has `model` go on from `prompt`, a text or a list of token ids.
+    pub fn complete(id: String, model: &str, prompt: Value, prompt_tokens: u64, k: usize, how: Generation) -> Self {
+        let asked = json!({ "model": model, "prompt": prompt });
+        Self::new(id, "completions", generated(asked, how), k, prompt_tokens, how.max_tokens)
+    }
+
+    /// Has `model` answer `prompt` as a user's message, under a system's message where there is one.
+    pub fn chat(
+        id: String,
+        model: &str,
+        system: Option<&str>,
+        prompt: &str,
+        prompt_tokens: u64,
+        k: usize,
+        how: Generation,
+    ) -> Self {
+        let system = system.map(|content| json!({ "role": "system", "content": content }));
+        let messages: Vec<Value> = system.into_iter().chain([json!({ "role": "user", "content": prompt })]).collect();
+        let asked = json!({ "model": model, "messages": messages });
+        Self::new(id, "chat/completions", generated(asked, how), k, prompt_tokens, how.max_tokens)
+    }
+
+    fn new(id: String, path: &'static str, asked: Value, k: usize, prompt_tokens: u64, max_tokens: u64) -> Self {
+        let Value::Object(asked) = asked else { unreachable!("a request is an object") };
+        Self { id, path, asked, k, prompt_tokens, max_tokens }
+    }
+
+    /// The request's body.
+    pub fn body(&self) -> Value {
+        let mut body = self.asked.clone();
+        if self.path.starts_with("chat") {
+            body.extend([("logprobs".into(), json!(true)), ("top_logprobs".into(), json!(self.k))]);
+        } else {
+            body.insert("logprobs".into(), json!(self.k));
+        }
+        Value::Object(body)
+    }
+
+    /// By what it is known again, whatever the number of ids: an answer with more of them will do.
+    pub fn key(&self) -> String {
+        sha256_hex(format!("{} {}", self.path, Value::Object(self.asked.clone())).as_bytes())[..32].to_string()
+    }
+
+    /// Tokens that it may cost.
+    pub fn tokens(&self) -> u64 {
+        self.prompt_tokens + self.max_tokens
+    }
+}
+
+fn generated(mut asked: Value, how: Generation) -> Value {
+    asked["max_tokens"] = json!(how.max_tokens);
+    asked["temperature"] = json!(how.temperature);
+    if let Some(seed) = how.seed {
+        asked["seed"] = json!(seed);
+    }
+    asked
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_question_is_the_same_however_many_ids_are_wanted_and_another_with_any_other_difference() {
+        let ask = |prompt: &str, k| Question::judge("1".into(), "m", json!(prompt), 3, k);
+        assert_eq!(ask("a", 5).key(), ask("a", 20).key());
+        assert_ne!(ask("a", 5).key(), ask("b", 5).key());
+        let how = Generation { max_tokens: 5, temperature: 1.0, seed: None };
+        let complete = Question::complete("1".into(), "m", json!("a"), 3, 5, how);
+        assert_ne!(complete.key(), ask("a", 5).key());
+        assert_ne!(complete.key(), Question::chat("1".into(), "m", None, "a", 3, 5, how).key());
+        assert_eq!(complete.body()["logprobs"], 5);
+    }
+}
