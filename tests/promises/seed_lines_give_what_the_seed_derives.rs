@@ -8,11 +8,12 @@ use std::path::{Path, PathBuf};
 use hydrometer::data::batch::{Batch, Row};
 use hydrometer::data::sequences::sequences;
 use hydrometer::data::tokens::{TokenizedSplit, prepare};
+use hydrometer::experiment::recorded::Origin;
 use hydrometer::experiment::{Experiment, Options, load};
 use hydrometer::objective::{Objective, Tail};
 use hydrometer::sweep::job::{data_folder, recording_place};
 use hydrometer::teacher::cache::Cache;
-use hydrometer::teacher::recorded;
+use hydrometer::teacher::{imported, recorded};
 use tch::{Device, Tensor};
 
 pub fn fixture(name: &str) -> PathBuf {
@@ -67,7 +68,8 @@ fn prepared(file: &str, data: &str, objective: &str) -> anyhow::Result<Prepared>
     let data = data_folder(&runs, &student.recipe.data);
     prepare(&student.recipe.data, &student.data, &["train"], &data)?;
     let place = recording_place(&runs, recording);
-    recorded::prepare(recording, &data, &place.folder, &place.title, &[("soft", student.recipe.loss.objective)])?;
+    let Origin::File(file) = &recording.origin else { panic!("no file") };
+    recorded::prepare(recording, file, &data, &place.folder, &place.title, &[("soft", student.recipe.loss.objective)])?;
     let split = TokenizedSplit::read(&data.join("train.tokens"))?;
     let cache = Cache::open(&place.folder, &place.title)?;
     Ok(Prepared { _folder: folder, experiment, split, cache })
@@ -210,7 +212,7 @@ fn what_the_answers_lost_on_the_way_is_counted() {
     let prepared = prepared("metaseq-training.jsonl", AS_THE_SEED, "logprobs_distillation").unwrap();
     let runs = prepared._folder.path().join("runs");
     let place = recording_place(&runs, &prepared.experiment.recordings[0]);
-    let import = hydrometer::data::import::Import::read(&place.folder.join(recorded::IMPORT)).unwrap();
+    let import = hydrometer::data::import::Import::read(&place.folder.join(imported::IMPORT)).unwrap();
     assert_eq!((import.examples, import.counts.rows, import.counts.entries), (2, 20, 99));
     // Bytes that are no text have no id, and two texts have the same; the rows that they leave are short, as is the one whose texts
     // collided; after the first likeliest token that was not sampled comes one row.

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::sync::mpsc::{self, RecvTimeoutError, Sender};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -54,14 +54,9 @@ pub fn collect(
     meter.say(&format!("{left} requests to {}, at most {tokens} tokens{cost}", service.url));
 
     let client = Arc::new(Client::open(service)?);
-    let desk = Arc::new(Desk(Mutex::new(State {
-        waiting,
-        spent: ledger.spent,
-        under_way: Vec::new(),
-        hold_until: Instant::now(),
-        closed: false,
-        beyond_budget: false,
-    })));
+    let (spent, under_way, hold_until) = (ledger.spent, Vec::new(), Instant::now());
+    let state = State { waiting, spent, under_way, hold_until, closed: false, beyond_budget: false };
+    let desk = Arc::new(Desk { state: Mutex::new(state), changed: Condvar::new() });
     let (sender, news) = mpsc::channel();
     for _ in 0..service.concurrency.min(left as usize) {
         let (client, desk, sender, service) = (Arc::clone(&client), Arc::clone(&desk), sender.clone(), service.clone());
@@ -82,13 +77,13 @@ pub fn collect(
         }
         match news.recv_timeout(10 * TICK) {
             Ok(News::Answered(question, answer)) => {
-                ledger.write(&question, &answer)?;
-                desk.settle(&question, ledger.spent);
+                ledger.write(&question, &answer).inspect_err(|_| desk.lock().closed = true)?;
                 meter.answered(&ledger.spent);
                 if let Err(error) = check(&question, &ledger.read(&question)?) {
                     desk.lock().closed = true;
                     objection.get_or_insert(error);
                 }
+                desk.settle(&question, ledger.spent);
             }
             Ok(News::Retried { id, why, pause }) => {
                 meter.say(&format!("{id}: {why}; asked again in {:.1} s", pause.as_secs_f64()));
@@ -143,7 +138,10 @@ enum News {
 }
 
 /// What the workers share.
-struct Desk(Mutex<State>);
+struct Desk {
+    state: Mutex<State>,
+    changed: Condvar,
+}
 
 struct State {
     waiting: VecDeque<Question>,
@@ -159,7 +157,7 @@ struct State {
 
 impl Desk {
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+        self.state.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 
     /// `question` is under way no more, and all answers have cost `spent`.
@@ -167,46 +165,55 @@ impl Desk {
         let mut state = self.lock();
         state.under_way.retain(|other| other != question);
         state.spent = spent;
+        self.changed.notify_all();
+    }
+
+    /// Waits until what became of `question` is settled: nobody asks on before an answer is kept and looked at.
+    fn settled(&self, question: &Question) {
+        let mut state = self.lock();
+        while state.under_way.contains(question) {
+            state = self.pause(state, TICK);
+        }
+    }
+
+    /// Waits until something changes, but not longer than `time`.
+    fn pause<'a>(&'a self, state: MutexGuard<'a, State>, time: Duration) -> MutexGuard<'a, State> {
+        let waited = self.changed.wait_timeout(state, time);
+        waited.unwrap_or_else(|poisoned| poisoned.into_inner()).0
     }
 
     /// The next question, once the endpoint may be asked and if the budget reaches.
     fn next(&self, service: &Service) -> Option<Question> {
+        let mut state = self.lock();
         loop {
-            {
-                let mut state = self.lock();
-                if state.closed {
+            if state.closed {
+                return None;
+            }
+            let question = state.waiting.front()?.clone();
+            if Instant::now() >= state.hold_until {
+                if affords(service, &state.spent, state.under_way.iter().chain([&question])) {
+                    state.waiting.pop_front();
+                    state.under_way.push(question.clone());
+                    return Some(question);
+                }
+                // What is under way may cost less than it could.
+                if state.under_way.is_empty() {
+                    (state.closed, state.beyond_budget) = (true, true);
                     return None;
                 }
-                let question = state.waiting.front()?.clone();
-                if Instant::now() >= state.hold_until {
-                    if affords(service, &state.spent, state.under_way.iter().chain([&question])) {
-                        state.waiting.pop_front();
-                        state.under_way.push(question.clone());
-                        return Some(question);
-                    }
-                    // What is under way may cost less than it could.
-                    if state.under_way.is_empty() {
-                        (state.closed, state.beyond_budget) = (true, true);
-                        return None;
-                    }
-                }
             }
-            thread::sleep(TICK);
+            state = self.pause(state, TICK);
         }
     }
 
     /// Waits for `pause`, and as long as the endpoint wants nobody to ask. Whether to ask at all then.
     fn wait(&self, pause: Duration) -> bool {
         let end = Instant::now() + pause;
-        loop {
-            let state = self.lock();
-            let end = end.max(state.hold_until);
-            if state.closed || Instant::now() >= end {
-                return !state.closed;
-            }
-            drop(state);
-            thread::sleep(TICK);
+        let mut state = self.lock();
+        while !state.closed && Instant::now() < end.max(state.hold_until) {
+            state = self.pause(state, TICK);
         }
+        !state.closed
     }
 }
 
@@ -227,7 +234,7 @@ fn work(client: &Client, desk: &Desk, service: &Service, news: &Sender<News>) {
         let mut attempt = 0;
         let told = loop {
             match client.ask(&question) {
-                Ok(answer) => break News::Answered(question, answer),
+                Ok(answer) => break News::Answered(question.clone(), answer),
                 Err(Trouble::Passing { why, wait }) if attempt < service.retries => {
                     attempt += 1;
                     let pause = wait.unwrap_or_else(|| backoff(attempt));
@@ -240,15 +247,16 @@ fn work(client: &Client, desk: &Desk, service: &Service, news: &Sender<News>) {
                     }
                     if !desk.wait(pause) {
                         let why = format!("{why} (and it was told to stop)");
-                        break News::Failed(question, Trouble::Passing { why, wait: None });
+                        break News::Failed(question.clone(), Trouble::Passing { why, wait: None });
                     }
                 }
-                Err(trouble) => break News::Failed(question, trouble),
+                Err(trouble) => break News::Failed(question.clone(), trouble),
             }
         };
         if news.send(told).is_err() {
             return;
         }
+        desk.settled(&question);
     }
 }
 

@@ -1,0 +1,366 @@
+//! A teacher behind an API, on loopback. Oracle: the same checkpoint, asked directly; and what the API itself has heard.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use std::time::Duration;
+
+use hydrometer::data::batch::Row;
+use hydrometer::data::sequences::sequences;
+use hydrometer::teacher::cache::Cache;
+use hydrometer::teacher::source::Source;
+use hydrometer::teacher::title::Title;
+use serde_json::{Value, json};
+
+use super::api::{Api, Manners};
+use super::fixtures::folder;
+use super::lab::{Lab, until};
+
+const CHECKPOINT: &str = "smollm2";
+const TEXTS: usize = 24;
+
+/// Texts of some thirty tokens each.
+fn texts(lab: &Lab) -> PathBuf {
+    let line = |n: usize| json!({ "id": format!("t{n}"), "text": format!("Text {n}: once more, {} friends!", n * n * 7919) });
+    let lines: Vec<String> = (0..TEXTS).map(|n| line(n).to_string()).collect();
+    lab.write("texts.jsonl", &lines.join("\n"))
+}
+
+/// `hydrometer teach` about the texts, of the API at `url`.
+fn teach<'a>(url: &'a str, out: &'a str, more: &[&'a str]) -> Vec<String> {
+    let tokenizer = folder(CHECKPOINT).join("tokenizer.json");
+    let tokenizer = tokenizer.to_str().unwrap().to_string();
+    let always = ["teach", "--endpoint", url, "--served-model", "m", "--data", "texts.jsonl", "--top-k", "10", "--context", "64"];
+    let all = always.into_iter().chain(["--out", out, "--tokenizer", &tokenizer]).chain(more.iter().copied());
+    all.map(String::from).collect()
+}
+
+fn run(lab: &Lab, arguments: &[String]) -> Output {
+    lab.run(&arguments.iter().map(String::as_str).collect::<Vec<_>>())
+}
+
+fn stderr(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+/// Ids and log-probabilities of every token that the cache in `folder` holds.
+fn held(folder: &Path) -> (Vec<u32>, Vec<f32>) {
+    let title = Title::read(folder).unwrap();
+    let (cache, source) = (Cache::open(folder, &title).unwrap(), Source::all(folder).unwrap().remove(0));
+    let split = source.split(folder).unwrap();
+    let (mut ids, mut logprobs) = (Vec::new(), Vec::new());
+    for sequence in sequences(&split, source.context) {
+        let answers = cache.read(&Row::whole(sequence), &split).unwrap();
+        ids.extend(answers.ids);
+        logprobs.extend(answers.logprobs);
+    }
+    (ids, logprobs)
+}
+
+/// Both hold the same ids, where their log-probabilities are apart, and the same log-probabilities.
+fn alike(one: &Path, other: &Path) {
+    let ((ids, logprobs), (other_ids, others)) = (held(one), held(other));
+    assert_eq!(ids.len(), other_ids.len());
+    assert!(ids.len() > 20 * 10 * TEXTS, "{}", ids.len());
+    for at in 0..ids.len() {
+        assert!((logprobs[at] - others[at]).abs() < 1e-4, "{at}: {} for {}", logprobs[at], others[at]);
+        let near = |other: usize| other / 10 != at / 10 || (logprobs[at] - logprobs[other]).abs() < 1e-4;
+        let tied = (at % 10 > 0 && near(at - 1)) || at % 10 == 9 || near(at + 1);
+        assert!(ids[at] == other_ids[at] || tied, "{at}: {} for {}", ids[at], other_ids[at]);
+    }
+}
+
+/// The checkpoint's own answers, in the lab's `direct`.
+fn direct(lab: &Lab) -> PathBuf {
+    let model = folder(CHECKPOINT);
+    let asked =
+        ["--model", model.to_str().unwrap(), "--data", "texts.jsonl", "--top-k", "10", "--context", "64", "--out", "direct"];
+    lab.ok(&[&["teach"][..], &asked].concat());
+    lab.path().join("direct")
+}
+
+/// Questions that the ledger in `out` has an answer to.
+fn journalled(lab: &Lab, out: &str) -> BTreeSet<String> {
+    let text = std::fs::read_to_string(lab.path().join(out).join("answers.jsonl")).unwrap_or_default();
+    let whole = text.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+    whole.map(|line| line["request"]["prompt"].to_string()).collect()
+}
+
+#[test]
+fn what_it_says_is_what_the_checkpoint_says_whatever_fails_on_the_way() {
+    let lab = Lab::new();
+    texts(&lab);
+    let direct = direct(&lab);
+    let api = Api::serve(CHECKPOINT, Manners { faults: true, ..Manners::default() });
+    let output = run(&lab, &teach(&api.url, "cache", &["--timeout", "2", "--retries", "20", "--concurrency", "6"]));
+    let said = stderr(&output);
+    assert!(output.status.success(), "{said}");
+    for fault in ["429: slow down", "500: <html>oops</html>", "the answer is damaged", "asked again in"] {
+        assert!(said.contains(fault), "{fault}: {said}");
+    }
+    assert_eq!(api.answered(), TEXTS, "each is answered once");
+    alike(&lab.path().join("cache"), &direct);
+    // As ids, sequence by sequence, the same.
+    let calm = Api::serve(CHECKPOINT, Manners::default());
+    let output = run(&lab, &teach(&calm.url, "tokens", &["--sent", "tokens"]));
+    assert!(output.status.success(), "{}", stderr(&output));
+    alike(&lab.path().join("tokens"), &direct);
+    // Done is done.
+    let output = run(&lab, &teach(&calm.url, "tokens", &["--sent", "tokens"]));
+    assert!(output.status.success() && calm.answered() == TEXTS, "{}", stderr(&output));
+}
+
+#[test]
+fn a_kill_repeats_no_request_whose_answer_has_arrived() {
+    let lab = Lab::new();
+    texts(&lab);
+    let direct = direct(&lab);
+    let api = Api::serve(CHECKPOINT, Manners { pause: Duration::from_millis(60), ..Manners::default() });
+    let command = teach(&api.url, "cache", &["--concurrency", "2"]);
+    let arguments: Vec<&str> = command.iter().map(String::as_str).collect();
+    for kill in 1..=4 {
+        let mut child = lab.start(&arguments);
+        until(|| journalled(&lab, "cache").len() >= 4 * kill);
+        Command::new("kill").args(["-9", &child.id().to_string()]).status().unwrap();
+        child.wait().unwrap();
+        let (before, kept) = (api.heard().len(), journalled(&lab, "cache"));
+        assert!(kept.len() < TEXTS);
+        let mut next = lab.start(&arguments);
+        until(|| journalled(&lab, "cache").len() > kept.len());
+        Command::new("kill").args(["-9", &next.id().to_string()]).status().unwrap();
+        next.wait().unwrap();
+        for heard in &api.heard()[before..] {
+            assert!(!kept.contains(&heard.body["prompt"].to_string()), "paid for twice: {}", heard.body);
+        }
+    }
+    assert!(run(&lab, &command).status.success());
+    // A request that was under way at a kill bears the same key when it comes again: at most two of each of the eight.
+    let heard = api.heard();
+    let distinct: BTreeSet<&String> = heard.iter().map(|heard| &heard.headers["idempotency-key"]).collect();
+    assert_eq!(distinct.len(), TEXTS);
+    assert!(heard.len() <= TEXTS + 16, "{}", heard.len());
+    alike(&lab.path().join("cache"), &direct);
+}
+
+#[test]
+fn ctrl_c_waits_for_what_is_under_way() {
+    let lab = Lab::new();
+    texts(&lab);
+    let api = Api::serve(CHECKPOINT, Manners { pause: Duration::from_millis(400), ..Manners::default() });
+    let command = teach(&api.url, "cache", &["--concurrency", "3"]);
+    let mut child = lab.start(&command.iter().map(String::as_str).collect::<Vec<_>>());
+    until(|| api.heard().len() >= 6);
+    Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(130));
+    let heard = api.heard().len();
+    assert!(heard < TEXTS);
+    assert_eq!((api.answered(), journalled(&lab, "cache").len()), (heard, heard), "what was asked is there");
+}
+
+#[test]
+fn a_budget_stops_it_before_it_is_overrun_and_more_goes_on() {
+    let lab = Lab::new();
+    texts(&lab);
+    let api = Api::serve(CHECKPOINT, Manners::default());
+    let spent = || -> u64 {
+        let tokens = |heard: &super::api::Heard| heard.body["prompt"].as_str().unwrap().len() as u64 + 1;
+        api.heard().iter().filter(|heard| heard.answered).map(tokens).sum()
+    };
+    let whole: u64 = std::fs::read_to_string(texts(&lab))
+        .unwrap()
+        .lines()
+        .map(|line| serde_json::from_str::<Value>(line).unwrap()["text"].as_str().unwrap().len() as u64 + 1)
+        .sum();
+    let output = run(&lab, &teach(&api.url, "cache", &["--budget-tokens", "300"]));
+    assert_eq!(output.status.code(), Some(2), "{}", stderr(&output));
+    assert!(stderr(&output).contains("the budget stops here") && stderr(&output).contains("raise budget"), "{}", stderr(&output));
+    let first = spent();
+    assert!(first <= 300 && first > 200, "{first}");
+    // Prices count as well: read 1, written 2.
+    let prices = ["--price-input", "1000000", "--price-output", "2000000"];
+    let output = run(&lab, &teach(&api.url, "cache", &[&prices[..], &["--budget-cost", "500"]].concat()));
+    assert_eq!(output.status.code(), Some(2), "{}", stderr(&output));
+    let second = spent() + api.answered() as u64;
+    assert!(second <= 500 && second > 400, "{second}");
+    let output = run(&lab, &teach(&api.url, "cache", &[&prices[..], &["--budget-cost", "5000"]].concat()));
+    assert!(output.status.success(), "{}", stderr(&output));
+    assert_eq!((spent(), api.answered()), (whole, TEXTS));
+    let output = run(&lab, &teach(&api.url, "cache", &["--budget-cost", "5000"]));
+    assert_eq!(output.status.code(), Some(2), "a cost without a price");
+}
+
+#[test]
+fn a_key_is_sent_and_stands_nowhere() {
+    let lab = Lab::new();
+    texts(&lab);
+    let secret = "sk-a-key-that-is-nowhere";
+    let api = Api::serve(CHECKPOINT, Manners { key: Some(secret.into()), ..Manners::default() });
+    let command = teach(&api.url, "cache", &["--key-env", "LAB_KEY"]);
+    let with = |key: Option<&str>| {
+        let mut command = lab.command(&command.iter().map(String::as_str).collect::<Vec<_>>());
+        if let Some(key) = key {
+            command.env("LAB_KEY", key);
+        }
+        command.output().unwrap()
+    };
+    let none = with(None);
+    assert_eq!((none.status.code(), api.heard().len()), (Some(2), 0), "{}", stderr(&none));
+    assert!(stderr(&none).contains("LAB_KEY"), "{}", stderr(&none));
+    let wrong = with(Some("sk-wrong"));
+    assert_eq!(wrong.status.code(), Some(2), "{}", stderr(&wrong));
+    assert!(stderr(&wrong).contains("401: wrong key: Bearer [key]"), "{}", stderr(&wrong));
+    let right = with(Some(secret));
+    assert!(right.status.success(), "{}", stderr(&right));
+    assert!(api.heard().iter().any(|heard| heard.headers["authorization"] == format!("Bearer {secret}")));
+    for entry in std::fs::read_dir(lab.path().join("cache")).unwrap() {
+        let bytes = std::fs::read(entry.unwrap().path()).unwrap();
+        assert!(!bytes.windows(secret.len()).any(|window| window == secret.as_bytes()));
+    }
+    assert!(!stderr(&right).contains(secret) && !String::from_utf8_lossy(&right.stdout).contains(secret));
+    // Over plain http a key stays on this machine.
+    let abroad = teach("http://192.0.2.1/v1", "abroad", &["--key-env", "LAB_KEY"]);
+    let mut abroad = lab.command(&abroad.iter().map(String::as_str).collect::<Vec<_>>());
+    let abroad = abroad.env("LAB_KEY", secret).output().unwrap();
+    assert_eq!(abroad.status.code(), Some(2));
+    assert!(stderr(&abroad).contains("in the open"), "{}", stderr(&abroad));
+}
+
+#[test]
+fn what_will_not_pass_is_not_tried_again() {
+    let lab = Lab::new();
+    texts(&lab);
+    for (status, text, told) in [
+        (404, r#"{"error": {"message": "no model m"}}"#, "404: no model m"),
+        (429, r#"{"error": {"code": "insufficient_quota", "message": "pay first"}}"#, "429: pay first"),
+        (200, r#"{"choices": [{"text": "a"}]}"#, "without log-probabilities"),
+    ] {
+        let api = Api::serve(CHECKPOINT, Manners { refuses: Some((status, text.into())), ..Manners::default() });
+        let output = run(&lab, &teach(&api.url, "cache", &["--concurrency", "1"]));
+        assert_eq!((output.status.code(), api.heard().len()), (Some(2), 1), "{}", stderr(&output));
+        assert!(stderr(&output).contains(told), "{}", stderr(&output));
+    }
+    let gone = Api::serve(CHECKPOINT, Manners { refuses: Some((503, "down".into())), ..Manners::default() });
+    let output = run(&lab, &teach(&gone.url, "cache", &["--concurrency", "1", "--retries", "1"]));
+    assert_eq!((output.status.code(), gone.heard().len()), (Some(1), 2), "{}", stderr(&output));
+    assert!(stderr(&output).contains("failed 2 times, at last with 503: down"), "{}", stderr(&output));
+}
+
+/// A tokenizer that is not the server's, and rows that stand beside the token before theirs, are noticed at the first answer.
+#[test]
+fn answers_that_do_not_fit_are_refused_at_the_first() {
+    let lab = Lab::new();
+    texts(&lab);
+    let foretells = |next: bool| Api::serve(CHECKPOINT, Manners { next, foretells: true, ..Manners::default() });
+    let (own, next) = (foretells(false), foretells(true));
+    let output = run(&lab, &teach(&own.url, "own", &[]));
+    assert!(output.status.success(), "{}", stderr(&output));
+    let output = run(&lab, &teach(&next.url, "next", &["--concurrency", "1"]));
+    assert_eq!((output.status.code(), next.answered()), (Some(2), 1), "{}", stderr(&output));
+    assert!(stderr(&output).contains("set echo_rows = \"next\""), "{}", stderr(&output));
+    let output = run(&lab, &teach(&next.url, "next", &["--echo-rows", "next"]));
+    assert!(output.status.success(), "{}", stderr(&output));
+    // What was paid for before it was refused is not asked again; of all texts the first token is the same.
+    assert_eq!(next.answered(), TEXTS + 1);
+    alike(&lab.path().join("next"), &lab.path().join("own"));
+
+    let api = Api::serve(CHECKPOINT, Manners::default());
+    let mut other = teach(&api.url, "other", &["--concurrency", "1"]);
+    let position = other.iter().position(|argument| argument == "--tokenizer").unwrap();
+    other[position + 1] = super::seed_lines_give_what_the_seed_derives::fixture("tokenizer.json").display().to_string();
+    let output = run(&lab, &other);
+    assert_eq!((output.status.code(), api.answered()), (Some(2), 1), "{}", stderr(&output));
+    assert!(stderr(&output).contains("use the teacher's tokenizer"), "{}", stderr(&output));
+}
+
+/// `[teacher.NAME]` with its keys, and three arms.
+fn experiment(lab: &Lab, name: &str, data: &str, teacher: &str) {
+    let tokenizer = folder(CHECKPOINT).join("tokenizer.json");
+    lab.write(
+        name,
+        &format!(
+            r#"
+[base]
+data = {{ tokenizer = {tokenizer:?}, {data} }}
+student = {{ hidden_size = 8, intermediate_size = 16, num_hidden_layers = 1, num_attention_heads = 2, num_key_value_heads = 1 }}
+context = 64
+tokens = 400
+batch = 100
+seeds = 1
+[teacher.them]
+{teacher}
+[method.finetune]
+objective = "hard-ce"
+[method.soft-ce]
+objective = "soft-ce"
+tail = "bucket"
+top_k = 10
+[method.logit-mse]
+objective = "logit-mse"
+centered = true
+top_k = 10
+"#
+        ),
+    );
+}
+
+fn losses(lab: &Lab, runs: &str) -> Vec<f64> {
+    let students = ["finetune", "soft-ce", "logit-mse"];
+    let mine = |run: &str| students.iter().any(|arm| run.starts_with(arm));
+    lab.numbers(runs).into_iter().filter(|(run, _, what, _)| mine(run) && *what == "loss").map(|(.., loss)| loss).collect()
+}
+
+#[test]
+fn an_experiment_asks_for_what_its_students_see_and_learns_what_the_checkpoint_teaches() {
+    let lab = Lab::new();
+    texts(&lab);
+    let api = Api::serve(CHECKPOINT, Manners::default());
+    let data = "train = \"texts.jsonl\", valid = \"texts.jsonl\"";
+    experiment(&lab, "asked.toml", data, &format!("endpoint = {:?}\nmodel = \"m\"\nprice = {{ input = 10 }}", api.url));
+    experiment(&lab, "direct.toml", data, &format!("hf = {:?}", folder(CHECKPOINT)));
+    lab.ok(&["run", "asked.toml", "--results", "results"]);
+    lab.ok(&["run", "direct.toml", "--runs", "direct-runs", "--results", "direct-results"]);
+    let (asked, direct) = (losses(&lab, "runs"), losses(&lab, "direct-runs"));
+    assert_eq!((asked.len(), direct.len()), (12, 12));
+    for (asked, direct) in asked.iter().zip(&direct) {
+        assert!((asked - direct).abs() < 1e-4, "{asked} for {direct}");
+    }
+    let seen = api.answered();
+    assert!(seen < TEXTS, "400 tokens are not all of the text: {seen}");
+    // What was asked is told: in the frames, and by plan.
+    let planned = lab.run(&["plan", "asked.toml", "--output", "json"]);
+    let planned: Value = serde_json::from_slice(&planned.stdout).unwrap();
+    assert_eq!(planned["teachers"][0]["spent"]["requests"], seen);
+    let frame = std::fs::File::open(lab.path().join("results/imports.parquet")).unwrap();
+    let frame =
+        polars_io::SerReader::finish(<polars_io::prelude::ParquetReader<_> as polars_io::SerReader<_>>::new(frame)).unwrap();
+    let requests = frame.column("requests").unwrap().i64().unwrap().iter().flatten().next();
+    assert_eq!(requests, Some(seen as i64));
+    // Nobody is asked again: not by the same command, not by more seeds of which all is known, not with fewer ids.
+    lab.ok(&["run", "asked.toml", "--results", "results"]);
+    let text = std::fs::read_to_string(lab.path().join("asked.toml")).unwrap();
+    lab.write("fewer.toml", &text.replace("top_k = 10", "top_k = 5"));
+    lab.ok(&["run", "fewer.toml"]);
+    assert_eq!(api.answered(), seen);
+    // More tokens ask for the rest alone.
+    lab.write("more.toml", &text.replace("tokens = 400", "tokens = 1500"));
+    lab.ok(&["run", "more.toml"]);
+    assert_eq!(api.answered(), TEXTS);
+}
+
+#[test]
+fn what_it_writes_is_data_and_a_recording_at_once() {
+    for what in ["complete", "chat"] {
+        let lab = Lab::new();
+        let lines: Vec<String> =
+            (0..12).map(|n| json!({ "prompt": format!("Tell me {n}"), "completion": "x" }).to_string()).collect();
+        lab.write("texts.jsonl", &lines.join("\n"));
+        let api = Api::serve(CHECKPOINT, Manners::default());
+        let output = run(&lab, &teach(&api.url, "answers", &["--ask", what, "--max-tokens", "12", "--temperature", "0"]));
+        assert!(output.status.success() && api.answered() == 12, "{}", stderr(&output));
+        let file = "answers/answers.jsonl";
+        let data = format!("train = {file:?}, valid = {file:?}, format = \"openai-jsonl\", eos = \"none\"");
+        experiment(&lab, "written.toml", &data, &format!("recorded = {file:?}"));
+        lab.ok(&["run", "written.toml", "--results", "results"]);
+        assert_eq!(losses(&lab, "runs").len(), 12, "{what}");
+    }
+}
