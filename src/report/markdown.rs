@@ -7,7 +7,8 @@ use super::format::markdown;
 use super::input::Input;
 use super::plot::Plot;
 use super::pooled::{self, Pooled};
-use super::{table, verdict};
+use super::table::{self, Place};
+use super::verdict;
 use crate::record::provenance::Provenance;
 
 /// The whole file.
@@ -32,7 +33,7 @@ pub fn report(
     for sentence in verdict::sentences(comparison) {
         out.push_str(&format!("- {}\n", markdown(&sentence)));
     }
-    out.push_str(&format!("\n{}\n\n{}\n", markdown(verdict::CAVEAT), table::markdown(comparison)));
+    out.push_str(&format!("\n{}\n\n{}\n", markdown(verdict::CAVEAT), table::comparison(comparison, Place::Page).markdown()));
     if !pooled.is_empty() {
         out.push_str(&format!("## {}\n\n{}\n{}\n\n", pooled::TITLE, rows(&pooled::rows(pooled)), markdown(pooled::NOTE)));
     }

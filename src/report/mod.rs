@@ -2,6 +2,7 @@
 
 pub mod claims;
 mod comparison;
+mod difference;
 mod evidence;
 mod findings;
 pub(crate) mod format;
@@ -20,7 +21,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 
-pub use comparison::{AxisValue, Cell, Comparison, Difference, Estimate, Reference, SeedResult, comparison};
+pub use comparison::{AxisValue, Cell, Comparison, Estimate, Reference, SeedResult, comparison};
+pub use difference::{Difference, NllDifference};
 
 use crate::experiment::claim::Claim;
 use crate::record::frames::Frames;
