@@ -10,7 +10,9 @@ use super::difference::{Difference, NllDifference, difference};
 use super::evidence::{self, Measured};
 use super::format::parse_quantity;
 use super::input::{Input, Run, read};
-use crate::record::frames::Frames;
+use super::metrics::{beside, over_seeds};
+use crate::experiment::expectation::Metric;
+use crate::record::frames::{EvalRow, Frames};
 use crate::record::provenance::Provenance;
 use crate::stats::holm::holm;
 use crate::stats::interval::{Interval, mean_interval};
@@ -52,6 +54,8 @@ pub struct Cell {
     pub perplexity: Option<Estimate>,
     /// Final nats per predicted token, mean over seeds.
     pub nll: Option<f64>,
+    /// What the seeds' evaluations tell beside these; without what none of them has.
+    pub metrics: BTreeMap<Metric, Estimate>,
     /// Against the reference's cell with the same axes; absent for the reference itself.
     pub difference: Option<Difference>,
     /// Target tokens a finished run trained on.
@@ -87,6 +91,8 @@ pub struct SeedResult {
     pub run: String,
     pub nll: f64,
     pub perplexity: f64,
+    /// What it tells beside these.
+    pub metrics: BTreeMap<Metric, f64>,
     /// Student and teacher together.
     pub total_flops: f64,
 }
@@ -100,6 +106,8 @@ pub struct Reference {
     pub params: Option<i64>,
     pub perplexity: Option<f64>,
     pub nll: Option<f64>,
+    /// Means alone.
+    pub metrics: BTreeMap<Metric, Estimate>,
 }
 
 impl Estimate {
@@ -232,7 +240,8 @@ fn cell(input: &Input, method: &str, axes: Vec<AxisValue>, runs: Vec<usize>, spl
         .filter_map(|run| {
             let eval = run.last_eval(split)?;
             let total_flops = run.train_flops + run.teacher_flops;
-            Some(SeedResult { seed: run.seed, run: run.run.clone(), nll: eval.nll, perplexity: eval.perplexity, total_flops })
+            let (run, seed, metrics) = (run.run.clone(), run.seed, beside(eval));
+            Some(SeedResult { seed, run, nll: eval.nll, perplexity: eval.perplexity, metrics, total_flops })
         })
         .collect();
     seeds.sort_by_key(|seed| seed.seed);
@@ -249,6 +258,7 @@ fn cell(input: &Input, method: &str, axes: Vec<AxisValue>, runs: Vec<usize>, spl
         unfinished: all.len() - ok - failed - diverged,
         perplexity: Estimate::of(mean_interval(&perplexities, LEVEL)),
         nll: mean(seeds.iter().map(|seed| seed.nll)),
+        metrics: over_seeds(&seeds.iter().map(|seed| &seed.metrics).collect::<Vec<_>>()),
         difference: None,
         tokens: finished.iter().map(|run| run.tokens).max(),
         tokens_per_s: mean(finished.iter().filter_map(|run| run.tokens_per_s)),
@@ -303,13 +313,18 @@ fn references(input: &Input, split: &str) -> Vec<Reference> {
                 continue;
             }
             let peers = input.runs.iter().filter(|other| other.role == role && other.method == run.method && other.ok());
-            let evals: Vec<_> = peers.filter_map(|run| run.last_eval(split)).collect();
+            let evals: Vec<&EvalRow> = peers.filter_map(|run| run.last_eval(split)).collect();
+            let metrics: Vec<BTreeMap<Metric, f64>> = evals.iter().map(|eval| beside(eval)).collect();
+            let mut metrics = over_seeds(&metrics.iter().collect::<Vec<_>>());
+            // What goes by one name may have been trained on several data sets, which are no sample of anything.
+            metrics.values_mut().for_each(|found| (found.low, found.high) = (None, None));
             found.push(Reference {
                 name: run.method.clone(),
                 role: role.to_string(),
                 params: run.params,
                 perplexity: mean(evals.iter().map(|eval| eval.perplexity)),
                 nll: mean(evals.iter().map(|eval| eval.nll)),
+                metrics,
             });
         }
     }

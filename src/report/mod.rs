@@ -8,6 +8,7 @@ mod findings;
 pub(crate) mod format;
 pub(crate) mod input;
 mod markdown;
+mod metrics;
 mod page;
 mod plot;
 mod png;

@@ -52,3 +52,45 @@ fn claims_are_supported_refuted_or_inconclusive_and_say_why() {
     assert_eq!(json(&found), json(&decide(&claims, &frames).unwrap()));
     assert!(!json(&found).contains("NaN"));
 }
+
+/// Oracle: by hand. soft-ce's KL is 1, 1.1 and 0.9, finetune's twice that; agreement 0.5 on all seeds of both.
+#[test]
+fn claims_may_ask_of_calibration_and_fidelity() {
+    let mut made = made();
+    for eval in &mut made.evals {
+        let soft = eval.run.starts_with("soft-ce-20");
+        let shift = match eval.run.chars().last() {
+            Some('2') => 0.1,
+            Some('3') => -0.1,
+            _ => 0.0,
+        };
+        eval.ece = Some(if soft { 0.01 } else { 0.04 } + 0.01 * shift);
+        eval.kl_to_teacher = (!eval.run.starts_with("logit-mse")).then_some(if soft { 1.0 + shift } else { 2.0 + 2.0 * shift });
+        eval.top_1_agreement = Some(0.5);
+        eval.top_10_overlap = (eval.run != "finetune-x-2").then_some(0.4);
+    }
+    let mse = ["logit-mse-x-1", "logit-mse-x-2", "logit-mse-x-3"];
+    let claims = [
+        claim("kl_to_teacher(a) < 0.6 * kl_to_teacher(b)", &SOFT, &HARD),
+        claim("ece(a) > ece(b)", &SOFT, &HARD),
+        claim("top_1_agreement(a) > top_1_agreement(b)", &SOFT, &HARD),
+        claim("kl_to_teacher(a) < 3", &mse, &[]),
+        claim("top_10_overlap(a) > top_10_overlap(b) - 0.1", &SOFT, &HARD),
+    ];
+    let found = decide(&claims, &documented(&made)).unwrap();
+    let verdicts: Vec<&str> = found.iter().map(|outcome| outcome.verdict.name()).collect();
+    assert_eq!(verdicts, ["supported", "refuted", "inconclusive", "inconclusive", "inconclusive"]);
+    // The ratio of the two is the same on every seed, and documents bring nothing.
+    let ratio = (0.5f64 / 0.6).ln();
+    let (low, high) = (found[0].low.unwrap(), found[0].high.unwrap());
+    assert!((low - ratio).abs() < 1e-8 && (high - ratio).abs() < 1e-8, "{low} {high}");
+    assert_eq!(found[2].estimate, Some(0.0));
+    let none = "kl_to_teacher is missing from 3 of the 3 runs of a (the first is seed 1): they were held against no teacher";
+    assert_eq!(found[3].reason.as_deref(), Some(none));
+    assert!(found[3].sentence.ends_with(&format!("So it is: {none}.")), "{}", found[3].sentence);
+    assert!(
+        found[4].sentence.contains("top_10_overlap is missing from 1 of the 3 runs of b (the first is seed 2)"),
+        "{}",
+        found[4].sentence
+    );
+}
