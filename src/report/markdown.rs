@@ -34,9 +34,13 @@ pub fn report(
         out.push_str(&format!("- {}\n", markdown(&sentence)));
     }
     out.push_str(&format!("\n{}\n\n{}\n", markdown(verdict::CAVEAT), table::comparison(comparison, Place::Page).markdown()));
+    if let Some(metrics) = table::metrics(comparison, Place::Page) {
+        out.push_str(&format!("## {}\n\n{}\n", table::METRICS_TITLE, metrics.markdown()));
+    }
     if !pooled.is_empty() {
         out.push_str(&format!("## {}\n\n{}\n{}\n\n", pooled::TITLE, rows(&pooled::rows(pooled)), markdown(pooled::NOTE)));
     }
+    out.push_str("## Plots\n\n");
     for plot in plots {
         out.push_str(&format!("![{}](plots/{}.svg)\n\n{}\n\n", markdown(&plot.title), plot.name, markdown(&plot.caption)));
     }

@@ -44,6 +44,9 @@ pub fn report(
     body.push_str(&format!("<div class=\"verdict\">\n{sentences}</div>\n<p class=\"note\">{}</p>\n", html(verdict::CAVEAT)));
     body.push_str("<h2>Comparison</h2>\n");
     body.push_str(&table::comparison(comparison, Place::Page).html(|cell| swatch(&palette, cell)));
+    if let Some(metrics) = table::metrics(comparison, Place::Page) {
+        body.push_str(&format!("<h2>{}</h2>\n{}", table::METRICS_TITLE, metrics.html(|cell| swatch(&palette, cell))));
+    }
     if !pooled.is_empty() {
         body.push_str(&format!("<h2>{}</h2>\n{}", html(pooled::TITLE), rows(&pooled::rows(pooled), "sorts")));
         body.push_str(&format!("<p class=\"note\">{}</p>\n", html(pooled::NOTE)));

@@ -1,6 +1,7 @@
 //! Arms side by side as a table: for a terminal, for Markdown and for HTML.
 
 mod comparison;
+mod metrics;
 
 use tabled::builder::Builder;
 use tabled::settings::object::{Columns, Object, Rows};
@@ -9,6 +10,7 @@ use tabled::settings::themes::Theme;
 use tabled::settings::{Alignment, Padding, Style};
 
 pub use comparison::comparison;
+pub use metrics::{TITLE as METRICS_TITLE, metrics};
 
 use super::comparison::{Cell, Comparison, Estimate, Reference};
 use super::format::{fixed, html as escape_html, markdown as escape_markdown, shorten};
@@ -37,12 +39,13 @@ enum Row<'a> {
     Reference(Vec<String>),
 }
 
-/// The comparison, at most 110 columns wide.
+/// The comparison and what is told beside it, at most 110 columns wide.
 pub fn terminal(found: &Comparison) -> String {
     if found.cells.is_empty() && found.references.is_empty() {
         return "no runs yet".into();
     }
-    comparison(found, Place::Terminal).terminal()
+    let tables = [Some(comparison(found, Place::Terminal)), metrics(found, Place::Terminal)];
+    tables.iter().flatten().map(Table::terminal).collect::<Vec<_>>().join("\n\n")
 }
 
 impl<'a> Table<'a> {
