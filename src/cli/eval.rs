@@ -80,7 +80,7 @@ impl Eval {
             return Err(user_error!("{}: the NLL is {nll}: the model's activations overflow{cure}", self.model.display()));
         }
         if mesh.is_first() {
-            let (bits, accuracy) = (found.bits_per_byte(), found.token_accuracy());
+            let (bits, accuracy, ece) = (found.bits_per_byte(), found.token_accuracy(), found.ece());
             let (tokens, documents) = (found.tokens(), found.documents.len());
             match output {
                 Output::Json => println!(
@@ -90,6 +90,7 @@ impl Eval {
                         "perplexity": nll.exp(),
                         "bits_per_byte": bits,
                         "token_accuracy": accuracy,
+                        "ece": ece,
                         "tokens": tokens,
                         "documents": documents,
                     })
@@ -100,6 +101,7 @@ impl Eval {
                     println!("perplexity     {:.3}", nll.exp());
                     println!("bits per byte  {bits:.4}");
                     println!("token accuracy {:.2}%", 100.0 * accuracy);
+                    println!("ECE            {:.2}%", 100.0 * ece);
                 }
             }
         }

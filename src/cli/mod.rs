@@ -70,7 +70,7 @@ enum Verb {
     Verify(verify::Verify),
     /// Read a file of data to its end: its format, its examples, its damaged lines by kind.
     Data(data::Data),
-    /// Measure a Hugging Face checkpoint on text: NLL, perplexity, bits per byte, accuracy.
+    /// Measure a Hugging Face checkpoint on text: NLL, perplexity, bits per byte, accuracy, calibration.
     Eval(eval::Eval),
     /// Keep a checkpoint's answers to a text, for students; describe or export what is kept.
     Teach(teach::Teach),

@@ -121,3 +121,23 @@ pub fn evaluate_rows(
     sum.reduce(mesh)?;
     Ok(sum)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Oracle: by hand. Of 15 bins the two tokens at 0.9 share one, right once: |0.9 − 0.5| for two of four. The two at 0.5 share
+    /// another, right once, which is as they say. One that is certain and right has no error.
+    #[test]
+    fn calibration_error_is_the_gap_between_saying_and_being_right() {
+        let mut found = Evaluation::new(1, 1);
+        for (confidence, correct) in [(0.9, true), (0.9, false), (0.5, true), (0.5, false)] {
+            found.add(0, 1.0, confidence, correct);
+        }
+        assert!((found.ece() - 2.0 * 0.4 / 4.0).abs() < 1e-12, "{}", found.ece());
+        assert_eq!(found.token_accuracy(), 0.5);
+        let mut sure = Evaluation::new(1, 1);
+        sure.add(0, 0.0, 1.0, true);
+        assert_eq!(sure.ece(), 0.0);
+    }
+}

@@ -10,28 +10,55 @@
 use std::iter::Peekable;
 use std::str::CharIndices;
 
+use serde::{Serialize, Serializer};
+
 use super::source::unknown;
 
 /// What can be asked of an arm. All are of the final evaluation on held-out text.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Metric {
     Perplexity,
     /// Nats per predicted token.
     Nll,
     BitsPerByte,
     TokenAccuracy,
+    /// Expected calibration error.
+    Ece,
+    KlToTeacher,
+    Top1Agreement,
+    Top10Overlap,
 }
 
 impl Metric {
-    pub const ALL: [Self; 4] = [Self::Perplexity, Self::Nll, Self::BitsPerByte, Self::TokenAccuracy];
+    pub const ALL: [Self; 8] = [
+        Self::Perplexity,
+        Self::Nll,
+        Self::BitsPerByte,
+        Self::TokenAccuracy,
+        Self::Ece,
+        Self::KlToTeacher,
+        Self::Top1Agreement,
+        Self::Top10Overlap,
+    ];
 
+    /// As in files and frames.
     pub fn name(self) -> &'static str {
         match self {
             Self::Perplexity => "perplexity",
             Self::Nll => "nll",
             Self::BitsPerByte => "bits_per_byte",
             Self::TokenAccuracy => "token_accuracy",
+            Self::Ece => "ece",
+            Self::KlToTeacher => "kl_to_teacher",
+            Self::Top1Agreement => "top_1_agreement",
+            Self::Top10Overlap => "top_10_overlap",
         }
+    }
+}
+
+impl Serialize for Metric {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.name())
     }
 }
 
@@ -98,7 +125,7 @@ impl Expression {
         }
     }
 
-    /// Whether the value is a product of numbers and metrics, which are all above 0: then its logarithm is the natural scale.
+    /// Whether the value is a product of numbers and metrics, none of which is below 0: then its logarithm is the natural scale.
     pub fn is_product(&self) -> bool {
         match self {
             Self::Number(number) => *number > 0.0,
@@ -110,20 +137,25 @@ impl Expression {
         }
     }
 
-    fn asks(&self, side: Side) -> bool {
+    fn metrics(&self) -> Vec<(Metric, Side)> {
         match self {
-            Self::Number(_) => false,
-            Self::Of(_, found) => *found == side,
-            Self::Negative(inner) => inner.asks(side),
-            Self::Two(left, _, right) => left.asks(side) || right.asks(side),
+            Self::Number(_) => Vec::new(),
+            Self::Of(metric, side) => vec![(*metric, *side)],
+            Self::Negative(inner) => inner.metrics(),
+            Self::Two(left, _, right) => [left.metrics(), right.metrics()].concat(),
         }
     }
 }
 
 impl Expectation {
+    /// The metrics in it, in their order.
+    pub fn metrics(&self) -> Vec<(Metric, Side)> {
+        [self.left.metrics(), self.right.metrics()].concat()
+    }
+
     /// Whether a metric of `side` is in it.
     pub fn asks(&self, side: Side) -> bool {
-        self.left.asks(side) || self.right.asks(side)
+        self.metrics().iter().any(|(_, found)| *found == side)
     }
 
     pub fn parse(text: &str) -> Result<Self, Misread> {
@@ -333,7 +365,11 @@ mod tests {
             ("(nll(a) < 1", 8, "')' is missing after the expression in parentheses"),
             ("nll(a) < ", 9, "a number or a metric is missing; e.g. perplexity(a)"),
             ("nll(a) < 1 < 2", 11, "'<' is not expected here; end the expression or use + - * /"),
-            ("é < 1", 0, "unknown metric \"é\"; known are perplexity, nll, bits_per_byte, token_accuracy"),
+            (
+                "é < 1",
+                0,
+                "unknown metric \"é\"; known are perplexity, nll, bits_per_byte, token_accuracy, ece, kl_to_teacher, top_1_agreement, top_10_overlap",
+            ),
         ];
         for (text, at, what) in cases {
             assert_eq!(Expectation::parse(text).unwrap_err(), Misread { at, what: what.into() }, "{text}");

@@ -3,7 +3,7 @@
 //! A claim compares two expressions, seed by seed on the same documents. Where both are products of metrics the logarithm of their
 //! ratio is measured, else their difference; its mean over seeds and its interval over seeds and documents (see
 //! [`crate::stats::crossed`]) decide. Bits per byte follow the nats per token of the drawn documents at the whole text's bytes per
-//! token; token accuracy is known for the whole text only and varies by seed alone.
+//! token; accuracy, calibration and fidelity are known for the whole text only and vary by seed alone.
 
 use std::collections::BTreeMap;
 
@@ -12,6 +12,7 @@ use serde::Serialize;
 
 use super::evidence::{Measured, read};
 use super::format::{fixed, signed};
+use super::metrics::{BESIDE, is_fidelity, measured};
 use crate::experiment::claim::Claim;
 use crate::experiment::expectation::{Metric, Relation, Side};
 use crate::record::frames::Frames;
@@ -153,7 +154,18 @@ fn measure(
     if pairs.iter().flat_map(|(a, b)| [a, b]).any(|run| run.documents != first.documents || run.tokens != first.tokens) {
         return Err("its runs were evaluated on different documents".into());
     }
+    for (metric, side) in claim.expectation.metrics().into_iter().filter(|(metric, _)| BESIDE.contains(metric)) {
+        let of_side = if side == Side::A { &a } else { &b };
+        let lacking: Vec<&&Measured> = of_side.iter().filter(|run| of_whole_text(run, metric).is_none()).collect();
+        if let Some(first) = lacking.first() {
+            let why = if is_fidelity(metric) { ": they were held against no teacher" } else { "" };
+            let (count, all, arm) = (lacking.len(), of_side.len(), if side == Side::A { "a" } else { "b" });
+            let (name, seed) = (metric.name(), first.seed);
+            return Err(format!("{name} is missing from {count} of the {all} runs of {arm} (the first is seed {seed}){why}"));
+        }
+    }
     let tokens = &first.tokens;
+    let whole = |run: &Measured, metric: Metric| of_whole_text(run, metric).unwrap_or(f64::NAN);
     let value = |seed: usize, weights: &[f64]| {
         let (a, b) = pairs[seed];
         let (nll_a, nll_b) = (corpus_nll(&a.nats, tokens, weights), corpus_nll(&b.nats, tokens, weights));
@@ -162,8 +174,9 @@ fn measure(
             match metric {
                 Metric::Perplexity => nll.exp(),
                 Metric::Nll => nll,
-                Metric::BitsPerByte => nll * run.bits_per_byte_per_nll,
-                Metric::TokenAccuracy => run.token_accuracy,
+                // The whole text's tokens per byte, over ln 2.
+                Metric::BitsPerByte => nll * whole(run, metric) / whole(run, Metric::Nll),
+                _ => whole(run, metric),
             }
         };
         let (left, right) = (claim.expectation.left.value(&of), claim.expectation.right.value(&of));
@@ -176,10 +189,15 @@ fn measure(
             (_, 0 | 1) => "one document tells nothing of the variation between documents".to_string(),
             _ => "its value is not a finite number".to_string(),
         })?;
-    let whole = vec![1.0; tokens.len()];
-    let final_nll = |runs: &[&Measured]| -> Vec<f64> { runs.iter().map(|run| corpus_nll(&run.nats, tokens, &whole)).collect() };
+    let once = vec![1.0; tokens.len()];
+    let final_nll = |runs: &[&Measured]| -> Vec<f64> { runs.iter().map(|run| corpus_nll(&run.nats, tokens, &once)).collect() };
     let superiority = (!a.is_empty() && !b.is_empty()).then(|| probability_of_superiority(&final_nll(&a), &final_nll(&b)));
     Ok((found, superiority))
+}
+
+/// What the evaluation of `run` says of `metric`, over all documents.
+fn of_whole_text(run: &Measured, metric: Metric) -> Option<f64> {
+    measured(metric, run.whole.as_ref()?)
 }
 
 fn sentence(outcome: &Outcome, many: bool) -> String {

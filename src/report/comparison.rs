@@ -6,18 +6,16 @@ use std::collections::BTreeMap;
 use anyhow::Result;
 use serde::Serialize;
 
+use super::difference::{Difference, NllDifference, difference};
 use super::evidence::{self, Measured};
 use super::format::parse_quantity;
 use super::input::{Input, Run, read};
-use crate::record::frames::Frames;
+use super::metrics::{beside, over_seeds};
+use crate::experiment::expectation::Metric;
+use crate::record::frames::{EvalRow, Frames};
 use crate::record::provenance::Provenance;
-use crate::stats::bootstrap::{REPLICATES, SEED};
-use crate::stats::crossed::{Crossed, Draws};
 use crate::stats::holm::holm;
-use crate::stats::interval::{Interval, mean_interval, paired_difference};
-use crate::stats::paired::{Pairs, corpus_nll};
-use crate::stats::power::{POWER, minimum_detectable_effect, seeds_needed};
-use crate::stats::superiority::probability_of_superiority;
+use crate::stats::interval::{Interval, mean_interval};
 
 /// Coverage of every interval in a report.
 pub const LEVEL: f64 = 0.95;
@@ -56,6 +54,8 @@ pub struct Cell {
     pub perplexity: Option<Estimate>,
     /// Final nats per predicted token, mean over seeds.
     pub nll: Option<f64>,
+    /// What the seeds' evaluations tell beside these; without what none of them has.
+    pub metrics: BTreeMap<Metric, Estimate>,
     /// Against the reference's cell with the same axes; absent for the reference itself.
     pub difference: Option<Difference>,
     /// Target tokens a finished run trained on.
@@ -84,38 +84,6 @@ pub struct Estimate {
     pub n: usize,
 }
 
-/// Perplexity minus the reference's, paired by seed; the percentages are of the reference's mean over those seeds.
-#[derive(Clone, Debug, Serialize)]
-pub struct Difference {
-    /// Label of the reference's cell.
-    pub to: String,
-    pub perplexity: Estimate,
-    pub percent: Estimate,
-    /// What decides; absent where the frames hold no documents, or fewer than two seeds.
-    pub nll: Option<NllDifference>,
-}
-
-/// Nats per token minus the reference's, seed by seed on the same documents, which weigh by their tokens; the interval is over
-/// seeds and documents (see [`crate::stats::crossed`]).
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
-pub struct NllDifference {
-    pub mean: f64,
-    pub low: f64,
-    pub high: f64,
-    /// Two-sided, against no difference.
-    pub p: f64,
-    /// The same with all comparisons of the experiment counted (Holm).
-    pub p_holm: f64,
-    pub seeds: usize,
-    pub documents: usize,
-    /// That a seed of this cell ends below one of the reference's.
-    pub probability_of_superiority: f64,
-    /// What these seeds and documents would have shown four times out of five.
-    pub minimum_detectable_effect: f64,
-    /// Seeds that would show the difference four times out of five; absent where documents hide it.
-    pub seeds_needed: Option<usize>,
-}
-
 /// The final evaluation of a finished run.
 #[derive(Clone, Debug, Serialize)]
 pub struct SeedResult {
@@ -123,6 +91,8 @@ pub struct SeedResult {
     pub run: String,
     pub nll: f64,
     pub perplexity: f64,
+    /// What it tells beside these.
+    pub metrics: BTreeMap<Metric, f64>,
     /// Student and teacher together.
     pub total_flops: f64,
 }
@@ -136,6 +106,8 @@ pub struct Reference {
     pub params: Option<i64>,
     pub perplexity: Option<f64>,
     pub nll: Option<f64>,
+    /// Means alone.
+    pub metrics: BTreeMap<Metric, Estimate>,
 }
 
 impl Estimate {
@@ -144,7 +116,7 @@ impl Estimate {
         Some(Self { mean: finite(interval.mean)?, low: finite(interval.low), high: finite(interval.high), n: interval.n })
     }
 
-    fn scaled(self, factor: f64) -> Option<Self> {
+    pub(super) fn scaled(self, factor: f64) -> Option<Self> {
         let times = |value: f64| Some(value * factor).filter(|value| value.is_finite());
         Some(Self { mean: times(self.mean)?, low: self.low.and_then(times), high: self.high.and_then(times), n: self.n })
     }
@@ -152,13 +124,6 @@ impl Estimate {
     /// Whether the interval is there and leaves out 0.
     pub fn excludes_zero(&self) -> bool {
         self.low.zip(self.high).is_some_and(|(low, high)| low > 0.0 || high < 0.0)
-    }
-}
-
-impl NllDifference {
-    /// Whether all comparisons counted together still leave it apart from 0.
-    pub fn holds_among_all(&self, level: f64) -> bool {
-        self.p_holm < 1.0 - level
     }
 }
 
@@ -275,7 +240,8 @@ fn cell(input: &Input, method: &str, axes: Vec<AxisValue>, runs: Vec<usize>, spl
         .filter_map(|run| {
             let eval = run.last_eval(split)?;
             let total_flops = run.train_flops + run.teacher_flops;
-            Some(SeedResult { seed: run.seed, run: run.run.clone(), nll: eval.nll, perplexity: eval.perplexity, total_flops })
+            let (run, seed, metrics) = (run.run.clone(), run.seed, beside(eval));
+            Some(SeedResult { seed, run, nll: eval.nll, perplexity: eval.perplexity, metrics, total_flops })
         })
         .collect();
     seeds.sort_by_key(|seed| seed.seed);
@@ -292,6 +258,7 @@ fn cell(input: &Input, method: &str, axes: Vec<AxisValue>, runs: Vec<usize>, spl
         unfinished: all.len() - ok - failed - diverged,
         perplexity: Estimate::of(mean_interval(&perplexities, LEVEL)),
         nll: mean(seeds.iter().map(|seed| seed.nll)),
+        metrics: over_seeds(&seeds.iter().map(|seed| &seed.metrics).collect::<Vec<_>>()),
         difference: None,
         tokens: finished.iter().map(|run| run.tokens).max(),
         tokens_per_s: mean(finished.iter().filter_map(|run| run.tokens_per_s)),
@@ -338,50 +305,6 @@ fn facet_axes(cells: &[Cell]) -> Vec<String> {
     if together { shared } else { Vec::new() }
 }
 
-fn difference(cells: &[Cell], at: usize, reference: &str, evidence: &BTreeMap<String, Measured>) -> Option<Difference> {
-    let cell = &cells[at];
-    if cell.method == reference {
-        return None;
-    }
-    // Axes that the reference does not have say nothing about which of its cells to take.
-    let partner =
-        cells.iter().find(|other| other.method == reference && other.axes.iter().all(|axis| cell.axes.contains(axis)))?;
-    let pairs: Vec<(&SeedResult, &SeedResult)> =
-        cell.seeds.iter().filter_map(|seed| Some((seed, partner.seeds.iter().find(|other| other.seed == seed.seed)?))).collect();
-    let (values, base): (Vec<f64>, Vec<f64>) = pairs.iter().map(|(a, b)| (a.perplexity, b.perplexity)).unzip();
-    let perplexity = Estimate::of(paired_difference(&values, &base, LEVEL))?;
-    let percent = perplexity.scaled(100.0 / mean(base.iter().copied())?)?;
-    Some(Difference { to: partner.label.clone(), perplexity, percent, nll: nll_difference(&pairs, evidence) })
-}
-
-fn nll_difference(pairs: &[(&SeedResult, &SeedResult)], evidence: &BTreeMap<String, Measured>) -> Option<NllDifference> {
-    let found: Vec<(&Measured, &Measured)> =
-        pairs.iter().map(|(a, b)| Some((evidence.get(&a.run)?, evidence.get(&b.run)?))).collect::<Option<_>>()?;
-    let (first, _) = found.first()?;
-    if found.iter().flat_map(|(a, b)| [a, b]).any(|run| run.documents != first.documents || run.tokens != first.tokens) {
-        return None;
-    }
-    let nats = |runs: Vec<&Measured>| runs.into_iter().map(|run| run.nats.clone()).collect();
-    let (a, b) = found.iter().copied().unzip();
-    let pairs = Pairs { tokens: first.tokens.clone(), a: nats(a), b: nats(b) };
-    let found = pairs.difference(LEVEL, Draws { replicates: REPLICATES, seed: SEED })?;
-    let Crossed { mean, low, high, p, seeds, documents, .. } = found;
-    let whole = vec![1.0; documents];
-    let final_nll = |sums: &[Vec<f64>]| -> Vec<f64> { sums.iter().map(|sums| corpus_nll(sums, &pairs.tokens, &whole)).collect() };
-    Some(NllDifference {
-        mean,
-        low,
-        high,
-        p,
-        p_holm: p,
-        seeds,
-        documents,
-        probability_of_superiority: probability_of_superiority(&final_nll(&pairs.a), &final_nll(&pairs.b)),
-        minimum_detectable_effect: minimum_detectable_effect(&found, LEVEL, POWER),
-        seeds_needed: seeds_needed(&found, found.mean, LEVEL, POWER),
-    })
-}
-
 fn references(input: &Input, split: &str) -> Vec<Reference> {
     let mut found: Vec<Reference> = Vec::new();
     for role in ["teacher", "baseline"] {
@@ -389,13 +312,19 @@ fn references(input: &Input, split: &str) -> Vec<Reference> {
             if found.iter().any(|reference| reference.role == role && reference.name == run.method) {
                 continue;
             }
-            let peers = || input.runs.iter().filter(|other| other.role == role && other.method == run.method && other.ok());
+            let peers = input.runs.iter().filter(|other| other.role == role && other.method == run.method && other.ok());
+            let evals: Vec<&EvalRow> = peers.filter_map(|run| run.last_eval(split)).collect();
+            let metrics: Vec<BTreeMap<Metric, f64>> = evals.iter().map(|eval| beside(eval)).collect();
+            let mut metrics = over_seeds(&metrics.iter().collect::<Vec<_>>());
+            // What goes by one name may have been trained on several data sets, which are no sample of anything.
+            metrics.values_mut().for_each(|found| (found.low, found.high) = (None, None));
             found.push(Reference {
                 name: run.method.clone(),
                 role: role.to_string(),
                 params: run.params,
-                perplexity: mean(peers().filter_map(|run| run.last_eval(split)).map(|eval| eval.perplexity)),
-                nll: mean(peers().filter_map(|run| run.last_eval(split)).map(|eval| eval.nll)),
+                perplexity: mean(evals.iter().map(|eval| eval.perplexity)),
+                nll: mean(evals.iter().map(|eval| eval.nll)),
+                metrics,
             });
         }
     }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use anyhow::Result;
 
 use super::input::Table;
-use crate::record::frames::Frames;
+use crate::record::frames::{EvalRow, Frames};
 
 /// A run's final evaluation on held-out text.
 #[derive(Clone, Debug, Default)]
@@ -18,9 +18,8 @@ pub struct Measured {
     pub tokens: Vec<f64>,
     /// Summed NLL of each document in nats.
     pub nats: Vec<f64>,
-    /// Bits per byte for each nat per token: the text's tokens per byte over ln 2.
-    pub bits_per_byte_per_nll: f64,
-    pub token_accuracy: f64,
+    /// What the evaluation says of the whole text.
+    pub whole: Option<EvalRow>,
 }
 
 /// All runs by id.
@@ -40,14 +39,11 @@ pub fn read(frames: &Frames) -> Result<BTreeMap<String, Measured>> {
         measured.tokens.push(tokens[row].unwrap_or(f64::NAN));
         measured.nats.push(nats[row].unwrap_or(f64::NAN));
     }
-    let evals = Table(&frames.evals);
-    let (run, nll) = (evals.text("run")?, evals.number("nll")?);
-    let (bits, accuracy) = (evals.number("bits_per_byte")?, evals.number("token_accuracy")?);
-    for row in 0..run.len() {
-        let Some(measured) = run[row].as_ref().and_then(|run| all.get_mut(run)) else { continue };
-        // The last one counts.
-        measured.bits_per_byte_per_nll = bits[row].zip(nll[row]).map_or(f64::NAN, |(bits, nll)| bits / nll);
-        measured.token_accuracy = accuracy[row].unwrap_or(f64::NAN);
+    for eval in EvalRow::rows(&frames.evals)? {
+        if let Some(measured) = all.get_mut(&eval.run) {
+            // The last one counts.
+            measured.whole = Some(eval);
+        }
     }
     Ok(all)
 }

@@ -3,7 +3,7 @@
 use anyhow::Result;
 use polars::prelude::*;
 
-use crate::record::frames::{Frames, RunRow, axes_of};
+use crate::record::frames::{EvalRow, Frames, RunRow, axes_of};
 
 pub struct Input {
     pub runs: Vec<Run>,
@@ -32,7 +32,7 @@ pub struct Run {
     /// One a swept axis.
     pub axes: Vec<Option<String>>,
     pub steps: Vec<Step>,
-    pub evals: Vec<Eval>,
+    pub evals: Vec<EvalRow>,
 }
 
 pub struct Step {
@@ -46,25 +46,18 @@ pub struct Step {
     pub mean_lse: f64,
 }
 
-pub struct Eval {
-    pub tokens: f64,
-    pub split: String,
-    pub nll: f64,
-    pub perplexity: f64,
-}
-
 impl Run {
     pub fn ok(&self) -> bool {
         self.status == "ok"
     }
 
     /// The last evaluation on `split`, unless its numbers are not finite.
-    pub fn last_eval(&self, split: &str) -> Option<&Eval> {
+    pub fn last_eval(&self, split: &str) -> Option<&EvalRow> {
         self.evals.iter().rev().find(|eval| eval.split == split).filter(|e| e.perplexity.is_finite() && e.nll.is_finite())
     }
 }
 
-/// Reads the rows of `frames` that are planned. A column that is missing is an error, a null number is NaN.
+/// Reads the rows of `frames` that are planned. A column that is missing is an error, a null number of a curve is NaN.
 pub fn read(frames: &Frames) -> Result<Input> {
     let axes = axes_of(&frames.runs)?;
     let all = RunRow::rows(&frames.runs)?;
@@ -111,17 +104,10 @@ pub fn read(frames: &Frames) -> Result<Input> {
         });
     }
 
-    let evals = Table(&frames.evals);
-    let (run, tokens, split) = (evals.text("run")?, evals.number("tokens")?, evals.text("split")?);
-    let (nll, perplexity) = (evals.number("nll")?, evals.number("perplexity")?);
-    for i in 0..frames.evals.height() {
-        let Some(&at) = run[i].as_ref().and_then(|run| place.get(run)) else { continue };
-        rows[at].evals.push(Eval {
-            tokens: tokens[i].unwrap_or(f64::NAN),
-            split: split[i].clone().unwrap_or_default(),
-            nll: nll[i].unwrap_or(f64::NAN),
-            perplexity: perplexity[i].unwrap_or(f64::NAN),
-        });
+    for eval in EvalRow::rows(&frames.evals)? {
+        if let Some(&at) = place.get(&eval.run) {
+            rows[at].evals.push(eval);
+        }
     }
     Ok(Input { runs: rows, axes: axes.into_iter().map(|(axis, _)| axis).collect(), set_aside })
 }

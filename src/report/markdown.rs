@@ -7,7 +7,8 @@ use super::format::markdown;
 use super::input::Input;
 use super::plot::Plot;
 use super::pooled::{self, Pooled};
-use super::{table, verdict};
+use super::table::{self, Place};
+use super::verdict;
 use crate::record::provenance::Provenance;
 
 /// The whole file.
@@ -32,10 +33,14 @@ pub fn report(
     for sentence in verdict::sentences(comparison) {
         out.push_str(&format!("- {}\n", markdown(&sentence)));
     }
-    out.push_str(&format!("\n{}\n\n{}\n", markdown(verdict::CAVEAT), table::markdown(comparison)));
+    out.push_str(&format!("\n{}\n\n{}\n", markdown(verdict::CAVEAT), table::comparison(comparison, Place::Page).markdown()));
+    if let Some(metrics) = table::metrics(comparison, Place::Page) {
+        out.push_str(&format!("## {}\n\n{}\n", table::METRICS_TITLE, metrics.markdown()));
+    }
     if !pooled.is_empty() {
         out.push_str(&format!("## {}\n\n{}\n{}\n\n", pooled::TITLE, rows(&pooled::rows(pooled)), markdown(pooled::NOTE)));
     }
+    out.push_str("## Plots\n\n");
     for plot in plots {
         out.push_str(&format!("![{}](plots/{}.svg)\n\n{}\n\n", markdown(&plot.title), plot.name, markdown(&plot.caption)));
     }

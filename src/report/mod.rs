@@ -2,11 +2,13 @@
 
 pub mod claims;
 mod comparison;
+mod difference;
 mod evidence;
 mod findings;
 pub(crate) mod format;
 pub(crate) mod input;
 mod markdown;
+mod metrics;
 mod page;
 mod plot;
 mod png;
@@ -20,7 +22,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 
-pub use comparison::{AxisValue, Cell, Comparison, Difference, Estimate, Reference, SeedResult, comparison};
+pub use comparison::{AxisValue, Cell, Comparison, Estimate, Reference, SeedResult, comparison};
+pub use difference::{Difference, NllDifference};
 
 use crate::experiment::claim::Claim;
 use crate::record::frames::Frames;

@@ -7,7 +7,8 @@ use super::format::html;
 use super::input::Input;
 use super::plot::{Palette, Plot};
 use super::pooled::{self, Pooled};
-use super::{table, verdict};
+use super::table::{self, Place};
+use super::verdict;
 use crate::record::provenance::Provenance;
 
 /// The whole page.
@@ -42,7 +43,10 @@ pub fn report(
     let sentences: String = sentences.iter().map(|sentence| format!("<p>{}</p>\n", html(sentence))).collect();
     body.push_str(&format!("<div class=\"verdict\">\n{sentences}</div>\n<p class=\"note\">{}</p>\n", html(verdict::CAVEAT)));
     body.push_str("<h2>Comparison</h2>\n");
-    body.push_str(&table::html(comparison, |cell| swatch(&palette, cell)));
+    body.push_str(&table::comparison(comparison, Place::Page).html(|cell| swatch(&palette, cell)));
+    if let Some(metrics) = table::metrics(comparison, Place::Page) {
+        body.push_str(&format!("<h2>{}</h2>\n{}", table::METRICS_TITLE, metrics.html(|cell| swatch(&palette, cell))));
+    }
     if !pooled.is_empty() {
         body.push_str(&format!("<h2>{}</h2>\n{}", html(pooled::TITLE), rows(&pooled::rows(pooled), "sorts")));
         body.push_str(&format!("<p class=\"note\">{}</p>\n", html(pooled::NOTE)));

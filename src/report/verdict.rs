@@ -1,6 +1,7 @@
 //! The answer in plain sentences.
 
-use super::comparison::{Cell, Comparison, Difference, NllDifference};
+use super::comparison::{Cell, Comparison};
+use super::difference::{Difference, NllDifference};
 use super::format::{decimals, fixed, perplexity, signed};
 use crate::stats::verdict::{Verdict, below_zero};
 

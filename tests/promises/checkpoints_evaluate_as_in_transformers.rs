@@ -60,6 +60,10 @@ fn over_two_and_four_tensor_parallel_ranks() {
         let cases = golden(checkpoint);
         agrees(checkpoint, &cases[2], &["--tp", "2"], 1e-6);
         agrees(checkpoint, &cases[0], &["--tp", "4"], 1e-6);
+        // Calibration is that of the whole vocabulary's likeliest token, not of a shard's.
+        let ece = |more: &[&str]| measured(checkpoint, more)["ece"].as_f64().unwrap();
+        let (one, two) = (ece(&["--context", "16"]), ece(&["--context", "16", "--tp", "2"]));
+        assert!(one > 0.0 && one < 1.0 && (two - one).abs() <= 1e-5 * one, "{checkpoint}: {one} {two}");
     }
 }
 

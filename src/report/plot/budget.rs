@@ -6,9 +6,10 @@ use super::axis::Axis;
 use super::curves::{Names, Panel, Point, Series, draw_panels, extent, over_seeds};
 use super::perplexity::{arm_keys, evaluations};
 use super::{Palette, Plot};
+use crate::record::frames::EvalRow;
 use crate::report::comparison::{Cell, Comparison, values};
 use crate::report::format::fixed;
-use crate::report::input::Input;
+use crate::report::input::{Input, Run};
 
 /// The axis that sweeps the budget.
 const TOKENS: &str = "tokens";
@@ -56,8 +57,8 @@ pub fn against_flops(input: &Input, comparison: &Comparison, palette: &Palette) 
     } else {
         let course = |arm: &Arm| {
             let found = evaluations(input, comparison, arm.cells[0]);
-            let point = |(run, eval): &(&crate::report::input::Run, &crate::report::input::Eval)| {
-                (run.teacher_flops + run.train_flops * eval.tokens / run.tokens.max(1) as f64, eval.perplexity)
+            let point = |(run, eval): &(&Run, &EvalRow)| {
+                (run.teacher_flops + run.train_flops * eval.tokens as f64 / run.tokens.max(1) as f64, eval.perplexity)
             };
             over_seeds(found.iter().map(point).collect())
         };

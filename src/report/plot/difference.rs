@@ -5,7 +5,8 @@ use anyhow::Result;
 use super::axis::Axis;
 use super::forest::{Panel, Row, draw_panels};
 use super::{Line, Palette, Plot};
-use crate::report::comparison::{Cell, Comparison, NllDifference};
+use crate::report::comparison::{Cell, Comparison};
+use crate::report::difference::NllDifference;
 use crate::report::format::{fixed, signed};
 
 /// A row a cell with its interval over seeds and documents; absent where nothing was paired.

@@ -5,9 +5,10 @@ use anyhow::Result;
 use super::axis::Axis;
 use super::curves::{Names, Panel, Series, draw_panels, extent, over_seeds};
 use super::{Key, Line, Palette, Plot, TEACHER};
+use crate::record::frames::EvalRow;
 use crate::report::comparison::{Cell, Comparison, Reference};
 use crate::report::format::perplexity as number;
-use crate::report::input::{Eval, Input, Run};
+use crate::report::input::{Input, Run};
 
 /// A reference's line is drawn where it leaves the arms at least this part of the axis.
 const TEACHER_ROOM: f64 = 0.2;
@@ -29,12 +30,12 @@ pub fn arm_keys<'a>(cells: impl Iterator<Item = &'a Cell>, palette: &Palette) ->
 }
 
 /// The evaluations of a cell's finished runs, each with its run; less those before the first step, where every arm is the same.
-pub fn evaluations<'a>(input: &'a Input, comparison: &'a Comparison, cell: &'a Cell) -> Vec<(&'a Run, &'a Eval)> {
+pub fn evaluations<'a>(input: &'a Input, comparison: &'a Comparison, cell: &'a Cell) -> Vec<(&'a Run, &'a EvalRow)> {
     let runs = cell.runs.iter().map(|&at| &input.runs[at]).filter(|run| run.ok());
-    let mut all: Vec<(&Run, &Eval)> = runs.flat_map(|run| run.evals.iter().map(move |eval| (run, eval))).collect();
-    all.retain(|(_, eval)| eval.split == comparison.split && eval.tokens.is_finite() && eval.perplexity.is_finite());
-    if all.iter().any(|(_, eval)| eval.tokens > 0.0) {
-        all.retain(|(_, eval)| eval.tokens > 0.0);
+    let mut all: Vec<(&Run, &EvalRow)> = runs.flat_map(|run| run.evals.iter().map(move |eval| (run, eval))).collect();
+    all.retain(|(_, eval)| eval.split == comparison.split && eval.perplexity.is_finite());
+    if all.iter().any(|(_, eval)| eval.tokens > 0) {
+        all.retain(|(_, eval)| eval.tokens > 0);
     }
     all
 }
@@ -48,7 +49,7 @@ pub fn plot(input: &Input, comparison: &Comparison, palette: &Palette) -> Result
     for (title, cells) in comparison.facets() {
         let mut series = Vec::new();
         for cell in cells {
-            let points = evaluations(input, comparison, cell).iter().map(|(_, e)| (e.tokens, e.perplexity)).collect();
+            let points = evaluations(input, comparison, cell).iter().map(|(_, e)| (e.tokens as f64, e.perplexity)).collect();
             let points = over_seeds(points);
             if !points.is_empty() {
                 series.push(Series { points, style: palette.style(cell), dots: true });
