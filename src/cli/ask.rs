@@ -22,7 +22,9 @@ use crate::data::format::Keys;
 use crate::data::sequences::sequences;
 use crate::data::tokenizer;
 use crate::data::tokens::TokenizedSplit;
+use crate::data::vocabulary::Vocabulary;
 use crate::experiment::recipe::{EchoRows, EndpointRecipe, Sent, identity};
+use crate::record::journal::Fence;
 use crate::record::store::sha256_file;
 use crate::sweep::lease::Watch;
 use crate::teacher::endpoint::collect::collect;
@@ -35,8 +37,8 @@ use crate::teacher::source::Source;
 use crate::teacher::title::Title;
 use crate::user_error;
 
-/// Of a token of a prompt whose tokenizer is not known.
-const BYTES_PER_TOKEN: u64 = 3;
+/// What a server may put around a message.
+const TOKENS_AROUND: u64 = 16;
 
 #[derive(Args, Debug)]
 #[command(next_help_heading = "A model behind an API")]
@@ -121,16 +123,23 @@ impl Ask {
     pub fn run(&self, asked: &Asked, output: Output) -> Result<ExitCode> {
         let service = self.service()?;
         let name = self.served_model.as_deref().ok_or_else(|| user_error!("--endpoint needs --served-model NAME"))?;
-        service.key()?;
         let interrupts = count_interrupts()?;
         let interrupts = || interrupts.load(Ordering::Relaxed);
         let read = self.questions_or_split(asked, name)?;
         let lease = Watch::new(asked.out).wait(|sentence| eprintln!("{sentence}"), || interrupts() > 0)?;
         let done = match (&lease, read) {
             (None, _) => false,
-            (Some(_), Read::Text(judged)) => self.judge(asked, name, &service, &judged, interrupts, output)?,
-            (Some(_), Read::Prompts(questions)) => {
-                let (mut ledger, damaged) = Ledger::open(asked.out)?;
+            (Some(lease), Read::Text(judged)) => self.judge(asked, name, &service, &judged, lease.fence(), interrupts, output)?,
+            (Some(lease), Read::Prompts(questions)) => {
+                let (mut ledger, damaged) = Ledger::open(asked.out, lease.fence())?;
+                let others = ledger.others(&questions);
+                if others > 0 {
+                    let path = ledger.path().display();
+                    return Err(user_error!(
+                        "{path} holds {others} answers to other prompts, or to these asked otherwise, which would be data as well; use \
+                         another --out"
+                    ));
+                }
                 if damaged > 0 {
                     eprintln!("{}: {damaged} answers are damaged and asked for again", ledger.path().display());
                 }
@@ -168,11 +177,17 @@ impl Ask {
         if !asked.data.exists() {
             return Err(user_error!("there is no file {}", asked.data.display()));
         }
+        // Without the tokenizer a token is a byte at least, and a budget is not overrun.
+        let tokenizer = self.tokenizer.as_deref().map(tokenizer::open).transpose()?;
+        let tokens = |text: &str| match &tokenizer {
+            Some(tokenizer) => Ok(Vocabulary::new(tokenizer, usize::MAX, None)?.encode(text, false)?.len() as u64),
+            None => anyhow::Ok(text.len() as u64),
+        };
         let mut reader = Reader::new(asked.data, detect(asked.data)?, Keys::default(), OnBadLine::Stop)?;
         let mut questions = Vec::new();
         while let Some(example) = reader.next_example()? {
             let prompt = example.source.or(example.target).map(|piece: Piece| piece.text()).unwrap_or_default();
-            let tokens = (prompt.len() as u64).div_ceil(BYTES_PER_TOKEN);
+            let tokens = tokens(self.system.as_deref().unwrap_or_default())? + tokens(&prompt)? + TOKENS_AROUND;
             questions.push(match self.ask {
                 What::Chat => Question::chat(example.id, name, self.system.as_deref(), &prompt, tokens, asked.top_k, how),
                 _ => Question::complete(example.id, name, json!(prompt), tokens, asked.top_k, how),
@@ -190,6 +205,7 @@ impl Ask {
         name: &str,
         service: &Service,
         judged: &Judged,
+        fence: Fence,
         interrupts: impl Fn() -> usize,
         output: Output,
     ) -> Result<bool> {
@@ -198,12 +214,13 @@ impl Ask {
             model: name.to_string(),
             sent: Sent::named(&self.sent).unwrap_or(Sent::Text),
             echo_rows: EchoRows::named(&self.echo_rows).unwrap_or(EchoRows::Own),
+            revision: String::new(),
         };
         let kept = Kept::best(asked.top_k, &[1.0]);
         let title = Title::new(identity(&recipe), sha256_file(tokenizer)?, *vocab_size, kept);
         let context = asked.context;
         let judge = Judge { name, recipe: &recipe, service, tokenizer: opened, eos_token: None, split, context, title: &title };
-        if judge.prepare(&sequences(split, context), asked.out, asked.out, interrupts)?.is_none() {
+        if judge.prepare(&sequences(split, context), (asked.out, fence), asked.out, interrupts)?.is_none() {
             return Ok(false);
         }
         let folder = tokenizer.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));

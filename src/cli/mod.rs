@@ -6,6 +6,7 @@ mod data;
 mod doctor;
 mod eval;
 mod export;
+mod known;
 mod loss;
 mod plan;
 mod report;
@@ -118,8 +119,13 @@ impl Common {
     }
 
     fn results(&self, experiment: &Experiment) -> PathBuf {
+        self.results_of(&experiment.name)
+    }
+
+    /// Where the results of the experiment `name` are.
+    fn results_of(&self, name: &str) -> PathBuf {
         let tier = if self.smoke { "-smoke" } else { "" };
-        self.results.clone().unwrap_or_else(|| Path::new("results").join(format!("{}{tier}", experiment.name)))
+        self.results.clone().unwrap_or_else(|| Path::new("results").join(format!("{name}{tier}")))
     }
 }
 

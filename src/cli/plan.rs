@@ -112,7 +112,7 @@ pub fn plan(common: &Common, output: Output) -> Result<ExitCode> {
             Origin::Endpoint(asked) => {
                 let (model, url, tokens) = (&asked.recipe.model, &asked.service.url, asked_tokens(&experiment, recording));
                 let cost = asked.service.price.map(|price| format!(", cost {:.4}", price.of(tokens, 0))).unwrap_or_default();
-                let spent = Ledger::look(&answers_folder(&common.runs, name, asked)).words(&asked.service);
+                let spent = Ledger::look(&answers_folder(&common.runs, asked)).words(&asked.service);
                 println!(
                     "teacher {name}: {model} at {url}, {kept} kept in {}; about {tokens} tokens to judge{cost}; so far {spent}",
                     folder.display()
@@ -247,7 +247,7 @@ fn teachers(experiment: &Experiment, common: &Common) -> Vec<Value> {
                     (teacher["endpoint"], teacher["model"]) = (json!(asked.service.url), json!(asked.recipe.model));
                     teacher["tokens"] = json!(tokens);
                     teacher["cost"] = json!(asked.service.price.map(|price| price.of(tokens, 0)));
-                    teacher["spent"] = json!(Ledger::look(&answers_folder(&common.runs, &recording.name, asked)));
+                    teacher["spent"] = json!(Ledger::look(&answers_folder(&common.runs, asked)));
                 }
             }
             teacher

@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 use serde_json::json;
 
+use super::known::Known;
 use super::{Common, Output};
 use crate::experiment::claim::Claim;
 use crate::record::frames::Frames;
@@ -15,14 +16,13 @@ use crate::report::{comparison, table, write};
 use crate::user_error;
 
 pub fn report(common: &Common, output: Output) -> Result<ExitCode> {
-    let experiment = common.load()?;
-    let results = common.results(&experiment);
+    let Known { results, claims, .. } = common.known()?;
     if !results.join("runs.parquet").exists() {
         let (results, file) = (results.display(), common.experiment.display());
         return Err(user_error!("{results} has no frames yet; run `hydrometer run {file}` first"));
     }
-    let files = write(&results, &experiment.claims)?;
-    show(&results, &experiment.claims, &files, output)?;
+    let files = write(&results, &claims)?;
+    show(&results, &claims, &files, output)?;
     Ok(ExitCode::SUCCESS)
 }
 

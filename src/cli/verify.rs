@@ -6,6 +6,7 @@ use anyhow::{Result, anyhow};
 use clap::Args;
 use serde_json::{Value, json};
 
+use super::known::Known;
 use super::run::count_interrupts;
 use super::{Common, NOTHING, Output, REFUTED};
 use crate::record::frames::{Frames, RunRow};
@@ -104,19 +105,18 @@ enum Found {
 
 /// Compares the files of the results with what their frames give.
 fn artefacts(common: &Common, accept_refuted: bool, output: Output) -> Result<(Found, Value)> {
-    let experiment = common.load()?;
-    let results = common.results(&experiment);
+    let Known { name, results, claims, runs } = common.known()?;
     if !results.join("runs.parquet").exists() {
         let (results, file) = (results.display(), common.experiment.display());
         eprintln!("{results} has no frames, so nothing was verified; run `hydrometer run {file}` first");
-        return Ok((Found::Nothing, json!({ "experiment": experiment.name, "same": [], "faults": [], "claims": [] })));
+        return Ok((Found::Nothing, json!({ "experiment": name, "same": [], "faults": [], "claims": [] })));
     }
-    let (same, faults) = compare(&results, &experiment.claims)?;
+    let (same, faults) = compare(&results, &claims)?;
     let damaged = faults.iter().any(|(_, fault)| matches!(fault, Fault::Damaged(_)));
-    let outcomes = if damaged { Vec::new() } else { decide(&experiment.claims, &Frames::read(&results)?)? };
+    let outcomes = if damaged { Vec::new() } else { decide(&claims, &Frames::read(&results)?)? };
     let present = if damaged { Vec::new() } else { RunRow::rows(&Frames::read(&results)?.runs)? };
     let has = |run: &str| present.iter().any(|row| row.run == run && row.status != "new");
-    let lacking = experiment.students.iter().filter(|student| !damaged && !has(&student.run)).count();
+    let lacking = runs.iter().filter(|run| !damaged && !has(run)).count();
     let refuted = outcomes.iter().filter(|outcome| outcome.verdict == Verdict::Refuted).count();
     if output == Output::Human {
         for (file, fault) in &faults {
@@ -140,7 +140,7 @@ fn artefacts(common: &Common, accept_refuted: bool, output: Output) -> Result<(F
             }
         }
         outcomes.iter().for_each(|outcome| println!("{}", outcome.sentence));
-        let (name, all) = (&experiment.name, same.len() + faults.len());
+        let all = same.len() + faults.len();
         if lacking > 0 {
             println!("{lacking} runs of the file are not in the frames; `hydrometer run` trains them");
         }
@@ -148,5 +148,5 @@ fn artefacts(common: &Common, accept_refuted: bool, output: Output) -> Result<(F
     }
     let found = if faults.is_empty() && (refuted == 0 || accept_refuted) { Found::Agreement } else { Found::Refuted };
     let faults: Vec<_> = faults.iter().map(|(file, fault)| json!({ "file": file, "fault": fault })).collect();
-    Ok((found, json!({ "experiment": experiment.name, "same": same, "faults": faults, "lacking": lacking, "claims": outcomes })))
+    Ok((found, json!({ "experiment": name, "same": same, "faults": faults, "lacking": lacking, "claims": outcomes })))
 }

@@ -247,7 +247,7 @@ impl Paragraphs {
         let place = self.place(self.begins);
         let id = format!("{}/{}", self.name, self.documents);
         let target = Some(Piece::Text(text.to_string()));
-        Some((place.clone(), Ok(Example { id, place, source: None, target, answers: None })))
+        Some((place.clone(), Ok(Example { id, place, source: None, target, answers: None, cut: false })))
     }
 
     /// What stands before the next blank line; `None` after the last.

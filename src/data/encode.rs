@@ -157,7 +157,7 @@ impl<'a> Encoder<'a> {
         counts.rows = answers.iter().flatten().count() as u64;
         counts.mismatched = counts.mismatched.min(counts.rows);
 
-        let cut = ids.len() < whole;
+        let cut = ids.len() < whole || example.cut;
         if let Some(eos) = self.eos
             && (recipe.eos == Eos::Append || !cut && ids.last() != Some(&eos))
         {

@@ -13,6 +13,8 @@ pub struct Example {
     /// What is learned; not known where a line has answers alone.
     pub target: Option<Piece>,
     pub answers: Option<Answers>,
+    /// Whether the target ends because it could be no longer: its maker did not end it there.
+    pub cut: bool,
 }
 
 /// A part of an example.

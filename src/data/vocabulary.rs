@@ -104,6 +104,10 @@ impl<'a> Vocabulary<'a> {
     }
 
     fn look_up(&self, text: &str) -> Option<u32> {
+        // Where a space is written as a mark (SentencePiece), a text alone would be read as after a space.
+        if let (Some(_), Some(id)) = (self.tokenizer.token_to_id("▁"), self.tokenizer.token_to_id(&text.replace(' ', "▁"))) {
+            return Some(id);
+        }
         let pieces = self.encode(text, false).ok()?;
         match pieces[..] {
             [] => None,

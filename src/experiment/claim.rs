@@ -2,7 +2,8 @@
 
 use std::collections::BTreeSet;
 
-use anyhow::Result;
+use anyhow::{Result, anyhow};
+use serde::{Deserialize, Serialize};
 use toml_edit::{Item, TableLike};
 
 use super::expectation::{Expectation, Side};
@@ -29,6 +30,31 @@ pub struct Claim {
     pub a: Vec<String>,
     /// Runs of the second arm; none where the expectation does not ask for it.
     pub b: Vec<String>,
+}
+
+/// A claim as it is kept beside the frames, for whoever has not what the file names.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ClaimNote {
+    pub id: String,
+    pub says: String,
+    pub expect: String,
+    pub level: f64,
+    pub a: Vec<String>,
+    pub b: Vec<String>,
+}
+
+impl Claim {
+    pub fn note(&self) -> ClaimNote {
+        let Self { id, says, expect, level, a, b, .. } = self.clone();
+        ClaimNote { id, says, expect, level, a, b }
+    }
+
+    /// The claim that `note` was made of.
+    pub fn of(note: &ClaimNote) -> Result<Self> {
+        let expectation = Expectation::parse(&note.expect).map_err(|misread| anyhow!("claim {:?}: {}", note.id, misread.what))?;
+        let ClaimNote { id, says, expect, level, a, b } = note.clone();
+        Ok(Self { id, says, expect, expectation, level, a, b })
+    }
 }
 
 /// A claim as written.

@@ -23,7 +23,7 @@ pub fn is_endpoint(own: &Table) -> bool {
 }
 
 /// What teacher `name` is known by, and how it is asked.
-pub fn read(name: &str, own: &Table) -> Result<(EndpointRecipe, Service)> {
+pub fn read(name: &str, own: &Table, revision: &str) -> Result<(EndpointRecipe, Service)> {
     let within = format!("[teacher.{name}], which is asked at an endpoint");
     if let Some((key, found)) = own.iter().find(|(key, _)| !ENDPOINT_KEYS.contains(&key.as_str())) {
         return Err(user_error!("{}: {}", found.at.0, unknown_key(key, &within, &ENDPOINT_KEYS)));
@@ -84,7 +84,8 @@ pub fn read(name: &str, own: &Table) -> Result<(EndpointRecipe, Service)> {
         }
         service.budget = budget;
     }
-    Ok((EndpointRecipe { model, sent, echo_rows }, service))
+    let revision = revision.to_string();
+    Ok((EndpointRecipe { model, sent, echo_rows, revision }, service))
 }
 
 /// Why an arm with `objective` cannot be taught by log-probabilities at temperature 1 without logits, as a clause.

@@ -208,6 +208,8 @@ pub struct EndpointRecipe {
     pub model: String,
     pub sent: Sent,
     pub echo_rows: EchoRows,
+    /// The experiment's `revision`: bumped where another model came to be served by that name.
+    pub revision: String,
 }
 
 /// A checkpoint that training starts from, by its content.

@@ -101,7 +101,8 @@ pub fn find_or_add(
 ) -> Result<usize> {
     let Reading { data, files, .. } = read.clone();
     let asked = endpoint::is_endpoint(own);
-    let origin = if asked { asked_at(settings, name, own, objective, at)? } else { file(presets, name, own, read)? };
+    let origin =
+        if asked { asked_at(settings, name, own, &experiment.revision, objective, at)? } else { file(presets, name, own, read)? };
     if objective.tail() == Some(Tail::Sampled) {
         let place = &settings.place("tail", at).0;
         return Err(user_error!("{place}: a recorded teacher cannot be drawn from; use another tail, e.g. \"bucket\""));
@@ -132,8 +133,8 @@ fn file(presets: &Presets, name: &str, own: &Table, read: &Reading) -> Result<Or
     Ok(Origin::File(AnswerFile { recipe, path, on_bad_line: read.files.on_bad_line }))
 }
 
-fn asked_at(settings: &Settings, name: &str, own: &Table, objective: Objective, at: &Place) -> Result<Origin> {
-    let (recipe, service) = endpoint::read(name, own)?;
+fn asked_at(settings: &Settings, name: &str, own: &Table, revision: &str, objective: Objective, at: &Place) -> Result<Origin> {
+    let (recipe, service) = endpoint::read(name, own, revision)?;
     if let Some(why) = endpoint::unfit(objective) {
         return Err(user_error!("{}: {why}", settings.place("objective", at).0));
     }

@@ -13,6 +13,7 @@ use super::frames::{Frames, NAMES};
 use super::store::sha256_file;
 use crate::dist::c10d;
 use crate::experiment::Experiment;
+use crate::experiment::claim::{Claim, ClaimNote};
 use crate::sweep::schedule::Settings;
 
 /// `provenance.json` of a results folder.
@@ -49,6 +50,9 @@ pub struct Provenance {
     pub finished_at: i64,
     /// The experiment file, verbatim.
     pub experiment_toml: String,
+    /// Its claims with the runs that they select, so that they can be decided where its data and checkpoints are not.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub claims: Vec<ClaimNote>,
     /// SHA-256 of each frame's file.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub frames: BTreeMap<String, String>,
@@ -137,6 +141,7 @@ pub fn gather(experiment: &Experiment, settings: &Settings, results: &Path, kept
         argv: std::iter::once("hydrometer".to_string()).chain(std::env::args().skip(1)).collect(),
         finished_at: now,
         experiment_toml: experiment.toml.clone(),
+        claims: experiment.claims.iter().map(Claim::note).collect(),
         frames: frame_hashes(results),
         fingerprints: fingerprints(&Frames::read(results)?)?,
         kept,

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::experiment::recipe::{DataRecipe, TrainRecipe, identity};
+use crate::experiment::recipe::{DataRecipe, EndpointRecipe, TrainRecipe, identity};
 use crate::experiment::recorded::{Asked, Recording};
 use crate::experiment::{DataFiles, Experiment, Student, Teacher};
 use crate::record::journal::{self, Event};
@@ -177,9 +177,12 @@ pub fn recording_place(runs: &Path, recording: &Recording) -> CachePlace {
     CachePlace { folder: runs.join(format!("cache-{name}-{}-{}", kept.tag(), &title.hash()[..8])), title }
 }
 
-/// Where every answer that a model behind an endpoint gave is kept: for all experiments that ask teacher `name` for it.
-pub fn answers_folder(runs: &Path, name: &str, asked: &Asked) -> PathBuf {
-    runs.join(format!("answers-{name}-{}", identity(&asked.recipe)))
+/// Where every answer that a model behind an endpoint gave is kept, for all experiments that ask it.
+pub fn answers_folder(runs: &Path, asked: &Asked) -> PathBuf {
+    let EndpointRecipe { model, revision, .. } = &asked.recipe;
+    let shown: String =
+        model.chars().map(|c| if c.is_ascii_alphanumeric() || "-._".contains(c) { c } else { '_' }).take(60).collect();
+    runs.join(format!("answers-{shown}-{}", identity(&(model, revision))))
 }
 
 /// The baseline of each distinct (data, evaluation) among the students: its id and the student it goes by.

@@ -22,12 +22,6 @@ pub fn prepare(experiment: &Experiment, settings: &Settings, interrupts: &Atomic
     let lease = |folder: &Path| -> Result<Option<Lease>> {
         Watch::new(folder).wait(|sentence| eprintln!("{sentence}"), || interrupts() > 0)
     };
-    // A key that is missing shows before anything is done.
-    for recording in &experiment.recordings {
-        if let Origin::Endpoint(asked) = &recording.origin {
-            asked.service.key()?;
-        }
-    }
     for (folder, recipe, files, splits) in data_sets(experiment, &settings.runs) {
         let splits: Vec<&str> = splits.iter().map(String::as_str).collect();
         let Some(_lease) = lease(&folder)? else { return Ok(false) };
@@ -43,8 +37,8 @@ pub fn prepare(experiment: &Experiment, settings: &Settings, interrupts: &Atomic
                 recorded::prepare(recording, file, &data, &place.folder, &place.title, &arms.collect::<Vec<_>>())?;
             }
             Origin::Endpoint(asked) => {
-                let ledger = answers_folder(&settings.runs, &recording.name, asked);
-                let Some(_lease) = lease(&ledger)? else { return Ok(false) };
+                let ledger = answers_folder(&settings.runs, asked);
+                let Some(lease) = lease(&ledger)? else { return Ok(false) };
                 let train = TokenizedSplit::read(&data.join("train.tokens"))?;
                 let wanted = seen(&sequences(&train, recording.data.context), &runs(experiment, settings, recording));
                 let tokenizer = tokens::tokenizer_of(&recording.data, &recording.files, &data)?;
@@ -59,7 +53,7 @@ pub fn prepare(experiment: &Experiment, settings: &Settings, interrupts: &Atomic
                     context: recording.data.context,
                     title: &place.title,
                 };
-                if judge.prepare(&wanted, &ledger, &place.folder, interrupts)?.is_none() {
+                if judge.prepare(&wanted, (&ledger, lease.fence()), &place.folder, interrupts)?.is_none() {
                     return Ok(false);
                 }
             }

@@ -54,6 +54,17 @@ fn from_the_file_to_the_verdict_and_back() {
     assert!(said.contains("Refuted: mse-wins-by-half"), "{said}");
     assert_eq!(code(&lab, &["verify", "lab.toml", "--accept-refuted"]).0, Some(0), "it follows from the frames all the same");
 
+    // Frames are enough: what the file names need not be here, as long as it is the file that was run.
+    fs::rename(lab.path().join("valid.jsonl"), lab.path().join("away.jsonl")).unwrap();
+    let (exit, said) = code(&lab, &["verify", "lab.toml", "--accept-refuted"]);
+    assert!(exit == Some(0) && said.contains("Refuted: mse-wins-by-half") && said.contains("not needed here"), "{said}");
+    lab.ok(&["report", "lab.toml"]);
+    assert_eq!(code(&lab, &["run", "lab.toml"]).0, Some(2), "training needs it");
+    lab.write("lab.toml", &format!("{experiment}{CLAIMS}# another file\n"));
+    let (exit, said) = code(&lab, &["verify", "lab.toml"]);
+    assert!(exit == Some(2) && said.contains("valid.jsonl"), "{said}");
+    fs::rename(lab.path().join("away.jsonl"), lab.path().join("valid.jsonl")).unwrap();
+
     // Without the refuted claim, and with the report that belongs to that, all follows from the frames.
     lab.write("lab.toml", &format!("{experiment}{}", CLAIMS.split("\n[[claim]]\nid     = \"mse").next().unwrap()));
     let (exit, said) = code(&lab, &["verify", "lab.toml"]);

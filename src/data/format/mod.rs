@@ -98,7 +98,8 @@ impl Format {
     /// The example of a line.
     pub fn parse(self, line: &str, place: &Place, keys: &Keys) -> Result<Example, Damage> {
         let json = Json::object(line)?;
-        let mut example = Example { id: id(&json, place), place: place.clone(), source: None, target: None, answers: None };
+        let (id, place) = (id(&json, place), place.clone());
+        let mut example = Example { id, place, source: None, target: None, answers: None, cut: false };
         match self {
             Self::Text | Self::Jsonl => {
                 let key = keys.target("text");

@@ -41,8 +41,9 @@ pub fn prompt(json: &Json, keys: &Keys) -> Result<Option<Piece>, Damage> {
 }
 
 pub fn parse(json: &Json, keys: &Keys, example: &mut Example) -> Result<(), Damage> {
-    let (mut tokens, mut rows) = said(json)?;
+    let Said { mut tokens, mut rows, cut, .. } = said(json)?;
     example.source = prompt(json, keys)?;
+    example.cut = cut;
     if let Some(Piece::Text(prompt)) = &example.source {
         let echoed = echoed(&tokens, prompt, &rows);
         tokens.drain(..echoed);
@@ -56,8 +57,19 @@ pub fn parse(json: &Json, keys: &Keys, example: &mut Example) -> Result<(), Dama
 /// Of each token, what a teacher gives for it; `None` where it says nothing of it.
 pub type Rows = Vec<Option<Vec<Entry>>>;
 
-/// The tokens of a response, those of an echoed prompt with them, and what is said of each.
-pub fn said(json: &Json) -> Result<(Vec<Token>, Rows), Damage> {
+/// What a response says.
+pub struct Said {
+    /// Those of an echoed prompt with them.
+    pub tokens: Vec<Token>,
+    /// Of each token, its own log-probability, where it is known.
+    pub own: Vec<Option<f64>>,
+    pub rows: Rows,
+    /// Whether it ends because it may be no longer.
+    pub cut: bool,
+}
+
+/// The tokens of a response and what is said of each.
+pub fn said(json: &Json) -> Result<Said, Damage> {
     let response = response(json);
     let choice = match response.get("choices") {
         Some(choices) => choices.list("choices")?.first().ok_or_else(|| Damage::new(Kind::EmptyText, "\"choices\" is empty"))?,
@@ -66,7 +78,10 @@ pub fn said(json: &Json) -> Result<(Vec<Token>, Rows), Damage> {
     let logprobs = choice.need("logprobs").map_err(|_| {
         Damage::new(Kind::MissingKey, "expected \"logprobs\" beside the text; ask the API for them, e.g. logprobs = 20")
     })?;
-    if logprobs.has("content") { chat(logprobs) } else { completion(logprobs) }
+    let (tokens, scores, rows) = if logprobs.has("content") { chat(logprobs)? } else { completion(logprobs)? };
+    let own = scores.into_iter().map(|score| Some(score).filter(|score| *score > SENTINEL)).collect();
+    let cut = choice.get("finish_reason").is_some_and(|reason| *reason == Json::Text("length".into()));
+    Ok(Said { tokens, own, rows, cut })
 }
 
 /// How many tokens repeat the prompt, as `echo` makes them: they come first, and the API knows nothing of the very first.
@@ -80,7 +95,7 @@ fn echoed(tokens: &[Token], prompt: &str, rows: &Rows) -> usize {
 }
 
 /// `tokens`, `token_logprobs` and `top_logprobs`, side by side.
-fn completion(logprobs: &Json) -> Result<(Vec<Token>, Rows), Damage> {
+fn completion(logprobs: &Json) -> Result<(Vec<Token>, Vec<f64>, Rows), Damage> {
     let list = |key: &str| logprobs.need(key)?.list(key);
     let (tokens, scores, tops) = (list("tokens")?, list("token_logprobs")?, list("top_logprobs")?);
     if tokens.len() != scores.len() || tokens.len() != tops.len() {
@@ -88,7 +103,9 @@ fn completion(logprobs: &Json) -> Result<(Vec<Token>, Rows), Damage> {
         return Err(Damage::new(Kind::Misaligned, format!("{t} tokens, {s} token_logprobs and {r} top_logprobs")));
     }
     let tokens: Vec<Token> = tokens.iter().map(|token| token.text("tokens").map(named)).collect::<Result<_, _>>()?;
-    let row = |((token, score), top): ((&Token, &Json), &Json)| -> Result<Option<Vec<Entry>>, Damage> {
+    let score = |score: &Json| if *score == Json::Null { Ok(SENTINEL) } else { score.number("token_logprobs") };
+    let scores: Vec<f64> = scores.iter().map(score).collect::<Result<_, _>>()?;
+    let row = |((token, own), top): ((&Token, &f64), &Json)| -> Result<Option<Vec<Entry>>, Damage> {
         if *top == Json::Null {
             return Ok(None);
         }
@@ -97,16 +114,15 @@ fn completion(logprobs: &Json) -> Result<(Vec<Token>, Rows), Damage> {
             .iter()
             .map(|(text, score)| Ok(Entry { token: named(text), score: score.number("top_logprobs")?, logprob: None }));
         let entries = entries.collect::<Result<_, _>>()?;
-        let own = if *score == Json::Null { SENTINEL } else { score.number("token_logprobs")? };
-        Ok(Some(with_own(entries, token, own)))
+        Ok(Some(with_own(entries, token, *own)))
     };
-    let rows = tokens.iter().zip(scores).zip(tops).map(row).collect::<Result<_, _>>()?;
-    Ok((tokens, rows))
+    let rows = tokens.iter().zip(&scores).zip(tops).map(row).collect::<Result<_, _>>()?;
+    Ok((tokens, scores, rows))
 }
 
 /// `content`: a token, its log-probability and its alternatives together.
-fn chat(logprobs: &Json) -> Result<(Vec<Token>, Rows), Damage> {
-    let (mut tokens, mut rows) = (Vec::new(), Vec::new());
+fn chat(logprobs: &Json) -> Result<(Vec<Token>, Vec<f64>, Rows), Damage> {
+    let (mut tokens, mut scores, mut rows) = (Vec::new(), Vec::new(), Vec::new());
     for item in logprobs.need("content")?.list("content")? {
         let own = spelled(item)?;
         let score = item.need("logprob")?.number("logprob")?;
@@ -116,8 +132,9 @@ fn chat(logprobs: &Json) -> Result<(Vec<Token>, Rows), Damage> {
             .map(|top| Ok(Entry { token: spelled(top)?, score: top.need("logprob")?.number("logprob")?, logprob: None }));
         rows.push(Some(with_own(entries.collect::<Result<_, _>>()?, &own, score)));
         tokens.push(own);
+        scores.push(score);
     }
-    Ok((tokens, rows))
+    Ok((tokens, scores, rows))
 }
 
 /// `entries` less those whose score the API does not know, and the token itself where they lack it and its score is known.

@@ -29,6 +29,16 @@ pub struct Answer {
     pub usage: Usage,
 }
 
+impl Answer {
+    /// With the most that `question` may cost, where the server does not say what it charges for: a budget must see it.
+    pub fn charged_for(mut self, question: &Question) -> Self {
+        if self.usage == Usage::default() {
+            self.usage = Usage { prompt_tokens: question.prompt_tokens, completion_tokens: question.max_tokens };
+        }
+        self
+    }
+}
+
 /// Tokens that were charged, as the server counts them.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Usage {
@@ -55,6 +65,8 @@ impl Client {
             .timeout_global(Some(service.timeout))
             .timeout_connect(Some(service.timeout.min(Duration::from_secs(20))))
             .max_idle_connections_per_host(service.concurrency)
+            // What stays on this machine goes through nobody's hands.
+            .proxy(if service.is_local() { None } else { ureq::Proxy::try_from_env() })
             .user_agent(concat!("hydrometer/", env!("CARGO_PKG_VERSION")))
             .build();
         Ok(Self { agent: config.into(), url: service.url.clone(), key: service.key()? })
@@ -80,7 +92,7 @@ impl Client {
         let text = response.body_mut().with_config().limit(ANSWER_MAX).lossy_utf8(true).read_to_string();
         let text = text.map_err(|error| passing(format!("the answer broke off: {error}")))?;
         match status {
-            200..=299 => read(&text).map_err(|why| match why {
+            200..=299 => read(&self.key.as_ref().map_or(text.clone(), |key| key.hidden_in(&text))).map_err(|why| match why {
                 Trouble::Passing { why, wait } => Trouble::Passing { why: self.shown(&why), wait },
                 Trouble::Lasting(why) => Trouble::Lasting(self.shown(&why)),
             }),

@@ -49,11 +49,11 @@ pub fn collect(
     let cost = service
         .price
         .map(|price| price.of(waiting.iter().map(|q| q.prompt_tokens).sum(), waiting.iter().map(|q| q.max_tokens).sum()));
+    let client = Arc::new(Client::open(service)?);
     let mut meter = Meter::new(name, service, total - left.min(total), total);
     let cost = cost.map_or(String::new(), |cost| format!(", cost {cost:.4}"));
     meter.say(&format!("{left} requests to {}, at most {tokens} tokens{cost}", service.url));
 
-    let client = Arc::new(Client::open(service)?);
     let (spent, under_way, hold_until) = (ledger.spent, Vec::new(), Instant::now());
     let state = State { waiting, spent, under_way, hold_until, closed: false, beyond_budget: false };
     let desk = Arc::new(Desk { state: Mutex::new(state), changed: Condvar::new() });
@@ -77,6 +77,7 @@ pub fn collect(
         }
         match news.recv_timeout(10 * TICK) {
             Ok(News::Answered(question, answer)) => {
+                let answer = answer.charged_for(&question);
                 ledger.write(&question, &answer).inspect_err(|_| desk.lock().closed = true)?;
                 meter.answered(&ledger.spent);
                 if let Err(error) = check(&question, &ledger.read(&question)?) {
@@ -237,7 +238,7 @@ fn work(client: &Client, desk: &Desk, service: &Service, news: &Sender<News>) {
                 Ok(answer) => break News::Answered(question.clone(), answer),
                 Err(Trouble::Passing { why, wait }) if attempt < service.retries => {
                     attempt += 1;
-                    let pause = wait.unwrap_or_else(|| backoff(attempt));
+                    let pause = wait.unwrap_or_default().max(backoff(attempt));
                     if wait.is_some() {
                         let mut state = desk.lock();
                         state.hold_until = state.hold_until.max(Instant::now() + pause);

@@ -17,23 +17,26 @@ use super::super::cache::Cache;
 use super::super::imported::{IMPORT, Writer};
 use super::super::title::Title;
 use super::collect::collect;
-use super::ledger::Ledger;
+use super::ledger::{FILE, Ledger};
 use super::question::{Generation, Question};
 use super::service::Service;
 use crate::data::answers::{Answer, Counts, by_id};
 use crate::data::encode::Encoded;
 use crate::data::example::{Answers, Entry, Scores, Token};
-use crate::data::format::openai::{Rows, said};
+use crate::data::format::openai::{Rows, Said, said};
 use crate::data::import::{Charged, Import};
 use crate::data::json::Json;
 use crate::data::sequences::Sequence;
 use crate::data::tokens::TokenizedSplit;
 use crate::data::vocabulary::Vocabulary;
 use crate::experiment::recipe::{EchoRows, EndpointRecipe, Sent};
-use crate::user_error;
+use crate::record::journal::Fence;
+use crate::{UserError, user_error};
 
 /// Rows whose likeliest token is the one, before they tell anything.
 const TELLING: usize = 5;
+/// Listed ids, before it counts how many of them are not in the vocabulary.
+const ENOUGH: u64 = 50;
 
 /// Who judges what.
 pub struct Judge<'a> {
@@ -67,11 +70,12 @@ struct Unit {
 
 impl Judge<'_> {
     /// Brings answers for all `wanted` sequences into the cache in `folder`, and those that had to be asked for into the ledger in
-    /// `answers` first. `interrupts` counts ctrl-C. What has become of them; nothing where it was interrupted.
+    /// `answers` first, whose lease the fence beside it is of. `interrupts` counts ctrl-C. What has become of them; nothing where it
+    /// was interrupted.
     pub fn prepare(
         &self,
         wanted: &[Sequence],
-        answers: &Path,
+        (answers, fence): (&Path, Fence),
         folder: &Path,
         interrupts: impl Fn() -> usize,
     ) -> Result<Option<Import>> {
@@ -89,7 +93,7 @@ impl Judge<'_> {
         drop(cache);
         let vocabulary = Vocabulary::new(self.tokenizer, self.title.vocab_size, self.eos_token)?;
         let units = self.units(&missing, &vocabulary)?;
-        let (mut ledger, damaged) = Ledger::open(answers)?;
+        let (mut ledger, damaged) = Ledger::open(answers, fence)?;
         if damaged > 0 {
             eprintln!("{}: {damaged} answers are damaged and asked for again", ledger.path().display());
         }
@@ -97,9 +101,13 @@ impl Judge<'_> {
             units.iter().flat_map(|unit| [&unit.question].into_iter().chain(&unit.opening)).cloned().collect();
         let by_key: HashMap<String, &Unit> = units.iter().map(|unit| (unit.question.key(), unit)).collect();
         let check = |question: &Question, line: &str| match by_key.get(&question.key()) {
-            Some(unit) => self.read(unit, line).map(drop),
+            Some(unit) => self.check(unit, line, &vocabulary, answers),
             None => Ok(()),
         };
+        // What was refused once is refused before more is paid for.
+        for unit in units.iter().filter(|unit| ledger.has(&unit.question)).collect::<Vec<_>>() {
+            check(&unit.question, &ledger.read(&unit.question)?)?;
+        }
         if !collect(self.name, self.service, &questions, &mut ledger, check, interrupts)? {
             return Ok(None);
         }
@@ -179,7 +187,13 @@ impl Judge<'_> {
             )));
         }
         let question = Question::judge(name.clone(), &self.recipe.model, json!(text), sent.len() as u64, self.title.kept.top_k);
-        let first = self.tokenizer.decode(&bare[..1.min(bare.len())], false).map_err(|error| anyhow!("decoding: {error}"))?;
+        let one = &bare[..1.min(bare.len())];
+        let first = self.tokenizer.decode(one, false).map_err(|error| anyhow!("decoding: {error}"))?;
+        if self.recipe.echo_rows == EchoRows::Next && (!begin.is_empty() || vocabulary.encode(&first, false)? != one) {
+            return Ok(Err(format!(
+                "what follows the first token of {name:?} cannot be asked for as text, since it is none by itself"
+            )));
+        }
         let opening = self.opening(json!(first), &name);
         Ok(Ok(Unit { name, ids, prompt, ends, question, opening }))
     }
@@ -195,7 +209,33 @@ impl Judge<'_> {
         self.split.names.get(document).to_string()
     }
 
-    /// What the ledger's `line` says of each id of `unit`, and `opening` of what follows the first.
+    /// Whether an answer of the ledger in `answers` can be made use of.
+    fn check(&self, unit: &Unit, line: &str, vocabulary: &Vocabulary, answers: &Path) -> Result<()> {
+        let mut counts = Counts::default();
+        let found = self.answers(unit, line, None, vocabulary, &mut counts).and_then(|_| {
+            let (lost, all) = (counts.unmapped, counts.entries);
+            match all >= ENOUGH && lost * 5 > all {
+                true => Err(self.refused(
+                    unit,
+                    &format!(
+                        "{lost} of {all} ids that it lists are tokens that the student's vocabulary does not have; use the teacher's \
+                         tokenizer, or have the server write ids (vLLM's return_tokens_as_token_ids)"
+                    ),
+                )),
+                false => Ok(()),
+            }
+        });
+        // It is asked again only if it is not there.
+        let (path, key) = (answers.join(FILE), unit.question.key());
+        found.map_err(|error| match error.downcast::<UserError>() {
+            Ok(UserError(why)) => {
+                user_error!("{why}. If the server is at fault, delete the line with {key} from {}", path.display())
+            }
+            Err(error) => error,
+        })
+    }
+
+    /// What the ledger's `line` says of each id of `unit`, and `opening` of what follows the first, where an echo does not say it.
     fn answers(
         &self,
         unit: &Unit,
@@ -207,14 +247,20 @@ impl Judge<'_> {
         let refused = |why: String| self.refused(unit, &why);
         let ids = self.split.ids.range(unit.ids.start, unit.ids.end);
         let judged = &ids[..ids.len() - usize::from(unit.ends)];
-        let (tokens, mut rows) = self.read(unit, line)?;
-        if let Some(opening) = opening {
-            let first = Json::object(opening).and_then(|json| said(&json)).map_err(|damage| refused(damage.to_string()))?.1;
-            let first = first.into_iter().next().flatten();
-            rows.splice(
-                0..1,
-                [None, Some(first.ok_or_else(|| refused("the server says nothing of what follows a token".into()))?)],
-            );
+        let Said { tokens, mut own, mut rows, .. } = self.read(unit, line)?;
+        if self.recipe.echo_rows == EchoRows::Next {
+            let first = match opening {
+                // Only looked at, before it is asked for.
+                None => Vec::new(),
+                Some(opening) => {
+                    let said =
+                        Json::object(opening).and_then(|json| said(&json)).map_err(|damage| refused(damage.to_string()))?;
+                    let first = said.rows.into_iter().next().flatten();
+                    first.ok_or_else(|| refused("the server says nothing of what follows the first token".into()))?
+                }
+            };
+            rows.splice(0..1, [None, Some(first)]);
+            own.iter_mut().for_each(|score| *score = None);
         }
         rows.truncate(judged.len());
         // Of a prompt nothing is learned.
@@ -222,10 +268,15 @@ impl Judge<'_> {
         rows.iter_mut().take(first).for_each(|row| drop(row.take()));
         for (at, ((&id, token), row)) in judged.iter().zip(&tokens).zip(&mut rows).enumerate().skip(first) {
             let row = row.as_mut().ok_or_else(|| refused(format!("the server says nothing of token {}", at + 1)))?;
-            // A row's own token bears its id: not every server can write every token. Under a text that is none may stand others.
-            if opening.is_none() || !is_unclear(token.text.as_deref().unwrap_or_default()) {
-                let own = row.iter_mut().find(|entry| entry.token.text == token.text && entry.token.id == token.id);
-                own.into_iter().for_each(|entry| entry.token = Token::id(u64::from(id)));
+            // A row's own token bears its id: not every server can write every token. A text that is none may stand for several,
+            // and beside it the score of another.
+            let unclear = token.id.is_none() && is_unclear(token.text.as_deref().unwrap_or_default());
+            if let Some(entry) = row.iter_mut().find(|entry| entry.token.text == token.text && entry.token.id == token.id) {
+                match own[at] {
+                    Some(score) if unclear => *entry = Entry { token: Token::id(u64::from(id)), score, logprob: None },
+                    None if unclear => {}
+                    _ => entry.token = Token::id(u64::from(id)),
+                }
             }
         }
         let (mut answers, _) = by_id(vocabulary, &Answers { scores: Scores::Logprobs, rows }, counts)
@@ -237,17 +288,22 @@ impl Judge<'_> {
         Ok(answers)
     }
 
-    /// The server's tokens and rows in `line`, where the tokens begin with those of `unit` and the rows tell what they should.
-    fn read(&self, unit: &Unit, line: &str) -> Result<(Vec<Token>, Rows)> {
+    /// What `line` says, if its tokens begin with those of `unit` and its rows tell what they should.
+    fn read(&self, unit: &Unit, line: &str) -> Result<Said> {
         let refused = |why: String| self.refused(unit, &why);
         let ids = self.split.ids.range(unit.ids.start, unit.ids.end - usize::from(unit.ends));
-        let (tokens, rows) = Json::object(line).and_then(|json| said(&json)).map_err(|damage| refused(damage.to_string()))?;
+        let found = Json::object(line).and_then(|json| said(&json)).map_err(|damage| refused(damage.to_string()))?;
+        let Said { tokens, rows, .. } = &found;
+        if tokens.len() as u64 <= unit.question.max_tokens {
+            let other = "use one that takes echo with logprobs, or have it write answers (--ask complete) and train on those";
+            return Err(refused(format!("the server does not echo what it is sent, which judging needs; {other}")));
+        }
         let advice = "use the teacher's tokenizer, or set sent = \"tokens\"";
         if tokens.len() < ids.len() {
             let (theirs, ours) = (tokens.len(), ids.len());
             return Err(refused(format!("the server has cut {ours} tokens into {theirs}, what it generates included; {advice}")));
         }
-        for (at, (&id, token)) in ids.iter().zip(&tokens).enumerate() {
+        for (at, (&id, token)) in ids.iter().zip(tokens).enumerate() {
             if let Some(ours) = self.differs(id, token) {
                 let theirs = token.shown();
                 let at = at + 1;
@@ -255,12 +311,12 @@ impl Judge<'_> {
             }
         }
         let told = self.recipe.echo_rows;
-        match rows_tell(&tokens[..ids.len()], &rows) {
+        match rows_tell(&tokens[..ids.len()], rows) {
             Some(found) if found != told => Err(refused(match found {
                 EchoRows::Next => "the rows tell of the token after the one they stand beside; set echo_rows = \"next\"".into(),
                 EchoRows::Own => "the rows tell of the token they stand beside; set echo_rows = \"own\"".into(),
             })),
-            _ => Ok((tokens, rows)),
+            _ => Ok(found),
         }
     }
 

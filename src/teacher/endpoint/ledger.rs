@@ -3,18 +3,19 @@
 //! A line is an object with a checksum of what follows it, the question's key, the request and the response. It can be read as
 //! recorded answers of format `openai-jsonl`.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs::{self, File, OpenOptions};
 use std::io::{BufRead, BufReader, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result, anyhow, ensure};
 use serde_json::json;
 
 use super::client::{Answer, Usage};
 use super::question::Question;
 use super::service::{Price, Service};
 use crate::data::json::Json;
+use crate::record::journal::{Fence, TakenOver};
 use crate::record::store::replace_file;
 
 /// The file's name in its folder.
@@ -26,7 +27,7 @@ pub struct Ledger {
     /// Where the answer to a question stands, and how many ids it has for a token.
     index: HashMap<String, Entry>,
     pub spent: Spent,
-    end: u64,
+    fence: Fence,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -72,19 +73,20 @@ impl Ledger {
     /// Opens the ledger in `folder`, new where there is none. The end of a line that a crash has torn, and lines that were
     /// damaged since, are taken out: they are asked again. Returns how many were.
     ///
-    /// Whoever calls holds the folder's lease.
-    pub fn open(folder: &Path) -> Result<(Self, usize)> {
+    /// Whoever calls holds the folder's lease, as `fence` tells.
+    pub fn open(folder: &Path, fence: Fence) -> Result<(Self, usize)> {
         fs::create_dir_all(folder).with_context(|| format!("cannot create {}", folder.display()))?;
         let path = folder.join(FILE);
         let damaged = mend(&path)?;
         let file = OpenOptions::new().read(true).append(true).create(true).open(&path);
         let file = file.with_context(|| format!("cannot open {}", path.display()))?;
-        let mut ledger = Self { path, file, index: HashMap::new(), spent: Spent::default(), end: 0 };
+        let mut ledger = Self { path, file, index: HashMap::new(), spent: Spent::default(), fence };
         let mut reader = BufReader::new(File::open(&ledger.path)?);
-        let mut line = Vec::new();
+        let (mut line, mut offset) = (Vec::new(), 0);
         while reader.read_until(b'\n', &mut line)? > 0 {
             let text = std::str::from_utf8(&line)?;
-            ledger.take(text)?;
+            ledger.take(text, offset)?;
+            offset += line.len() as u64;
             line.clear();
         }
         Ok((ledger, damaged))
@@ -103,14 +105,13 @@ impl Ledger {
         spent
     }
 
-    /// Enters a line that was checked, the next one of the file.
-    fn take(&mut self, line: &str) -> Result<()> {
+    /// Enters a line that was checked and stands at `offset` of the file.
+    fn take(&mut self, line: &str, offset: u64) -> Result<()> {
         let json = Json::object(line.trim_end()).map_err(|damage| anyhow!("{}: {damage}", self.path.display()))?;
         let text = |key: &str| json.get(key).and_then(|value| value.text(key).ok()).map(str::to_string);
         let k = json.get("k").and_then(|k| k.id("k").ok()).unwrap_or(0) as usize;
         let key = text("question").with_context(|| format!("{}: a line without a question", self.path.display()))?;
-        let entry = Entry { offset: self.end, length: line.len() as u64, k };
-        self.end += entry.length;
+        let entry = Entry { offset, length: line.len() as u64, k };
         self.spent.add(usage(&json));
         match self.index.get(&key) {
             Some(known) if known.k >= k => {}
@@ -135,6 +136,7 @@ impl Ledger {
 
     /// Adds the answer to `question`. Once this returns, a power failure does not lose it.
     pub fn write(&mut self, question: &Question, answer: &Answer) -> Result<()> {
+        ensure!((self.fence.holds)(), TakenOver);
         let (id, request) = (json!(question.id), question.body());
         let usage = json!({ "prompt_tokens": answer.usage.prompt_tokens, "completion_tokens": answer.usage.completion_tokens });
         let body = format!(
@@ -144,9 +146,18 @@ impl Ledger {
             answer.response
         );
         let line = format!("{{\"crc\":\"{:08x}\",{body}\n", crc32fast::hash(body.as_bytes()));
+        let offset = self.file.seek(SeekFrom::End(0))?;
         let written = self.file.write_all(line.as_bytes()).and_then(|()| self.file.sync_data());
         written.with_context(|| format!("cannot write {}", self.path.display()))?;
-        self.take(&line)
+        self.take(&line, offset)
+    }
+
+    /// Answers to anything but `questions` with as many ids as they want: who reads the ledger as a recording reads them too.
+    pub fn others(&self, questions: &[Question]) -> u64 {
+        let keys: HashSet<String> = questions.iter().map(Question::key).collect();
+        let k = questions.first().map_or(0, |question| question.k);
+        let mine = self.index.iter().filter(|(key, entry)| entry.k == k && keys.contains(*key)).count();
+        self.spent.requests - mine as u64
     }
 
     pub fn path(&self) -> &Path {
@@ -205,6 +216,10 @@ fn mend(path: &Path) -> Result<usize> {
 mod tests {
     use super::*;
 
+    fn open(folder: &Path) -> (Ledger, usize) {
+        Ledger::open(folder, Fence { generation: 1, holds: Box::new(|| true) }).unwrap()
+    }
+
     fn question(prompt: &str, k: usize) -> Question {
         Question::judge(prompt.into(), "m", json!(prompt), 3, k)
     }
@@ -217,7 +232,7 @@ mod tests {
     #[test]
     fn what_was_answered_is_known_after_a_crash_and_what_is_damaged_is_not() {
         let folder = tempfile::tempdir().unwrap();
-        let (mut ledger, _) = Ledger::open(folder.path()).unwrap();
+        let (mut ledger, _) = open(folder.path());
         for prompt in ["a", "b", "c"] {
             ledger.write(&question(prompt, 5), &answer(prompt)).unwrap();
         }
@@ -227,7 +242,7 @@ mod tests {
         let ends: Vec<usize> = whole.iter().enumerate().filter(|(_, byte)| **byte == b'\n').map(|(at, _)| at + 1).collect();
         for cut in 0..=whole.len() {
             fs::write(&path, &whole[..cut]).unwrap();
-            let (mut ledger, _) = Ledger::open(folder.path()).unwrap();
+            let (mut ledger, _) = open(folder.path());
             // A line whose newline alone is lost is whole.
             let left = ends.iter().filter(|&&end| end <= cut + 1).count();
             assert_eq!(
@@ -238,7 +253,7 @@ mod tests {
                 assert_eq!(ledger.has(&question(prompt, 5)), at < left, "{prompt} at {cut}");
             }
             ledger.write(&question("d", 5), &answer("d")).unwrap();
-            let (mut again, damaged) = Ledger::open(folder.path()).unwrap();
+            let (mut again, damaged) = open(folder.path());
             assert_eq!((again.spent.requests, damaged), (left as u64 + 1, 0), "at {cut}");
             assert!(again.read(&question("d", 5)).unwrap().contains(r#""text":"d""#));
         }
@@ -246,7 +261,7 @@ mod tests {
         let mut flipped = whole.clone();
         flipped[ends[0] + 60] ^= 1;
         fs::write(&path, &flipped).unwrap();
-        let (ledger, damaged) = Ledger::open(folder.path()).unwrap();
+        let (ledger, damaged) = open(folder.path());
         assert_eq!((damaged, ledger.spent.requests), (1, 2));
         assert!(ledger.has(&question("a", 5)) && !ledger.has(&question("b", 5)) && ledger.has(&question("c", 5)));
     }
@@ -254,11 +269,21 @@ mod tests {
     #[test]
     fn more_ids_than_are_wanted_will_do_and_fewer_will_not() {
         let folder = tempfile::tempdir().unwrap();
-        let (mut ledger, _) = Ledger::open(folder.path()).unwrap();
+        let (mut ledger, _) = open(folder.path());
         ledger.write(&question("a", 20), &answer("twenty")).unwrap();
         assert!(ledger.has(&question("a", 5)) && ledger.has(&question("a", 20)) && !ledger.has(&question("a", 21)));
         ledger.write(&question("a", 40), &answer("forty")).unwrap();
         assert!(ledger.read(&question("a", 5)).unwrap().contains("forty"));
         assert_eq!(Ledger::look(folder.path()), ledger.spent);
+        assert_eq!(ledger.others(&[question("a", 40)]), 1, "the one with fewer ids");
+        assert_eq!(ledger.others(&[question("b", 40)]), 2);
+    }
+
+    #[test]
+    fn who_was_taken_over_writes_no_more() {
+        let folder = tempfile::tempdir().unwrap();
+        let (mut ledger, _) = Ledger::open(folder.path(), Fence { generation: 1, holds: Box::new(|| false) }).unwrap();
+        assert!(ledger.write(&question("a", 5), &answer("a")).unwrap_err().is::<TakenOver>());
+        assert_eq!(fs::metadata(folder.path().join(FILE)).unwrap().len(), 0);
     }
 }

@@ -1,6 +1,7 @@
 //! Where an endpoint is and how it may be asked; no part of any identity.
 
 use std::fmt;
+use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use anyhow::Result;
@@ -10,7 +11,7 @@ use crate::user_error;
 /// Requests at a time, where nothing else is asked for.
 pub const CONCURRENCY: usize = 4;
 /// Tries of a request after the first.
-pub const RETRIES: u32 = 5;
+pub const RETRIES: u32 = 8;
 /// Longest wait for an answer.
 pub const TIMEOUT: Duration = Duration::from_secs(120);
 
@@ -62,13 +63,14 @@ impl Service {
         let after = ["http://", "https://"].iter().find_map(|scheme| url.strip_prefix(scheme));
         let host = after.unwrap_or_default().split('/').next().unwrap_or_default();
         if host.is_empty() {
-            return Err(format!("{url:?} is no address of an API, e.g. \"http://localhost:8000/v1\""));
+            // It may be a key or hold one: it is not repeated.
+            return Err("this is no address of an API, e.g. \"http://localhost:8000/v1\"".into());
         }
         if host.contains('@') {
             return Err("an address is stored and shown, so no password may stand in it; name a variable with key_env".into());
         }
         if url.contains(['?', '#']) {
-            return Err(format!("{url:?} has a query, which requests to its paths would lose"));
+            return Err("an address is stored and shown, and its query would be lost; leave it out, and name a key's variable with key_env".into());
         }
         Ok(Self {
             url: url.to_string(),
@@ -84,6 +86,9 @@ impl Service {
     /// The key, from the environment and from nowhere else.
     pub fn key(&self) -> Result<Option<Key>> {
         let Some(name) = &self.key_env else { return Ok(None) };
+        if !is_name(name) {
+            return Err(user_error!("key_env is the name of an environment variable, e.g. OPENAI_API_KEY, not the key itself"));
+        }
         let key = std::env::var(name).ok().map(|key| key.trim().to_string()).filter(|key| !key.is_empty());
         let key = key.ok_or_else(|| user_error!("the environment has no {name}, in which key_env says the key is; export it"))?;
         if !key.bytes().all(|byte| byte.is_ascii_graphic()) {
@@ -97,12 +102,19 @@ impl Service {
     }
 
     /// Whether requests stay on this machine.
-    fn is_local(&self) -> bool {
+    pub fn is_local(&self) -> bool {
         let host = self.url.split("://").nth(1).unwrap_or_default().split('/').next().unwrap_or_default();
         let name =
             if host.starts_with('[') { host.split(']').next().unwrap_or(host) } else { host.split(':').next().unwrap_or(host) };
-        name == "localhost" || name == "[::1" || name.starts_with("127.")
+        name == "localhost" || name == "[::1" || name.parse().is_ok_and(|address: Ipv4Addr| address.is_loopback())
     }
+}
+
+/// Whether `text` can be the name of a variable.
+fn is_name(text: &str) -> bool {
+    !text.starts_with(|c: char| c.is_ascii_digit())
+        && !text.is_empty()
+        && text.chars().all(|c| c.is_ascii_alphanumeric() || c == '_')
 }
 
 /// A secret: it is in no message, log or file.
@@ -140,18 +152,26 @@ mod tests {
         for wrong in ["", "localhost:8000", "http://", "https://me:secret@host/v1", "https://host/v1?key=1"] {
             assert!(url(wrong).is_err(), "{wrong}");
         }
-        assert!(!url("https://me:secret@host/v1").unwrap_err().contains("secret"));
+        for hidden in ["https://me:secret@host/v1", "https://host/v1?key=secret", "me:secret@host"] {
+            assert!(!url(hidden).unwrap_err().contains("secret"), "{hidden}");
+        }
     }
 
     #[test]
     fn a_key_comes_from_the_environment_and_is_never_shown_nor_sent_in_the_open() {
-        // SAFETY of the test: the variable is this test's alone.
         let name = "HYDROMETER_TEST_KEY_OF_SERVICE";
         let with = |url: &str| Service { key_env: Some(name.into()), ..Service::at(url).unwrap() };
         assert!(with("http://localhost/v1").key().unwrap_err().to_string().contains(name));
         let key = Key("sk-123".into());
         assert_eq!(format!("{key:?} {}", key.hidden_in("bad key sk-123.")), "Key([key]) bad key [key].");
-        for (url, local) in [("http://127.0.0.1:80/v1", true), ("http://[::1]:80/v1", true), ("http://10.0.0.1/v1", false)] {
+        let pasted = Service { key_env: Some("sk-123".into()), ..with("http://localhost/v1") };
+        assert!(!pasted.key().unwrap_err().to_string().contains("sk-123"));
+        for (url, local) in [
+            ("http://127.0.0.1:80/v1", true),
+            ("http://[::1]:80/v1", true),
+            ("http://10.0.0.1/v1", false),
+            ("http://127.evil.example/v1", false),
+        ] {
             assert_eq!(Service::at(url).unwrap().is_local(), local, "{url}");
         }
     }
