@@ -11,6 +11,7 @@ pub mod import;
 mod json;
 pub mod lines;
 pub mod names;
+pub mod packing;
 pub mod sequences;
 pub mod tokenizer;
 pub mod tokens;
