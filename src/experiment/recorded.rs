@@ -57,6 +57,8 @@ pub fn find_or_add(
     let setting = |key: &str| -> Option<&Setting> { own.iter().find(|(known, _)| known == key).map(|(_, found)| found) };
     let recorded = setting("recorded").expect("a recorded teacher");
     let Reading { data, files, .. } = read.clone();
+    // Answers are to sequences, however a student's batches lay them out.
+    let data = data.unpacked();
     let (recipe, path) = presets.recording(recorded, setting("format"), &data)?;
     if objective.tail() == Some(Tail::Sampled) {
         let place = &settings.place("tail", at).0;
