@@ -9,10 +9,12 @@ use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
 use tch::{Device, Tensor};
 
+use super::packing::Layout;
 use super::sequences::Sequence;
 use super::tokens::TokenizedSplit;
 
-/// A row of a batch: a sequence and which of its targets count.
+/// A row of a batch as it is planned: a sequence and which of its targets count. Several may come to lie in one row of tensors:
+/// see [`super::packing`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Row {
     pub sequence: Sequence,
@@ -33,6 +35,11 @@ impl Row {
 
     pub fn targets(&self) -> usize {
         self.to - self.from
+    }
+
+    /// Tokens that are read for them, from the beginning of the sequence.
+    pub fn inputs(&self) -> usize {
+        self.to
     }
 }
 
@@ -81,6 +88,8 @@ pub fn seen(all: &[Sequence], runs: &[(u64, u64, u64)]) -> Vec<Sequence> {
 pub struct Batch {
     /// `[B, T]` i64; rows shorter than T end in zeros, which no target depends on.
     pub inputs_bt: Tensor,
+    /// `[B, T]` i64, where sequences share rows: in which column the sequence of each token starts. What pads a row starts at itself.
+    pub starts_bt: Option<Tensor>,
     /// `[N]` i64: where in the flattened `[B·T]` the N targets are.
     pub positions_n: Tensor,
     /// `[N]` i64.
@@ -88,20 +97,40 @@ pub struct Batch {
 }
 
 impl Batch {
+    /// One sequence a row.
     pub fn new(rows: &[Row], split: &TokenizedSplit, device: Device) -> Self {
-        let width = split.width(rows.iter().map(|row| row.to).max().unwrap_or(1));
-        let mut inputs = vec![0i64; rows.len() * width];
+        Self::laid_out(&Layout::one_a_row(rows), rows, split, device)
+    }
+
+    /// Sequences share rows of at most `context` inputs. The N targets are those of [`Batch::new`], in the same order.
+    pub fn packed(rows: &[Row], split: &TokenizedSplit, context: usize, device: Device) -> Self {
+        let layout = Layout::packed(rows, context);
+        let batch = Self::laid_out(&layout, rows, split, device);
+        let (height, width) = batch.inputs_bt.size2().expect("inputs are [B, T]");
+        let mut starts: Vec<i64> = (0..height).flat_map(|_| 0..width).collect();
+        for (row, &(at, start)) in rows.iter().zip(&layout.places) {
+            let first = at * width as usize + start;
+            starts[first..first + row.inputs()].fill(start as i64);
+        }
+        let starts_bt = Tensor::from_slice(&starts).view([height, width]).to_device(device);
+        Self { starts_bt: Some(starts_bt), ..batch }
+    }
+
+    fn laid_out(layout: &Layout, rows: &[Row], split: &TokenizedSplit, device: Device) -> Self {
+        let width = split.width(layout.longest);
+        let mut inputs = vec![0i64; layout.rows * width];
         let (mut positions, mut labels) = (Vec::new(), Vec::new());
-        for (index, row) in rows.iter().enumerate() {
-            let at = index * width;
-            for (slot, &id) in inputs[at..at + row.to].iter_mut().zip(row.sequence.inputs(split).iter()) {
+        for (row, &(at, start)) in rows.iter().zip(&layout.places) {
+            let at = at * width + start;
+            for (slot, &id) in inputs[at..at + row.inputs()].iter_mut().zip(row.sequence.inputs(split).iter()) {
                 *slot = i64::from(id);
             }
             positions.extend((at + row.from..at + row.to).map(|position| position as i64));
             labels.extend(row.sequence.labels(split)[row.from..row.to].iter().map(|&id| i64::from(id)));
         }
         Self {
-            inputs_bt: Tensor::from_slice(&inputs).view([rows.len() as i64, width as i64]).to_device(device),
+            inputs_bt: Tensor::from_slice(&inputs).view([layout.rows as i64, width as i64]).to_device(device),
+            starts_bt: None,
             positions_n: Tensor::from_slice(&positions).to_device(device),
             labels_n: Tensor::from_slice(&labels).to_device(device),
         }

@@ -12,6 +12,7 @@ pub mod import;
 pub(crate) mod json;
 pub mod lines;
 pub mod names;
+pub mod packing;
 pub mod sequences;
 pub mod tokenizer;
 pub mod tokens;

@@ -1,8 +1,8 @@
 //! `[fair]`: what the arms of a comparison must have in common.
 //!
 //! A run is compared with the run of the reference arm that has the same seed and the same value on every axis that the reference
-//! has. The two must read the same data, cut at the same context, with the same student in the same precision, evaluated on the
-//! same split; and they must get the same budget:
+//! has. The two must read the same data, cut at the same context and packed alike, with the same student in the same precision,
+//! evaluated on the same split; and they must get the same budget:
 //!
 //! - `tokens`: the same target tokens, in batches of one size, evaluated equally often;
 //! - `updates`: the same number of updates;
@@ -168,6 +168,7 @@ fn differences(a: &Student, b: &Student, by: Match) -> Vec<(&'static str, String
     let mut all = vec![
         ("data", content(&a.data), content(&b.data)),
         ("context", a.data.context.to_string(), b.data.context.to_string()),
+        ("packing", a.data.packing.name().to_string(), b.data.packing.name().to_string()),
         ("student", shape(&a.model), shape(&b.model)),
         ("starting weights", start(a), start(b)),
         ("precision", a.precision.name().to_string(), b.precision.name().to_string()),

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Result;
 
 use super::DataFiles;
-use super::recipe::{DataRecipe, Eos, ExampleRecipe, Input, RecordedRecipe, StartRecipe, TokenizerRecipe, Truncation};
+use super::recipe::{DataRecipe, Eos, ExampleRecipe, Input, Packing, RecordedRecipe, StartRecipe, TokenizerRecipe, Truncation};
 use super::source::{Setting, Source, unknown, unknown_key};
 use crate::data::corpus::detect;
 use crate::data::damage::OnBadLine;
@@ -298,7 +298,7 @@ fn data(setting: &Setting, context: usize, tokenizer: Option<&Path>, folder: &Pa
         },
     };
     let files = DataFiles { splits, tokenizer: file, format, keys, on_bad_line };
-    Ok((name, DataRecipe { content, tokenizer, context, examples }, files))
+    Ok((name, DataRecipe { content, tokenizer, context, examples, packing: Packing::None }, files))
 }
 
 /// The format that is named, or that the files tell; refuses a name that the files' names contradict.

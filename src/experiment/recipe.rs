@@ -25,6 +25,16 @@ pub struct DataRecipe {
     /// How lines become examples, where they are no plain documents.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub examples: Option<ExampleRecipe>,
+    /// How the sequences of a batch lie in its rows, in training.
+    #[serde(default, skip_serializing_if = "Packing::is_none")]
+    pub packing: Packing,
+}
+
+impl DataRecipe {
+    /// The same, a sequence a row: what tokens and sequences are known by, and all that follows from them without training.
+    pub fn unpacked(&self) -> Self {
+        Self { packing: Packing::None, ..self.clone() }
+    }
 }
 
 /// How a line becomes an example: a source to read, a target to predict.
@@ -54,8 +64,30 @@ macro_rules! choice {
             pub fn named(name: &str) -> Option<Self> {
                 match name { $($name => Some(Self::$variant),)* _ => None }
             }
+
+            pub fn name(self) -> &'static str {
+                match self { $(Self::$variant => $name),* }
+            }
         }
     };
+}
+
+choice! {
+    /// What shares a row of a batch.
+    #[derive(Default)]
+    Packing {
+        /// Nothing: a sequence a row, the shorter ones padded.
+        #[default]
+        None = "none",
+        /// Sequences, of one document or several, as many as the context has room for; each is read by itself.
+        Documents = "documents",
+    }
+}
+
+impl Packing {
+    fn is_none(&self) -> bool {
+        *self == Self::None
+    }
 }
 
 choice! {

@@ -100,6 +100,8 @@ pub fn find_or_add(
     at: &Place,
 ) -> Result<usize> {
     let Reading { data, files, .. } = read.clone();
+    // Answers are to sequences, however a student's batches lay them out.
+    let data = data.unpacked();
     let asked = endpoint::is_endpoint(own);
     let origin =
         if asked { asked_at(settings, name, own, &experiment.revision, objective, at)? } else { file(presets, name, own, read)? };

@@ -7,7 +7,7 @@ use anyhow::Result;
 
 use super::DataFiles;
 use super::preset::{Model, Presets};
-use super::recipe::{DataRecipe, EvalRecipe, OptimizerRecipe, Precision, TokenizerRecipe, TrainRecipe};
+use super::recipe::{DataRecipe, EvalRecipe, OptimizerRecipe, Packing, Precision, TokenizerRecipe, TrainRecipe};
 use super::source::{Place, Setting, unknown, unknown_key};
 use crate::data::tokenizer;
 use crate::model::hf;
@@ -16,12 +16,13 @@ use crate::record::store::sha256_file;
 use crate::user_error;
 
 /// Keys of a run; every one may stand in `[base]`, in a method, on an axis of the sweep and in `[smoke]`.
-pub const RUN_KEYS: [&str; 27] = [
+pub const RUN_KEYS: [&str; 28] = [
     "data",
     "student",
     "tokens",
     "batch",
     "context",
+    "packing",
     "lr",
     "beta1",
     "beta2",
@@ -199,6 +200,13 @@ impl Settings {
         self.get("context", 256, |setting| Ok(setting.whole("context", 8..=1 << 20)? as usize))
     }
 
+    fn packing(&self) -> Result<Packing> {
+        self.get("packing", Packing::None, |setting| {
+            let name = setting.text("packing")?;
+            Packing::named(name).ok_or_else(|| user_error!("{}: {}", setting.at.0, unknown("packing", name, Packing::NAMES)))
+        })
+    }
+
     fn batch(&self) -> Result<u64> {
         self.get("batch", 4000, |setting| setting.tokens("batch"))
     }
@@ -251,6 +259,7 @@ impl Settings {
         self.teacher()?;
         self.top_k()?;
         self.context()?;
+        self.packing()?;
         self.batch()?;
         self.optimizer()?;
         self.precision()?;
@@ -297,7 +306,7 @@ impl Settings {
         let folder = presets.checkpoint(self.required(model_key, of)?, model_key)?;
         let tokenizer = folder.map(|folder| folder.join("tokenizer.json")).filter(|path| path.exists());
         let (name, data, files) = presets.data(self.required("data", of)?, self.context()?, tokenizer.as_deref())?;
-        Ok(Reading { name, data, files })
+        Ok(Reading { name, data: DataRecipe { packing: self.packing()?, ..data }, files })
     }
 
     /// The recipe, less teacher, of a run on what is read whose model stands under `model_key`; of no tokens where nothing is

@@ -20,6 +20,9 @@ pub enum Taught {
     Recorded(usize),
 }
 
+/// What a teacher reads with its student.
+const READ_ALIKE: [&str; 3] = ["data", "context", "packing"];
+
 /// Finds or adds the teacher of a student with `settings` and the recipe `student`, on what it reads.
 pub fn find_or_add(
     experiment: &mut Experiment,
@@ -48,14 +51,12 @@ pub fn find_or_add(
         return Ok(Taught::Recorded(index));
     }
     // From [base], not from the student: what students sweep must not train their teacher anew. Only what the teacher reads
-    // with the student, data and context, follows the student.
+    // with the student follows the student.
     let mut merged = Settings::default();
     merged.overlay(file.base.iter().cloned());
-    merged.overlay(
-        ["data", "context"].iter().filter_map(|key| settings.0.get_key_value(*key)).map(|(k, v)| (k.clone(), v.clone())),
-    );
+    merged.overlay(READ_ALIKE.iter().filter_map(|key| settings.0.get_key_value(*key)).map(|(k, v)| (k.clone(), v.clone())));
     if options.smoke {
-        let student_only = |key: &String| ["data", "context"].contains(&key.as_str());
+        let student_only = |key: &String| READ_ALIKE.contains(&key.as_str());
         merged.overlay(file.smoke.iter().filter(|(key, _)| !student_only(key)).map(|(k, v)| (k.clone(), v.clone())));
     }
     merged.overlay(own.iter().cloned());
@@ -82,7 +83,7 @@ pub fn find_or_add(
             return Err(user_error!("{}: [teacher.{name}] is to answer as it is, but is no checkpoint", place.0));
         }
         // How others are trained is no part of a checkpoint.
-        (recipe.batch, recipe.optimizer) = (1, Settings::default().optimizer()?);
+        (recipe.data, recipe.batch, recipe.optimizer) = (recipe.data.unpacked(), 1, Settings::default().optimizer()?);
     }
     let recipe = match own.iter().any(|(key, _)| key == "eval") {
         true => recipe,

@@ -4,9 +4,11 @@ use anyhow::Result;
 use tch::{Device, Kind, Tensor};
 
 use super::layers::{Linear, Named, Norm};
+use super::layout::Layout;
 use super::region::Region;
 
-/// Cosines and sines of rotary position embedding (Su et al. 2021) in the half-split layout of Llama, each `[T, head/2]`.
+/// Cosines and sines of rotary position embedding (Su et al. 2021) in the half-split layout of Llama: of all positions,
+/// `[T, 1, head/2]`, or of those that the tokens of a pass have, `[T, 1, head/2]` or `[B, T, 1, head/2]`.
 pub struct Rotary {
     cos: Tensor,
     sin: Tensor,
@@ -16,17 +18,28 @@ impl Rotary {
     pub fn new(context: usize, head_dim: usize, theta: f64, kind: Kind, device: Device) -> Self {
         let exponents = Tensor::arange_start_step(0, head_dim as i64, 2, (Kind::Double, device)) / head_dim as f64;
         let frequencies = (exponents * -theta.ln()).exp();
-        let angles = Tensor::arange(context as i64, (Kind::Double, device)).unsqueeze(1) * frequencies.unsqueeze(0);
+        let angles = Tensor::arange(context as i64, (Kind::Double, device)).view([-1, 1, 1]) * frequencies;
         Self { cos: angles.cos().to_kind(kind), sin: angles.sin().to_kind(kind) }
     }
 
-    /// Rotates `heads [B, T, heads, head]` by their positions.
+    /// Of the first `length` positions, one a column.
+    pub fn first(&self, length: i64) -> Self {
+        let first = |all: &Tensor| all.narrow(0, 0, length);
+        Self { cos: first(&self.cos), sin: first(&self.sin) }
+    }
+
+    /// Of the positions of tokens `[B, T]`.
+    pub fn at(&self, positions_bt: &Tensor) -> Self {
+        let shape = [positions_bt.size(), self.cos.size()[1..].to_vec()].concat();
+        let at = |all: &Tensor| all.index_select(0, &positions_bt.flatten(0, -1)).view(&shape[..]);
+        Self { cos: at(&self.cos), sin: at(&self.sin) }
+    }
+
+    /// Rotates `heads [B, T, heads, head]`, whose positions these are.
     fn rotate(&self, heads: &Tensor) -> Tensor {
-        let length = heads.size()[1];
-        let cos = self.cos.narrow(0, 0, length).unsqueeze(1);
-        let sin = self.sin.narrow(0, 0, length).unsqueeze(1);
+        let Self { cos, sin } = self;
         let halves = heads.chunk(2, -1);
-        Tensor::cat(&[&halves[0] * &cos - &halves[1] * &sin, &halves[1] * &cos + &halves[0] * &sin], -1)
+        Tensor::cat(&[&halves[0] * cos - &halves[1] * sin, &halves[1] * cos + &halves[0] * sin], -1)
     }
 }
 
@@ -58,20 +71,50 @@ impl Attention {
     }
 
     /// What x attends to; both as they are held between tensor-parallel parts.
-    pub fn forward(&self, x: &Tensor, rotary: Option<&Rotary>, region: &Region) -> Result<Tensor> {
+    pub fn forward(&self, x: &Tensor, region: &Region) -> Result<Tensor> {
+        let Layout { rotary, mask_b1tt, .. } = region.layout();
         let x = region.enter(x)?;
         let (batch, length) = (x.size()[0], x.size()[1]);
         let heads = |x: Tensor| x.view([batch, length, -1, self.head_dim]);
         let placed = |x: Tensor, norm: &Option<Norm>| {
             let x = norm.as_ref().map_or_else(|| x.shallow_clone(), |norm| norm.forward(&x));
-            rotary.map_or_else(|| x.shallow_clone(), |rotary| rotary.rotate(&x)).transpose(1, 2)
+            rotary.as_ref().map_or_else(|| x.shallow_clone(), |rotary| rotary.rotate(&x)).transpose(1, 2)
         };
         let query = placed(heads(self.query.forward(&x)), &self.query_norm);
         let key = placed(heads(self.key.forward(&x)), &self.key_norm);
         let value = heads(self.value.forward(&x)).transpose(1, 2);
-        let grouped = query.size()[1] != key.size()[1];
-        let mixed = Tensor::scaled_dot_product_attention(&query, &key, &value, None::<Tensor>, 0.0, true, None::<f64>, grouped);
+        let queries_per_key = query.size()[1] / key.size()[1];
+        let mixed = match mask_b1tt {
+            None => {
+                let grouped = queries_per_key > 1;
+                Tensor::scaled_dot_product_attention(&query, &key, &value, None::<Tensor>, 0.0, true, None::<f64>, grouped)
+            }
+            Some(mask_b1tt) => {
+                // Under a mask, fused kernels take no grouped queries: each gets a copy of its key and value.
+                let each = |x: &Tensor| x.unsqueeze(2).expand([-1, -1, queries_per_key, -1, -1], false).flatten(1, 2);
+                let (key, value) = (each(&key), each(&value));
+                Tensor::scaled_dot_product_attention(&query, &key, &value, Some(mask_b1tt), 0.0, false, None::<f64>, false)
+            }
+        };
         let mixed = mixed.transpose(1, 2).reshape([batch, length, -1]);
         Ok(self.output.finish(region.leave(&self.output.partial(&mixed))?))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::Tokens;
+
+    /// The plain kernel, 0, would write out the scores of all heads in every block.
+    #[test]
+    fn under_the_mask_of_packed_rows_a_fused_kernel_attends() {
+        for kind in [Kind::Float, Kind::BFloat16] {
+            let starts_bt = Tensor::zeros([2, 19], (Kind::Int64, Device::Cpu));
+            let layout = Layout::new(Tokens { ids_bt: &starts_bt, starts_bt: Some(&starts_bt) }, None, kind);
+            let heads = Tensor::ones([2, 4, 19, 6], (kind, Device::Cpu)).set_requires_grad(true);
+            let mask = layout.mask_b1tt.as_ref();
+            assert!(Tensor::internal_fused_sdp_choice(&heads, &heads, &heads, mask, 0.0, false, None::<f64>, false) > 0);
+        }
     }
 }

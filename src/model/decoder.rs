@@ -11,6 +11,7 @@ use tch::{Kind, Tensor};
 use super::attention::{Attention, Rotary};
 use super::config::ModelConfig;
 use super::layers::{Linear, Named, Norm};
+use super::layout::{Layout, Tokens};
 use super::parallel::part;
 use super::region::Region;
 use super::variant::{FeedForward, Positions};
@@ -104,15 +105,18 @@ impl Decoder {
         self.head_index
     }
 
-    /// What the output head reads, `[B, T, e]`, of token ids `[B, T]` (i64). e is d but where OPT projects.
-    pub fn forward(&self, tokens_bt: &Tensor, tp: &Axis) -> Result<Tensor> {
-        let region = self.region(tokens_bt, tp);
-        (0..self.segments()).try_fold(tokens_bt.shallow_clone(), |input, segment| self.segment(segment, &input, &region))
+    /// What the output head reads, `[B, T, e]`, of tokens `[B, T]`: ids alone, or with where their sequences start. e is d but
+    /// where OPT projects.
+    pub fn forward<'t>(&self, tokens: impl Into<Tokens<'t>>, tp: &Axis) -> Result<Tensor> {
+        let tokens = tokens.into();
+        let region = self.region(tokens, tp);
+        (0..self.segments()).try_fold(tokens.ids_bt.shallow_clone(), |input, segment| self.segment(segment, &input, &region))
     }
 
-    /// Where a pass over `tokens_bt` runs.
-    pub(super) fn region<'a>(&self, tokens_bt: &Tensor, tp: &'a Axis) -> Region<'a> {
-        Region::new(tokens_bt, tp, self.sequence_parallel)
+    /// Where a pass over `tokens` runs.
+    pub(super) fn region<'a>(&self, tokens: Tokens, tp: &'a Axis) -> Region<'a> {
+        let layout = Layout::new(tokens, self.rotary.as_ref(), self.embedding_ve.kind());
+        Region::new(tokens, layout, tp, self.sequence_parallel)
     }
 
     /// Parts of the forward pass that follow one another: embedding, each block, what comes after the last.
@@ -124,7 +128,7 @@ impl Decoder {
     pub(super) fn segment(&self, index: usize, input: &Tensor, region: &Region) -> Result<Tensor> {
         match index.checked_sub(1).map(|layer| self.blocks.get(layer)) {
             None => self.begin(input, region),
-            Some(Some(block)) => block.forward(input, self.rotary.as_ref(), region),
+            Some(Some(block)) => block.forward(input, region),
             Some(None) => self.finish(input, region),
         }
     }
@@ -136,7 +140,11 @@ impl Decoder {
             hidden = hidden.linear(weight, None::<Tensor>);
         }
         if let Some(positions_td) = &self.positions_td {
-            let positions_btd = positions_td.narrow(0, 0, region.length()).expand([tokens_bt.size()[0], -1, -1], false);
+            let (batch, length) = region.size();
+            let positions_btd = match &region.layout().positions_bt {
+                None => positions_td.narrow(0, 0, length).expand([batch, -1, -1], false),
+                Some(positions_bt) => Tensor::embedding(positions_td, positions_bt, -1, false, false),
+            };
             hidden = &hidden + region.own(&positions_btd);
         }
         Ok(hidden)
@@ -171,12 +179,12 @@ impl Decoder {
 }
 
 impl Block {
-    fn forward(&self, hidden: &Tensor, rotary: Option<&Rotary>, region: &Region) -> Result<Tensor> {
+    fn forward(&self, hidden: &Tensor, region: &Region) -> Result<Tensor> {
         if self.post_norm {
-            let hidden = self.attention_norm.forward(&(hidden + self.attention.forward(hidden, rotary, region)?));
+            let hidden = self.attention_norm.forward(&(hidden + self.attention.forward(hidden, region)?));
             return Ok(self.feed_forward_norm.forward(&(&hidden + self.feed_forward.forward(&hidden, region)?)));
         }
-        let hidden = hidden + self.attention.forward(&self.attention_norm.forward(hidden), rotary, region)?;
+        let hidden = hidden + self.attention.forward(&self.attention_norm.forward(hidden), region)?;
         Ok(&hidden + self.feed_forward.forward(&self.feed_forward_norm.forward(&hidden), region)?)
     }
 }

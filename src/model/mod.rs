@@ -5,6 +5,7 @@ pub mod config;
 pub mod decoder;
 pub mod hf;
 mod layers;
+pub mod layout;
 pub mod parallel;
 pub mod parameters;
 pub mod pass;
@@ -14,6 +15,7 @@ pub mod weights;
 
 pub use config::ModelConfig;
 pub use decoder::Decoder;
+pub use layout::Tokens;
 pub use pass::Pass;
 pub use variant::Variant;
 pub use weights::Weights;

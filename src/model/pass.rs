@@ -3,8 +3,8 @@
 use anyhow::Result;
 use tch::{Tensor, no_grad};
 
-use super::Decoder;
 use super::region::Region;
+use super::{Decoder, Tokens};
 use crate::dist::{Axis, c10d};
 
 /// What a decoder made of a batch, and what the way back needs.
@@ -24,14 +24,15 @@ struct Recomputed<'a> {
 }
 
 impl<'a> Pass<'a> {
-    /// Of token ids `[B, T]` (i64) through `decoder`; with `recompute` autograd keeps no graph of it.
-    pub fn forward(decoder: &'a Decoder, tokens_bt: &Tensor, tp: &'a Axis, recompute: bool) -> Result<Self> {
+    /// Of tokens `[B, T]` through `decoder`; with `recompute` autograd keeps no graph of it.
+    pub fn forward<'t>(decoder: &'a Decoder, tokens: impl Into<Tokens<'t>>, tp: &'a Axis, recompute: bool) -> Result<Self> {
+        let tokens = tokens.into();
         if !recompute {
-            return Ok(Self { hidden: decoder.forward(tokens_bt, tp)?, recomputed: None });
+            return Ok(Self { hidden: decoder.forward(tokens, tp)?, recomputed: None });
         }
-        let region = decoder.region(tokens_bt, tp);
+        let region = decoder.region(tokens, tp);
         let mut inputs = Vec::new();
-        let mut hidden = tokens_bt.shallow_clone();
+        let mut hidden = tokens.ids_bt.shallow_clone();
         for segment in 0..decoder.segments() {
             let output = no_grad(|| decoder.segment(segment, &hidden, &region))?;
             inputs.push(std::mem::replace(&mut hidden, output));

@@ -3,6 +3,7 @@
 use anyhow::Result;
 use tch::Tensor;
 
+use super::layout::{Layout, Tokens};
 use crate::dist::Axis;
 
 /// A forward pass over `[B, T]` tokens, on the ranks of `tp`.
@@ -14,18 +15,24 @@ pub struct Region<'a> {
     tp: &'a Axis,
     batch: i64,
     length: i64,
+    layout: Layout,
     sequence_parallel: bool,
 }
 
 impl<'a> Region<'a> {
-    pub fn new(tokens_bt: &Tensor, tp: &'a Axis, sequence_parallel: bool) -> Self {
-        let (batch, length) = tokens_bt.size2().expect("tokens are [B, T]");
-        Self { tp, batch, length, sequence_parallel: sequence_parallel && tp.size > 1 }
+    /// Of `tokens`, which lie as `layout` says.
+    pub fn new(tokens: Tokens, layout: Layout, tp: &'a Axis, sequence_parallel: bool) -> Self {
+        let (batch, length) = tokens.ids_bt.size2().expect("tokens are [B, T]");
+        Self { tp, batch, length, layout, sequence_parallel: sequence_parallel && tp.size > 1 }
     }
 
-    /// T
-    pub fn length(&self) -> i64 {
-        self.length
+    /// B and T
+    pub fn size(&self) -> (i64, i64) {
+        (self.batch, self.length)
+    }
+
+    pub fn layout(&self) -> &Layout {
+        &self.layout
     }
 
     pub fn tp(&self) -> &Axis {

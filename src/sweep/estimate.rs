@@ -9,7 +9,7 @@ use super::job::{Job, Status, Work, journal_path, status};
 use super::memory::peak_bytes;
 use crate::experiment::Experiment;
 use crate::experiment::budget::answers;
-use crate::experiment::recipe::{Precision, TrainRecipe};
+use crate::experiment::recipe::{Packing, Precision, TrainRecipe};
 use crate::model::ModelConfig;
 use crate::record::journal::{self, Event};
 
@@ -20,6 +20,7 @@ const STEP_BYTES: u64 = 300;
 struct Speed {
     model: ModelConfig,
     context: usize,
+    packing: Packing,
     precision: Precision,
     tokens_per_s: f64,
     flops_per_s: f64,
@@ -42,7 +43,9 @@ impl History {
     /// second of all. `None` where nothing has finished.
     fn seconds(&self, recipe: &TrainRecipe) -> Option<f64> {
         let same = |speed: &&Speed| {
-            speed.model == recipe.model && speed.context == recipe.data.context && speed.precision == recipe.precision
+            speed.model == recipe.model
+                && (speed.context, speed.packing) == (recipe.data.context, recipe.data.packing)
+                && speed.precision == recipe.precision
         };
         match mean(self.0.iter().filter(same).map(|speed| speed.tokens_per_s)) {
             Some(tokens_per_s) => Some(recipe.tokens as f64 / tokens_per_s),
@@ -63,6 +66,7 @@ fn speed(folder: &Path) -> Option<Speed> {
     (seconds > 0.0).then(|| Speed {
         model: recipe.model.clone(),
         context: recipe.data.context,
+        packing: recipe.data.packing,
         precision: recipe.precision,
         tokens_per_s: recipe.tokens as f64 / seconds,
         flops_per_s: recipe.train_flops() / seconds,

@@ -137,7 +137,8 @@ pub fn status_in(folder: &Path) -> Status {
 
 /// The folder of the tokenised data of `recipe`.
 pub fn data_folder(runs: &Path, recipe: &DataRecipe) -> PathBuf {
-    let mut data = recipe.clone();
+    // Rows are packed when they are read.
+    let mut data = recipe.unpacked();
     if data.examples.is_none() {
         // The context cuts sequences, not tokens; only examples are fitted into it.
         data.context = 0;
@@ -156,7 +157,12 @@ pub fn cache_place(runs: &Path, teacher: &Teacher) -> CachePlace {
 
 /// The teacher that `student` is held against: its own, or that of the others where they have only one for its data.
 pub fn judge(experiment: &Experiment, student: &Student) -> Option<usize> {
-    let same = |teacher: &Teacher| teacher.recipe.data == student.recipe.data;
+    let data = &student.recipe.data;
+    let same = |teacher: &Teacher| match teacher.recipe.is_untrained() {
+        // It was packed for no training.
+        true => teacher.recipe.data == data.unpacked(),
+        false => teacher.recipe.data == *data,
+    };
     let mut all = (0..experiment.teachers.len()).filter(|&index| same(&experiment.teachers[index]));
     student.teacher.or(match (all.next(), all.next()) {
         (Some(only), None) => Some(only),
@@ -189,7 +195,7 @@ pub fn answers_folder(runs: &Path, asked: &Asked) -> PathBuf {
 pub fn baselines(experiment: &Experiment) -> Vec<(String, &Student)> {
     let mut all: Vec<(String, &Student)> = Vec::new();
     for student in &experiment.students {
-        let hash = identity(&(&student.recipe.data, &student.recipe.eval.on, &student.recipe.revision));
+        let hash = identity(&(student.recipe.data.unpacked(), &student.recipe.eval.on, &student.recipe.revision));
         let run = format!("unigram-{hash}");
         if !all.iter().any(|(known, _)| *known == run) {
             all.push((run, student));

@@ -1,6 +1,6 @@
 //! What a training run keeps in memory at its peak, by formula.
 
-use crate::experiment::recipe::{Precision, TrainRecipe};
+use crate::experiment::recipe::{Packing, Precision, TrainRecipe};
 use crate::model::ModelConfig;
 use crate::model::variant::FeedForward;
 
@@ -25,7 +25,9 @@ pub fn peak_bytes(recipe: &TrainRecipe, tp: usize, dp: usize) -> u64 {
     let tokens = (recipe.batch.min(recipe.tokens) as f64 / dp).ceil();
     // The way back holds a few gradients of the widest activations beside what is kept.
     let passing = 6.0 * recipe.model.intermediate_size as f64 / tp;
-    let activations = tokens * width * (activations_per_token(&recipe.model, tp) + passing);
+    let packed =
+        if recipe.data.packing == Packing::Documents { packed_per_token(&recipe.model, recipe.data.context, tp) } else { 0.0 };
+    let activations = tokens * width * (activations_per_token(&recipe.model, tp) + packed + passing);
     let vocabulary = recipe.model.vocab_size as f64 / tp;
     let chunk = (LOGITS_BYTES / width).min(CHUNK_TOKENS.min(tokens) * vocabulary).max(64.0 * vocabulary);
     // The logits, their product's workspace, and the walks over them.
@@ -41,6 +43,13 @@ fn activations_per_token(model: &ModelConfig, tp: f64) -> f64 {
     let inner = if model.variant.feed_forward == FeedForward::SwiGlu { 4.0 } else { 2.0 };
     let block = 4.0 * d + 6.0 * queries + 7.0 * keys + inner * f;
     model.num_hidden_layers as f64 * block + 4.0 * d
+}
+
+/// Numbers that a token takes more where sequences share rows: its line of the mask, and in each block the copies of keys and
+/// values that grouped queries do without.
+fn packed_per_token(model: &ModelConfig, context: usize, tp: f64) -> f64 {
+    let copies = (model.num_attention_heads != model.num_key_value_heads) as usize * model.num_hidden_layers;
+    context as f64 + 2.0 * (copies * model.num_attention_heads * model.head_dim()) as f64 / tp
 }
 
 #[cfg(test)]

@@ -14,8 +14,8 @@ use crate::data::sequences::sequences;
 use crate::data::tokens::TokenizedSplit;
 use crate::dist::Mesh;
 use crate::eval::perplexity::{Evaluation, evaluate};
-use crate::experiment::recipe::{Precision, TrainRecipe};
-use crate::model::{Decoder, Pass, Weights};
+use crate::experiment::recipe::{Packing, Precision, TrainRecipe};
+use crate::model::{Decoder, Pass, Tokens, Weights};
 use crate::objective::head::{Head, Sums};
 use crate::objective::targets::Targets;
 use crate::record::journal::{self, Evaluated, Event, Journal, Step};
@@ -241,12 +241,14 @@ fn accumulate(
     mesh: &Mesh,
 ) -> Result<Sums> {
     let count: usize = rows.iter().map(Row::targets).sum();
-    let share = rows.len().div_ceil(mesh.dp.size);
-    let mine = rows.chunks(share).nth(mesh.dp.rank).unwrap_or(&[]);
+    let mine = recipe.data.packing.share(rows, mesh.dp.rank, mesh.dp.size);
     let _ = weights.gradient.shallow_clone().zero_();
     let mut sums = Sums::default();
     if !mine.is_empty() {
-        let batch = Batch::new(mine, place.train, mesh.device);
+        let batch = match recipe.data.packing {
+            Packing::None => Batch::new(mine, place.train, mesh.device),
+            Packing::Documents => Batch::packed(mine, place.train, recipe.data.context, mesh.device),
+        };
         let teacher = match (&recipe.teacher, &place.cache) {
             (Some(teacher), Some(cache)) => {
                 Some(cache.answers(mine, place.train, recipe.loss.objective, teacher.top_k, mesh.device)?)
@@ -255,7 +257,8 @@ fn accumulate(
             (None, _) => None,
         };
         let targets = Targets { labels_n: batch.labels_n, teacher };
-        let pass = Pass::forward(decoder, &batch.inputs_bt, &mesh.tp, place.recompute)?;
+        let tokens = Tokens { ids_bt: &batch.inputs_bt, starts_bt: batch.starts_bt.as_ref() };
+        let pass = Pass::forward(decoder, tokens, &mesh.tp, place.recompute)?;
         let hidden_nd = pass.hidden.flatten(0, 1).index_select(0, &batch.positions_n);
         let head = Head {
             weight_vd: decoder.head_weight(),

@@ -23,6 +23,8 @@ mod known_silent_bugs_are_told_apart;
 mod lab;
 mod loss_evaluates_tensors_from_anywhere;
 mod objectives_equal_the_f64_reference;
+mod packed_sequences_do_not_see_each_other;
+mod packed_sequences_learn_as_padded_ones;
 mod recomputed_activations_change_no_bit;
 mod sampled_tails_are_unbiased_on_any_mesh;
 mod seed_lines_give_what_the_seed_derives;

@@ -48,6 +48,9 @@ fn every_choice_is_in_the_manual() {
     for tail in crate::objective::Tail::ALL {
         assert!(line("tail").contains(&format!("`\"{}\"`", tail.name())), "{}", tail.name());
     }
+    for name in super::super::recipe::Packing::NAMES {
+        assert!(line("packing").contains(&format!("`\"{name}\"`")), "{name}");
+    }
     for name in crate::objective::Objective::NAMES {
         assert!(line("objective").contains(&format!("`\"{name}\"`")), "{name}");
     }

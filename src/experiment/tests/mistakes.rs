@@ -22,6 +22,8 @@ fn every_mistake_is_answered_with_its_place_and_what_to_do() {
         (base("\"1M\"", "\"lots\""), "x.toml:5:1: tokens must be a number of tokens such as \"100k\" or \"1.5M\", not \"lots\""),
         (base("\"1M\"", "0"), "x.toml:5:1: tokens must be a number of tokens such as \"100k\" or \"1.5M\", not 0"),
         (base("batch", "lr = nan\nbatch"), "x.toml:6:1: lr must be a number above 0, not nan"),
+        (base("batch", "packing = \"document\"\nbatch"), "x.toml:6:1: unknown packing \"document\"; did you mean \"documents\"?"),
+        (base("batch", "packing = true\nbatch"), "x.toml:6:1: packing must be a string, not a boolean"),
         (base("batch", "context = 7\nbatch"), "x.toml:6:1: context must be a whole number from 8 to 1048576, not 7"),
         (
             base("batch", "eval = { on = \"train\" }\nbatch"),
@@ -227,6 +229,10 @@ fn unfair_sweeps_are_refused_by_the_rule_they_name() {
         (with("tokens", "batch = 2000\n"), format!("not fair by tokens: soft has batch 2000 where hard has 4000{end}")),
         (with("updates", "batch = 2000\n"), format!("not fair by updates: soft has updates 500 where hard has 250{end}")),
         (with("updates", "context = 64\n"), format!("not fair by updates: soft has context 64 where hard has 256{end}")),
+        (
+            with("updates", "packing = \"documents\"\n"),
+            format!("not fair by updates: soft has packing documents where hard has none{end}"),
+        ),
         (
             with("tokens", "eval = { on = \"test\" }\n"),
             format!("not fair by tokens: soft has eval.on test where hard has valid{end}"),

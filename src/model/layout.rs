@@ -1,0 +1,88 @@
+//! Token ids as a decoder reads them, and how they lie in their rows: what position each has, and what it may attend to.
+
+use tch::{Kind, Tensor};
+
+use super::attention::Rotary;
+
+/// Token ids in rows: a sequence a row, or several one after the other.
+#[derive(Clone, Copy, Debug)]
+pub struct Tokens<'a> {
+    /// `[B, T]` i64.
+    pub ids_bt: &'a Tensor,
+    /// `[B, T]` i64, where sequences share rows: in which column the sequence of each token starts.
+    pub starts_bt: Option<&'a Tensor>,
+}
+
+/// A sequence a row.
+impl<'a> From<&'a Tensor> for Tokens<'a> {
+    fn from(ids_bt: &'a Tensor) -> Self {
+        Self { ids_bt, starts_bt: None }
+    }
+}
+
+/// What the blocks of a pass have in common. Without sequences that share rows, position is column, and attention is causal.
+pub struct Layout {
+    /// `[B, T]` i64, where sequences share rows: how far each token is from the start of its own.
+    pub positions_bt: Option<Tensor>,
+    /// At the position of each token, where positions are rotary.
+    pub rotary: Option<Rotary>,
+    /// `[B, 1, T, T]`, where sequences share rows: 0 from a token to those of its sequence that it may attend to, itself among
+    /// them, and −∞ to all others.
+    pub mask_b1tt: Option<Tensor>,
+}
+
+impl Layout {
+    /// Of `tokens`, for attention in `kind` with `rotary` positions, where they are.
+    pub fn new(tokens: Tokens, rotary: Option<&Rotary>, kind: Kind) -> Self {
+        let length = tokens.ids_bt.size()[1];
+        let Some(starts_bt) = tokens.starts_bt else {
+            return Self { positions_bt: None, rotary: rotary.map(|rotary| rotary.first(length)), mask_b1tt: None };
+        };
+        let positions_bt = Tensor::arange(length, (Kind::Int64, starts_bt.device())) - starts_bt;
+        let rotary = rotary.map(|rotary| rotary.at(&positions_bt));
+        Self { positions_bt: Some(positions_bt), rotary, mask_b1tt: Some(mask(starts_bt, kind)) }
+    }
+}
+
+/// Sequences lie in one piece: the tokens of its own that come before one, and itself, are those from its start on.
+fn mask(starts_bt: &Tensor, kind: Kind) -> Tensor {
+    let (batch, length) = starts_bt.size2().expect("starts are [B, T]");
+    // CUDA's kernel copies a mask, in every block, whose rows do not begin at multiples of 8 numbers.
+    let columns = Tensor::arange((length + 7) / 8 * 8, (Kind::Int64, starts_bt.device()));
+    let own = columns.narrow(0, 0, length).unsqueeze(1);
+    let outside = columns.lt_tensor(&starts_bt.unsqueeze(-1)).logical_or_(&columns.gt_tensor(&own));
+    let mut mask_btt = Tensor::zeros([batch, length, columns.size()[0]], (kind, starts_bt.device()));
+    mask_btt.masked_fill_(&outside, f64::NEG_INFINITY).narrow(2, 0, length).unsqueeze(1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_token_attends_to_its_own_sequence_up_to_itself() {
+        // Sequences of 2 and 3 tokens, and one that pads the row; a row with one sequence.
+        let starts_bt = Tensor::from_slice(&[0i64, 0, 2, 2, 2, 5, 0, 0, 0, 0, 0, 0]).view([2, 6]);
+        let ids_bt = starts_bt.zeros_like();
+        let Layout { positions_bt, mask_b1tt, .. } =
+            Layout::new(Tokens { ids_bt: &ids_bt, starts_bt: Some(&starts_bt) }, None, Kind::Float);
+        let positions = Vec::<Vec<i64>>::try_from(positions_bt.unwrap()).unwrap();
+        assert_eq!(positions, [[0, 1, 0, 1, 2, 0], [0, 1, 2, 3, 4, 5]]);
+        let mask_b1tt = mask_b1tt.unwrap();
+        assert_eq!(mask_b1tt.size(), [2, 1, 6, 6]);
+        let open: Vec<Vec<i64>> = Vec::try_from(mask_b1tt.get(0).get(0).eq(0.0).to_kind(Kind::Int64)).unwrap();
+        assert_eq!(
+            open,
+            [
+                [1, 0, 0, 0, 0, 0],
+                [1, 1, 0, 0, 0, 0],
+                [0, 0, 1, 0, 0, 0],
+                [0, 0, 1, 1, 0, 0],
+                [0, 0, 1, 1, 1, 0],
+                [0, 0, 0, 0, 0, 1]
+            ]
+        );
+        let causal = Tensor::ones([6, 6], (Kind::Float, ids_bt.device())).tril(0);
+        assert_eq!(mask_b1tt.get(1).get(0).eq(0.0).to_kind(Kind::Float), causal);
+    }
+}
