@@ -74,7 +74,7 @@ enum Verb {
     /// Measure a Hugging Face checkpoint on text: NLL, perplexity, bits per byte, accuracy, calibration.
     Eval(eval::Eval),
     /// Keep a checkpoint's answers to a text, for students; describe or export what is kept.
-    Teach(teach::Teach),
+    Teach(Box<teach::Teach>),
     /// Evaluate any objective, with gradients, on tensors from a file.
     Loss(loss::LossArgs),
     /// Show what this machine and this build offer, and what is missing.

@@ -160,6 +160,16 @@ pub fn unfair(experiment: &Experiment, by: Match) -> Vec<String> {
     found
 }
 
+/// How `data` becomes examples, as far as it becomes others than `other` does.
+fn examples(data: &DataRecipe, other: &DataRecipe) -> String {
+    let fields = |data: &DataRecipe| serde_json::to_value(&data.examples).expect("recipes are plain data");
+    let (mine, theirs) = (fields(data), fields(other));
+    let Some(own) = mine.as_object() else { return "of plain documents".into() };
+    let different = own.iter().filter(|(key, value)| theirs.get(key.as_str()) != Some(*value));
+    let words: Vec<String> = different.map(|(key, value)| format!("with {key} {value}")).collect();
+    words.join(" and ")
+}
+
 fn differences(a: &Student, b: &Student, by: Match) -> Vec<(&'static str, String, String)> {
     let (a, b) = (&a.recipe, &b.recipe);
     let shape = |model: &ModelConfig| format!("{} ({} parameters)", identity(model), model.parameter_count());
@@ -167,6 +177,7 @@ fn differences(a: &Student, b: &Student, by: Match) -> Vec<(&'static str, String
     let content = |data: &DataRecipe| identity(&(&data.content, &data.tokenizer));
     let mut all = vec![
         ("data", content(&a.data), content(&b.data)),
+        ("examples", examples(&a.data, &b.data), examples(&b.data, &a.data)),
         ("context", a.data.context.to_string(), b.data.context.to_string()),
         ("packing", a.data.packing.name().to_string(), b.data.packing.name().to_string()),
         ("student", shape(&a.model), shape(&b.model)),

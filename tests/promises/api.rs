@@ -199,10 +199,10 @@ impl Server {
                     item
                 })
                 .collect();
-            return json!({ "choices": [{ "message": { "content": text }, "logprobs": { "content": content } }], "usage": usage });
+            return json!({ "choices": [{ "message": { "content": text }, "logprobs": { "content": content }, "finish_reason": "length" }], "usage": usage });
         }
         let logprobs = json!({ "tokens": tokens, "token_logprobs": scores, "top_logprobs": tops });
-        json!({ "choices": [{ "text": text, "logprobs": logprobs }], "usage": usage })
+        json!({ "choices": [{ "text": text, "logprobs": logprobs, "finish_reason": "length" }], "usage": usage })
     }
 
     /// Log-probabilities of what follows each of `ids`.

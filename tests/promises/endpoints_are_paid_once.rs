@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use hydrometer::data::batch::Row;
 use hydrometer::data::sequences::sequences;
+use hydrometer::data::tokens::TokenizedSplit;
 use hydrometer::teacher::cache::Cache;
 use hydrometer::teacher::source::Source;
 use hydrometer::teacher::title::Title;
@@ -362,9 +363,17 @@ fn what_it_writes_is_data_and_a_recording_at_once() {
         let output = run(&lab, &teach(&api.url, "answers", &["--ask", what, "--max-tokens", "12", "--temperature", "0"]));
         assert!(output.status.success() && api.answered() == 12, "{}", stderr(&output));
         let file = "answers/answers.jsonl";
-        let data = format!("train = {file:?}, valid = {file:?}, format = \"openai-jsonl\", eos = \"none\"");
+        let data = format!("train = {file:?}, valid = {file:?}, format = \"openai-jsonl\", eos_token = \"<s>\"");
         experiment(&lab, "written.toml", &data, &format!("recorded = {file:?}"));
         lab.ok(&["run", "written.toml", "--results", "results"]);
         assert_eq!(losses(&lab, "runs").len(), 12, "{what}");
+        // What `--max-tokens` has cut is not taught to end there.
+        let folders = std::fs::read_dir(lab.path().join("runs")).unwrap().map(|entry| entry.unwrap().path());
+        let data = folders.into_iter().find(|path| path.join("train.tokens").exists()).unwrap();
+        let split = TokenizedSplit::read(&data.join("train.tokens")).unwrap();
+        assert!((0..split.len()).all(|index| split.document(index).last() != Some(&0)), "{what}");
+        // Other answers in the same folder would be other data.
+        let output = run(&lab, &teach(&api.url, "answers", &["--ask", what, "--max-tokens", "13", "--temperature", "0"]));
+        assert!(output.status.code() == Some(2) && api.answered() == 12, "{}", stderr(&output));
     }
 }

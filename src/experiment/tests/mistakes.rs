@@ -247,4 +247,17 @@ fn unfair_sweeps_are_refused_by_the_rule_they_name() {
         assert!(found.starts_with(&format!("x.toml:8:1: {want}")), "{found}\nexpected {want}");
     }
     bench.good(&with("updates", "batch = 2000\ntokens = \"500k\"\n"));
+    // The same file, read otherwise, gives other labels.
+    bench.write("pairs.jsonl", "{\"src\": \"a\", \"tgt\": \"b\"}\n");
+    let pairs = |more: &str| format!("data = {{ train = \"pairs.jsonl\", valid = \"pairs.jsonl\", {more} }}\n");
+    let arms = |soft: &str| {
+        let hard = format!("[method.hard]\nobjective = \"hard-ce\"\n{}", pairs("truncation = \"left\""));
+        format!(
+            "{BASE}[fair]\nmatch = \"tokens\"\n{hard}[teacher.big]\nmodel = \"large\"\n[method.soft]\nobjective = \"soft-ce\"\n{soft}"
+        )
+    };
+    let found = bench.mistake(&arms(&pairs("truncation = \"right\"")), &OPTIONS);
+    let want = "soft has examples with truncation \"right\" where hard has with truncation \"left\"";
+    assert!(found.starts_with(&format!("x.toml:8:1: not fair by tokens: {want}")), "{found}");
+    bench.good(&arms(&pairs("truncation = \"left\"")));
 }
