@@ -12,7 +12,7 @@ both answer from the same weights. hydrometer is killed (-9) in the middle, twic
 - log-probabilities of one id are within TOLERANCE, and the ids that are surely among the likeliest are there;
 - rows that tell of the next token, as this server's do, were refused until `--echo-rows next` was said.
 
-Then it answers prompts, as a chat and as completions, and hydrometer trains on what was recorded.
+Then it answers prompts, as a chat and as completions, and hydrometer trains on what was recorded; now and then an answer is empty.
 """
 
 import argparse
@@ -165,7 +165,7 @@ def check(binary: Path, lab: Path, model: Path, data: Path, url: str, log: Path)
         toml = lab / f"{what}.toml"
         toml.write_text(f"""
 [base]
-data = {{ train = "{recording}", valid = "{recording}", format = "openai-jsonl", tokenizer = "{model / "tokenizer.json"}", eos = "none" }}
+data = {{ train = "{recording}", valid = "{recording}", format = "openai-jsonl", tokenizer = "{model / "tokenizer.json"}", eos = "none", on_bad_line = "skip" }}
 student = {{ hidden_size = 16, intermediate_size = 32, num_hidden_layers = 1, num_attention_heads = 2, num_key_value_heads = 1 }}
 context = 128
 tokens = 400

@@ -54,12 +54,9 @@ pub fn plan(experiment: &Experiment, settings: &Settings) -> Vec<Planned> {
         Status::Done => settings.rerun == Some(Rerun::All),
         Status::Failed(_) | Status::Diverged(_) => settings.rerun.is_some(),
     };
-    let students: Vec<_> = experiment
-        .students
-        .iter()
-        .filter(|student| settings.only.as_ref().is_none_or(|prefix| student.run.starts_with(prefix.as_str())))
-        .filter(|student| pending(&student.run))
-        .collect();
+    let asked_for = |run: &str| settings.only.as_ref().is_none_or(|prefix| run.starts_with(prefix.as_str()));
+    let students: Vec<_> =
+        experiment.students.iter().filter(|student| asked_for(&student.run) && pending(&student.run)).collect();
     let mut planned: Vec<Planned> = Vec::new();
     let mut add =
         |run: &str, recipe: &crate::experiment::recipe::TrainRecipe, work: Work, needs: Vec<usize>, cost: (f64, u64)| {
@@ -131,7 +128,7 @@ pub fn plan(experiment: &Experiment, settings: &Settings) -> Vec<Planned> {
         let there = |run: &str| status(runs, run) == Status::Done;
         let run = fidelity_run(student, teacher);
         // Of what this session trains, and of what was trained before.
-        let wanted = own.is_some() || (settings.only.is_none() && there(&student.run));
+        let wanted = own.is_some() || (asked_for(&student.run) && there(&student.run));
         if !wanted || !pending(&run) || !(trained[index].is_some() || there(&teacher.run)) {
             continue;
         }
