@@ -131,7 +131,7 @@ impl Ask {
             (None, _) => false,
             (Some(lease), Read::Text(judged)) => self.judge(asked, name, &service, &judged, lease.fence(), interrupts, output)?,
             (Some(lease), Read::Prompts(questions)) => {
-                let (mut ledger, damaged) = Ledger::open(asked.out, lease.fence())?;
+                let mut ledger = Ledger::open(asked.out, lease.fence())?;
                 let others = ledger.others(&questions);
                 if others > 0 {
                     let path = ledger.path().display();
@@ -139,9 +139,6 @@ impl Ask {
                         "{path} holds {others} answers to other prompts, or to these asked otherwise, which would be data as well; use \
                          another --out"
                     ));
-                }
-                if damaged > 0 {
-                    eprintln!("{}: {damaged} answers are damaged and asked for again", ledger.path().display());
                 }
                 let done = collect(name, &service, &questions, &mut ledger, |_, _| Ok(()), interrupts)?;
                 self.show(ledger.path(), &ledger.spent, &service, output);
@@ -168,8 +165,7 @@ impl Ask {
                 }
             };
             let opened = tokenizer::open(&tokenizer)?;
-            let largest = opened.get_vocab(true).into_values().max().unwrap_or(0);
-            let vocab_size = largest as usize + 1;
+            let vocab_size = tokenizer::vocab_size(&opened);
             let split = Text { data: asked.data }.encode(&tokenizer, vocab_size)?;
             return Ok(Read::Text(Box::new(Judged { tokenizer, opened, vocab_size, split })));
         }
@@ -179,15 +175,18 @@ impl Ask {
         }
         // Without the tokenizer a token is a byte at least, and a budget is not overrun.
         let tokenizer = self.tokenizer.as_deref().map(tokenizer::open).transpose()?;
-        let tokens = |text: &str| match &tokenizer {
-            Some(tokenizer) => Ok(Vocabulary::new(tokenizer, usize::MAX, None)?.encode(text, false)?.len() as u64),
+        let vocabulary =
+            tokenizer.as_ref().map(|known| Vocabulary::new(known, tokenizer::vocab_size(known), None)).transpose()?;
+        let tokens = |text: &str| match &vocabulary {
+            Some(vocabulary) => Ok(vocabulary.encode(text, false)?.len() as u64),
             None => anyhow::Ok(text.len() as u64),
         };
+        let around = tokens(self.system.as_deref().unwrap_or_default())? + TOKENS_AROUND;
         let mut reader = Reader::new(asked.data, detect(asked.data)?, Keys::default(), OnBadLine::Stop)?;
         let mut questions = Vec::new();
         while let Some(example) = reader.next_example()? {
             let prompt = example.source.or(example.target).map(|piece: Piece| piece.text()).unwrap_or_default();
-            let tokens = tokens(self.system.as_deref().unwrap_or_default())? + tokens(&prompt)? + TOKENS_AROUND;
+            let tokens = around + tokens(&prompt)?;
             questions.push(match self.ask {
                 What::Chat => Question::chat(example.id, name, self.system.as_deref(), &prompt, tokens, asked.top_k, how),
                 _ => Question::complete(example.id, name, json!(prompt), tokens, asked.top_k, how),

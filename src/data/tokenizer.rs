@@ -69,11 +69,15 @@ pub fn train(mut reader: Reader, vocab_size: usize, ends: bool) -> Result<Tokeni
 /// The ids below the largest of `mine` that do not stand for the same token in `theirs`: with both tokens, in order. A special
 /// token that the other does not have is padding, and none of them.
 pub fn differences(mine: &Tokenizer, theirs: &Tokenizer) -> Vec<(u32, Option<String>, Option<String>)> {
-    let largest = mine.get_vocab(true).into_values().max().unwrap_or(0);
     let added = mine.get_added_tokens_decoder();
     let special = |id: u32| added.get(&id).is_some_and(|token| token.special);
-    let both = (0..=largest).map(|id| (id, mine.id_to_token(id), theirs.id_to_token(id)));
+    let both = (0..vocab_size(mine) as u32).map(|id| (id, mine.id_to_token(id), theirs.id_to_token(id)));
     both.filter(|(id, a, b)| a != b && a.is_some() && !(b.is_none() && special(*id))).collect()
+}
+
+/// One more than the largest id: ids may have gaps. 0 where there is no token.
+pub fn vocab_size(tokenizer: &Tokenizer) -> usize {
+    tokenizer.get_vocab(true).into_values().max().map_or(0, |id| id as usize + 1)
 }
 
 /// One more than the largest id of a token that is not special.

@@ -277,10 +277,10 @@ fn data(setting: &Setting, context: usize, tokenizer: Option<&Path>, folder: &Pa
     let on_bad_line = choice(&map, "on_bad_line", &OnBadLine::NAMES, OnBadLine::named)?.unwrap_or_default();
     let content = splits.iter().map(|(split, path)| Ok((split.clone(), content_hash(path)?))).collect::<Result<_>>()?;
     let of_file = |path: PathBuf| -> Result<(TokenizerRecipe, Option<PathBuf>)> {
-        // Ids may have gaps: the largest counts, not how many there are.
-        let largest = tokenizer::open(&path)?.get_vocab(true).into_values().max();
-        let largest = largest.ok_or_else(|| user_error!("{}: {} has an empty vocabulary", setting.at.0, path.display()))?;
-        Ok((TokenizerRecipe::File { sha256: sha256_file(&path)?, vocab_size: largest as usize + 1 }, Some(path)))
+        match tokenizer::vocab_size(&tokenizer::open(&path)?) {
+            0 => Err(user_error!("{}: {} has an empty vocabulary", setting.at.0, path.display())),
+            vocab_size => Ok((TokenizerRecipe::File { sha256: sha256_file(&path)?, vocab_size }, Some(path))),
+        }
     };
     let (tokenizer, file) = match map.get("tokenizer") {
         None => match tokenizer {

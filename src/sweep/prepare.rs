@@ -7,12 +7,12 @@ use anyhow::Result;
 
 use super::job::{answers_folder, data_folder, data_sets, recording_place};
 use super::lease::{Lease, Watch};
-use super::schedule::Settings;
+use super::schedule::{Settings, views};
 use crate::data::batch::seen;
 use crate::data::sequences::sequences;
 use crate::data::tokens::{self, TokenizedSplit};
 use crate::experiment::Experiment;
-use crate::experiment::recorded::{Origin, Recording};
+use crate::experiment::recorded::Origin;
 use crate::teacher::endpoint::judge::Judge;
 use crate::teacher::recorded;
 
@@ -40,7 +40,8 @@ pub fn prepare(experiment: &Experiment, settings: &Settings, interrupts: &Atomic
                 let ledger = answers_folder(&settings.runs, asked);
                 let Some(lease) = lease(&ledger)? else { return Ok(false) };
                 let train = TokenizedSplit::read(&data.join("train.tokens"))?;
-                let wanted = seen(&sequences(&train, recording.data.context), &runs(experiment, settings, recording));
+                let mine = recording.students(experiment).filter(|student| settings.asks_for(&student.run));
+                let wanted = seen(&sequences(&train, recording.data.context), &views(mine));
                 let tokenizer = tokens::tokenizer_of(&recording.data, &recording.files, &data)?;
                 let eos_token = recording.data.examples.as_ref().and_then(|examples| examples.eos_token.as_deref());
                 let judge = Judge {
@@ -60,14 +61,4 @@ pub fn prepare(experiment: &Experiment, settings: &Settings, interrupts: &Atomic
         }
     }
     Ok(true)
-}
-
-/// Tokens, batch and seed of the students of `recording` that this session is for.
-fn runs(experiment: &Experiment, settings: &Settings, recording: &Recording) -> Vec<(u64, u64, u64)> {
-    let asked_for = |run: &str| settings.only.as_ref().is_none_or(|prefix| run.starts_with(prefix.as_str()));
-    let mine = recording.students(experiment).filter(|student| asked_for(&student.run));
-    let mut runs: Vec<(u64, u64, u64)> = mine.map(|s| (s.recipe.tokens, s.recipe.batch, s.recipe.seed)).collect();
-    runs.sort();
-    runs.dedup();
-    runs
 }

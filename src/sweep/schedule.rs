@@ -1,10 +1,10 @@
 //! The schedule: which jobs are left to do, and which must come first.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
 use super::job::{Job, Status, Work, baselines, cache_place, data_folder, fidelity_run, judge, recording_place, status};
-use crate::experiment::Experiment;
+use crate::experiment::{Experiment, Student};
 
 /// How to run.
 #[derive(Clone, Debug)]
@@ -25,6 +25,19 @@ pub struct Settings {
     pub retries: u32,
     /// Stop at the first run that fails or diverges.
     pub fail_fast: bool,
+}
+
+impl Settings {
+    /// Whether `run` is among those that are asked for.
+    pub fn asks_for(&self, run: &str) -> bool {
+        self.only.as_ref().is_none_or(|prefix| run.starts_with(prefix.as_str()))
+    }
+}
+
+/// Tokens, batch and seed of `students`, each once: what they see of their data follows.
+pub fn views<'a>(students: impl Iterator<Item = &'a Student>) -> Vec<(u64, u64, u64)> {
+    let all: BTreeSet<_> = students.map(|student| (student.recipe.tokens, student.recipe.batch, student.recipe.seed)).collect();
+    all.into_iter().collect()
 }
 
 /// What to run again though it has ended.
@@ -54,9 +67,8 @@ pub fn plan(experiment: &Experiment, settings: &Settings) -> Vec<Planned> {
         Status::Done => settings.rerun == Some(Rerun::All),
         Status::Failed(_) | Status::Diverged(_) => settings.rerun.is_some(),
     };
-    let asked_for = |run: &str| settings.only.as_ref().is_none_or(|prefix| run.starts_with(prefix.as_str()));
     let students: Vec<_> =
-        experiment.students.iter().filter(|student| asked_for(&student.run) && pending(&student.run)).collect();
+        experiment.students.iter().filter(|student| settings.asks_for(&student.run) && pending(&student.run)).collect();
     let mut planned: Vec<Planned> = Vec::new();
     let mut add =
         |run: &str, recipe: &crate::experiment::recipe::TrainRecipe, work: Work, needs: Vec<usize>, cost: (f64, u64)| {
@@ -93,10 +105,7 @@ pub fn plan(experiment: &Experiment, settings: &Settings) -> Vec<Planned> {
         }
         let place = cache_place(runs, teacher);
         let run = place.folder.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        let mut wanted: Vec<(u64, u64, u64)> =
-            mine.iter().map(|student| (student.recipe.tokens, student.recipe.batch, student.recipe.seed)).collect();
-        wanted.sort();
-        wanted.dedup();
+        let wanted = views(mine.iter().map(|student| **student));
         let tokens = wanted.iter().map(|(tokens, ..)| tokens).max().copied().unwrap_or(0);
         let flops = tokens as f64 * teacher.recipe.model.forward_flops_per_token(teacher.recipe.data.context);
         let recipe = Box::new(teacher.recipe.clone());
@@ -128,7 +137,7 @@ pub fn plan(experiment: &Experiment, settings: &Settings) -> Vec<Planned> {
         let there = |run: &str| status(runs, run) == Status::Done;
         let run = fidelity_run(student, teacher);
         // Of what this session trains, and of what was trained before.
-        let wanted = own.is_some() || (asked_for(&student.run) && there(&student.run));
+        let wanted = own.is_some() || (settings.asks_for(&student.run) && there(&student.run));
         if !wanted || !pending(&run) || !(trained[index].is_some() || there(&teacher.run)) {
             continue;
         }

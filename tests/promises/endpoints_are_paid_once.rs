@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 
 use super::api::{Api, Manners};
 use super::fixtures::folder;
-use super::lab::{Lab, until};
+use super::lab::{Lab, three_arms, until};
 
 const CHECKPOINT: &str = "smollm2";
 const TEXTS: usize = 24;
@@ -277,35 +277,11 @@ fn answers_that_do_not_fit_are_refused_at_the_first() {
     assert!(stderr(&output).contains("use the teacher's tokenizer"), "{}", stderr(&output));
 }
 
-/// `[teacher.NAME]` with its keys, and three arms.
+/// Three arms with this `[teacher.them]`, as experiment `name`.
 fn experiment(lab: &Lab, name: &str, data: &str, teacher: &str) {
     let tokenizer = folder(CHECKPOINT).join("tokenizer.json");
-    lab.write(
-        name,
-        &format!(
-            r#"
-[base]
-data = {{ tokenizer = {tokenizer:?}, {data} }}
-student = {{ hidden_size = 8, intermediate_size = 16, num_hidden_layers = 1, num_attention_heads = 2, num_key_value_heads = 1 }}
-context = 64
-tokens = 400
-batch = 100
-seeds = 1
-[teacher.them]
-{teacher}
-[method.finetune]
-objective = "hard-ce"
-[method.soft-ce]
-objective = "soft-ce"
-tail = "bucket"
-top_k = 10
-[method.logit-mse]
-objective = "logit-mse"
-centered = true
-top_k = 10
-"#
-        ),
-    );
+    let data = format!("tokenizer = {tokenizer:?}, {data}");
+    lab.write(name, &three_arms(&data, 100, 10, teacher, "centered = true"));
 }
 
 fn losses(lab: &Lab, runs: &str) -> Vec<f64> {

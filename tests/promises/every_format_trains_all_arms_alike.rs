@@ -8,39 +8,15 @@ use polars::prelude::*;
 use polars_io::SerReader;
 use polars_io::prelude::ParquetReader;
 
-use super::lab::Lab;
+use super::lab::{Lab, three_arms};
 use super::seed_lines_give_what_the_seed_derives::fixture;
 
 /// Runs three arms on `file`; the target tokens of an update are all those of the file.
 fn arms(file: &str, teacher: &str, mse: &str, data: &str) -> (Lab, String) {
     let lab = Lab::new();
     let (path, tokenizer) = (fixture(file), fixture("tokenizer.json"));
-    lab.write(
-        "formats.toml",
-        &format!(
-            r#"
-[base]
-data = {{ train = {path:?}, valid = {path:?}, tokenizer = {tokenizer:?}{data} }}
-student = {{ hidden_size = 8, intermediate_size = 16, num_hidden_layers = 1, num_attention_heads = 2, num_key_value_heads = 1 }}
-context = 64
-tokens = 80
-batch = 20
-seeds = 1
-[teacher.them]
-{teacher}
-[method.finetune]
-objective = "hard-ce"
-[method.soft-ce]
-objective = "soft-ce"
-tail = "bucket"
-top_k = 4
-[method.logit-mse]
-objective = "logit-mse"
-top_k = 4
-{mse}
-"#
-        ),
-    );
+    let data = format!("train = {path:?}, valid = {path:?}, tokenizer = {tokenizer:?}{data}");
+    lab.write("formats.toml", &three_arms(&data, 20, 4, teacher, mse));
     let output = lab.run(&["run", "formats.toml", "--results", "results"]);
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(output.status.success(), "{file}: {said}");

@@ -47,6 +47,35 @@ objective = "logit-mse"
 top_k = 20
 "#;
 
+/// Finetuning and two distilled arms of `top_k` ids on `data` (the fields of its table), for four updates of `batch` targets, with
+/// `teacher` (its keys) and what `mse` says besides.
+pub fn three_arms(data: &str, batch: usize, top_k: usize, teacher: &str, mse: &str) -> String {
+    let tokens = 4 * batch;
+    format!(
+        r#"
+[base]
+data = {{ {data} }}
+student = {{ hidden_size = 8, intermediate_size = 16, num_hidden_layers = 1, num_attention_heads = 2, num_key_value_heads = 1 }}
+context = 64
+tokens = {tokens}
+batch = {batch}
+seeds = 1
+[teacher.them]
+{teacher}
+[method.finetune]
+objective = "hard-ce"
+[method.soft-ce]
+objective = "soft-ce"
+tail = "bucket"
+top_k = {top_k}
+[method.logit-mse]
+objective = "logit-mse"
+top_k = {top_k}
+{mse}
+"#
+    )
+}
+
 impl Lab {
     pub fn new() -> Self {
         let lab = Self { folder: tempfile::tempdir().unwrap() };

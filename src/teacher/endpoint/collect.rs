@@ -1,6 +1,6 @@
 //! Asks all questions that have no answer yet, several at a time, with patience and within a budget.
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::sync::mpsc::{self, RecvTimeoutError, Sender};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::thread;
@@ -37,20 +37,20 @@ pub fn collect(
     check: impl Fn(&Question, &str) -> Result<()>,
     interrupts: impl Fn() -> usize,
 ) -> Result<bool> {
-    let mut waiting: VecDeque<Question> = questions.iter().filter(|question| !ledger.has(question)).cloned().collect();
     // One text that stands twice is asked once.
-    let mut keys = std::collections::HashSet::new();
-    waiting.retain(|question| keys.insert(question.key()));
+    let mut keys = HashSet::new();
+    let distinct: Vec<&Question> = questions.iter().filter(|question| keys.insert(question.key())).collect();
+    let waiting: VecDeque<Question> = distinct.iter().copied().filter(|question| !ledger.has(question)).cloned().collect();
     if waiting.is_empty() {
         return Ok(true);
     }
-    let (left, total) = (waiting.len() as u64, questions.len() as u64);
+    let (left, total) = (waiting.len() as u64, distinct.len() as u64);
     let tokens: u64 = waiting.iter().map(Question::tokens).sum();
     let cost = service
         .price
         .map(|price| price.of(waiting.iter().map(|q| q.prompt_tokens).sum(), waiting.iter().map(|q| q.max_tokens).sum()));
     let client = Arc::new(Client::open(service)?);
-    let mut meter = Meter::new(name, service, total - left.min(total), total);
+    let mut meter = Meter::new(name, service, total - left, total);
     let cost = cost.map_or(String::new(), |cost| format!(", cost {cost:.4}"));
     meter.say(&format!("{left} requests to {}, at most {tokens} tokens{cost}", service.url));
 

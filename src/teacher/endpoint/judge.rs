@@ -6,11 +6,9 @@
 //! server must have cut the text into the same tokens, which every answer is held to before the next is paid for.
 
 use std::collections::HashMap;
-use std::ops::Range;
 use std::path::Path;
 
-use anyhow::{Result, anyhow};
-use serde_json::{Value, json};
+use anyhow::Result;
 use tokenizers::Tokenizer;
 
 use super::super::cache::Cache;
@@ -18,8 +16,9 @@ use super::super::imported::{IMPORT, Writer};
 use super::super::title::Title;
 use super::collect::collect;
 use super::ledger::{FILE, Ledger};
-use super::question::{Generation, Question};
+use super::question::Question;
 use super::service::Service;
+use super::unit::Unit;
 use crate::data::answers::{Answer, Counts, by_id};
 use crate::data::encode::Encoded;
 use crate::data::example::{Answers, Entry, Scores, Token};
@@ -29,7 +28,7 @@ use crate::data::json::Json;
 use crate::data::sequences::Sequence;
 use crate::data::tokens::TokenizedSplit;
 use crate::data::vocabulary::Vocabulary;
-use crate::experiment::recipe::{EchoRows, EndpointRecipe, Sent};
+use crate::experiment::recipe::{EchoRows, EndpointRecipe};
 use crate::record::journal::Fence;
 use crate::{UserError, user_error};
 
@@ -51,21 +50,6 @@ pub struct Judge<'a> {
     pub context: usize,
     /// Of the cache.
     pub title: &'a Title,
-}
-
-/// What is judged in one request.
-struct Unit {
-    name: String,
-    /// In the split's `ids`.
-    ids: Range<usize>,
-    /// Leading ids that are read and not predicted.
-    prompt: Option<usize>,
-    /// Whether the last id ends the text and is not sent: it is taught as certain.
-    ends: bool,
-    question: Question,
-    /// Where rows tell of the next token, that of the first is lost with the row that an echo leaves out: what follows the
-    /// first token, asked for by itself.
-    opening: Option<Question>,
 }
 
 impl Judge<'_> {
@@ -93,10 +77,7 @@ impl Judge<'_> {
         drop(cache);
         let vocabulary = Vocabulary::new(self.tokenizer, self.title.vocab_size, self.eos_token)?;
         let units = self.units(&missing, &vocabulary)?;
-        let (mut ledger, damaged) = Ledger::open(answers, fence)?;
-        if damaged > 0 {
-            eprintln!("{}: {damaged} answers are damaged and asked for again", ledger.path().display());
-        }
+        let mut ledger = Ledger::open(answers, fence)?;
         let questions: Vec<Question> =
             units.iter().flat_map(|unit| [&unit.question].into_iter().chain(&unit.opening)).cloned().collect();
         let by_key: HashMap<String, &Unit> = units.iter().map(|unit| (unit.question.key(), unit)).collect();
@@ -134,79 +115,6 @@ impl Judge<'_> {
         import.add(&found);
         import.write(&folder.join(IMPORT))?;
         Ok(Some(import))
-    }
-
-    /// What must be asked for the `wanted` sequences.
-    fn units(&self, wanted: &[Sequence], vocabulary: &Vocabulary) -> Result<Vec<Unit>> {
-        match self.recipe.sent {
-            Sent::Tokens => Ok(wanted.iter().map(|sequence| self.sequence(sequence)).collect()),
-            Sent::Text => {
-                let mut documents: Vec<usize> = wanted.iter().map(|sequence| sequence.document).collect();
-                documents.dedup();
-                let eos = vocabulary.eos().ok();
-                let begin = vocabulary.encode_first("")?;
-                let units = documents.iter().map(|&document| self.document(document, &begin, eos, vocabulary));
-                let (units, other): (Vec<_>, Vec<_>) = units.collect::<Result<Vec<_>>>()?.into_iter().partition(Result::is_ok);
-                if let Some(Err(first)) = other.into_iter().next() {
-                    return Err(user_error!("teacher {}: {first}; set sent = \"tokens\", if the server takes ids", self.name));
-                }
-                Ok(units.into_iter().flatten().collect())
-            }
-        }
-    }
-
-    fn sequence(&self, sequence: &Sequence) -> Unit {
-        let ids = sequence.start..sequence.start + sequence.targets + 1;
-        let sent = self.split.ids.range(ids.start, ids.end);
-        let name = format!("{}@{}", self.name_of(sequence.document), ids.start as u64 - self.split.offsets[sequence.document]);
-        let question = Question::judge(name.clone(), &self.recipe.model, json!(sent), sent.len() as u64, self.title.kept.top_k);
-        let opening = self.opening(json!([sent[0]]), &name);
-        Unit { name, ids, prompt: self.split.prompt(sequence.document), ends: false, question, opening }
-    }
-
-    /// Document `document` as text; as `Err` within `Ok`, why it cannot be sent so.
-    fn document(
-        &self,
-        document: usize,
-        begin: &[u32],
-        eos: Option<u32>,
-        vocabulary: &Vocabulary,
-    ) -> Result<Result<Unit, String>> {
-        let ids = self.split.offsets[document] as usize..self.split.offsets[document + 1] as usize;
-        let (whole, prompt) = (self.split.document(document), self.split.prompt(document));
-        let ends = prompt.is_some() && whole.last().copied() == eos && eos.is_some();
-        let sent = &whole[..whole.len() - usize::from(ends)];
-        let name = self.name_of(document);
-        let bare = sent.strip_prefix(begin).unwrap_or(sent);
-        let text = self.tokenizer.decode(bare, false).map_err(|error| anyhow!("decoding: {error}"))?;
-        if vocabulary.encode(&text, false)? != bare {
-            let where_from =
-                if prompt.is_some() { "its source and target were cut into tokens apart" } else { "it is no plain text" };
-            return Ok(Err(format!(
-                "the text of {name:?} is cut into other tokens when it is read in one piece, for {where_from}"
-            )));
-        }
-        let question = Question::judge(name.clone(), &self.recipe.model, json!(text), sent.len() as u64, self.title.kept.top_k);
-        let one = &bare[..1.min(bare.len())];
-        let first = self.tokenizer.decode(one, false).map_err(|error| anyhow!("decoding: {error}"))?;
-        if self.recipe.echo_rows == EchoRows::Next && (!begin.is_empty() || vocabulary.encode(&first, false)? != one) {
-            return Ok(Err(format!(
-                "what follows the first token of {name:?} cannot be asked for as text, since it is none by itself"
-            )));
-        }
-        let opening = self.opening(json!(first), &name);
-        Ok(Ok(Unit { name, ids, prompt, ends, question, opening }))
-    }
-
-    /// What follows `first`, where an echo does not say it.
-    fn opening(&self, first: Value, name: &str) -> Option<Question> {
-        let how = Generation { max_tokens: 1, temperature: 0.0, seed: None };
-        let ask = || Question::complete(format!("{name}, opening"), &self.recipe.model, first, 1, self.title.kept.top_k, how);
-        (self.recipe.echo_rows == EchoRows::Next).then(ask)
-    }
-
-    fn name_of(&self, document: usize) -> String {
-        self.split.names.get(document).to_string()
     }
 
     /// Whether an answer of the ledger in `answers` can be made use of.

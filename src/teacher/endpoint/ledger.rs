@@ -71,13 +71,16 @@ impl Spent {
 
 impl Ledger {
     /// Opens the ledger in `folder`, new where there is none. The end of a line that a crash has torn, and lines that were
-    /// damaged since, are taken out: they are asked again. Returns how many were.
+    /// damaged since, are taken out, which is said: they are asked again.
     ///
     /// Whoever calls holds the folder's lease, as `fence` tells.
-    pub fn open(folder: &Path, fence: Fence) -> Result<(Self, usize)> {
+    pub fn open(folder: &Path, fence: Fence) -> Result<Self> {
         fs::create_dir_all(folder).with_context(|| format!("cannot create {}", folder.display()))?;
         let path = folder.join(FILE);
         let damaged = mend(&path)?;
+        if damaged > 0 {
+            eprintln!("{}: {damaged} answers are damaged and asked for again", path.display());
+        }
         let file = OpenOptions::new().read(true).append(true).create(true).open(&path);
         let file = file.with_context(|| format!("cannot open {}", path.display()))?;
         let mut ledger = Self { path, file, index: HashMap::new(), spent: Spent::default(), fence };
@@ -89,7 +92,7 @@ impl Ledger {
             offset += line.len() as u64;
             line.clear();
         }
-        Ok((ledger, damaged))
+        Ok(ledger)
     }
 
     /// The lines of the ledger in `folder`, for who only looks: requests that are answered, and what they cost.
@@ -216,7 +219,7 @@ fn mend(path: &Path) -> Result<usize> {
 mod tests {
     use super::*;
 
-    fn open(folder: &Path) -> (Ledger, usize) {
+    fn open(folder: &Path) -> Ledger {
         Ledger::open(folder, Fence { generation: 1, holds: Box::new(|| true) }).unwrap()
     }
 
@@ -232,7 +235,7 @@ mod tests {
     #[test]
     fn what_was_answered_is_known_after_a_crash_and_what_is_damaged_is_not() {
         let folder = tempfile::tempdir().unwrap();
-        let (mut ledger, _) = open(folder.path());
+        let mut ledger = open(folder.path());
         for prompt in ["a", "b", "c"] {
             ledger.write(&question(prompt, 5), &answer(prompt)).unwrap();
         }
@@ -242,7 +245,7 @@ mod tests {
         let ends: Vec<usize> = whole.iter().enumerate().filter(|(_, byte)| **byte == b'\n').map(|(at, _)| at + 1).collect();
         for cut in 0..=whole.len() {
             fs::write(&path, &whole[..cut]).unwrap();
-            let (mut ledger, _) = open(folder.path());
+            let mut ledger = open(folder.path());
             // A line whose newline alone is lost is whole.
             let left = ends.iter().filter(|&&end| end <= cut + 1).count();
             assert_eq!(
@@ -253,23 +256,25 @@ mod tests {
                 assert_eq!(ledger.has(&question(prompt, 5)), at < left, "{prompt} at {cut}");
             }
             ledger.write(&question("d", 5), &answer("d")).unwrap();
-            let (mut again, damaged) = open(folder.path());
-            assert_eq!((again.spent.requests, damaged), (left as u64 + 1, 0), "at {cut}");
+            assert_eq!(mend(&path).unwrap(), 0, "at {cut}");
+            let mut again = open(folder.path());
+            assert_eq!(again.spent.requests, left as u64 + 1, "at {cut}");
             assert!(again.read(&question("d", 5)).unwrap().contains(r#""text":"d""#));
         }
         // A flipped bit in the middle costs that answer alone.
         let mut flipped = whole.clone();
         flipped[ends[0] + 60] ^= 1;
         fs::write(&path, &flipped).unwrap();
-        let (ledger, damaged) = open(folder.path());
-        assert_eq!((damaged, ledger.spent.requests), (1, 2));
+        assert_eq!(mend(&path).unwrap(), 1);
+        let ledger = open(folder.path());
+        assert_eq!(ledger.spent.requests, 2);
         assert!(ledger.has(&question("a", 5)) && !ledger.has(&question("b", 5)) && ledger.has(&question("c", 5)));
     }
 
     #[test]
     fn more_ids_than_are_wanted_will_do_and_fewer_will_not() {
         let folder = tempfile::tempdir().unwrap();
-        let (mut ledger, _) = open(folder.path());
+        let mut ledger = open(folder.path());
         ledger.write(&question("a", 20), &answer("twenty")).unwrap();
         assert!(ledger.has(&question("a", 5)) && ledger.has(&question("a", 20)) && !ledger.has(&question("a", 21)));
         ledger.write(&question("a", 40), &answer("forty")).unwrap();
@@ -282,7 +287,7 @@ mod tests {
     #[test]
     fn who_was_taken_over_writes_no_more() {
         let folder = tempfile::tempdir().unwrap();
-        let (mut ledger, _) = Ledger::open(folder.path(), Fence { generation: 1, holds: Box::new(|| false) }).unwrap();
+        let mut ledger = Ledger::open(folder.path(), Fence { generation: 1, holds: Box::new(|| false) }).unwrap();
         assert!(ledger.write(&question("a", 5), &answer("a")).unwrap_err().is::<TakenOver>());
         assert_eq!(fs::metadata(folder.path().join(FILE)).unwrap().len(), 0);
     }

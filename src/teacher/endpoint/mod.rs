@@ -11,3 +11,4 @@ pub mod ledger;
 mod meter;
 pub mod question;
 pub mod service;
+mod unit;

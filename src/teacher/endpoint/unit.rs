@@ -1,0 +1,103 @@
+//! What is sent to have a text judged: sequences as ids, or whole documents as text.
+
+use std::ops::Range;
+
+use anyhow::{Result, anyhow};
+use serde_json::{Value, json};
+
+use super::judge::Judge;
+use super::question::{Generation, Question};
+use crate::data::sequences::Sequence;
+use crate::data::vocabulary::Vocabulary;
+use crate::experiment::recipe::{EchoRows, Sent};
+use crate::user_error;
+
+/// What is judged in one request.
+pub(super) struct Unit {
+    pub name: String,
+    /// In the split's `ids`.
+    pub ids: Range<usize>,
+    /// Leading ids that are read and not predicted.
+    pub prompt: Option<usize>,
+    /// Whether the last id ends the text and is not sent: it is taught as certain.
+    pub ends: bool,
+    pub question: Question,
+    /// Where rows tell of the next token, that of the first is lost with the row that an echo leaves out: what follows the
+    /// first token, asked for by itself.
+    pub opening: Option<Question>,
+}
+
+impl Judge<'_> {
+    /// What must be asked for the `wanted` sequences.
+    pub(super) fn units(&self, wanted: &[Sequence], vocabulary: &Vocabulary) -> Result<Vec<Unit>> {
+        match self.recipe.sent {
+            Sent::Tokens => Ok(wanted.iter().map(|sequence| self.sequence(sequence)).collect()),
+            Sent::Text => {
+                let mut documents: Vec<usize> = wanted.iter().map(|sequence| sequence.document).collect();
+                documents.dedup();
+                let eos = vocabulary.eos().ok();
+                let begin = vocabulary.encode_first("")?;
+                let units = documents.iter().map(|&document| self.document(document, &begin, eos, vocabulary));
+                let (units, other): (Vec<_>, Vec<_>) = units.collect::<Result<Vec<_>>>()?.into_iter().partition(Result::is_ok);
+                if let Some(Err(first)) = other.into_iter().next() {
+                    return Err(user_error!("teacher {}: {first}; set sent = \"tokens\", if the server takes ids", self.name));
+                }
+                Ok(units.into_iter().flatten().collect())
+            }
+        }
+    }
+
+    fn sequence(&self, sequence: &Sequence) -> Unit {
+        let ids = sequence.start..sequence.start + sequence.targets + 1;
+        let sent = self.split.ids.range(ids.start, ids.end);
+        let name = format!("{}@{}", self.name_of(sequence.document), ids.start as u64 - self.split.offsets[sequence.document]);
+        let question = Question::judge(name.clone(), &self.recipe.model, json!(sent), sent.len() as u64, self.title.kept.top_k);
+        let opening = self.opening(json!([sent[0]]), &name);
+        Unit { name, ids, prompt: self.split.prompt(sequence.document), ends: false, question, opening }
+    }
+
+    /// Document `document` as text; as `Err` within `Ok`, why it cannot be sent so.
+    fn document(
+        &self,
+        document: usize,
+        begin: &[u32],
+        eos: Option<u32>,
+        vocabulary: &Vocabulary,
+    ) -> Result<Result<Unit, String>> {
+        let ids = self.split.offsets[document] as usize..self.split.offsets[document + 1] as usize;
+        let (whole, prompt) = (self.split.document(document), self.split.prompt(document));
+        let ends = prompt.is_some() && whole.last().copied() == eos && eos.is_some();
+        let sent = &whole[..whole.len() - usize::from(ends)];
+        let name = self.name_of(document);
+        let bare = sent.strip_prefix(begin).unwrap_or(sent);
+        let text = self.tokenizer.decode(bare, false).map_err(|error| anyhow!("decoding: {error}"))?;
+        if vocabulary.encode(&text, false)? != bare {
+            let where_from =
+                if prompt.is_some() { "its source and target were cut into tokens apart" } else { "it is no plain text" };
+            return Ok(Err(format!(
+                "the text of {name:?} is cut into other tokens when it is read in one piece, for {where_from}"
+            )));
+        }
+        let question = Question::judge(name.clone(), &self.recipe.model, json!(text), sent.len() as u64, self.title.kept.top_k);
+        let one = &bare[..1.min(bare.len())];
+        let first = self.tokenizer.decode(one, false).map_err(|error| anyhow!("decoding: {error}"))?;
+        if self.recipe.echo_rows == EchoRows::Next && (!begin.is_empty() || vocabulary.encode(&first, false)? != one) {
+            return Ok(Err(format!(
+                "what follows the first token of {name:?} cannot be asked for as text, since it is none by itself"
+            )));
+        }
+        let opening = self.opening(json!(first), &name);
+        Ok(Ok(Unit { name, ids, prompt, ends, question, opening }))
+    }
+
+    /// What follows `first`, where an echo does not say it.
+    fn opening(&self, first: Value, name: &str) -> Option<Question> {
+        let how = Generation { max_tokens: 1, temperature: 0.0, seed: None };
+        let ask = || Question::complete(format!("{name}, opening"), &self.recipe.model, first, 1, self.title.kept.top_k, how);
+        (self.recipe.echo_rows == EchoRows::Next).then(ask)
+    }
+
+    fn name_of(&self, document: usize) -> String {
+        self.split.names.get(document).to_string()
+    }
+}
