@@ -12,7 +12,7 @@ use crate::user_error;
 
 /// Larger than any model's; keeps products of three sizes within 64 bits.
 const LARGEST: u64 = 1 << 20;
-const MOST_LAYERS: u64 = 4096;
+pub const MOST_LAYERS: u64 = 4096;
 
 /// Bookkeeping, generation, training and file format: nothing that evaluation on given tokens depends on.
 const WITHOUT_EFFECT: [&str; 51] = [
