@@ -41,6 +41,9 @@ pub fn export(run: &str, runs: &Path, out: &Path) -> Result<String> {
     }
     let tokenizer = job.data.join("tokenizer.json");
     let special = hf::SpecialTokens::of(&tokenizer, start.as_deref().filter(|_| gone.is_none()), recipe.data.examples.as_ref())?;
+    if let Some(warning) = special.warning(recipe.model.variant.family) {
+        eprintln!("{}: {warning}", out.display());
+    }
     hf::export_with(out, &recipe.model, &weights, Some(&special), FILE_BYTES, &mesh)?;
     Ok(run)
 }

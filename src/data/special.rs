@@ -1,7 +1,6 @@
 //! What the files beside a `tokenizer.json` say of special tokens: `tokenizer_config.json`, `special_tokens_map.json`,
 //! `config.json` and `generation_config.json`.
 
-use std::fs;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
@@ -9,6 +8,7 @@ use anyhow::Result;
 use serde_json::{Map, Value};
 use tokenizers::Tokenizer;
 
+use crate::guard::read_file;
 use crate::user_error;
 
 pub const TOKENIZER_CONFIG: &str = "tokenizer_config.json";
@@ -106,7 +106,7 @@ pub fn text_of(value: &Value) -> Option<&str> {
 
 /// The object in the JSON file at `path`; an empty one where there is no file.
 fn object(path: &Path) -> Result<Map<String, Value>> {
-    let bytes = match fs::read(path) {
+    let bytes = match read_file(path) {
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Map::new()),
         read => read.map_err(|error| user_error!("{}: {error}", path.display()))?,
     };

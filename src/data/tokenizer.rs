@@ -11,7 +11,7 @@ use tokenizers::{AddedToken, Encoding, Tokenizer, TokenizerBuilder};
 use super::corpus::Reader;
 use super::ends::Ends;
 use super::example::Piece;
-use crate::guard::caught;
+use crate::guard::{caught, read_file};
 use crate::user_error;
 
 /// Begins every document, so that its first token is predicted too.
@@ -100,7 +100,7 @@ pub fn ordinary_ids(tokenizer: &Tokenizer) -> usize {
 
 /// Reads a `tokenizer.json`. What it says of truncation and padding is for batches of its maker: documents stay whole.
 pub fn open(path: &Path) -> Result<Tokenizer> {
-    let bytes = std::fs::read(path).map_err(|error| user_error!("{}: {error}", path.display()))?;
+    let bytes = read_file(path).map_err(|error| user_error!("{}: {error}", path.display()))?;
     let read = || -> tokenizers::Result<Tokenizer> {
         let mut tokenizer = Tokenizer::from_bytes(&bytes)?;
         tokenizer.with_truncation(None)?;

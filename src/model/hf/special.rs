@@ -14,6 +14,7 @@ use crate::data::ends::said_ends;
 use crate::data::special::{CONFIG, GENERATION_CONFIG, SPECIAL_TOKENS_MAP, Said, TOKENIZER_CONFIG, text_of};
 use crate::data::{ends, tokenizer};
 use crate::experiment::recipe::ExampleRecipe;
+use crate::model::variant::Family;
 use crate::record::store::replace_bytes;
 use crate::user_error;
 
@@ -31,6 +32,9 @@ const KEPT: [&str; 8] = [
 const ROLES: [&str; 7] = ["bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token"];
 const LISTS: [&str; 2] = ["additional_special_tokens", "extra_special_tokens"];
 const TEMPLATES: [&str; 2] = ["chat_template.jinja", "chat_template.json"];
+/// The rule that transformers 5 cuts text by in every checkpoint of the family Qwen2, whatever its files say.
+const QWEN2: &str =
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 /// A folder of further templates, by their names.
 const MORE_TEMPLATES: &str = "additional_chat_templates";
 
@@ -41,6 +45,8 @@ pub struct SpecialTokens {
     files: Vec<(String, Vec<u8>)>,
     /// `bos_token_id`, `eos_token_id` and `pad_token_id`, for `config.json`.
     ids: [(&'static str, Value); 3],
+    /// Whether text is cut as by Qwen2.
+    like_qwen2: bool,
 }
 
 impl SpecialTokens {
@@ -73,7 +79,15 @@ impl SpecialTokens {
             ("eos_token_id", tokens.end_ids(CONFIG, &ends)),
             ("pad_token_id", tokens.id(CONFIG, "pad_token_id").unwrap_or(json!(tokens.role("pad_token")))),
         ];
-        Ok(Self { tokenizer: bytes, files, ids })
+        Ok(Self { tokenizer: bytes, files, ids, like_qwen2: tokens.like_qwen2() })
+    }
+
+    /// What must be known of a folder of `family`, where no file of it can say it.
+    pub fn warning(&self, family: Family) -> Option<&'static str> {
+        (family == Family::Qwen2 && !self.like_qwen2).then_some(
+            "AutoTokenizer of transformers 5 splits text by Qwen2's rule in every qwen2 checkpoint, but this tokenizer.json has another; \
+             load it with PreTrainedTokenizerFast.from_pretrained",
+        )
     }
 
     /// Adds the ids to the fields of a `config.json`.
@@ -106,6 +120,16 @@ impl Tokens<'_> {
     /// The id that the files give `role`, where the tokenizer has it.
     fn role(&self, role: &str) -> Option<u32> {
         self.said.token(role, self.tokenizer).ok().flatten().and_then(|named| named.ids.first().copied())
+    }
+
+    fn like_qwen2(&self) -> bool {
+        let part = |value: serde_json::Result<Value>| value.unwrap_or_default();
+        let rules = part(serde_json::to_value(self.tokenizer.get_pre_tokenizer()));
+        let first = &rules["pretokenizers"][0];
+        let nfc = part(serde_json::to_value(self.tokenizer.get_normalizer()))["type"] == "NFC";
+        let level = &rules["pretokenizers"][1];
+        let plain = level["type"] == "ByteLevel" && level["use_regex"] == false && level["add_prefix_space"] == false;
+        nfc && plain && first["pattern"]["Regex"] == QWEN2 && first["behavior"] == "Isolated" && first["invert"] == false
     }
 
     /// The token that begins a text: as the files name it, else the first that the tokenizer puts before one.
@@ -171,9 +195,14 @@ impl Tokens<'_> {
         }
         for list in LISTS {
             let own = [&self.said.tokenizer_config, &self.said.special_tokens_map].into_iter().find_map(|map| map.get(list));
-            if let Some(Value::Array(values)) = own {
-                map.insert(list.into(), values.iter().filter(|value| known(value)).cloned().collect());
-            }
+            let kept = match own {
+                Some(Value::Array(values)) => values.iter().filter(|value| known(value)).cloned().collect(),
+                Some(Value::Object(values)) => Value::Object(
+                    values.iter().filter(|(_, value)| known(value)).map(|(role, value)| (role.clone(), value.clone())).collect(),
+                ),
+                _ => continue,
+            };
+            map.insert(list.into(), kept);
         }
         let mut set = |role: &str, id: Option<u32>, replace: bool| {
             if let Some(text) = id.and_then(|id| self.tokenizer.id_to_token(id))
@@ -190,6 +219,10 @@ impl Tokens<'_> {
 
     fn tokenizer_config(&self, begin: Option<u32>, end: Option<u32>) -> Value {
         let mut map = self.roles(begin, end);
+        // Where these are not said, transformers 5 gives every qwen2 the tokens of Qwen2, as new ids if need be.
+        for role in ["bos_token", "eos_token", "unk_token", "pad_token"] {
+            map.entry(role).or_insert(Value::Null);
+        }
         map.insert("tokenizer_class".into(), json!("PreTrainedTokenizerFast"));
         map.insert("clean_up_tokenization_spaces".into(), json!(false));
         for key in KEPT {
