@@ -13,6 +13,7 @@ pub mod dist;
 mod error;
 pub mod eval;
 pub mod experiment;
+pub mod guard;
 pub mod model;
 pub mod objective;
 pub mod record;
