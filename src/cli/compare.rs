@@ -10,7 +10,7 @@ use serde_json::json;
 use super::{Output, results_of};
 use crate::record::checked::Checked;
 use crate::report::format::{fixed, signed};
-use crate::report::pooled::{Pooled, over_data, over_experiments};
+use crate::report::pooled::{Pooled, over_data, over_experiments, shared};
 use crate::report::{Cell, Comparison, comparison, table};
 use crate::user_error;
 
@@ -48,6 +48,7 @@ impl Compare {
         }
         let mut pooled: Vec<Pooled> = comparisons.iter().flat_map(over_data).collect();
         pooled.extend(over_experiments(&comparisons)?);
+        shared(&comparisons).iter().for_each(|sentence| eprintln!("{sentence}"));
         match output {
             Output::Json => {
                 println!("{:#}", json!({ "comparisons": comparisons, "pooled": pooled, "changed_frames": changed_frames }))

@@ -155,9 +155,10 @@ fn sentence(file: &str, fault: &Fault) -> String {
         }
         Fault::Unrecorded => format!("{file} has no checksum in provenance.json, so that nothing shows whether it was changed"),
         Fault::Contradiction(why) => format!("{file}: {why}"),
+        Fault::Damaged(why) if why.contains(file) => why.clone(),
         Fault::Damaged(why) => format!("{file} cannot be read: {why}"),
         Fault::Unexpected if file.ends_with(CLAIMS) => format!("{file} is there, but the experiment claims nothing"),
-        Fault::Unexpected => format!("{file} is there, but the frames do not give it"),
+        Fault::Unexpected => format!("{file} is there, but the frames do not give it; delete it"),
         Fault::Differs { line, expected, found } => {
             let line = line.map_or(String::new(), |line| format!(":{line}"));
             format!("{file}{line} is not what the frames give\n  frames: {expected}\n  file:   {found}")

@@ -41,6 +41,9 @@ pub const OPTIONAL: &str = "imports";
 /// that well.
 const ROWS_PER_BYTE: u64 = 4096;
 
+/// What helps against a frame that is damaged.
+const CURE: &str = "`hydrometer run` writes it again, and git has those that are committed";
+
 /// The file of the frame `name`.
 pub fn file_of(name: &str) -> String {
     format!("{name}.parquet")
@@ -91,7 +94,7 @@ pub fn read_frame(folder: &Path, name: &str) -> Result<DataFrame> {
         "documents" => DocumentRow::rows(&frame).map(drop),
         _ => ImportRow::rows(&frame).map(drop),
     };
-    checked.map_err(|error| user_error!("{} is damaged: {error:#}", path.display()))?;
+    checked.map_err(|error| user_error!("{} is damaged: {error:#}; {CURE}", path.display()))?;
     Ok(frame)
 }
 
@@ -109,7 +112,7 @@ fn read_parquet(path: &Path) -> Result<DataFrame> {
         }
         reader.finish()
     };
-    let damaged = |why: String| user_error!("{} is damaged: {}", path.display(), first_words(&why));
+    let damaged = |why: String| user_error!("{} is damaged: {}; {CURE}", path.display(), first_words(&why));
     match caught(read) {
         Ok(Ok(frame)) => Ok(frame),
         Ok(Err(error)) => Err(damaged(error.to_string())),
@@ -317,16 +320,13 @@ pub fn runs_frame(rows: &[RunRow], axes: &[(String, Vec<Option<String>>)]) -> Po
 }
 
 #[cfg(test)]
-pub(super) use tests::documented;
-
-#[cfg(test)]
 mod tests {
     use super::*;
 
     const PAGE: &str = include_str!("../../docs/frames.md");
 
     /// Name and type of the columns in the table of a frame.
-    pub fn documented(name: &str) -> Vec<(String, String)> {
+    fn documented(name: &str) -> Vec<(String, String)> {
         let (_, rest) = PAGE.split_once(&format!("\n## {name}.parquet\n")).unwrap_or_else(|| panic!("no {name}"));
         let section = rest.split("\n## ").next().unwrap_or_default();
         let cells = |line: &str| -> Option<(String, String)> {

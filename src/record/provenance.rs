@@ -98,7 +98,12 @@ impl Provenance {
     pub fn read(results: &Path) -> Result<Self> {
         let path = results.join(FILE);
         let text = std::fs::read(&path).map_err(|error| unreadable(&path, error))?;
-        Self::parse(&text).map_err(|error| user_error!("{} is damaged: {error:#}", path.display()))
+        Self::parse(&text).map_err(|error| {
+            user_error!(
+                "{} is damaged: {error:#}; `hydrometer run` writes it again, and git has those that are committed",
+                path.display()
+            )
+        })
     }
 
     fn parse(text: &[u8]) -> Result<Self> {

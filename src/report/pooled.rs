@@ -1,6 +1,6 @@
 //! What an arm gains over several data sets, in one number.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::Result;
 use serde::Serialize;
@@ -57,7 +57,23 @@ pub fn over_experiments(comparisons: &[Comparison]) -> Result<Vec<Pooled>> {
 
 /// What a run is whatever it is called: the hash of its recipe at the end of its name.
 fn recipe(run: &str) -> &str {
-    run.rsplit('-').next().unwrap_or(run)
+    let hash = run.rsplit('-').next().filter(|hash| hash.len() == 8 && hash.bytes().all(|byte| byte.is_ascii_hexdigit()));
+    hash.unwrap_or(run)
+}
+
+/// Which of the experiments share runs, in a sentence each.
+pub fn shared(comparisons: &[Comparison]) -> Vec<String> {
+    let runs = |comparison: &Comparison| -> BTreeSet<String> {
+        comparison.cells.iter().flat_map(|cell| &cell.seeds).map(|seed| recipe(&seed.run).to_string()).collect()
+    };
+    let all: Vec<BTreeSet<String>> = comparisons.iter().map(runs).collect();
+    let pairs = (0..all.len()).flat_map(|b| (0..b).map(move |a| (a, b)));
+    let counted = pairs.map(|(a, b)| (a, b, all[a].intersection(&all[b]).count())).filter(|(.., count)| *count > 0);
+    let sentence = |(a, b, count): (usize, usize, usize)| {
+        let (a, b): (&str, &str) = (&comparisons[a].experiment, &comparisons[b].experiment);
+        format!("{a} and {b} share {count} runs, which are pooled as one set and count once")
+    };
+    counted.map(sentence).collect()
 }
 
 fn refuse_contradictions(comparisons: &[Comparison]) -> Result<()> {
