@@ -18,6 +18,7 @@ pub mod model;
 pub mod objective;
 pub mod record;
 pub mod report;
+pub mod shortage;
 pub mod stats;
 pub mod sweep;
 pub mod teacher;

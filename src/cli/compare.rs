@@ -8,10 +8,9 @@ use clap::Args;
 use serde_json::json;
 
 use super::{Output, results_of};
-use crate::record::frames::Frames;
-use crate::record::provenance::Provenance;
+use crate::record::checked::Checked;
 use crate::report::format::{fixed, signed};
-use crate::report::pooled::{Pooled, over_data, over_experiments};
+use crate::report::pooled::{Pooled, over_data, over_experiments, shared};
 use crate::report::{Cell, Comparison, comparison, table};
 use crate::user_error;
 
@@ -27,10 +26,15 @@ pub struct Compare {
 
 impl Compare {
     pub fn compare(&self, output: Output) -> Result<ExitCode> {
-        let mut comparisons = Vec::new();
+        let (mut comparisons, mut changed_frames) = (Vec::new(), Vec::new());
         for path in &self.results {
             let folder = results_of(path)?;
-            let (frames, mut provenance) = (Frames::read(&folder)?, Provenance::read(&folder)?);
+            let results = Checked::read(&folder)?;
+            if let Some(warning) = results.warning(&folder) {
+                eprintln!("{warning}");
+            }
+            let Checked { frames, mut provenance, changed } = results;
+            changed_frames.push(json!({ "results": folder, "frames": changed }));
             if let Some(arm) = &self.to {
                 provenance.reference = arm.clone();
             }
@@ -43,9 +47,12 @@ impl Compare {
             comparisons.push(found);
         }
         let mut pooled: Vec<Pooled> = comparisons.iter().flat_map(over_data).collect();
-        pooled.extend(over_experiments(&comparisons));
+        pooled.extend(over_experiments(&comparisons)?);
+        shared(&comparisons).iter().for_each(|sentence| eprintln!("{sentence}"));
         match output {
-            Output::Json => println!("{:#}", json!({ "comparisons": comparisons, "pooled": pooled })),
+            Output::Json => {
+                println!("{:#}", json!({ "comparisons": comparisons, "pooled": pooled, "changed_frames": changed_frames }))
+            }
             Output::Human => {
                 for (at, found) in comparisons.iter().enumerate() {
                     println!("{}{}\n{}", if at > 0 { "\n" } else { "" }, found.experiment, table::terminal(found));

@@ -8,6 +8,7 @@ use clap::{Args, ValueEnum};
 use serde_json::json;
 
 use super::{Output, results_of, weights};
+use crate::record::checked::Checked;
 use crate::record::export::csv::Csv;
 use crate::record::export::tensorboard::TensorBoard;
 use crate::record::export::{self, export};
@@ -51,9 +52,14 @@ impl Export {
                 return Ok(ExitCode::SUCCESS);
             }
         };
-        let files = export(format, &results_of(Path::new(&self.of))?, &self.out)?;
+        let folder = results_of(Path::new(&self.of))?;
+        let results = Checked::read(&folder)?;
+        if let Some(warning) = results.warning(&folder) {
+            eprintln!("{warning}");
+        }
+        let files = export(format, &results, &self.out)?;
         match output {
-            Output::Json => println!("{:#}", json!({ "files": files })),
+            Output::Json => println!("{:#}", json!({ "files": files, "changed_frames": results.changed })),
             Output::Human => files.iter().for_each(|file| println!("{}", file.display())),
         }
         Ok(ExitCode::SUCCESS)

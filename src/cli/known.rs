@@ -24,7 +24,7 @@ impl Common {
     /// The experiment as its file says; where what it names is not here, as it was resolved when it was run, if the file is still
     /// the same.
     pub fn known(&self) -> Result<Known> {
-        let error = match self.load() {
+        let error = match self.read() {
             Err(error) if error.is::<UserError>() => error,
             loaded => {
                 let experiment = loaded?;

@@ -113,9 +113,14 @@ struct Common {
 
 impl Common {
     fn load(&self) -> Result<Experiment> {
-        let experiment = load(&self.experiment, &Options { smoke: self.smoke, tp: self.tp as usize, dp: self.dp as usize })?;
-        alias::link(&experiment, &self.runs);
+        let experiment = self.read()?;
+        alias::link(&experiment, &self.runs)?;
         Ok(experiment)
+    }
+
+    /// The same for who looks at no run.
+    fn read(&self) -> Result<Experiment> {
+        load(&self.experiment, &Options { smoke: self.smoke, tp: self.tp as usize, dp: self.dp as usize })
     }
 
     fn results(&self, experiment: &Experiment) -> PathBuf {

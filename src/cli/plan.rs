@@ -16,12 +16,12 @@ use crate::experiment::fair::Match;
 use crate::experiment::recipe::{Eos, identity};
 use crate::experiment::recorded::{Origin, Recording};
 use crate::experiment::{Experiment, Skipped};
-use crate::record::frames::Frames;
-use crate::record::provenance::memory_gb;
+use crate::record::checked::Checked;
 use crate::report::claims::decide;
 use crate::report::format::{duration, flops, quantity};
 use crate::sweep::estimate::{Estimate, History, estimate};
 use crate::sweep::job::{Status, answers_folder, cache_place, recording_place, status};
+use crate::sweep::machine::Machine;
 use crate::teacher::endpoint::ledger::Ledger;
 
 #[derive(Serialize)]
@@ -39,29 +39,30 @@ struct PlannedRun {
 
 pub fn plan(common: &Common, output: Output) -> Result<ExitCode> {
     let experiment = common.load()?;
-    let runs: Vec<PlannedRun> = experiment
+    let history = History::read(&common.runs)?;
+    let runs = experiment
         .students
         .iter()
-        .map(|student| {
+        .map(|student| -> Result<PlannedRun> {
             let mut axes = Map::from_iter([("method".to_string(), Value::from(student.method.clone()))]);
             axes.extend(student.axes.iter().map(|(key, value)| (key.clone(), Value::from(value.clone()))));
-            PlannedRun {
+            Ok(PlannedRun {
                 run: student.run.clone(),
                 name: student.name(),
-                status: verb_status(&status(&common.runs, &student.run)),
+                status: verb_status(&status(&common.runs, &student.run)?),
                 seed: student.seed,
                 axes,
                 tokens: student.recipe.tokens,
                 updates: student.recipe.updates(),
                 train_flops: student.recipe.train_flops(),
                 teacher_flops: student.recipe.teacher_flops(),
-            }
+            })
         })
-        .collect();
-    let teachers = teachers(&experiment, common);
+        .collect::<Result<Vec<PlannedRun>>>()?;
+    let teachers = teachers(&experiment, common)?;
     let budget = Budget::of(&experiment);
     let ranks = (common.tp as usize, common.dp as usize);
-    let left = estimate(&experiment, &common.runs, &History::read(&common.runs), ranks);
+    let left = estimate(&experiment, &common.runs, &history, ranks)?;
     if output == Output::Json {
         let skipped: Vec<_> = experiment.skipped.iter().map(|s| json!({ "name": s.name, "because": s.because })).collect();
         let claims: Vec<_> = experiment.claims.iter().map(|c| json!({ "id": c.id, "a": c.a, "b": c.b })).collect();
@@ -203,7 +204,8 @@ fn say_cost(budget: &Budget, left: &Estimate) {
         (_, Some(seconds)) => println!("left: about {} of training, one run at a time; disk: at most {disk}B", duration(seconds)),
         (_, None) => println!("left: no finished run tells how long this machine takes; disk: at most {disk}B"),
     }
-    let (needed, there) = (left.memory_bytes as f64, memory_gb() * 1e9);
+    let (needed, machine) = (left.memory_bytes as f64, Machine::here());
+    let there = machine.of_a_process().map_or(0.0, |(bytes, _)| bytes as f64);
     let scarce = if there > 0.0 && needed > there { ": too little; try a smaller batch or --recompute" } else { "" };
     println!("memory: about {}B a rank of the largest run, of {}B on this machine{scarce}", quantity(needed), quantity(there));
 }
@@ -214,7 +216,18 @@ fn say_power(experiment: &Experiment, common: &Common) -> Result<()> {
     if experiment.claims.is_empty() || !results.join("runs.parquet").exists() {
         return Ok(());
     }
-    for outcome in decide(&experiment.claims, &Frames::read(&results)?)? {
+    let results = match Checked::read(&results) {
+        Ok(checked) => {
+            checked.warning(&results).into_iter().for_each(|warning| eprintln!("{warning}"));
+            checked
+        }
+        // What could have been shown is no part of the plan.
+        Err(error) => {
+            eprintln!("{error:#}");
+            return Ok(());
+        }
+    };
+    for outcome in decide(&experiment.claims, &results.frames)? {
         let Some((effect, found)) = outcome.minimum_detectable_effect.zip(outcome.estimate) else { continue };
         let needed = match outcome.seeds_needed {
             Some(seeds) => format!("{seeds} seeds would"),
@@ -244,22 +257,22 @@ fn fair(experiment: &Experiment) -> Value {
     })
 }
 
-fn teachers(experiment: &Experiment, common: &Common) -> Vec<Value> {
+fn teachers(experiment: &Experiment, common: &Common) -> Result<Vec<Value>> {
     experiment
         .teachers
         .iter()
         .map(|teacher| {
-            json!({
+            Ok(json!({
                 "name": teacher.name,
                 "run": teacher.run,
-                "status": verb_status(&status(&common.runs, &teacher.run)),
+                "status": verb_status(&status(&common.runs, &teacher.run)?),
                 "tokens": teacher.recipe.tokens,
                 "updates": teacher.recipe.updates(),
                 "train_flops": teacher.recipe.train_flops(),
                 "top_k": teacher.kept.top_k,
                 "draws": teacher.kept.draws,
                 "cache": cache_place(&common.runs, teacher).folder,
-            })
+            }))
         })
         .chain(experiment.recordings.iter().map(|recording| {
             let mut teacher = json!({
@@ -279,7 +292,7 @@ fn teachers(experiment: &Experiment, common: &Common) -> Vec<Value> {
                     teacher["spent"] = json!(Ledger::look(&answers_folder(&common.runs, asked)));
                 }
             }
-            teacher
+            Ok(teacher)
         }))
         .collect()
 }

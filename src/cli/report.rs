@@ -7,12 +7,14 @@ use anyhow::Result;
 use serde_json::json;
 
 use super::known::Known;
-use super::{Common, Output};
+use super::{Common, Output, REFUTED};
 use crate::experiment::claim::Claim;
-use crate::record::frames::Frames;
-use crate::record::provenance::Provenance;
+use crate::record::checked::{changed, warning};
+use crate::record::frames::{Frames, NAMES, file_of};
+use crate::record::provenance::{self, Provenance};
+use crate::record::store::writable;
 use crate::report::claims::decide;
-use crate::report::{comparison, table, write};
+use crate::report::{CLAIMS, comparison, table, write};
 use crate::user_error;
 
 pub fn report(common: &Common, output: Output) -> Result<ExitCode> {
@@ -21,9 +23,29 @@ pub fn report(common: &Common, output: Output) -> Result<ExitCode> {
         let (results, file) = (results.display(), common.experiment.display());
         return Err(user_error!("{results} has no frames yet; run `hydrometer run {file}` first"));
     }
+    let provenance = Provenance::read(&results)?;
+    if let Some(warning) = warning(&results, &changed(&results, &provenance)) {
+        eprintln!("{warning}; no page was written");
+        return Ok(ExitCode::from(REFUTED));
+    }
+    writable_results(&results)?;
     let files = write(&results, &claims)?;
     show(&results, &claims, &files, output)?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// Makes sure that the pages of `results` can be written, before anything is done for them.
+pub fn writable_results(results: &Path) -> Result<()> {
+    let cure = "choose another with --results DIR";
+    writable(results, "the results folder", cure)?;
+    if results.join("plots").exists() {
+        writable(&results.join("plots"), "the folder of plots", cure)?;
+    }
+    let pages = [CLAIMS, "report.md", "report.html", provenance::FILE].map(String::from);
+    match pages.into_iter().chain(NAMES.map(file_of)).map(|name| results.join(name)).find(|path| path.is_dir()) {
+        Some(path) => Err(user_error!("{} is a folder where a file is to be written; move it away, or {cure}", path.display())),
+        None => Ok(()),
+    }
 }
 
 /// Prints the claims and the comparison, and names the files.

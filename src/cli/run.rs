@@ -1,7 +1,6 @@
 //! `hydrometer run`: what is left of an experiment, then its frames and report.
 
 use std::collections::BTreeMap;
-use std::fs;
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -11,14 +10,15 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use clap::{Args, ValueEnum};
 
-use super::report::show;
+use super::report::{show, writable_results};
 use super::{Common, FAILED, Output};
 use crate::experiment::Experiment;
-use crate::record::frames::Frames;
+use crate::record::checked::changed;
+use crate::record::frames::{Frames, NAMES, file_of};
 use crate::record::freeze::{Frozen, freeze};
 use crate::record::imports;
-use crate::record::provenance::{Provenance, frame_hashes, gather, kept_from};
-use crate::record::store::{remove_parts, replace_bytes};
+use crate::record::provenance::{self, Provenance, gather, kept_from};
+use crate::record::store::{remove_parts, replace_bytes, writable};
 use crate::report;
 use crate::report::input::Table;
 use crate::sweep::job::{Status, baselines, status};
@@ -73,8 +73,8 @@ impl Run {
             return Err(user_error!("--sequence-parallel shares tokens out among tensor-parallel ranks; add --tp 2 or more"));
         }
         let results = self.common.results(&experiment);
-        writable(&results, "results")?;
-        writable(&self.common.runs, "runs")?;
+        writable_results(&results)?;
+        writable(&self.common.runs, "the runs folder", "choose another with --runs DIR")?;
         if let Some(prefix) = &self.only
             && !experiment.students.iter().any(|student| student.run.starts_with(prefix.as_str()))
         {
@@ -98,28 +98,24 @@ impl Run {
         };
         let ending = session::run(&experiment, &settings, &count_interrupts()?)?;
 
+        let statuses = statuses(&experiment, &self.common.runs)?;
         let earlier = earlier(&experiment, &results);
         let stand = earlier.as_ref().is_some_and(|(frames, provenance)| {
             // Frames from before they were written with their checksums are written again, with them.
-            !provenance.frames.is_empty()
-                && provenance.experiment_toml == experiment.toml
-                && know(frames, &experiment, &self.common.runs)
+            !provenance.frames.is_empty() && provenance.experiment_toml == experiment.toml && know(frames, &statuses)
         });
         if ending.started + ending.elsewhere > 0 || !stand {
             let Frozen { mut frames, kept } = freeze(&experiment, &self.common.runs, earlier.as_ref().map(|(frames, _)| frames))?;
+            frames.imports = Some(imports::frame(&experiment, &self.common.runs, &results)?);
             frames.write(&results)?;
-            imports::write(&experiment, &self.common.runs, &results)?;
             let kept = earlier.map_or(Vec::new(), |(_, provenance)| kept_from(&provenance, &kept));
             let provenance = gather(&experiment, &settings, &results, kept)?;
-            replace_bytes(&results.join("provenance.json"), serde_json::to_string_pretty(&provenance)?.as_bytes())?;
+            replace_bytes(&results.join(provenance::FILE), serde_json::to_string_pretty(&provenance)?.as_bytes())?;
         }
         remove_parts(&results, Duration::from_secs(3600));
         let files = report::write(&results, &experiment.claims)?;
-        let mut all: Vec<_> = ["runs", "curves", "evals", "documents", "imports"]
-            .iter()
-            .map(|name| results.join(format!("{name}.parquet")))
-            .collect();
-        all.push(results.join("provenance.json"));
+        let mut all: Vec<_> = NAMES.iter().map(|name| results.join(file_of(name))).collect();
+        all.push(results.join(provenance::FILE));
         // Results from before there were imports lack theirs.
         all.retain(|file| file.exists());
         all.extend(files);
@@ -128,9 +124,17 @@ impl Run {
             eprintln!("interrupted; the same command goes on from here");
             return Ok(ExitCode::from(130));
         }
-        let failed = experiment.students.iter().map(|student| &student.run).chain(experiment.teachers.iter().map(|t| &t.run));
-        let failed = failed.filter(|run| matches!(status(&self.common.runs, run), Status::Failed(_) | Status::Diverged(_)));
+        let trained = experiment.students.len() + experiment.teachers.len();
+        let failed = statuses[..trained].iter().filter(|(_, status)| matches!(status, Status::Failed(_) | Status::Diverged(_)));
         match failed.count() {
+            0 if ending.short > 0 => {
+                eprintln!(
+                    "{} jobs found too little memory; try {}; the same command goes on from here",
+                    ending.short,
+                    session::cure(&settings)
+                );
+                Ok(ExitCode::FAILURE)
+            }
             0 if ending.undone > 0 => {
                 eprintln!("{} jobs could not be done; the same command goes on from here", ending.undone);
                 Ok(ExitCode::from(FAILED))
@@ -144,18 +148,21 @@ impl Run {
     }
 }
 
-/// Whether `frames` know every run of `experiment` as it stands now.
-fn know(frames: &Frames, experiment: &Experiment, runs: &Path) -> bool {
+/// Every run of `experiment` and how it stands now: students, teachers, baselines.
+fn statuses(experiment: &Experiment, runs: &Path) -> Result<Vec<(String, Status)>> {
+    let students = experiment.students.iter().map(|student| student.run.clone());
+    let teachers = experiment.teachers.iter().map(|teacher| teacher.run.clone());
+    let baselines = baselines(experiment).into_iter().map(|(run, _)| run);
+    students.chain(teachers).chain(baselines).map(|run| Ok((run.clone(), status(runs, &run)?))).collect()
+}
+
+/// Whether `frames` know every run as it stands now.
+fn know(frames: &Frames, statuses: &[(String, Status)]) -> bool {
     let table = Table(&frames.runs);
-    let (Ok(names), Ok(statuses)) = (table.text("run"), table.text("status")) else { return false };
+    let (Ok(names), Ok(known)) = (table.text("run"), table.text("status")) else { return false };
     let known: BTreeMap<&str, &str> =
-        names.iter().flatten().map(String::as_str).zip(statuses.iter().flatten().map(String::as_str)).collect();
-    let students = experiment.students.iter().map(|student| &student.run);
-    let teachers = experiment.teachers.iter().map(|teacher| &teacher.run);
-    let mut all: Vec<&String> = students.chain(teachers).collect();
-    let baselines = baselines(experiment);
-    all.extend(baselines.iter().map(|(run, _)| run));
-    all.into_iter().all(|run| known.get(run.as_str()) == Some(&status(runs, run).name()))
+        names.iter().flatten().map(String::as_str).zip(known.iter().flatten().map(String::as_str)).collect();
+    statuses.iter().all(|(run, status)| known.get(run.as_str()) == Some(&status.name()))
 }
 
 /// The frames of `experiment` that `results` holds, where they are whole and of the same tier.
@@ -164,12 +171,21 @@ fn earlier(experiment: &Experiment, results: &Path) -> Option<(Frames, Provenanc
         return None;
     }
     let replaced = |why: &str| eprintln!("the frames in {} are replaced, not added to: {why}", results.display());
-    match Frames::read(results).and_then(|frames| Ok((frames, Provenance::read(results)?))) {
-        Ok((_, provenance)) if !provenance.frames.is_empty() && provenance.frames != frame_hashes(results) => {
-            replaced("they do not belong together");
+    // The checksums first: what differs is not read.
+    let read = || -> Result<Result<(Frames, Provenance), String>> {
+        let provenance = Provenance::read(results)?;
+        // Frames from before checksums were recorded have none.
+        match &changed(results, &provenance)[..] {
+            files if files.is_empty() || provenance.frames.is_empty() => Ok(Ok((Frames::read(results)?, provenance))),
+            files => Ok(Err(format!("{} differ from what provenance.json records", files.join(", ")))),
+        }
+    };
+    match read() {
+        Ok(Err(why)) => {
+            replaced(&why);
             None
         }
-        Ok(found) => Some(found).filter(|(_, p)| p.experiment == experiment.name && p.smoke == experiment.smoke),
+        Ok(Ok(found)) => Some(found).filter(|(_, p)| p.experiment == experiment.name && p.smoke == experiment.smoke),
         Err(error) => {
             replaced(&format!("{error:#}"));
             None
@@ -186,13 +202,4 @@ pub fn count_interrupts() -> Result<Arc<AtomicUsize>> {
     })
     .context("cannot watch for ctrl-C")?;
     Ok(interrupts)
-}
-
-/// Makes sure that files can be made in `folder`, before anything else is done.
-fn writable(folder: &Path, what: &str) -> Result<()> {
-    let probe = folder.join(format!(".probe.{}", std::process::id()));
-    let tried = fs::create_dir_all(folder).and_then(|()| fs::write(&probe, b"")).and_then(|()| fs::remove_file(&probe));
-    tried.map_err(|error| {
-        user_error!("the {what} folder {} cannot be written: {error}; choose another with --{what} DIR", folder.display())
-    })
 }

@@ -11,7 +11,7 @@ use crate::sweep::state::{State, seconds_left, states};
 
 pub fn status(common: &Common, output: Output) -> Result<ExitCode> {
     let experiment = common.load()?;
-    let all = states(&experiment, &common.runs);
+    let all = states(&experiment, &common.runs)?;
     let with = |status: &str| -> Vec<&State> { all.iter().filter(|state| state.status == status).collect() };
     let students = || all.iter().filter(|state| state.role == "student");
     let (done, total) = (students().filter(|state| state.status == "done").count(), students().count());

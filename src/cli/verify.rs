@@ -9,13 +9,15 @@ use serde_json::{Value, json};
 use super::known::Known;
 use super::run::count_interrupts;
 use super::{Common, NOTHING, Output, REFUTED};
-use crate::record::frames::{Frames, RunRow};
+use crate::record::frames::{Frames, NAMES, RunRow, file_of};
 use crate::record::freeze::freeze;
+use crate::record::provenance;
+use crate::report::CLAIMS;
 use crate::report::claims::{Outcome, decide};
 use crate::stats::verdict::Verdict;
 use crate::sweep::retry::RETRIES;
 use crate::sweep::{schedule, session};
-use crate::verify::artefacts::{Fault, compare};
+use crate::verify::artefacts::{Fault, Findings, compare};
 use crate::verify::numerics::{self, Rung};
 
 #[derive(Args, Debug)]
@@ -106,38 +108,24 @@ enum Found {
 /// Compares the files of the results with what their frames give.
 fn artefacts(common: &Common, accept_refuted: bool, output: Output) -> Result<(Found, Value)> {
     let Known { name, results, claims, runs } = common.known()?;
-    if !results.join("runs.parquet").exists() {
+    let any = |file: &String| results.join(file).exists();
+    if !NAMES.map(file_of).iter().chain([&provenance::FILE.to_string()]).any(any) {
         let (results, file) = (results.display(), common.experiment.display());
         eprintln!("{results} has no frames, so nothing was verified; run `hydrometer run {file}` first");
         return Ok((Found::Nothing, json!({ "experiment": name, "same": [], "faults": [], "claims": [] })));
     }
-    let (same, faults) = compare(&results, &claims)?;
-    let damaged = faults.iter().any(|(_, fault)| matches!(fault, Fault::Damaged(_)));
-    let outcomes = if damaged { Vec::new() } else { decide(&claims, &Frames::read(&results)?)? };
-    let present = if damaged { Vec::new() } else { RunRow::rows(&Frames::read(&results)?.runs)? };
+    let Findings { same, faults, strangers, frames } = compare(&results, &claims)?;
+    let outcomes = frames.as_ref().map_or(Ok(Vec::new()), |frames| decide(&claims, frames))?;
+    let present = frames.as_ref().map_or(Ok(Vec::new()), |frames| RunRow::rows(&frames.runs))?;
     let has = |run: &str| present.iter().any(|row| row.run == run && row.status != "new");
-    let lacking = runs.iter().filter(|run| !damaged && !has(run)).count();
+    let lacking = runs.iter().filter(|run| frames.is_some() && !has(run)).count();
     let refuted = outcomes.iter().filter(|outcome| outcome.verdict == Verdict::Refuted).count();
     if output == Output::Human {
         for (file, fault) in &faults {
-            let file = results.join(file);
-            match fault {
-                Fault::Missing => println!("{} is missing", file.display()),
-                Fault::Changed { columns, .. } if columns.is_empty() => {
-                    println!("{} is not the frame that was written: its checksum differs", file.display());
-                }
-                Fault::Changed { columns, runs } => {
-                    let (columns, runs) = (columns.join(", "), runs.join(", "));
-                    println!("{} is not the frame that was written: {columns} of {runs} changed", file.display());
-                }
-                Fault::Contradiction(why) => println!("{}: {why}", file.display()),
-                Fault::Damaged(why) => println!("{} cannot be read: {why}", file.display()),
-                Fault::Unexpected => println!("{} is there, but the experiment claims nothing", file.display()),
-                Fault::Differs { line, expected, found } => {
-                    let line = line.map_or(String::new(), |line| format!(":{line}"));
-                    println!("{}{line} is not what the frames give\n  frames: {expected}\n  file:   {found}", file.display());
-                }
-            }
+            println!("{}", sentence(&results.join(file).display().to_string(), fault));
+        }
+        for file in &strangers {
+            println!("{} is no part of the results", results.join(file).display());
         }
         outcomes.iter().for_each(|outcome| println!("{}", outcome.sentence));
         let all = same.len() + faults.len();
@@ -148,5 +136,32 @@ fn artefacts(common: &Common, accept_refuted: bool, output: Output) -> Result<(F
     }
     let found = if faults.is_empty() && (refuted == 0 || accept_refuted) { Found::Agreement } else { Found::Refuted };
     let faults: Vec<_> = faults.iter().map(|(file, fault)| json!({ "file": file, "fault": fault })).collect();
-    Ok((found, json!({ "experiment": name, "same": same, "faults": faults, "lacking": lacking, "claims": outcomes })))
+    Ok((
+        found,
+        json!({
+            "experiment": name, "same": same, "faults": faults, "strangers": strangers, "lacking": lacking, "claims": outcomes,
+        }),
+    ))
+}
+
+fn sentence(file: &str, fault: &Fault) -> String {
+    match fault {
+        Fault::Missing => format!("{file} is missing"),
+        Fault::Changed { columns, .. } if columns.is_empty() => {
+            format!("{file} is not the frame that was written: its checksum differs")
+        }
+        Fault::Changed { columns, runs } => {
+            format!("{file} is not the frame that was written: {} of {} changed", columns.join(", "), runs.join(", "))
+        }
+        Fault::Unrecorded => format!("{file} has no checksum in provenance.json, so that nothing shows whether it was changed"),
+        Fault::Contradiction(why) => format!("{file}: {why}"),
+        Fault::Damaged(why) if why.contains(file) => why.clone(),
+        Fault::Damaged(why) => format!("{file} cannot be read: {why}"),
+        Fault::Unexpected if file.ends_with(CLAIMS) => format!("{file} is there, but the experiment claims nothing"),
+        Fault::Unexpected => format!("{file} is there, but the frames do not give it; delete it"),
+        Fault::Differs { line, expected, found } => {
+            let line = line.map_or(String::new(), |line| format!(":{line}"));
+            format!("{file}{line} is not what the frames give\n  frames: {expected}\n  file:   {found}")
+        }
+    }
 }

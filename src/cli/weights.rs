@@ -3,11 +3,13 @@
 use std::fs;
 use std::path::Path;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use tch::{Device, Kind};
 
 use crate::dist::Mesh;
 use crate::model::hf;
+use crate::record::export::ANOTHER;
+use crate::record::store::{folders_in, read_if_there, writable};
 use crate::sweep::job::{Job, Status, Work, status_in};
 use crate::train::checkpoint;
 use crate::train::run::final_weights;
@@ -27,14 +29,22 @@ pub fn export(run: &str, runs: &Path, out: &Path) -> Result<String> {
     let Work::Train { recipe, start, .. } = job.work else {
         return Err(user_error!("{run} trains nothing: only students and teachers have weights to export"));
     };
-    if status_in(&folder) != Status::Done {
+    if status_in(&folder)? != Status::Done {
         return Err(user_error!("{run} is not done; `hydrometer status` tells how far it is"));
     }
     if let (true, Some(start)) = (recipe.is_untrained(), &start) {
         return Err(user_error!("{run} is a checkpoint as it lies; copy {}", start.display()));
     }
     let mesh = Mesh::single(Device::Cpu);
-    let weights = checkpoint::load_weights(&final_weights(&folder), &recipe.model, Kind::Float, &mesh)?;
+    let path = final_weights(&folder);
+    if !checkpoint::is_whole(&path) {
+        return Err(user_error!(
+            "{} is damaged: its checksum does not match; `hydrometer run E.toml --only {run} --rerun all` trains it again",
+            path.display()
+        ));
+    }
+    writable(out, "the folder", ANOTHER)?;
+    let weights = checkpoint::load_weights(&path, &recipe.model, Kind::Float, &mesh)?;
     let gone = start.as_ref().filter(|folder| !folder.join("config.json").exists());
     if let Some(folder) = gone {
         eprintln!("{} is gone: what it said of special tokens and chats is not exported", folder.display());
@@ -50,11 +60,12 @@ pub fn export(run: &str, runs: &Path, out: &Path) -> Result<String> {
 
 /// The one run under `runs` that begins with `run`.
 fn find(run: &str, runs: &Path) -> Result<String> {
-    let folders = fs::read_dir(runs).with_context(|| format!("cannot read {}", runs.display()))?;
-    let names = folders.flatten().filter(|entry| entry.path().join("job.json").exists());
-    let mut names: Vec<String> = names.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
-    names.retain(|name| name.starts_with(run));
-    names.sort();
+    let mut names = Vec::new();
+    for (name, folder) in folders_in(runs, true)? {
+        if name.starts_with(run) && read_if_there(&folder.join("job.json"))?.is_some() {
+            names.push(name);
+        }
+    }
     match &names[..] {
         [one] => Ok(one.clone()),
         _ if names.iter().any(|name| name == run) => Ok(run.to_string()),

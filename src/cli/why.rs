@@ -30,7 +30,7 @@ pub struct Why {
 
 impl Why {
     pub fn why(&self, output: Output) -> Result<ExitCode> {
-        let stored = recipes(&self.runs);
+        let stored = recipes(&self.runs)?;
         let (run, recipe) = self.find(stored.iter().map(|(run, recipe)| (run.clone(), recipe.clone())).collect())?;
         let Some((other, found)) = nearest(&run, &recipe, &stored) else {
             return Err(user_error!("{}: no other run is there to compare {run} with", self.runs.display()));

@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::collections::HashMap;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow, ensure};
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
@@ -18,7 +18,7 @@ use super::tokenizer;
 use super::vocabulary::Vocabulary;
 use crate::experiment::DataFiles;
 use crate::experiment::recipe::{DataRecipe, Eos, TokenizerRecipe};
-use crate::record::store::{replace_bytes, sha256_file, sha256_hex};
+use crate::record::store::{replace_bytes, sha256_file, sha256_hex, uncreated, unreadable};
 use crate::user_error;
 
 /// The documents of a split as token ids.
@@ -115,8 +115,8 @@ impl TokenizedSplit {
 
     /// Reads the split that [`prepare`] has put at `path`, its ids beside it. Ids that are too many for memory stay there.
     pub fn read(path: &Path) -> Result<Self> {
-        let damaged = || anyhow!("{} is damaged; delete it and run again", path.display());
-        let bytes = fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
+        let damaged = || user_error!("{} is damaged; delete it and run the command that made it again", path.display());
+        let bytes = fs::read(path).map_err(|error| unreadable(path, error))?;
         ensure!(bytes.len() > 64, damaged());
         let (body, checksum) = bytes.split_at(bytes.len() - 64);
         ensure!(sha256_hex(body).as_bytes() == checksum, damaged());
@@ -129,22 +129,23 @@ impl TokenizedSplit {
         let offsets = u64s("offsets")?;
         let ids = path.with_extension("ids");
         let wanted = header.metadata().as_ref().and_then(|note| note.get("ids")).ok_or_else(damaged)?;
-        ensure!(sha256_file(&ids)? == *wanted, "{} is damaged; delete it and run again", ids.display());
+        let cure = "delete it and run the command that made it again";
+        ensure!(sha256_file(&ids)? == *wanted, user_error!("{} is damaged; {cure}", ids.display()));
         let names = tensors.tensor("names").map_err(|_| damaged())?.data().to_vec();
         let names = String::from_utf8(names).ok().and_then(|names| Names::of(names, u64s("name_ends").ok()?));
-        Ok(Self {
-            ids: Ids::open(&ids, offsets.last().copied().unwrap_or(0) as usize)?,
-            offsets,
-            bytes: u64s("bytes")?,
-            names: names.ok_or_else(damaged)?,
-            examples: match tensors.tensor("prompts") {
-                Err(_) => None,
-                Ok(prompts) => Some(Prompts {
-                    context: u64s("context")?[0],
-                    lengths: prompts.data().chunks_exact(4).map(|b| u32::from_le_bytes(b.try_into().expect("4 bytes"))).collect(),
-                }),
-            },
-        })
+        let examples = match tensors.tensor("prompts") {
+            Err(_) => None,
+            Ok(prompts) => Some(Prompts {
+                context: u64s("context")?.first().copied().ok_or_else(damaged)?,
+                lengths: prompts.data().chunks_exact(4).map(|b| u32::from_le_bytes(b.try_into().expect("4 bytes"))).collect(),
+            }),
+        };
+        let (names, bytes) = (names.ok_or_else(damaged)?, u64s("bytes")?);
+        // The parts must belong together, lest what is read of one lie outside of another.
+        let n = names.len();
+        let counts = offsets.len() == n + 1 && bytes.len() == n && examples.as_ref().is_none_or(|it| it.lengths.len() == n);
+        ensure!(counts && offsets[0] == 0 && offsets.is_sorted(), damaged());
+        Ok(Self { ids: Ids::open(&ids, offsets[n] as usize)?, offsets, bytes, names, examples })
     }
 
     /// Writes files that [`TokenizedSplit::read`] reads.
@@ -183,10 +184,10 @@ impl TokenizedSplit {
 /// Tokenises `splits` into `folder` (named by the recipe's identity) unless they are there; trains the tokenizer first where
 /// the recipe asks for one. Says on standard error which lines were left out.
 pub fn prepare(recipe: &DataRecipe, files: &DataFiles, splits: &[&str], folder: &Path) -> Result<()> {
-    fs::create_dir_all(folder).with_context(|| format!("cannot create {}", folder.display()))?;
+    fs::create_dir_all(folder).map_err(|error| uncreated(folder, error))?;
     let missing: Vec<&str> =
         splits.iter().copied().filter(|split| TokenizedSplit::read(&folder.join(format!("{split}.tokens"))).is_err()).collect();
-    if missing.is_empty() {
+    if missing.is_empty() && keeps_tokenizer(recipe, files, folder) {
         return Ok(());
     }
     let tokenizer = tokenizer_of(recipe, files, folder)?;
@@ -218,14 +219,44 @@ pub fn tokenizer_of(recipe: &DataRecipe, files: &DataFiles, folder: &Path) -> Re
             tokenizer::open(path)?
         }
         (TokenizerRecipe::File { .. }, None) => return Err(user_error!("the tokenizer file is not known")),
-        (TokenizerRecipe::Bpe { .. }, _) if saved.exists() => tokenizer::open(&saved)?,
         (TokenizerRecipe::Bpe { vocab_size }, _) => {
+            if let Some(tokenizer) = trained(&saved) {
+                return Ok(tokenizer);
+            }
             let tokenizer = tokenizer::train(Reader::of_split(files, "train")?, *vocab_size, recipe.examples.is_some())?;
             let json = tokenizer.to_string(true).map_err(|error| anyhow!("{error}"))?;
+            replace_bytes(&sidecar(&saved), sha256_hex(json.as_bytes()).as_bytes())?;
             replace_bytes(&saved, json.as_bytes())?;
             tokenizer
         }
     })
+}
+
+/// Whether `folder` has the tokenizer of `recipe` as it was written, for whoever exports what was trained on these tokens.
+fn keeps_tokenizer(recipe: &DataRecipe, files: &DataFiles, folder: &Path) -> bool {
+    let saved = folder.join("tokenizer.json");
+    match (&recipe.tokenizer, &files.tokenizer) {
+        (TokenizerRecipe::Bpe { .. }, _) => trained(&saved).is_some(),
+        (TokenizerRecipe::File { .. }, Some(path)) => {
+            sha256_file(path).is_ok_and(|hash| sha256_file(&saved).is_ok_and(|found| found == hash))
+        }
+        // Without the file there is nothing that it could be made from.
+        (TokenizerRecipe::File { .. }, None) => true,
+    }
+}
+
+/// The tokenizer that was trained into `path`; `None` where it is not there or not as it was written: it follows from the text, so that
+/// it is trained again. One from before there was a checksum beside it is believed if it can be opened.
+fn trained(path: &Path) -> Option<Tokenizer> {
+    let checksum = fs::read_to_string(sidecar(path));
+    if checksum.is_ok_and(|checksum| sha256_file(path).ok().as_ref() != Some(&checksum)) {
+        return None;
+    }
+    tokenizer::open(path).ok()
+}
+
+fn sidecar(path: &Path) -> PathBuf {
+    path.with_extension("json.sha256")
 }
 
 /// A split, whose ids go to `ids` while it is read, and what became of its lines.

@@ -2,11 +2,12 @@
 
 use std::env;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use tch::Device;
 
 use super::c10d::{Backend, Group, Store};
 use super::collective::Axis;
+use crate::user_error;
 
 /// This rank's place among all, and its ties to the others.
 pub struct Mesh {
@@ -49,15 +50,22 @@ impl Mesh {
     /// `MASTER_PORT`); a single process where `WORLD_SIZE` is unset.
     pub fn from_env(tp: usize, dp: usize, device: Device) -> Result<Self> {
         let number = |name: &str| -> Result<usize> {
-            let value = env::var(name).with_context(|| format!("{name} is not set"))?;
-            value.parse().with_context(|| format!("{name} is not a number: {value}"))
+            let cure = "start all ranks with torchrun, or unset WORLD_SIZE for a process that is alone";
+            let value = env::var(name).map_err(|_| user_error!("WORLD_SIZE is set, but {name} is not; {cure}"))?;
+            value.parse().map_err(|_| user_error!("{name} is {value:?}, which is no number; {cure}"))
         };
         if env::var_os("WORLD_SIZE").is_none() {
             ensure!(tp * dp == 1, "tp {tp} × dp {dp} needs {} processes, but WORLD_SIZE is not set", tp * dp);
             return Ok(Self::single(device));
         }
         let (rank, world) = (number("RANK")?, number("WORLD_SIZE")?);
-        ensure!(tp * dp == world, "tp {tp} × dp {dp} is not WORLD_SIZE {world}");
+        ensure!(
+            tp * dp == world && rank < world,
+            user_error!(
+                "this is rank {rank} of {world} by RANK and WORLD_SIZE, which is no rank of tp {tp} × dp {dp}; \
+                start as many ranks as that, or unset WORLD_SIZE for a process that is alone"
+            )
+        );
         if world == 1 {
             return Ok(Self::single(device));
         }
@@ -66,7 +74,8 @@ impl Mesh {
             other => other,
         };
         let host = env::var("MASTER_ADDR").unwrap_or_else(|_| "127.0.0.1".into());
-        let port = u16::try_from(number("MASTER_PORT")?).context("MASTER_PORT is no port")?;
+        let port = number("MASTER_PORT")?;
+        let port = u16::try_from(port).map_err(|_| user_error!("MASTER_PORT is {port}, which is no port"))?;
         // Under torchrun (and under our own scheduler) the launcher serves the store; otherwise rank 0 does.
         let agent = env::var("TORCHELASTIC_USE_AGENT_STORE").is_ok_and(|value| value == "True");
         let store = if rank == 0 && !agent { Store::serve_on(&host, port)? } else { Store::connect(&host, port)? };

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use crc32fast::Hasher;
 use polars::prelude::*;
 use serde::{Deserialize, Serialize};
@@ -17,10 +17,11 @@ pub struct Fingerprint {
 }
 
 impl Fingerprint {
-    /// Of a frame with a column `run`. Numbers count by their bits, rows of a run in their order.
+    /// Of a frame whose first column names what a row is of: a run, or an import. Numbers count by their bits, rows of a run in
+    /// their order.
     pub fn of(frame: &DataFrame) -> Result<Self> {
-        let names: Vec<Option<String>> =
-            frame.column("run")?.cast(&DataType::String)?.str()?.iter().map(|run| run.map(String::from)).collect();
+        let first = frame.columns().first().context("a frame without columns")?;
+        let names: Vec<Option<String>> = first.cast(&DataType::String)?.str()?.iter().map(|run| run.map(String::from)).collect();
         let mut runs: BTreeMap<&str, Hasher> = BTreeMap::new();
         let mut columns = BTreeMap::new();
         for column in frame.columns() {

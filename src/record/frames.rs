@@ -11,7 +11,11 @@ use polars::prelude::*;
 use polars_io::SerReader;
 use polars_io::prelude::{ParquetCompression, ParquetReader, ParquetWriter};
 
-use super::store::replace_file;
+use super::imports::ImportRow;
+use super::store::{replace_file, unreadable};
+use crate::guard::caught;
+use crate::shortage::first_words;
+use crate::user_error;
 
 /// The frames of one experiment.
 #[derive(Clone, Debug)]
@@ -24,26 +28,43 @@ pub struct Frames {
     pub evals: DataFrame,
     /// One row a document at a run's final evaluation.
     pub documents: DataFrame,
+    /// One row a split of the data and one a recorded teacher; `None` in results from before there was this frame.
+    pub imports: Option<DataFrame>,
 }
 
-/// Names of the frames; their files end in `.parquet`.
-pub const NAMES: [&str; 4] = ["runs", "curves", "evals", "documents"];
+/// Names of the frames; their files end in `.parquet`. What is written, read, hashed and verified goes by this list.
+pub const NAMES: [&str; 5] = ["runs", "curves", "evals", "documents", "imports"];
+/// The frame that results from before there was such a frame do not have.
+pub const OPTIONAL: &str = "imports";
+
+/// Rows of a frame for each byte of its file, at most: more are a length that was damaged. Runs of one value pack well, but not
+/// that well.
+const ROWS_PER_BYTE: u64 = 4096;
+
+/// What helps against a frame that is damaged.
+const CURE: &str = "`hydrometer run` writes it again, and git has those that are committed";
+
+/// The file of the frame `name`.
+pub fn file_of(name: &str) -> String {
+    format!("{name}.parquet")
+}
 
 impl Frames {
-    /// The frames with their names, in the order of [`NAMES`].
-    pub fn named(&self) -> [(&'static str, &DataFrame); 4] {
-        let [runs, curves, evals, documents] = NAMES;
-        [(runs, &self.runs), (curves, &self.curves), (evals, &self.evals), (documents, &self.documents)]
+    /// The frames that are there with their names, in the order of [`NAMES`].
+    pub fn named(&self) -> Vec<(&'static str, &DataFrame)> {
+        let [runs, curves, evals, documents, imports] = NAMES;
+        let all = [(runs, &self.runs), (curves, &self.curves), (evals, &self.evals), (documents, &self.documents)];
+        all.into_iter().chain(self.imports.as_ref().map(|frame| (imports, frame))).collect()
     }
 
-    /// Writes `runs.parquet`, `curves.parquet`, `evals.parquet` and `documents.parquet` into `folder`; returns their paths.
+    /// Writes a file a frame into `folder`; returns their paths.
     pub fn write(&mut self, folder: &Path) -> Result<Vec<PathBuf>> {
-        let frames = [&mut self.runs, &mut self.curves, &mut self.evals, &mut self.documents];
-        NAMES
-            .into_iter()
-            .zip(frames)
+        let Self { runs, curves, evals, documents, imports } = self;
+        let frames = [Some(runs), Some(curves), Some(evals), Some(documents), imports.as_mut()];
+        let there = NAMES.into_iter().zip(frames).filter_map(|(name, frame)| Some((name, frame?)));
+        there
             .map(|(name, frame)| {
-                let path = folder.join(format!("{name}.parquet"));
+                let path = folder.join(file_of(name));
                 replace_file(&path, |file: &mut File| {
                     ParquetWriter::new(file).with_compression(ParquetCompression::Zstd(None)).finish(frame)?;
                     Ok(())
@@ -53,14 +74,49 @@ impl Frames {
             .collect()
     }
 
-    /// Reads the four frames of `folder`.
+    /// Reads the frames of `folder`; each has its columns, with no null where a number or a text must be.
     pub fn read(folder: &Path) -> Result<Self> {
-        let read = |name: &str| -> Result<DataFrame> {
-            let path = folder.join(format!("{name}.parquet"));
-            let file = File::open(&path).map_err(|error| anyhow!("no frame at {}: {error}", path.display()))?;
-            ParquetReader::new(file).finish().map_err(|error| anyhow!("{} is damaged: {error}", path.display()))
-        };
-        Ok(Self { runs: read("runs")?, curves: read("curves")?, evals: read("evals")?, documents: read("documents")? })
+        let [runs, curves, evals, documents, imports] = NAMES;
+        let read = |name: &str| read_frame(folder, name);
+        let imports = if folder.join(file_of(imports)).exists() { Some(read(imports)?) } else { None };
+        Ok(Self { runs: read(runs)?, curves: read(curves)?, evals: read(evals)?, documents: read(documents)?, imports })
+    }
+}
+
+/// Reads the frame `name` of `folder` and checks that its rows are what the program writes. Damage is an error that names the file.
+pub fn read_frame(folder: &Path, name: &str) -> Result<DataFrame> {
+    let path = folder.join(file_of(name));
+    let frame = read_parquet(&path)?;
+    let checked = match name {
+        "runs" => RunRow::rows(&frame).and_then(|_| axes_of(&frame).map(drop)),
+        "curves" => CurveRow::rows(&frame).map(drop),
+        "evals" => EvalRow::rows(&frame).map(drop),
+        "documents" => DocumentRow::rows(&frame).map(drop),
+        _ => ImportRow::rows(&frame).map(drop),
+    };
+    checked.map_err(|error| user_error!("{} is damaged: {error:#}; {CURE}", path.display()))?;
+    Ok(frame)
+}
+
+/// Reads a Parquet file whose reader may panic where it is damaged.
+fn read_parquet(path: &Path) -> Result<DataFrame> {
+    let file = File::open(path).map_err(|error| unreadable(path, error))?;
+    let size = file.metadata().map_err(|error| unreadable(path, error))?.len();
+    let read = || -> PolarsResult<DataFrame> {
+        let mut reader = ParquetReader::new(file);
+        let metadata = reader.get_metadata()?;
+        // The reader makes room for as many rows as the file says before it has any.
+        let rows = [metadata.num_rows].into_iter().chain(metadata.row_groups.iter().map(|group| group.num_rows()));
+        if let Some(rows) = rows.into_iter().find(|rows| *rows as u64 > size.saturating_mul(ROWS_PER_BYTE)) {
+            polars_bail!(ComputeError: "it says that it has {rows} rows in {size} bytes");
+        }
+        reader.finish()
+    };
+    let damaged = |why: String| user_error!("{} is damaged: {}; {CURE}", path.display(), first_words(&why));
+    match caught(read) {
+        Ok(Ok(frame)) => Ok(frame),
+        Ok(Err(error)) => Err(damaged(error.to_string())),
+        Err(panic) => Err(damaged(panic)),
     }
 }
 
@@ -101,11 +157,16 @@ pub(super) trait Field: Sized {
     }
 
     fn column(frame: &DataFrame, name: &str) -> Result<Vec<Self>> {
-        let missing = || anyhow!("a frame lacks `{name}`");
+        let missing = || anyhow!("the column `{name}` is missing");
         let Ok(column) = frame.column(name) else {
+            // Also of no rows: a frame without the column is not one that this program has written.
+            if Self::absent().is_none() {
+                return Err(missing());
+            }
             return (0..frame.height()).map(|_| Self::absent().ok_or_else(missing)).collect();
         };
-        Self::of(column)?.into_iter().map(|value| value.ok_or_else(missing)).collect()
+        let null = || anyhow!("the column `{name}` has no value in some row");
+        Self::of(column)?.into_iter().map(|value| value.ok_or_else(null)).collect()
     }
 }
 
@@ -259,16 +320,13 @@ pub fn runs_frame(rows: &[RunRow], axes: &[(String, Vec<Option<String>>)]) -> Po
 }
 
 #[cfg(test)]
-pub(super) use tests::documented;
-
-#[cfg(test)]
 mod tests {
     use super::*;
 
     const PAGE: &str = include_str!("../../docs/frames.md");
 
     /// Name and type of the columns in the table of a frame.
-    pub fn documented(name: &str) -> Vec<(String, String)> {
+    fn documented(name: &str) -> Vec<(String, String)> {
         let (_, rest) = PAGE.split_once(&format!("\n## {name}.parquet\n")).unwrap_or_else(|| panic!("no {name}"));
         let section = rest.split("\n## ").next().unwrap_or_default();
         let cells = |line: &str| -> Option<(String, String)> {
@@ -280,7 +338,8 @@ mod tests {
 
     #[test]
     fn every_column_is_documented_with_its_type_and_in_its_place() {
-        let frames = [RunRow::frame(&[]), CurveRow::frame(&[]), EvalRow::frame(&[]), DocumentRow::frame(&[])];
+        let frames =
+            [RunRow::frame(&[]), CurveRow::frame(&[]), EvalRow::frame(&[]), DocumentRow::frame(&[]), ImportRow::frame(&[])];
         for (name, frame) in NAMES.into_iter().zip(frames) {
             let frame = frame.unwrap();
             let columns = frame.columns().iter().map(|column| (column.name().to_string(), column.dtype().to_string()));

@@ -25,16 +25,16 @@ pub fn freeze(experiment: &Experiment, runs: &Path, earlier: Option<&Frames>) ->
     for student in &experiment.students {
         let value = |axis: &String| student.axes.iter().find(|(key, _)| key == axis).map(|(_, value)| value.clone());
         let axes = experiment.axes.iter().map(value).collect();
-        rows.add(experiment, runs, &student.run, ("student", &student.method), &student.recipe, axes, &earlier);
+        rows.add(experiment, runs, &student.run, ("student", &student.method), &student.recipe, axes, &earlier)?;
         if let Some(teacher) = judge(experiment, student) {
-            rows.compare(&student.run, &runs.join(fidelity_run(student, &experiment.teachers[teacher])));
+            rows.compare(&student.run, &runs.join(fidelity_run(student, &experiment.teachers[teacher])))?;
         }
     }
     for teacher in &experiment.teachers {
-        rows.add(experiment, runs, &teacher.run, ("teacher", &teacher.name), &teacher.recipe, none(), &earlier);
+        rows.add(experiment, runs, &teacher.run, ("teacher", &teacher.name), &teacher.recipe, none(), &earlier)?;
     }
     for (run, student) in baselines(experiment) {
-        rows.add(experiment, runs, &run, ("baseline", "unigram"), &student.recipe, none(), &earlier);
+        rows.add(experiment, runs, &run, ("baseline", "unigram"), &student.recipe, none(), &earlier)?;
     }
     rows.axes = experiment.axes.clone();
     for (at, row) in earlier.runs.iter().enumerate() {
@@ -65,6 +65,7 @@ pub fn freeze(experiment: &Experiment, runs: &Path, earlier: Option<&Frames>) ->
         curves: CurveRow::frame(&rows.curves)?,
         evals: EvalRow::frame(&rows.evals)?,
         documents: DocumentRow::frame(&rows.documents)?,
+        imports: None,
     };
     Ok(Frozen { frames, kept: rows.kept })
 }
@@ -107,9 +108,9 @@ impl Rows {
     }
 
     /// Adds to the last evaluation of `run` what the job in `folder` has found of it, if it has.
-    fn compare(&mut self, run: &str, folder: &Path) {
+    fn compare(&mut self, run: &str, folder: &Path) -> Result<()> {
         let last = self.evals.iter_mut().rev().find(|row| row.run == run);
-        let found = journal::read(&journal_path(folder)).into_iter().rev().find_map(|event| match event {
+        let found = journal::read(&journal_path(folder))?.into_iter().rev().find_map(|event| match event {
             Event::Compared { kl_to_teacher, top_1_agreement, top_10_overlap, .. } => {
                 Some([kl_to_teacher, top_1_agreement, top_10_overlap].map(Some))
             }
@@ -118,6 +119,7 @@ impl Rows {
         if let (Some(last), Some(found)) = (last, found) {
             [last.kl_to_teacher, last.top_1_agreement, last.top_10_overlap] = found;
         }
+        Ok(())
     }
 
     fn add(
@@ -129,15 +131,15 @@ impl Rows {
         recipe: &TrainRecipe,
         axes: Vec<Option<String>>,
         earlier: &Self,
-    ) {
+    ) -> Result<()> {
         self.values.push(axes);
-        let events = journal::read(&journal_path(&runs.join(run)));
+        let events = journal::read(&journal_path(&runs.join(run)))?;
         if events.is_empty()
             && let Some(row) = earlier.runs.iter().find(|row| row.run == run && row.status != "new")
         {
             self.runs.push(RunRow { planned: true, method: method.into(), ..row.clone() });
             self.take(run, earlier);
-            return;
+            return Ok(());
         }
         let status = Status::of(&events);
         let trained = role != "baseline";
@@ -176,8 +178,8 @@ impl Rows {
                     (row.device, row.params) = (Some(device), Some(params));
                     (row.tp, row.dp, row.threads) = (Some(tp), Some(dp), Some(threads));
                 }
-                Event::GradientChecked { updates: 0, slope } => row.gradient_check = Some(slope),
-                Event::GradientChecked { slope, .. } => row.last_gradient_check = Some(slope),
+                Event::GradientChecked { updates: 0, slope } => row.gradient_check = slope,
+                Event::GradientChecked { slope, .. } => row.last_gradient_check = slope,
                 Event::Step(step) => {
                     let fresh = step.tokens - row.tokens;
                     (row.tokens, row.updates) = (step.tokens, step.step);
@@ -224,5 +226,6 @@ impl Rows {
             row.tokens_per_s = Some(row.tokens as f64 / seconds);
         }
         self.runs.push(row);
+        Ok(())
     }
 }

@@ -1,22 +1,18 @@
 //! The frame of an experiment's imports: what became of the lines of its data and of its recorded teachers.
 
-use std::fs::File;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use anyhow::Result;
 use polars::prelude::*;
-use polars_io::SerReader;
-use polars_io::prelude::{ParquetCompression, ParquetReader, ParquetWriter};
 
-use super::frames::frame_rows;
-use super::store::replace_file;
+use super::frames::{frame_rows, read_frame};
 use crate::data::import::Import;
 use crate::experiment::{DataFiles, Experiment};
 use crate::sweep::job::{data_sets, recording_place};
 use crate::teacher::imported;
 
-/// The file's name.
-pub const FILE: &str = "imports.parquet";
+/// The frame's name.
+const NAME: &str = super::frames::OPTIONAL;
 
 frame_rows! {
     /// A split of the data, or a teacher's recorded answers, as imported.
@@ -53,8 +49,9 @@ frame_rows! {
     }
 }
 
-/// Writes the frame of what `experiment` has imported under `runs` into `folder`; its path.
-pub fn write(experiment: &Experiment, runs: &Path, folder: &Path) -> Result<PathBuf> {
+/// The frame of what `experiment` has imported under `runs`; what is not under them any more keeps the row that it has in
+/// `results`.
+pub fn frame(experiment: &Experiment, runs: &Path, results: &Path) -> Result<DataFrame> {
     let mut rows = Vec::new();
     for (data, recipe, files, splits) in data_sets(experiment, runs) {
         for split in splits {
@@ -72,25 +69,17 @@ pub fn write(experiment: &Experiment, runs: &Path, folder: &Path) -> Result<Path
             rows.push(row(folder_hash(&cache), "teacher", &recording.name, format, &recording.files, &import));
         }
     }
-    let path = folder.join(FILE);
-    // What is not under the runs any more keeps its row.
-    for earlier in earlier(&path) {
+    for earlier in earlier(results) {
         if !rows.iter().any(|row| (&row.import, &row.name) == (&earlier.import, &earlier.name)) {
             rows.push(earlier);
         }
     }
-    let mut frame = ImportRow::frame(&rows)?;
-    replace_file(&path, |file: &mut File| {
-        ParquetWriter::new(file).with_compression(ParquetCompression::Zstd(None)).finish(&mut frame)?;
-        Ok(())
-    })?;
-    Ok(path)
+    Ok(ImportRow::frame(&rows)?)
 }
 
-/// The rows of the frame at `path`; none where there is none that can be read.
-fn earlier(path: &Path) -> Vec<ImportRow> {
-    let frame = File::open(path).ok().and_then(|file| ParquetReader::new(file).finish().ok());
-    frame.and_then(|frame| ImportRow::rows(&frame).ok()).unwrap_or_default()
+/// The rows that `results` has; none where there are none that can be read.
+fn earlier(results: &Path) -> Vec<ImportRow> {
+    read_frame(results, NAME).and_then(|frame| ImportRow::rows(&frame)).unwrap_or_default()
 }
 
 /// What a folder's name ends in.
@@ -122,18 +111,5 @@ fn row(import: String, role: &str, name: &str, format: &str, files: &DataFiles, 
         completion_tokens: found.charged.map(|charged| charged.completion_tokens as i64),
         cost: found.charged.and_then(|charged| charged.cost),
         ends: files.ends.as_ref().map(|ends| ends.tokens.join(" ")),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::super::frames::documented;
-    use super::*;
-
-    #[test]
-    fn every_column_is_documented_with_its_type_and_in_its_place() {
-        let frame = ImportRow::frame(&[]).unwrap();
-        let columns = frame.columns().iter().map(|column| (column.name().to_string(), column.dtype().to_string()));
-        assert_eq!(documented("imports"), columns.collect::<Vec<_>>(), "docs/frames.md, imports.parquet");
     }
 }

@@ -12,6 +12,9 @@ use std::path::Path;
 use anyhow::{Context, Result, ensure};
 use serde::{Deserialize, Serialize};
 
+use super::number;
+use super::store::read_if_there;
+
 /// The journal's name in a run's folder.
 pub const FILE: &str = "journal.jsonl";
 
@@ -36,7 +39,9 @@ pub enum Event {
         /// Made so far.
         #[serde(default)]
         updates: i64,
-        slope: f64,
+        /// Absent where the gradient is zero, or the slope is no number.
+        #[serde(default, with = "number")]
+        slope: Option<f64>,
     },
     Step(Step),
     Evaluated(Evaluated),
@@ -44,6 +49,7 @@ pub enum Event {
     Document {
         split: String,
         document: String,
+        #[serde(with = "number")]
         nll_sum: f64,
         tokens: i64,
     },
@@ -51,8 +57,11 @@ pub enum Event {
     Compared {
         split: String,
         tokens: i64,
+        #[serde(with = "number")]
         kl_to_teacher: f64,
+        #[serde(with = "number")]
         top_1_agreement: f64,
+        #[serde(with = "number")]
         top_10_overlap: f64,
     },
     /// Progress of work that is not training, such as a teacher's pass.
@@ -104,13 +113,21 @@ pub struct Step {
     /// From 1.
     pub step: i64,
     pub tokens: i64,
+    #[serde(with = "number")]
     pub loss: f64,
+    #[serde(with = "number")]
     pub hard_loss: f64,
+    #[serde(with = "number")]
     pub lr: f64,
+    #[serde(with = "number")]
     pub grad_norm: f64,
+    #[serde(with = "number")]
     pub seconds: f64,
+    #[serde(default, with = "number")]
     pub retained_mass: Option<f64>,
+    #[serde(default, with = "number")]
     pub teacher_entropy: Option<f64>,
+    #[serde(with = "number")]
     pub mean_lse: f64,
 }
 
@@ -120,9 +137,13 @@ pub struct Evaluated {
     pub step: i64,
     pub tokens: i64,
     pub split: String,
+    #[serde(with = "number")]
     pub nll: f64,
+    #[serde(with = "number")]
     pub bits_per_byte: f64,
+    #[serde(with = "number")]
     pub token_accuracy: f64,
+    #[serde(with = "number")]
     pub ece: f64,
 }
 
@@ -176,7 +197,10 @@ impl Journal {
 
     fn line(&self, event: &Event) -> Result<String> {
         let text = format!("{} {}", self.fence.generation, serde_json::to_string(event)?);
-        Ok(format!("{:08x} {text}\n", crc32fast::hash(text.as_bytes())))
+        let line = format!("{:08x} {text}", crc32fast::hash(text.as_bytes()));
+        // A line that reads as damage would cost the run it is of, each time it is run.
+        ensure!(parse_line(&line).is_some(), "the journal cannot hold {event:?}");
+        Ok(line + "\n")
     }
 
     /// Makes what was written survive a power failure; an error once another process has taken over.
@@ -211,15 +235,15 @@ pub fn parse_line(line: &str) -> Option<(u64, Event)> {
 }
 
 /// The highest generation that has written the journal at `path`; 0 if none has.
-pub fn last_generation(path: &Path) -> u64 {
-    let text = std::fs::read(path).unwrap_or_default();
-    String::from_utf8_lossy(&text).lines().filter_map(parse_line).map(|(generation, _)| generation).max().unwrap_or(0)
+pub fn last_generation(path: &Path) -> Result<u64> {
+    let text = read_if_there(path)?.unwrap_or_default();
+    Ok(String::from_utf8_lossy(&text).lines().filter_map(parse_line).map(|(generation, _)| generation).max().unwrap_or(0))
 }
 
 /// What counts in the journal at `path`: its events in order, less what a resumption or a later writer made void. Empty if there
-/// is none.
-pub fn read(path: &Path) -> Vec<Event> {
-    let text = std::fs::read(path).unwrap_or_default();
+/// is none; a journal that is there and cannot be read is an error.
+pub fn read(path: &Path) -> Result<Vec<Event>> {
+    let text = read_if_there(path)?.unwrap_or_default();
     let mut events: Vec<Event> = Vec::new();
     let (mut newest, mut last_step) = (0, 0);
     for line in String::from_utf8_lossy(&text).lines().filter(|line| !line.is_empty()) {
@@ -248,7 +272,7 @@ pub fn read(path: &Path) -> Vec<Event> {
         }
         events.push(event);
     }
-    events
+    Ok(events)
 }
 
 /// Whether what was written still counts once the run goes on after `step`.
@@ -258,7 +282,7 @@ fn survives(event: &Event, step: i64) -> bool {
         Event::Evaluated(found) => found.step <= step && step > 0,
         Event::Torn { after } => *after < step,
         Event::GradientChecked { updates, .. } => *updates < step,
-        Event::Document { .. } | Event::Progress { .. } | Event::Done => false,
+        Event::Document { .. } | Event::Compared { .. } | Event::Progress { .. } | Event::Done => false,
         Event::Failed { .. } | Event::Diverged { .. } => false,
         _ => true,
     }
@@ -313,14 +337,14 @@ mod tests {
         let torn = bytes.len() - 7;
         bytes.truncate(torn);
         std::fs::write(&path, &bytes).unwrap();
-        let before = read(&path);
+        let before = read(&path).unwrap();
         assert_eq!((before.len(), before.last(), whole_steps(&before)), (4, Some(&Event::Torn { after: 3 }), 3));
         let second = journal(&path, 2);
         second.write(&Event::Resumed { step: 2 }).unwrap();
         second.write(&step(3, 9.0)).unwrap();
-        let events = read(&path);
+        let events = read(&path).unwrap();
         assert_eq!(events, vec![step(1, 1.0 / 3.0), step(2, 2.0 / 3.0), Event::Resumed { step: 2 }, step(3, 9.0)]);
-        assert_eq!(last_generation(&path), 2);
+        assert_eq!(last_generation(&path).unwrap(), 2);
     }
 
     #[test]
@@ -337,10 +361,10 @@ mod tests {
         second.write(&Event::Resumed { step: 4 }).unwrap();
         second.write(&step(5, 9.0)).unwrap();
         second.write(&Event::Done).unwrap();
-        let events = read(&path);
+        let events = read(&path).unwrap();
         assert!(events.contains(&Event::Torn { after: 1 }) && whole_steps(&events) == 1);
         second.write(&Event::Resumed { step: 0 }).unwrap();
-        assert_eq!(read(&path), [Event::Resumed { step: 4 }, Event::Resumed { step: 0 }]);
+        assert_eq!(read(&path).unwrap(), [Event::Resumed { step: 4 }, Event::Resumed { step: 0 }]);
     }
 
     #[test]
@@ -351,9 +375,80 @@ mod tests {
         for event in [step(1, 1.0), Event::Failed { error: "no memory".into() }, Event::Requeued { anew: false }] {
             journal.write(&event).unwrap();
         }
-        assert_eq!(read(&path), [step(1, 1.0), Event::Requeued { anew: false }]);
+        assert_eq!(read(&path).unwrap(), [step(1, 1.0), Event::Requeued { anew: false }]);
         journal.write(&Event::Done).unwrap();
         journal.write(&Event::Requeued { anew: true }).unwrap();
-        assert_eq!(read(&path), [Event::Requeued { anew: false }, Event::Requeued { anew: true }]);
+        assert_eq!(read(&path).unwrap(), [Event::Requeued { anew: false }, Event::Requeued { anew: true }]);
+    }
+
+    /// Oracle: the events themselves. JSON has no word for these numbers.
+    #[test]
+    fn what_is_written_is_read_whatever_the_numbers_are() {
+        let folder = tempfile::tempdir().unwrap();
+        for (at, odd) in [f64::NAN, f64::INFINITY, f64::NEG_INFINITY, 0.1 + 0.2, 5e-324].into_iter().enumerate() {
+            let path = folder.path().join(format!("{at}.jsonl"));
+            let step = Step {
+                step: 1,
+                tokens: 10,
+                loss: odd,
+                hard_loss: odd,
+                lr: odd,
+                grad_norm: odd,
+                seconds: odd,
+                retained_mass: Some(odd),
+                teacher_entropy: None,
+                mean_lse: odd,
+            };
+            let found = Evaluated {
+                step: 1,
+                tokens: 10,
+                split: "valid".into(),
+                nll: odd,
+                bits_per_byte: odd,
+                token_accuracy: odd,
+                ece: odd,
+            };
+            let (split, document) = ("valid".to_string(), "a".to_string());
+            let (kl_to_teacher, top_1_agreement, top_10_overlap) = (odd, odd, odd);
+            let events = [
+                Event::GradientChecked { updates: 0, slope: Some(odd) },
+                Event::GradientChecked { updates: 1, slope: None },
+                Event::Step(step),
+                Event::Evaluated(found),
+                Event::Document { split: split.clone(), document, nll_sum: odd, tokens: 3 },
+                Event::Compared { split, tokens: 3, kl_to_teacher, top_1_agreement, top_10_overlap },
+                Event::Done,
+            ];
+            let journal = journal(&path, 1);
+            events.iter().for_each(|event| journal.write(event).unwrap());
+            // NaN is not equal to itself, its name is.
+            assert_eq!(format!("{:?}", read(&path).unwrap()), format!("{events:?}"));
+        }
+    }
+
+    #[test]
+    fn older_journals_have_null_for_what_is_no_number_and_finite_numbers_are_written_as_ever() {
+        let event: Event = serde_json::from_str(r#"{"event":"gradient_checked","updates":0,"slope":null}"#).unwrap();
+        assert_eq!(event, Event::GradientChecked { updates: 0, slope: None });
+        let step = |loss: &str| {
+            format!(
+                r#"{{"event":"step","step":1,"tokens":10,"loss":{loss},"hard_loss":2.0,"lr":0.003,"grad_norm":0.30000000000000004,"seconds":0.5,"retained_mass":null,"teacher_entropy":1e-12,"mean_lse":-7.0}}"#
+            )
+        };
+        let Event::Step(lost) = serde_json::from_str(&step("null")).unwrap() else { panic!("a step") };
+        assert!(lost.loss.is_nan() && lost.retained_mass.is_none());
+        let whole = step("3.5");
+        assert_eq!(serde_json::to_string(&serde_json::from_str::<Event>(&whole).unwrap()).unwrap(), whole);
+    }
+
+    #[test]
+    fn a_journal_that_cannot_be_read_is_not_an_empty_one() {
+        let folder = tempfile::tempdir().unwrap();
+        assert_eq!(read(&folder.path().join("none.jsonl")).unwrap(), []);
+        let path = folder.path().join("journal.jsonl");
+        std::fs::create_dir(&path).unwrap();
+        let error = read(&path).unwrap_err();
+        assert!(error.is::<crate::UserError>(), "{error:#}");
+        assert!(format!("{error:#}").starts_with(&format!("cannot read {}: Is a directory", path.display())), "{error:#}");
     }
 }

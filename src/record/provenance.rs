@@ -5,16 +5,20 @@ use std::path::Path;
 use std::process::Command;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use anyhow::{Context, Result};
+use anyhow::{Result, anyhow};
 use serde::{Deserialize, Serialize};
 
 use super::fingerprint::{Fingerprint, fingerprints};
-use super::frames::{Frames, NAMES};
-use super::store::sha256_file;
+use super::frames::{Frames, NAMES, file_of};
+use super::store::{sha256_file, unreadable};
 use crate::dist::c10d;
 use crate::experiment::Experiment;
 use crate::experiment::claim::{Claim, ClaimNote};
 use crate::sweep::schedule::Settings;
+use crate::user_error;
+
+/// The file's name in a folder of results.
+pub const FILE: &str = "provenance.json";
 
 /// `provenance.json` of a results folder.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -90,11 +94,26 @@ fn shared(some: &[String], others: &[String]) -> Vec<String> {
 }
 
 impl Provenance {
-    /// Reads `provenance.json` of a results folder.
+    /// Reads `provenance.json` of a results folder. All fields that every provenance has must be there.
     pub fn read(results: &Path) -> Result<Self> {
-        let path = results.join("provenance.json");
-        let text = std::fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
-        serde_json::from_str(&text).with_context(|| format!("{} is damaged", path.display()))
+        let path = results.join(FILE);
+        let text = std::fs::read(&path).map_err(|error| unreadable(&path, error))?;
+        Self::parse(&text).map_err(|error| {
+            user_error!(
+                "{} is damaged: {error:#}; `hydrometer run` writes it again, and git has those that are committed",
+                path.display()
+            )
+        })
+    }
+
+    fn parse(text: &[u8]) -> Result<Self> {
+        let found: serde_json::Value = serde_json::from_slice(text)?;
+        let known = serde_json::to_value(Self::default())?;
+        let fields = found.as_object().ok_or_else(|| anyhow!("it is no JSON object"))?;
+        if let Some(missing) = known.as_object().into_iter().flatten().find(|(key, _)| !fields.contains_key(*key)) {
+            return Err(anyhow!("it lacks `{}`", missing.0));
+        }
+        Ok(serde_json::from_value(found)?)
     }
 }
 
@@ -150,10 +169,7 @@ pub fn gather(experiment: &Experiment, settings: &Settings, results: &Path, kept
 
 /// The SHA-256 of each frame's file in `results`, by the file's name; those that are not there are left out.
 pub fn frame_hashes(results: &Path) -> BTreeMap<String, String> {
-    let hash = |name: &str| {
-        let file = format!("{name}.parquet");
-        Some((file.clone(), sha256_file(&results.join(file)).ok()?))
-    };
+    let hash = |name: &str| Some((file_of(name), sha256_file(&results.join(file_of(name))).ok()?));
     NAMES.into_iter().filter_map(hash).collect()
 }
 

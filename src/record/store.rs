@@ -3,11 +3,13 @@
 use std::fs::{self, File};
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io::{self, Read, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 use sha2::{Digest, Sha256};
+
+use crate::user_error;
 
 /// Creates or replaces `path` with what `write` puts into the file. A crash leaves the old file or the new one, never half.
 pub fn replace_file(path: &Path, write: impl FnOnce(&mut File) -> Result<()>) -> Result<()> {
@@ -62,15 +64,88 @@ pub fn sha256_hex(bytes: &[u8]) -> String {
 
 /// SHA-256 of a file in lower-case hex, read as a stream.
 pub fn sha256_file(path: &Path) -> Result<String> {
-    let mut file = File::open(path).with_context(|| format!("cannot read {}", path.display()))?;
+    let cannot = |error| unreadable(path, error);
+    let mut file = File::open(path).map_err(cannot)?;
     let mut digest = Sha256::new();
     let mut buffer = vec![0; 1 << 20];
     loop {
-        match file.read(&mut buffer)? {
+        match file.read(&mut buffer).map_err(cannot)? {
             0 => return Ok(hex(&digest.finalize())),
             n => digest.update(&buffer[..n]),
         }
     }
+}
+
+/// The error of a file or folder that cannot be read: the user's to mend, unless the device fails.
+pub fn unreadable(path: &Path, error: io::Error) -> anyhow::Error {
+    let shown = if path.as_os_str().is_empty() { Path::new(".") } else { path }.display();
+    match theirs(&error) {
+        true => user_error!("cannot read {shown}: {error}"),
+        false => anyhow::Error::new(error).context(format!("cannot read {shown}")),
+    }
+}
+
+/// The same of a folder that cannot be made.
+pub fn uncreated(path: &Path, error: io::Error) -> anyhow::Error {
+    match theirs(&error) {
+        true => user_error!("cannot create {}: {error}", path.display()),
+        false => anyhow::Error::new(error).context(format!("cannot create {}", path.display())),
+    }
+}
+
+/// Whether a path or its rights are why, rather than the device.
+fn theirs(error: &io::Error) -> bool {
+    use std::io::ErrorKind::{
+        AlreadyExists, InvalidFilename, InvalidInput, IsADirectory, NotADirectory, NotFound, PermissionDenied, ReadOnlyFilesystem,
+    };
+    let kinds = [
+        AlreadyExists,
+        InvalidFilename,
+        InvalidInput,
+        IsADirectory,
+        NotADirectory,
+        NotFound,
+        PermissionDenied,
+        ReadOnlyFilesystem,
+    ];
+    // Too many symbolic links, whose kind has no stable name.
+    kinds.contains(&error.kind()) || error.raw_os_error() == Some(40)
+}
+
+/// What the file at `path` holds; `None` where there is none. That it cannot be read does not mean that it is not there.
+pub fn read_if_there(path: &Path) -> Result<Option<Vec<u8>>> {
+    match fs::read(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        read => read.map(Some).map_err(|error| unreadable(path, error)),
+    }
+}
+
+/// The folders in `folder` with their names, links among them where `links`, sorted; none where there is no such folder.
+pub fn folders_in(folder: &Path, links: bool) -> Result<Vec<(String, PathBuf)>> {
+    let entries = match fs::read_dir(folder) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        entries => entries.map_err(|error| unreadable(folder, error))?,
+    };
+    let mut all = Vec::new();
+    for entry in entries {
+        let entry = entry.map_err(|error| unreadable(folder, error))?;
+        let kind = entry.file_type().map_err(|error| unreadable(&entry.path(), error))?;
+        let name = entry.file_name().to_string_lossy().into_owned();
+        // What a file system keeps for itself is nobody's run.
+        if (kind.is_dir() || links && kind.is_symlink()) && name != "lost+found" {
+            all.push((name, entry.path()));
+        }
+    }
+    all.sort();
+    Ok(all)
+}
+
+/// Makes sure that files can be made in `folder`, which is made where there is none; `what` is it in a sentence, and `cure` what
+/// helps.
+pub fn writable(folder: &Path, what: &str, cure: &str) -> Result<()> {
+    let probe = folder.join(format!(".probe.{}", std::process::id()));
+    let tried = fs::create_dir_all(folder).and_then(|()| fs::write(&probe, b"")).and_then(|()| fs::remove_file(&probe));
+    tried.map_err(|error| user_error!("{what} {} cannot be written: {error}; {cure}", folder.display()))
 }
 
 fn hex(bytes: &[u8]) -> String {

@@ -63,6 +63,13 @@ pub fn write(folder: &Path, claims: &[Claim]) -> Result<Vec<PathBuf>> {
     let files = render(folder, claims)?;
     let plots = folder.join("plots");
     std::fs::create_dir_all(&plots).with_context(|| format!("cannot create {}", plots.display()))?;
+    // Plots of arms or numbers that are not there any more would pass for results.
+    for path in std::fs::read_dir(&plots).into_iter().flatten().flatten().map(|entry| entry.path()) {
+        let ours = path.extension().is_some_and(|kind| kind == "svg" || kind == "png");
+        if ours && !files.iter().any(|(name, _)| folder.join(name) == path) {
+            let _ = std::fs::remove_file(&path);
+        }
+    }
     if claims.is_empty() {
         // Those of an experiment that makes none any more.
         let _ = std::fs::remove_file(folder.join(CLAIMS));

@@ -4,20 +4,28 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
+use std::io::ErrorKind;
 use std::os::unix::fs::symlink;
 use std::path::Path;
 
+use anyhow::Result;
 use serde_json::Value;
 
 use super::job::cache_place;
 use crate::experiment::Experiment;
 use crate::experiment::recipe::TrainRecipe;
+use crate::record::store::unreadable;
 
 /// Links every run, teacher and cache of `experiment` that is not under `runs` by its name to the folder that holds its recipe, if
 /// any does. What cannot be linked is done again, no more.
-pub fn link(experiment: &Experiment, runs: &Path) {
+pub fn link(experiment: &Experiment, runs: &Path) -> Result<()> {
     let (mut names, mut by_hash): (BTreeSet<String>, BTreeMap<String, Vec<String>>) = Default::default();
-    for entry in fs::read_dir(runs).into_iter().flatten().flatten() {
+    let entries = match fs::read_dir(runs) {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+        entries => entries.map_err(|error| unreadable(runs, error))?,
+    };
+    for entry in entries {
+        let entry = entry.map_err(|error| unreadable(runs, error))?;
         let name = entry.file_name().to_string_lossy().into_owned();
         match entry.file_type() {
             // Its folder was deleted.
@@ -32,7 +40,7 @@ pub fn link(experiment: &Experiment, runs: &Path) {
         }
     }
     if by_hash.is_empty() {
-        return;
+        return Ok(());
     }
     let students = experiment.students.iter().map(|student| (student.run.clone(), "train", &student.recipe));
     let teachers = experiment.teachers.iter().map(|teacher| (teacher.run.clone(), "train", &teacher.recipe));
@@ -46,6 +54,7 @@ pub fn link(experiment: &Experiment, runs: &Path) {
             let _ = symlink(known, runs.join(&run));
         }
     }
+    Ok(())
 }
 
 /// The hash at the end of a name.

@@ -1,17 +1,18 @@
 //! What a sweep will take on this machine: time from the journals of runs it has finished, and disk by formula.
 
-use std::fs;
 use std::path::Path;
 
+use anyhow::Result;
 use serde::Serialize;
 
 use super::job::{Job, Status, Work, journal_path, status};
-use super::memory::peak_bytes;
+use super::memory::{Spread, peak_bytes};
 use crate::experiment::Experiment;
 use crate::experiment::budget::answers;
 use crate::experiment::recipe::{Packing, Precision, TrainRecipe};
 use crate::model::ModelConfig;
 use crate::record::journal::{self, Event};
+use crate::record::store::{folders_in, read_if_there};
 
 /// Bytes of a training step in a journal, about.
 const STEP_BYTES: u64 = 300;
@@ -30,9 +31,9 @@ struct Speed {
 pub struct History(Vec<Speed>);
 
 impl History {
-    pub fn read(runs: &Path) -> Self {
-        let folders = fs::read_dir(runs).into_iter().flatten().flatten().map(|entry| entry.path());
-        Self(folders.filter_map(|folder| speed(&folder)).collect())
+    pub fn read(runs: &Path) -> Result<Self> {
+        let speeds = folders_in(runs, true)?.into_iter().map(|(_, folder)| speed(&folder));
+        Ok(Self(speeds.filter_map(Result::transpose).collect::<Result<_>>()?))
     }
 
     pub fn is_empty(&self) -> bool {
@@ -55,22 +56,22 @@ impl History {
 }
 
 /// The speed of the run in `folder`, if it is a training run that has finished.
-fn speed(folder: &Path) -> Option<Speed> {
-    let job: Job = serde_json::from_str(&fs::read_to_string(folder.join("job.json")).ok()?).ok()?;
-    let Work::Train { recipe, .. } = job.work else { return None };
-    let events = journal::read(&journal_path(folder));
+fn speed(folder: &Path) -> Result<Option<Speed>> {
+    let text = read_if_there(&folder.join("job.json"))?.unwrap_or_default();
+    let Ok(Job { work: Work::Train { recipe, .. }, .. }) = serde_json::from_slice(&text) else { return Ok(None) };
+    let events = journal::read(&journal_path(folder))?;
     if Status::of(&events) != Status::Done {
-        return None;
+        return Ok(None);
     }
     let seconds: f64 = events.iter().map(|event| if let Event::Step(step) = event { step.seconds } else { 0.0 }).sum();
-    (seconds > 0.0).then(|| Speed {
+    Ok((seconds > 0.0).then(|| Speed {
         model: recipe.model.clone(),
         context: recipe.data.context,
         packing: recipe.data.packing,
         precision: recipe.precision,
         tokens_per_s: recipe.tokens as f64 / seconds,
         flops_per_s: recipe.train_flops() / seconds,
-    })
+    }))
 }
 
 fn mean(values: impl Iterator<Item = f64>) -> Option<f64> {
@@ -91,15 +92,16 @@ pub struct Estimate {
 }
 
 /// Estimates what is left of `experiment` under `runs`, each run on `tp` × `dp` ranks.
-pub fn estimate(experiment: &Experiment, runs: &Path, history: &History, (tp, dp): (usize, usize)) -> Estimate {
+pub fn estimate(experiment: &Experiment, runs: &Path, history: &History, (tp, dp): (usize, usize)) -> Result<Estimate> {
     let trained =
         experiment.students.iter().map(|s| (&s.run, &s.recipe)).chain(experiment.teachers.iter().map(|t| (&t.run, &t.recipe)));
     let trained: Vec<(&String, &TrainRecipe)> = trained.collect();
-    let left: Vec<&TrainRecipe> = trained
-        .iter()
-        .filter(|(run, _)| matches!(status(runs, run), Status::New | Status::Interrupted))
-        .map(|(_, recipe)| *recipe)
-        .collect();
+    let mut left: Vec<&TrainRecipe> = Vec::new();
+    for (run, recipe) in &trained {
+        if status(runs, run)?.is_left() {
+            left.push(recipe);
+        }
+    }
     let seconds: Option<Vec<f64>> = left.iter().map(|recipe| history.seconds(recipe)).collect();
     // Final weights in f32; a run that is under way keeps the optimizer's two moments beside them.
     let kept: u64 = trained.iter().map(|(_, r)| 4 * r.model.parameter_count() + STEP_BYTES * r.updates()).sum();
@@ -109,10 +111,10 @@ pub fn estimate(experiment: &Experiment, runs: &Path, history: &History, (tp, dp
         .iter()
         .enumerate()
         .map(|(index, teacher)| answers(experiment, index) * teacher.kept.bytes_per_token(teacher.recipe.model.vocab_size));
-    Estimate {
+    Ok(Estimate {
         runs_left: left.len(),
         seconds_left: seconds.map(|seconds| seconds.iter().sum()).filter(|_| !left.is_empty() && !history.is_empty()),
         disk_bytes: kept + under_way + caches.sum::<u64>(),
-        memory_bytes: trained.iter().map(|(_, recipe)| peak_bytes(recipe, tp, dp)).max().unwrap_or(0),
-    }
+        memory_bytes: trained.iter().map(|(_, recipe)| peak_bytes(recipe, &Spread::of(tp, dp))).max().unwrap_or(0),
+    })
 }

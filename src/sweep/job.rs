@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use anyhow::Result;
 use serde::{Deserialize, Serialize};
 
 use crate::experiment::recipe::{DataRecipe, EndpointRecipe, TrainRecipe, identity};
@@ -126,13 +127,13 @@ pub fn journal_path(folder: &Path) -> PathBuf {
 }
 
 /// The status of run `run` under `runs`.
-pub fn status(runs: &Path, run: &str) -> Status {
+pub fn status(runs: &Path, run: &str) -> Result<Status> {
     status_in(&runs.join(run))
 }
 
 /// The status of the job in `folder`.
-pub fn status_in(folder: &Path) -> Status {
-    Status::of(&journal::read(&journal_path(folder)))
+pub fn status_in(folder: &Path) -> Result<Status> {
+    Ok(Status::of(&journal::read(&journal_path(folder))?))
 }
 
 /// The folder of the tokenised data of `recipe`.

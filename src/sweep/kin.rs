@@ -1,11 +1,13 @@
 //! Why a run is another run: the recipes that are kept under the runs, field by field.
 
 use std::collections::BTreeMap;
-use std::fs;
 use std::path::Path;
 
+use anyhow::Result;
 use serde::Serialize;
 use serde_json::Value;
+
+use crate::record::store::{folders_in, read_if_there};
 
 /// A field whose values differ; absent on a side that does not have it.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -17,15 +19,18 @@ pub struct Difference {
 }
 
 /// The recipes of the training runs under `runs`, by run. Read without their type, so that older ones can be compared too.
-pub fn recipes(runs: &Path) -> BTreeMap<String, Value> {
-    let folders = fs::read_dir(runs).into_iter().flatten().flatten();
-    let recipe = |folder: &Path| -> Option<Value> {
-        let mut job: Value = serde_json::from_str(&fs::read_to_string(folder.join("job.json")).ok()?).ok()?;
-        job.pointer_mut("/work/train/recipe").map(Value::take)
-    };
+pub fn recipes(runs: &Path) -> Result<BTreeMap<String, Value>> {
+    let mut all = BTreeMap::new();
     // A link is another name of a run that is there.
-    let folders = folders.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
-    folders.filter_map(|entry| Some((entry.file_name().to_string_lossy().into_owned(), recipe(&entry.path())?))).collect()
+    for (name, folder) in folders_in(runs, false)? {
+        let path = folder.join("job.json");
+        let Some(text) = read_if_there(&path)? else { continue };
+        match serde_json::from_slice::<Value>(&text) {
+            Ok(mut job) => drop(job.pointer_mut("/work/train/recipe").map(Value::take).map(|recipe| all.insert(name, recipe))),
+            Err(error) => eprintln!("{} is damaged and left out: {error}", path.display()),
+        }
+    }
+    Ok(all)
 }
 
 /// The stored run that differs from `recipe` in the fewest fields, the first by name among equals, less `run` itself.

@@ -22,7 +22,7 @@ use serde::{Deserialize, Serialize};
 
 use super::holder::Holder;
 use crate::record::journal::{self, Fence};
-use crate::record::store::replace_bytes;
+use crate::record::store::{replace_bytes, uncreated};
 
 /// How long a holder may be silent.
 const TERM: Duration = Duration::from_secs(30);
@@ -108,13 +108,16 @@ impl Watch {
     }
 
     fn take_for(&mut self, term: Duration) -> Result<Option<Lease>> {
-        fs::create_dir_all(&self.folder).with_context(|| format!("cannot create {}", self.folder.display()))?;
+        fs::create_dir_all(&self.folder).map_err(|error| uncreated(&self.folder, error))?;
         let before = highest(&self.folder)?;
         if self.look()? != Sight::Free {
             return Ok(None);
         }
         // Where the files are gone, as from a copy without them, the journal still knows generations that are past.
-        let past = before.unwrap_or_else(|| journal::last_generation(&self.folder.join(journal::FILE)));
+        let past = match before {
+            Some(before) => before,
+            None => journal::last_generation(&self.folder.join(journal::FILE))?,
+        };
         let (generation, folder) = (past + 1, &self.folder);
         let path = path_of(folder, generation);
         let mut file = match OpenOptions::new().write(true).create_new(true).open(&path) {
@@ -375,7 +378,7 @@ mod tests {
         assert!(old.write(&Event::Done).is_err());
         assert!(!asleep.held.holds() && asleep.held.lost.load(Ordering::Acquire));
         drop(asleep);
-        assert_eq!(journal::read(&path), [1, 2].map(|done| Event::Progress { done, total: 9 }));
+        assert_eq!(journal::read(&path).unwrap(), [1, 2].map(|done| Event::Progress { done, total: 9 }));
         assert!(read(&path_of(folder.path(), 2)).unwrap().holder.is_some(), "only its own lease is given back");
     }
 

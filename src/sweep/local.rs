@@ -12,11 +12,12 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 
 use super::job::Job;
-use super::worker::{SCATTERED, STORAGE};
+use super::worker::{MEMORY, SCATTERED, STORAGE};
 use crate::dist::c10d::Store;
 use crate::dist::launch;
 use crate::record::journal::{Event, parse_line};
 use crate::record::store::replace_bytes;
+use crate::shortage::{last_words, shortage};
 
 /// What a running job tells.
 pub enum News {
@@ -34,6 +35,8 @@ pub enum Trouble {
     Scattered(String),
     /// The disk is full or cannot be written.
     Storage(String),
+    /// A process could not get the memory that it asked for.
+    Memory(String),
     /// A process was killed by a person.
     Stopped(String),
     /// A process was killed as a machine short of memory kills.
@@ -56,6 +59,8 @@ impl Processes {
         let world = job.tp * job.dp;
         let store = if world > 1 { Some(Store::serve()?) } else { None };
         let log = log_path(&job.folder);
+        // What earlier tries have said is no reason of this one's.
+        let begun = fs::metadata(&log).map_or(0, |metadata| metadata.len());
         let (mut stdin, mut children) = (Vec::new(), Vec::<Child>::new());
         for rank in 0..world {
             let start = || -> Result<Child> {
@@ -86,7 +91,7 @@ impl Processes {
                     }
                     Some(())
                 });
-                wait(children, &log)
+                wait(children, &log, begun)
             });
             let _ = news.send(News::Ended(index, trouble));
         });
@@ -121,7 +126,7 @@ const GRACE: Duration = Duration::from_secs(10);
 /// Lines of a log that a failure quotes.
 const LAST_WORDS: usize = 3;
 
-fn wait(mut children: Vec<Child>, log: &Path) -> Option<Trouble> {
+fn wait(mut children: Vec<Child>, log: &Path, begun: u64) -> Option<Trouble> {
     let mut problems = Vec::new();
     let mut failed: Option<Instant> = None;
     let mut running: Vec<usize> = (0..children.len()).collect();
@@ -144,18 +149,17 @@ fn wait(mut children: Vec<Child>, log: &Path) -> Option<Trouble> {
         }
         thread::sleep(POLL);
     }
-    let words = || {
-        let text = fs::read_to_string(log).unwrap_or_default();
-        let lines: Vec<&str> = text.lines().collect();
-        lines[lines.len().saturating_sub(LAST_WORDS)..].join(" | ")
-    };
+    let log = fs::read(log).unwrap_or_default();
+    let said = String::from_utf8_lossy(&log[log.len().min(begun as usize)..]);
     // A rank that is gone takes its peers with it: what they say of that weighs less.
-    match problems.into_iter().max() {
-        Some(Trouble::Failed(what)) => Some(Trouble::Failed(match words() {
+    match (problems.into_iter().max(), shortage(&said)) {
+        // The program itself may have been ended by the allocation that failed.
+        (Some(Trouble::Failed(_) | Trouble::Memory(_)), Some(shortage)) => Some(Trouble::Memory(shortage)),
+        (Some(Trouble::Failed(what)), None) => Some(Trouble::Failed(match last_words(&said, LAST_WORDS) {
             words if words.is_empty() => what,
             words => format!("{what}: {words}"),
         })),
-        other => other,
+        (other, _) => other,
     }
 }
 
@@ -171,6 +175,7 @@ fn problem(rank: usize, status: ExitStatus) -> Option<Trouble> {
         (Some(signal), _) => Trouble::Failed(format!("rank {rank} was ended by signal {signal}")),
         (None, code) if code == i32::from(SCATTERED) => Trouble::Scattered(format!("rank {rank} did not reach the others")),
         (None, code) if code == i32::from(STORAGE) => Trouble::Storage("the disk is full or cannot be written".into()),
+        (None, code) if code == i32::from(MEMORY) => Trouble::Memory("no memory is left".into()),
         (None, code) => Trouble::Failed(format!("rank {rank} ended with code {code}")),
     })
 }

@@ -1,8 +1,14 @@
-//! What a training run keeps in memory at its peak, by formula.
+//! What a job keeps in memory at its peak, by formula, and whether this machine has as much.
 
+use anyhow::Result;
+
+use super::job::{Job, Work};
+use super::machine::Machine;
 use crate::experiment::recipe::{Packing, Precision, TrainRecipe};
 use crate::model::ModelConfig;
 use crate::model::variant::FeedForward;
+use crate::shortage::shown;
+use crate::user_error;
 
 /// The program with libtorch and its threads, before there is a model. Measured on x86-64 without CUDA.
 const PROGRAM_BYTES: f64 = 300e6;
@@ -11,14 +17,30 @@ const LOGITS_BYTES: f64 = (192u64 << 20) as f64;
 /// Tokens of a chunk of the head, at most.
 const CHUNK_TOKENS: f64 = 4096.0;
 
-/// Bytes that one rank of `recipe` takes at most, about: weights, gradients, moments, the activations of its share of a batch (all
-/// are kept), and a chunk of logits.
-pub fn peak_bytes(recipe: &TrainRecipe, tp: usize, dp: usize) -> u64 {
-    let (tp, dp) = (tp as f64, dp as f64);
-    let width = match recipe.precision {
-        Precision::F32 => 4.0,
-        Precision::Bf16 => 2.0,
-    };
+/// How far the formula may be above what is measured (see the test): what is refused cannot fit even then.
+const OVERESTIMATE: f64 = 1.2;
+
+/// How a run is spread over ranks, and what it does without.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Spread {
+    pub tp: usize,
+    pub dp: usize,
+    /// Activations are computed again on the way back.
+    pub recompute: bool,
+    pub sequence_parallel: bool,
+}
+
+impl Spread {
+    pub fn of(tp: usize, dp: usize) -> Self {
+        Self { tp, dp, ..Self::default() }
+    }
+}
+
+/// Bytes that one rank of `recipe` takes at most, about: weights, gradients, moments, the activations of its share of a batch, and
+/// a chunk of logits.
+pub fn peak_bytes(recipe: &TrainRecipe, spread: &Spread) -> u64 {
+    let (tp, dp) = (spread.tp as f64, spread.dp as f64);
+    let width = width(recipe);
     // Master weights, their gradient and two moments in f32; autograd's own gradients; in bf16, a copy of the weights.
     let copy = if recipe.precision == Precision::Bf16 { width } else { 0.0 };
     let weights = recipe.model.parameter_count() as f64 / tp * (16.0 + width + copy);
@@ -27,17 +49,88 @@ pub fn peak_bytes(recipe: &TrainRecipe, tp: usize, dp: usize) -> u64 {
     let passing = 6.0 * recipe.model.intermediate_size as f64 / tp;
     let packed =
         if recipe.data.packing == Packing::Documents { packed_per_token(&recipe.model, recipe.data.context, tp) } else { 0.0 };
-    let activations = tokens * width * (activations_per_token(&recipe.model, tp) + packed + passing);
+    let all = activations_per_token(&recipe.model, tp, if spread.sequence_parallel { tp } else { 1.0 });
+    // Each block's input is kept, and one block at a time has all of its activations.
+    let kept = if spread.recompute {
+        let blocks = recipe.model.num_hidden_layers.max(1) as f64;
+        (recipe.model.hidden_size as f64 * (blocks + 4.0) + all / blocks).min(all)
+    } else {
+        all
+    };
+    let activations = tokens * width * (kept + packed + passing);
     let vocabulary = recipe.model.vocab_size as f64 / tp;
     let chunk = (LOGITS_BYTES / width).min(CHUNK_TOKENS.min(tokens) * vocabulary).max(64.0 * vocabulary);
     // The logits, their product's workspace, and the walks over them.
     (PROGRAM_BYTES + weights + activations + 2.0 * chunk * width) as u64
 }
 
+/// Bytes that one rank takes at least to walk a model of `recipe` forward: its weights.
+fn forward_bytes(recipe: &TrainRecipe, tp: usize) -> u64 {
+    (PROGRAM_BYTES + recipe.model.parameter_count() as f64 / tp as f64 * width(recipe)) as u64
+}
+
+fn width(recipe: &TrainRecipe) -> f64 {
+    match recipe.precision {
+        Precision::F32 => 4.0,
+        Precision::Bf16 => 2.0,
+    }
+}
+
+impl Job {
+    /// Bytes that one of its ranks takes, about.
+    pub fn memory_bytes(&self) -> u64 {
+        let Self { tp, dp, recompute, sequence_parallel, .. } = *self;
+        let spread = Spread { tp, dp, recompute, sequence_parallel };
+        match &self.work {
+            Work::Train { recipe, .. } if !recipe.is_untrained() => peak_bytes(recipe, &spread),
+            Work::Train { recipe, .. } | Work::Teach { recipe, .. } => forward_bytes(recipe, tp),
+            Work::Compare { recipe, teacher, .. } => {
+                forward_bytes(recipe, tp) + forward_bytes(teacher, tp) - PROGRAM_BYTES as u64
+            }
+            Work::Unigram { .. } => PROGRAM_BYTES as u64,
+        }
+    }
+}
+
+/// Refuses a job that cannot fit in the memory of `machine` even if it is alone there. A device of its own has memory of its own.
+pub fn fit<'a>(jobs: impl Iterator<Item = &'a Job>, machine: &Machine) -> Result<()> {
+    for job in jobs.filter(|job| job.device == "cpu") {
+        let rank = job.memory_bytes();
+        let all = rank * (job.tp * job.dp) as u64;
+        let (needed, there, whose) = match (machine.all, machine.of_a_process()) {
+            (_, Some((there, whose))) if least(rank) > there => (rank, there, whose),
+            (Some(there), _) if least(all) > there => (all, there, "this machine has"),
+            _ => continue,
+        };
+        let cure = cure(job.recompute);
+        return Err(user_error!(
+            "{}: it needs about {} of memory, {whose} {}; try {cure}",
+            job.run,
+            shown(needed as f64),
+            shown(there as f64)
+        ));
+    }
+    Ok(())
+}
+
+/// What a job that the formula gives `bytes` takes at the very least.
+pub fn least(bytes: u64) -> u64 {
+    (bytes as f64 / OVERESTIMATE) as u64
+}
+
+/// What needs less memory.
+pub fn cure(recompute: bool) -> &'static str {
+    match recompute {
+        false => "--recompute, a smaller batch or context, or a smaller model",
+        true => "a smaller batch or context, or a smaller model",
+    }
+}
+
 /// Numbers that autograd keeps of a token: of each block its two sums with the residual and their norms, queries, keys and values
 /// before and after rotation, what attention gives, and the feed-forward's inner activations.
-fn activations_per_token(model: &ModelConfig, tp: f64) -> f64 {
-    let (d, f) = (model.hidden_size as f64, model.intermediate_size as f64 / tp);
+/// Norms and sums are shared out among `sharers`.
+fn activations_per_token(model: &ModelConfig, tp: f64, sharers: f64) -> f64 {
+    let (d, f) = (model.hidden_size as f64 / sharers, model.intermediate_size as f64 / tp);
     let queries = (model.num_attention_heads * model.head_dim()) as f64 / tp;
     let keys = (model.num_key_value_heads * model.head_dim()) as f64 / tp;
     let inner = if model.variant.feed_forward == FeedForward::SwiGlu { 4.0 } else { 2.0 };
@@ -66,7 +159,7 @@ mod tests {
         let experiment = load(&quickstart, &Options { smoke: false, tp: 1, dp: 1 }).unwrap();
         let teacher = &experiment.teachers[0].recipe;
         let near = |recipe: &TrainRecipe, measured: f64| {
-            let ratio = peak_bytes(recipe, 1, 1) as f64 / measured;
+            let ratio = peak_bytes(recipe, &Spread::of(1, 1)) as f64 / measured;
             assert!((0.85..1.2).contains(&ratio), "{ratio}");
         };
         near(teacher, 512e6);
@@ -82,6 +175,42 @@ mod tests {
         };
         (large.batch, large.tokens, large.data.context) = (16_000, 32_000, 256);
         near(&large, 2908e6);
-        assert!(peak_bytes(&large, 2, 1) < peak_bytes(&large, 1, 1) && peak_bytes(&large, 1, 2) < peak_bytes(&large, 2, 1));
+        let on = |tp, dp| peak_bytes(&large, &Spread::of(tp, dp));
+        assert!(on(2, 1) < on(1, 1) && on(1, 2) < on(2, 1));
+        let again = peak_bytes(&large, &Spread { recompute: true, ..Spread::of(1, 1) });
+        assert!(again < on(1, 1) / 2, "{again}");
+    }
+
+    #[test]
+    fn what_cannot_fit_alone_is_refused_with_a_cure_and_what_may_fit_is_not() {
+        let quickstart = Path::new(env!("CARGO_MANIFEST_DIR")).join("experiments/quickstart.toml");
+        let experiment = load(&quickstart, &Options { smoke: false, tp: 1, dp: 1 }).unwrap();
+        let student = &experiment.students[0];
+        let job = |tp: usize, device: &str| Job {
+            run: student.run.clone(),
+            folder: "runs/a".into(),
+            data: "runs/data".into(),
+            work: Work::Train { recipe: Box::new(student.recipe.clone()), start: None, cache: None },
+            device: device.into(),
+            threads: 1,
+            tp,
+            dp: 1,
+            recompute: false,
+            sequence_parallel: false,
+        };
+        let bytes = job(1, "cpu").memory_bytes();
+        let machine = |all: u64| Machine { all: Some(all), ..Machine::default() };
+        assert!(fit([&job(1, "cpu")].into_iter(), &machine(bytes * 9 / 10)).is_ok(), "the formula may be above what is measured");
+        let error = fit([&job(1, "cpu")].into_iter(), &machine(bytes / 2)).unwrap_err();
+        assert!(error.is::<crate::UserError>(), "{error:#}");
+        let said = format!("{error:#}");
+        assert!(said.contains("of memory, this machine has") && said.contains("try --recompute, a smaller batch"), "{said}");
+        assert!(fit([&job(1, "cuda:0")].into_iter(), &machine(bytes / 2)).is_ok());
+        // Two ranks of a machine share it; an address space is each one's own.
+        let two = job(2, "cpu");
+        assert!(fit([&two].into_iter(), &machine(two.memory_bytes() * 3 / 2)).is_err());
+        let space = Machine { address_space: Some(two.memory_bytes() * 3 / 2), ..Machine::default() };
+        assert!(fit([&two].into_iter(), &space).is_ok());
+        assert!(fit([&job(1, "cpu")].into_iter(), &Machine::default()).is_ok(), "a system that tells nothing refuses nothing");
     }
 }

@@ -8,6 +8,7 @@ pub mod job;
 pub mod kin;
 pub mod lease;
 pub mod local;
+pub mod machine;
 pub mod memory;
 mod prepare;
 pub mod progress;

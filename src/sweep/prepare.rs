@@ -13,6 +13,7 @@ use crate::data::sequences::sequences;
 use crate::data::tokens::{self, TokenizedSplit};
 use crate::experiment::Experiment;
 use crate::experiment::recorded::Origin;
+use crate::teacher::cache::Cache;
 use crate::teacher::endpoint::judge::Judge;
 use crate::teacher::recorded;
 
@@ -33,6 +34,9 @@ pub fn prepare(experiment: &Experiment, settings: &Settings, interrupts: &Atomic
         let Some(_lease) = lease(&place.folder)? else { return Ok(false) };
         match &recording.origin {
             Origin::File(file) => {
+                for path in Cache::mend(&place.folder, &place.title)? {
+                    eprintln!("{} is damaged; what it held is imported again", path.display());
+                }
                 let arms = recording.students(experiment).map(|student| (student.method.as_str(), student.recipe.loss.objective));
                 recorded::prepare(recording, file, &data, &place.folder, &place.title, &arms.collect::<Vec<_>>())?;
             }

@@ -1,6 +1,7 @@
 //! What was done and must be done again: because it was asked for, or because it is not whole any more.
 
 use std::fs;
+use std::path::Path;
 
 use anyhow::{Context, Result};
 
@@ -16,16 +17,18 @@ use crate::train::run::final_weights;
 pub fn requeue(planned: &[Planned], rerun: Option<Rerun>) -> Result<()> {
     let anew = rerun == Some(Rerun::All);
     for Planned { job, .. } in planned {
-        let ended = || match status_in(&job.folder) {
-            Status::Done => anew,
-            status => !status.is_left(),
+        let ended = || -> Result<bool> {
+            Ok(match status_in(&job.folder)? {
+                Status::Done => anew,
+                status => !status.is_left(),
+            })
         };
         // A run that was interrupted starts anew too where all do.
-        if !(ended() || anew && journal_path(&job.folder).exists()) {
+        if !(ended()? || anew && journal_path(&job.folder).exists()) {
             continue;
         }
         let Some(lease) = Watch::new(&job.folder).take()? else { continue };
-        if ended() || anew {
+        if ended()? || anew {
             put_back(&job.folder, &lease, anew)?;
         }
         if let (true, Work::Teach { cache, .. }) = (anew, &job.work) {
@@ -39,28 +42,38 @@ pub fn requeue(planned: &[Planned], rerun: Option<Rerun>) -> Result<()> {
     Ok(())
 }
 
-/// Before a teacher answers: one that is done but whose weights are not whole is put back in the queue. Whether any was.
-pub fn mend_teachers(planned: &[Planned]) -> Result<bool> {
+/// Before weights are read: a run that is done but whose weights are not whole is put back in the queue, be it a teacher or a
+/// student that is held against it. Whether any was.
+pub fn mend_weights(planned: &[Planned]) -> Result<bool> {
     let mut any = false;
-    for Planned { job, needs, .. } in planned {
-        let Work::Teach { weights: teacher, recipe, .. } = &job.work else { continue };
-        let weights = final_weights(teacher);
-        if recipe.is_untrained() || !needs.is_empty() || status_in(teacher) != Status::Done || checkpoint::is_whole(&weights) {
-            continue;
-        }
-        let Some(lease) = Watch::new(teacher).take()? else { continue };
-        if status_in(teacher) == Status::Done {
-            eprintln!("{} is damaged; this teacher is trained again", weights.display());
-            put_back(teacher, &lease, true)?;
-            any = true;
+    for Planned { job, .. } in planned {
+        let read: Vec<(&Path, &str, bool)> = match &job.work {
+            Work::Teach { weights, recipe, .. } => vec![(weights, "teacher", recipe.is_untrained())],
+            Work::Compare { student, recipe, weights, teacher, .. } => {
+                vec![(student, "student", recipe.is_untrained()), (weights, "teacher", teacher.is_untrained())]
+            }
+            _ => continue,
+        };
+        for (folder, what, untrained) in read {
+            let weights = final_weights(folder);
+            // What this session trains is not done.
+            if untrained || status_in(folder)? != Status::Done || checkpoint::is_whole(&weights) {
+                continue;
+            }
+            let Some(lease) = Watch::new(folder).take()? else { continue };
+            if status_in(folder)? == Status::Done {
+                eprintln!("{} is damaged; this {what} is trained again", weights.display());
+                put_back(folder, &lease, true)?;
+                any = true;
+            }
         }
     }
     Ok(any)
 }
 
 /// The journal first: a checkpoint beyond its steps counts for nothing.
-fn put_back(folder: &std::path::Path, lease: &Lease, anew: bool) -> Result<()> {
-    if !journal::read(&journal_path(folder)).is_empty() {
+fn put_back(folder: &Path, lease: &Lease, anew: bool) -> Result<()> {
+    if !journal::read(&journal_path(folder))?.is_empty() {
         record(folder, lease, &Event::Requeued { anew })?;
     }
     if anew { checkpoint::prune(folder, 0) } else { Ok(()) }

@@ -3,6 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
+use anyhow::Result;
+
 use super::job::{Job, Status, Work, baselines, cache_place, data_folder, fidelity_run, judge, recording_place, status};
 use crate::experiment::{Experiment, Student};
 
@@ -58,17 +60,23 @@ pub struct Planned {
 }
 
 /// The jobs that are left to do, in an order that puts needs first.
-pub fn plan(experiment: &Experiment, settings: &Settings) -> Vec<Planned> {
+pub fn plan(experiment: &Experiment, settings: &Settings) -> Result<Vec<Planned>> {
     let runs = &settings.runs;
     let cores = std::thread::available_parallelism().map_or(1, |n| n.get());
     let threads = (cores / settings.jobs / (settings.tp * settings.dp)).max(1);
-    let pending = |run: &str| match status(runs, run) {
-        Status::New | Status::Interrupted => true,
-        Status::Done => settings.rerun == Some(Rerun::All),
-        Status::Failed(_) | Status::Diverged(_) => settings.rerun.is_some(),
+    let pending = |run: &str| -> Result<bool> {
+        Ok(match status(runs, run)? {
+            Status::New | Status::Interrupted => true,
+            Status::Done => settings.rerun == Some(Rerun::All),
+            Status::Failed(_) | Status::Diverged(_) => settings.rerun.is_some(),
+        })
     };
-    let students: Vec<_> =
-        experiment.students.iter().filter(|student| settings.asks_for(&student.run) && pending(&student.run)).collect();
+    let mut students = Vec::new();
+    for student in experiment.students.iter().filter(|student| settings.asks_for(&student.run)) {
+        if pending(&student.run)? {
+            students.push(student);
+        }
+    }
     let mut planned: Vec<Planned> = Vec::new();
     let mut add =
         |run: &str, recipe: &crate::experiment::recipe::TrainRecipe, work: Work, needs: Vec<usize>, cost: (f64, u64)| {
@@ -93,7 +101,7 @@ pub fn plan(experiment: &Experiment, settings: &Settings) -> Vec<Planned> {
     for (index, teacher) in experiment.teachers.iter().enumerate() {
         let mine: Vec<_> = students.iter().filter(|student| student.teacher == Some(index)).collect();
         let mut needs = Vec::new();
-        if pending(&teacher.run) && (!mine.is_empty() || settings.only.is_none()) {
+        if pending(&teacher.run)? && (!mine.is_empty() || settings.only.is_none()) {
             let work = Work::Train { recipe: Box::new(teacher.recipe.clone()), start: teacher.start.clone(), cache: None };
             let index_of_job =
                 add(&teacher.run, &teacher.recipe, work, vec![], (teacher.recipe.train_flops(), teacher.recipe.tokens));
@@ -115,7 +123,7 @@ pub fn plan(experiment: &Experiment, settings: &Settings) -> Vec<Planned> {
     }
     if settings.only.is_none() {
         for (run, student) in baselines(experiment) {
-            if pending(&run) {
+            if pending(&run)? {
                 add(&run, &student.recipe, Work::Unigram { recipe: Box::new(student.recipe.clone()) }, vec![], (0.0, 0));
             }
         }
@@ -134,11 +142,11 @@ pub fn plan(experiment: &Experiment, settings: &Settings) -> Vec<Planned> {
         let own = jobs.get(student.run.as_str()).copied();
         let Some(index) = judge(experiment, student) else { continue };
         let teacher = &experiment.teachers[index];
-        let there = |run: &str| status(runs, run) == Status::Done;
+        let there = |run: &str| -> Result<bool> { Ok(status(runs, run)? == Status::Done) };
         let run = fidelity_run(student, teacher);
         // Of what this session trains, and of what was trained before.
-        let wanted = own.is_some() || (settings.asks_for(&student.run) && there(&student.run));
-        if !wanted || !pending(&run) || !(trained[index].is_some() || there(&teacher.run)) {
+        let wanted = own.is_some() || (settings.asks_for(&student.run) && there(&student.run)?);
+        if !wanted || !pending(&run)? || !(trained[index].is_some() || there(&teacher.run)?) {
             continue;
         }
         let work = Work::Compare {
@@ -150,5 +158,5 @@ pub fn plan(experiment: &Experiment, settings: &Settings) -> Vec<Planned> {
         };
         add(&run, &student.recipe, work, own.into_iter().chain(trained[index]).collect(), (0.0, 0));
     }
-    planned
+    Ok(planned)
 }

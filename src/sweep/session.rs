@@ -7,19 +7,21 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Result, anyhow};
 
 use super::job::{Job, Status, Work, journal_path, status_in};
 use super::lease::{Lease, Sight, Watch, by};
 use super::local::{News, Processes, Trouble, log_path};
+use super::machine::Machine;
+use super::memory::{self, fit, least};
 use super::prepare::prepare;
 use super::progress::Progress;
-use super::requeue::{mend_teachers, requeue};
+use super::requeue::{mend_weights, requeue};
 use super::retry::pause;
 use super::schedule::{Planned, Settings, plan};
 use crate::experiment::Experiment;
 use crate::record::journal::{self, Event, Journal};
-use crate::record::store::is_storage;
+use crate::record::store::{is_storage, uncreated};
 use crate::train::checkpoint;
 
 /// Time between looks at what others do.
@@ -36,19 +38,24 @@ pub struct Ending {
     pub elsewhere: usize,
     /// Jobs that could not be done through no fault of theirs.
     pub undone: usize,
+    /// Of these, jobs for which memory was too short.
+    pub short: usize,
     /// By ctrl-C.
     pub interrupted: bool,
 }
 
 /// Runs what is left of `experiment`. `interrupts` counts ctrl-C: at one, running jobs checkpoint and end; at two they are killed.
 pub fn run(experiment: &Experiment, settings: &Settings, interrupts: &Arc<AtomicUsize>) -> Result<Ending> {
-    std::fs::create_dir_all(&settings.runs).with_context(|| format!("cannot create {}", settings.runs.display()))?;
-    let mut planned = plan(experiment, settings);
+    std::fs::create_dir_all(&settings.runs).map_err(|error| uncreated(&settings.runs, error))?;
+    let mut planned = plan(experiment, settings)?;
+    let machine = Machine::here();
+    fit(planned.iter().map(|planned| &planned.job), &machine)?;
     if settings.rerun.is_some() {
         requeue(&planned, settings.rerun)?;
     }
-    if mend_teachers(&planned)? {
-        planned = plan(experiment, settings);
+    // What is trained again may need what is not whole either.
+    while mend_weights(&planned)? {
+        planned = plan(experiment, settings)?;
     }
     if planned.is_empty() {
         return Ok(Ending::default());
@@ -59,8 +66,18 @@ pub fn run(experiment: &Experiment, settings: &Settings, interrupts: &Arc<Atomic
     let (sender, news) = mpsc::channel();
     let desks = planned.iter().map(|planned| Desk::new(&planned.job.folder)).collect();
     let progress = Progress::new(&planned);
-    let mut session =
-        Session { planned, settings, desks, progress, ending: Ending::default(), sender, news, stop: None, storage: None };
+    let mut session = Session {
+        planned,
+        settings,
+        machine,
+        desks,
+        progress,
+        ending: Ending::default(),
+        sender,
+        news,
+        stop: None,
+        storage: None,
+    };
     session.run(interrupts)?;
     session.progress.finish();
     match session.storage {
@@ -113,6 +130,7 @@ enum Stop {
 struct Session<'a> {
     planned: Vec<Planned>,
     settings: &'a Settings,
+    machine: Machine,
     desks: Vec<Desk>,
     progress: Progress,
     ending: Ending,
@@ -213,6 +231,9 @@ impl Session<'_> {
         if self.running() >= self.settings.jobs && lacking.is_none() {
             return Ok(());
         }
+        if lacking.is_none() && !self.has_memory_for(index) {
+            return Ok(());
+        }
         let job = &self.planned[index].job;
         let desk = &mut self.desks[index];
         let Some(lease) = desk.watch.take()? else {
@@ -223,7 +244,7 @@ impl Session<'_> {
             }
             return Ok(());
         };
-        let events = journal::read(&journal_path(&job.folder));
+        let events = journal::read(&journal_path(&job.folder))?;
         let status = Status::of(&events);
         let ended = match job.work.grows() {
             true => desk.shared && status == Status::Done && job.is_covered(),
@@ -237,7 +258,7 @@ impl Session<'_> {
         if let Some(need) = lacking {
             let need = &self.planned[need].job;
             let mut error = format!("it needs {}, which is not done", need.run);
-            if matches!(status_in(&need.folder), Status::Failed(_) | Status::Diverged(_)) {
+            if matches!(status_in(&need.folder)?, Status::Failed(_) | Status::Diverged(_)) {
                 error = format!("it needs {}, which failed", need.run);
                 record(&job.folder, &lease, &Event::Failed { error: error.clone() })?;
             }
@@ -259,6 +280,16 @@ impl Session<'_> {
         }
     }
 
+    /// Whether the machine has memory for job `index` beside those that run; one that is alone may try.
+    fn has_memory_for(&self, index: usize) -> bool {
+        let bytes = |job: &Job| if job.device == "cpu" { least(job.memory_bytes() * (job.tp * job.dp) as u64) } else { 0 };
+        let jobs = self.planned.iter().zip(&self.desks);
+        let held: Vec<u64> =
+            jobs.filter(|(_, desk)| desk.state == State::Running).map(|(planned, _)| bytes(&planned.job)).collect();
+        let wanted = held.iter().sum::<u64>() + bytes(&self.planned[index].job);
+        held.is_empty() || self.machine.all.is_none_or(|all| wanted <= all)
+    }
+
     /// All processes of job `index` have ended.
     fn end(&mut self, index: usize, trouble: Option<Trouble>) -> Result<()> {
         let desk = &mut self.desks[index];
@@ -266,7 +297,7 @@ impl Session<'_> {
         let Some(mut lease) = desk.lease.take() else { return Ok(()) };
         let folder = self.planned[index].job.folder.clone();
         if !lease.reclaim()? {
-            let status = status_in(&folder);
+            let status = status_in(&folder)?;
             if !status.is_left() {
                 // Another session came to look after it had ended.
                 self.conclude(index, &status, Some(&log_path(&folder)));
@@ -276,11 +307,22 @@ impl Session<'_> {
             self.progress.retried(index, "another session has taken it over");
             return Ok(());
         }
-        let status = status_in(&folder);
+        let status = status_in(&folder)?;
         match (trouble, &status) {
             (_, Status::Done | Status::Diverged(_)) | (None, _) => {}
             (Some(Trouble::Storage(what)), _) => {
                 self.full(index, &what);
+                return Ok(());
+            }
+            (Some(Trouble::Memory(what)), _) => {
+                let because = desk.because.take().unwrap_or(what);
+                record(&folder, &lease, &Event::Postponed { because: because.clone() })?;
+                // What others hold now, this one may have once they have ended.
+                if self.running() > 1 {
+                    return self.again(index, &lease, because);
+                }
+                (self.ending.undone, self.ending.short) = (self.ending.undone + 1, self.ending.short + 1);
+                self.settle(index, false, Some(&format!("{because}; try {}", cure(self.settings))));
                 return Ok(());
             }
             (Some(Trouble::Killed(by)), _) | (Some(Trouble::Scattered(by)), Status::New | Status::Interrupted) => {
@@ -304,7 +346,7 @@ impl Session<'_> {
             }
             (Some(_), _) => {}
         }
-        let status = status_in(&folder);
+        let status = status_in(&folder)?;
         let log = log_path(&folder);
         if status.is_left() && self.stop.is_none() {
             self.ending.undone += 1;
@@ -347,6 +389,12 @@ impl Session<'_> {
         self.desks[index].state = State::Ended { done };
         self.progress.ended(index, problem);
     }
+}
+
+/// What leaves more memory to a job under these settings.
+pub fn cure(settings: &Settings) -> String {
+    let fewer = if settings.jobs > 1 { "fewer --jobs, " } else { "" };
+    format!("{fewer}{}", memory::cure(settings.recompute))
 }
 
 /// Writes what happened to a job that could not write it itself.

@@ -3,9 +3,10 @@
 use std::fs;
 use std::path::Path;
 
+use anyhow::Result;
 use serde::Serialize;
 
-use super::job::{Status, baselines, cache_place, journal_path};
+use super::job::{Status, baselines, cache_place, fidelity_run, journal_path, judge};
 use super::lease::{by, holder};
 use super::local::log_path;
 use crate::experiment::Experiment;
@@ -18,7 +19,7 @@ const LOG_LINES: usize = 8;
 #[derive(Clone, Debug, Serialize)]
 pub struct State {
     pub run: String,
-    /// `student`, `teacher`, `cache` or `baseline`.
+    /// `student`, `teacher`, `cache`, `baseline` or `fidelity`.
     pub role: &'static str,
     /// `new`, `running`, `interrupted`, `done`, `failed` or `diverged`.
     pub status: &'static str,
@@ -39,17 +40,25 @@ pub struct State {
 }
 
 /// All jobs of `experiment` under `runs`: teachers, caches, baselines, students.
-pub fn states(experiment: &Experiment, runs: &Path) -> Vec<State> {
+pub fn states(experiment: &Experiment, runs: &Path) -> Result<Vec<State>> {
     let mut all = Vec::new();
     for teacher in &experiment.teachers {
-        all.push(state(runs, &teacher.run, "teacher", teacher.recipe.tokens));
+        all.push(state(runs, &teacher.run, "teacher", teacher.recipe.tokens)?);
         let place = cache_place(runs, teacher);
         let run = place.folder.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        all.push(state(runs, &run, "cache", 0));
+        all.push(state(runs, &run, "cache", 0)?);
     }
-    all.extend(baselines(experiment).iter().map(|(run, _)| state(runs, run, "baseline", 0)));
-    all.extend(experiment.students.iter().map(|student| state(runs, &student.run, "student", student.recipe.tokens)));
-    all
+    for (run, _) in baselines(experiment) {
+        all.push(state(runs, &run, "baseline", 0)?);
+    }
+    for student in &experiment.students {
+        all.push(state(runs, &student.run, "student", student.recipe.tokens)?);
+        // How near it came to its teacher is a job of its own: the same command does it again while it is not done.
+        if let Some(teacher) = judge(experiment, student) {
+            all.push(state(runs, &fidelity_run(student, &experiment.teachers[teacher]), "fidelity", 0)?);
+        }
+    }
+    Ok(all)
 }
 
 /// Seconds until all jobs that train are done: each at its own speed, or at that of the others of its role, as many at a time as
@@ -69,9 +78,9 @@ pub fn seconds_left(states: &[State]) -> Option<f64> {
     seconds.map(|seconds| seconds.iter().sum::<f64>() / at_a_time as f64)
 }
 
-fn state(runs: &Path, run: &str, role: &'static str, tokens: u64) -> State {
+fn state(runs: &Path, run: &str, role: &'static str, tokens: u64) -> Result<State> {
     let folder = runs.join(run);
-    let events = journal::read(&journal_path(&folder));
+    let events = journal::read(&journal_path(&folder))?;
     let mut state = State {
         run: run.to_string(),
         role,
@@ -121,7 +130,7 @@ fn state(runs: &Path, run: &str, role: &'static str, tokens: u64) -> State {
         let lines: Vec<&str> = text.lines().collect();
         state.log = lines[lines.len().saturating_sub(LOG_LINES)..].iter().map(|line| line.to_string()).collect();
     }
-    state
+    Ok(state)
 }
 
 #[cfg(test)]

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, anyhow};
 use tch::Device;
 
 use super::job::{CachePlace, Job, Work, journal_path};
@@ -20,8 +20,10 @@ use crate::dist::Mesh;
 use crate::eval::fidelity::{Model, fidelity};
 use crate::eval::perplexity::Evaluation;
 use crate::experiment::recipe::TrainRecipe;
+use crate::guard::caught;
 use crate::record::journal::{Event, Journal, TakenOver};
 use crate::record::store::{is_storage, remove_parts};
+use crate::shortage::{SAID, first_words, shortage};
 use crate::teacher::cache::Cache;
 use crate::teacher::teach::Lecturer;
 use crate::train::run::{Outcome, Place, evaluation_events, train, trained_decoder};
@@ -31,6 +33,8 @@ use crate::user_error;
 pub const SCATTERED: u8 = 75;
 /// A rank's exit code where the disk is full or cannot be written.
 pub const STORAGE: u8 = 74;
+/// A rank's exit code where memory has ended.
+pub const MEMORY: u8 = 71;
 
 /// Does the job in `job_file` as the rank that the environment names. The first rank works under the lease that `token` names,
 /// writes the journal, and stops at the next step once standard input closes: then the scheduler wants it to, or is gone.
@@ -56,18 +60,35 @@ pub fn work(job_file: &Path, token: Option<&str>) -> Result<ExitCode> {
     }
     let open = |lease: &Lease| Journal::append(&journal_path(&job.folder), lease.fence(), true);
     let journal = lease.as_ref().map(open).transpose()?;
-    let result = match Mesh::from_env(job.tp, job.dp, device(&job.device)?) {
+    let device = device(&job.device)?;
+    let result = caught(|| match Mesh::from_env(job.tp, job.dp, device) {
         Ok(mesh) => {
             let mesh = Mesh { sequence_parallel: job.sequence_parallel, ..mesh };
             dispatch(&job, &mesh, journal.as_ref(), &stop)
         }
         Err(error) => Err(error.context(Trouble::Scattered)),
+    });
+    let error = match result {
+        Ok(Ok(())) => return Ok(ExitCode::SUCCESS),
+        Ok(Err(error)) => match shortage(&format!("{error:#}")) {
+            Some(shortage) => anyhow!(shortage).context(Trouble::Memory),
+            None => error,
+        },
+        // What panics is tch where memory ends, or a mistake of ours.
+        Err(panic) => match shortage(&panic) {
+            Some(shortage) => anyhow!(shortage).context(Trouble::Memory),
+            None => anyhow!(first_words(&panic)),
+        },
     };
-    let Err(error) = result else { return Ok(ExitCode::SUCCESS) };
+    let words = match error.downcast_ref::<Trouble>() {
+        Some(Trouble::Memory) => error.root_cause().to_string(),
+        _ => format!("{error:#}"),
+    };
     // The log may be on the disk that is full.
-    let _ = writeln!(std::io::stderr(), "{error:#}");
+    let _ = writeln!(std::io::stderr(), "{SAID}{words}");
     let (code, event) = match error.downcast_ref::<Trouble>() {
         _ if error.downcast_ref::<TakenOver>().is_some() => return Ok(ExitCode::FAILURE),
+        Some(Trouble::Memory) => (MEMORY, Some(Event::Postponed { because: words })),
         _ if is_storage(&error) => (STORAGE, Some(Event::Postponed { because: format!("{error:#}") })),
         Some(Trouble::Scattered) => (SCATTERED, None),
         Some(Trouble::NotWhole) => (1, Some(Event::Postponed { because: format!("{error:#}") })),
@@ -86,6 +107,8 @@ pub fn work(job_file: &Path, token: Option<&str>) -> Result<ExitCode> {
 enum Trouble {
     Scattered,
     NotWhole,
+    /// The machine's, not the job's: it may find more memory another time.
+    Memory,
 }
 
 impl fmt::Display for Trouble {
@@ -93,6 +116,7 @@ impl fmt::Display for Trouble {
         f.write_str(match self {
             Self::Scattered => "the ranks did not find each other",
             Self::NotWhole => "what it needs is not whole",
+            Self::Memory => "memory has ended",
         })
     }
 }
@@ -157,7 +181,7 @@ fn dispatch(job: &Job, mesh: &Mesh, journal: Option<&Journal>, stop: &AtomicBool
             if let Some(journal) = journal {
                 journal.write(&started(job, recipe))?;
                 journal.write(&Event::Resumed { step: 0 })?;
-                for path in Cache::mend(&cache.folder)? {
+                for path in Cache::mend(&cache.folder, &cache.title)? {
                     let what = format!("{} is damaged; what it held is taught again", path.display());
                     journal.write(&Event::Noted { what })?;
                 }
@@ -181,6 +205,7 @@ fn dispatch(job: &Job, mesh: &Mesh, journal: Option<&Journal>, stop: &AtomicBool
             let held_out = split(&recipe.eval.on)?;
             if let Some(journal) = journal {
                 journal.write(&started(job, recipe))?;
+                journal.write(&Event::Resumed { step: 0 })?;
             }
             let student = trained_decoder(recipe, None, student, mesh)?;
             let decoder = trained_decoder(teacher, start.as_deref(), weights, mesh)?;

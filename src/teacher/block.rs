@@ -14,7 +14,7 @@ use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 
 use super::pack::{Reader, Writer};
 use super::title::Title;
-use crate::record::store::{replace_bytes, sha256_hex};
+use crate::record::store::{replace_bytes, sha256_hex, unreadable};
 use crate::user_error;
 
 /// What a teacher says of some tokens, token by token.
@@ -111,7 +111,7 @@ impl OpenBlock {
     /// Opens the block at `path`, checks every byte of it, and tells what it holds.
     pub fn open(path: &Path, title: &Title) -> Result<(Self, Vec<([u8; 16], Place)>)> {
         let damaged = || user_error!("teacher cache block {} is damaged; delete it and teach again", path.display());
-        let bytes = fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
+        let bytes = fs::read(path).map_err(|error| unreadable(path, error))?;
         let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
         ensure!(sha256_hex(&bytes)[..32] == name, damaged());
         let tensors = SafeTensors::deserialize(&bytes).map_err(|_| damaged())?;
@@ -130,8 +130,14 @@ impl OpenBlock {
             view.data().chunks_exact(8).map(|b| u64::from_le_bytes(b.try_into().expect("8 bytes"))).collect()
         };
         let (mut first_token, mut start) = (0, 0);
-        let keys = tensor("keys")?;
-        let places = keys.data().chunks_exact(16).zip(u64s(tensor("lengths")?)).zip(u64s(tensor("ends")?));
+        let (keys, lengths, ends) = (tensor("keys")?, u64s(tensor("lengths")?), u64s(tensor("ends")?));
+        // The parts must belong together, lest what is read of one lie outside of another.
+        let tokens = lengths.iter().try_fold(0u64, |sum, &length| sum.checked_add(length)).ok_or_else(damaged)?;
+        let lse = tokens.checked_mul(4 * title.kept.temperatures.len() as u64).ok_or_else(damaged)?;
+        let counts = keys.data().len() == 16 * lengths.len() && lengths.len() == ends.len();
+        let inside = ends.is_sorted() && ends.last().copied().unwrap_or(0) == tensor("answers")?.data().len() as u64;
+        ensure!(counts && inside && tensor("lse")?.data().len() as u64 == lse, damaged());
+        let places = keys.data().chunks_exact(16).zip(lengths).zip(ends);
         let places = places.map(|((key, targets), end)| {
             let place = Place { first_token, targets, start, end };
             (first_token, start) = (first_token + targets, end);

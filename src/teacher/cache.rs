@@ -18,7 +18,7 @@ use crate::data::batch::Row;
 use crate::data::tokens::TokenizedSplit;
 use crate::objective::targets::Teacher;
 use crate::objective::{Objective, Tail};
-use crate::record::store::sha256_file;
+use crate::record::store::{sha256_file, unreadable};
 
 /// An open cache.
 pub struct Cache {
@@ -35,7 +35,8 @@ impl Cache {
         let mut cache = Self { title: title.clone(), blocks: Vec::new(), index: HashMap::new(), bytes: 0 };
         let mut paths: Vec<PathBuf> = match fs::read_dir(folder) {
             Ok(entries) => entries.map(|entry| Ok(entry?.path())).collect::<Result<_>>()?,
-            Err(_) => return Ok(cache),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(cache),
+            Err(error) => return Err(unreadable(folder, error)),
         };
         paths.retain(|path| path.extension().is_some_and(|extension| extension == "block"));
         paths.sort();
@@ -50,17 +51,30 @@ impl Cache {
     }
 
     /// Deletes the damaged blocks of `folder`, and a title that is no title, so that a pass makes them again; returns their paths.
-    pub fn mend(folder: &Path) -> Result<Vec<PathBuf>> {
+    /// Where the folder's name says that it is the cache of `title`, any other title in it is damage too; elsewhere it is that of
+    /// another cache, which is left alone.
+    pub fn mend(folder: &Path, title: &Title) -> Result<Vec<PathBuf>> {
         let mut damaged = Vec::new();
-        for path in fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path()) {
+        let named = folder.file_name().is_some_and(|name| name.to_string_lossy().ends_with(&format!("-{}", &title.hash()[..8])));
+        let is_title = |bytes: &[u8]| match named {
+            true => serde_json::from_slice::<Title>(bytes).is_ok_and(|found| found == *title),
+            false => serde_json::from_slice::<serde_json::Value>(bytes).is_ok(),
+        };
+        let entries = match fs::read_dir(folder) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(damaged),
+            entries => entries.map_err(|error| unreadable(folder, error))?,
+        };
+        for path in entries.flatten().map(|entry| entry.path()) {
             let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
-            let whole = match path.extension().and_then(|extension| extension.to_str()) {
-                Some("block") => sha256_file(&path)?[..32] == name,
-                _ if path.ends_with(title::FILE) => serde_json::from_slice::<serde_json::Value>(&fs::read(&path)?).is_ok(),
-                _ => true,
+            let ours = path.extension().is_some_and(|extension| extension == "block") || path.ends_with(title::FILE);
+            let whole = match ours && path.is_file() {
+                true if path.ends_with(title::FILE) => is_title(&fs::read(&path)?),
+                true => sha256_file(&path)?[..32] == name,
+                false => !ours,
             };
             if !whole {
-                fs::remove_file(&path).with_context(|| format!("cannot delete {}", path.display()))?;
+                let deleted = if path.is_dir() { fs::remove_dir(&path) } else { fs::remove_file(&path) };
+                deleted.with_context(|| format!("{} is damaged and cannot be deleted", path.display()))?;
                 damaged.push(path);
             }
         }

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::kept::Kept;
 use super::pack::id_bits;
-use crate::record::store::{replace_bytes, sha256_hex};
+use crate::record::store::{replace_bytes, sha256_hex, uncreated};
 use crate::user_error;
 
 pub const FILE: &str = "cache.json";
@@ -47,7 +47,7 @@ impl Title {
 
     /// Writes `cache.json` into `folder`; refuses a folder that has another one.
     pub fn write(&self, folder: &Path) -> Result<()> {
-        fs::create_dir_all(folder)?;
+        fs::create_dir_all(folder).map_err(|error| uncreated(folder, error))?;
         if folder.join(FILE).exists() {
             return self.check(&Self::read(folder)?, folder);
         }
@@ -59,7 +59,9 @@ impl Title {
         let path = folder.join(FILE);
         let text = fs::read_to_string(&path)
             .map_err(|error| user_error!("{}: not a teacher cache, it has no {FILE}: {error}", folder.display()))?;
-        let title: Self = serde_json::from_str(&text).map_err(|error| user_error!("{}: {error}", path.display()))?;
+        let title: Self = serde_json::from_str(&text).map_err(|error| {
+            user_error!("{} is not the title of a teacher cache: {error}; delete the folder and teach again", path.display())
+        })?;
         if title.format != FORMAT {
             let found = title.format;
             return Err(user_error!(

@@ -74,6 +74,7 @@ fn measure(recipe: &TrainRecipe, place: &Place, mesh: &Mesh, journal: Option<&Jo
     let decoder = trained_decoder(recipe, place.start, place.folder, mesh)?;
     let found = evaluate(&decoder, recipe.model.vocab_size, place.held_out, recipe.data.context, mesh)?;
     if let Some(journal) = journal {
+        journal.write(&Event::Resumed { step: 0 })?;
         for event in evaluation_events(&found, recipe, 0, 0, Some(place.held_out)) {
             journal.write(&event)?;
         }
@@ -104,7 +105,7 @@ pub fn train(
     let batches = plan(&sequences(place.train, recipe.data.context), recipe.tokens, recipe.batch, recipe.seed);
     let updates = batches.len() as u64;
     let write = |event: Event| journal.map_or(Ok(()), |journal| journal.write(&event));
-    let journal_events = journal::read(&place.folder.join(journal::FILE));
+    let journal_events = journal::read(&place.folder.join(journal::FILE))?;
     for sentence in resume(place.folder, &journal_events, &weights, &mut optimizer, mesh)? {
         write(Event::Noted { what: sentence })?;
     }

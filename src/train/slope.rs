@@ -12,10 +12,15 @@ const REACH: f64 = 1e-3;
 
 /// The loss's slope along its gradient g, (L(θ + εg/|g|) − L(θ − εg/|g|)) / 2ε, over |g|: 1 where the gradient is that of the
 /// loss. `loss` computes the loss of the global batch at the weights as they are and leaves its gradient in `weights`, on
-/// every rank; the weights are put back bit for bit.
-pub fn slope(weights: &Weights, mesh: &Mesh, mut loss: impl FnMut() -> Result<f64>) -> Result<f64> {
+/// every rank; the weights are put back bit for bit. `None` where the gradient is zero, which foretells nothing, or no number
+/// comes of it.
+pub fn slope(weights: &Weights, mesh: &Mesh, mut loss: impl FnMut() -> Result<f64>) -> Result<Option<f64>> {
     let value = loss()?;
     let norm = weights.gradient_square_sum(mesh)?.sqrt();
+    // The same on every rank: the sum is over all of them.
+    if norm == 0.0 {
+        return Ok(None);
+    }
     let reach = REACH * (value.abs() + REACH) / norm;
     let start = weights.master.copy();
     let direction = &weights.gradient / norm;
@@ -25,7 +30,7 @@ pub fn slope(weights: &Weights, mesh: &Mesh, mut loss: impl FnMut() -> Result<f6
     };
     let rise = at(reach)? - at(-reach)?;
     set(weights, &start);
-    Ok(rise / (2.0 * reach) / norm)
+    Ok(Some(rise / (2.0 * reach) / norm).filter(|slope| slope.is_finite()))
 }
 
 fn set(weights: &Weights, to: &Tensor) {

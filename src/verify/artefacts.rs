@@ -1,5 +1,6 @@
 //! Tables, plots, pages and claims, rebuilt from the frames beside them and held against what is there, byte by byte.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
@@ -7,10 +8,12 @@ use serde::Serialize;
 
 use super::contradictions::contradictions;
 use crate::experiment::claim::Claim;
-use crate::record::fingerprint::fingerprints;
-use crate::record::frames::{Frames, NAMES};
-use crate::record::provenance::{Provenance, frame_hashes};
+use crate::guard::caught;
+use crate::record::fingerprint::Fingerprint;
+use crate::record::frames::{Frames, NAMES, OPTIONAL, file_of, read_frame};
+use crate::record::provenance::{self, Provenance, frame_hashes};
 use crate::report::{CLAIMS, render};
+use crate::shortage::first_words;
 
 /// How a file fails to be what the frames give.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -30,56 +33,121 @@ pub enum Fault {
         columns: Vec<String>,
         runs: Vec<String>,
     },
+    /// A frame whose checksum the provenance does not record.
+    Unrecorded,
     /// A frame of which one number denies another.
     Contradiction(String),
-    /// A frame that cannot be read, and why.
+    /// A file that cannot be read, and why.
     Damaged(String),
 }
 
 /// Characters of a line that a fault shows.
 const SHOWN: usize = 100;
 
+/// What a folder of results has and what is wrong with it.
+#[derive(Debug, Default)]
+pub struct Findings {
+    /// Files that agree.
+    pub same: Vec<PathBuf>,
+    pub faults: Vec<(PathBuf, Fault)>,
+    /// Files that are no part of results.
+    pub strangers: Vec<PathBuf>,
+    /// The frames, where all of them can be read.
+    pub frames: Option<Frames>,
+}
+
+impl Findings {
+    fn fault(&mut self, file: impl Into<PathBuf>, fault: Fault) {
+        self.faults.push((file.into(), fault));
+    }
+}
+
 /// Compares the frames of `folder` with the checksums that its provenance records, and every file of its report with what the
-/// frames and `claims` give. Returns the files that agree, and those that do not.
-pub fn compare(folder: &Path, claims: &[Claim]) -> Result<(Vec<PathBuf>, Vec<(PathBuf, Fault)>)> {
-    let (mut same, mut faults) = (Vec::new(), Vec::new());
-    let found = frame_hashes(folder);
-    let provenance = Provenance::read(folder)?;
-    let (frames, damage) = match Frames::read(folder) {
-        Ok(frames) => (Some(frames), None),
-        Err(error) => (None, Some(error)),
+/// frames and `claims` give. Checksums come before any frame is read.
+pub fn compare(folder: &Path, claims: &[Claim]) -> Result<Findings> {
+    let mut all = Findings::default();
+    let provenance = match Provenance::read(folder) {
+        Ok(provenance) => provenance,
+        Err(error) => {
+            all.fault(provenance::FILE, Fault::Damaged(format!("{error:#}")));
+            return Ok(all);
+        }
     };
-    let now = frames.as_ref().map(fingerprints).transpose()?.unwrap_or_default();
-    for (name, recorded) in provenance.frames {
-        match found.get(&name) {
-            Some(hash) if *hash == recorded => same.push(name.into()),
-            Some(_) => {
-                let both = provenance.fingerprints.get(&name).zip(now.get(&name));
+    let found = frame_hashes(folder);
+    for name in NAMES {
+        let file = file_of(name);
+        match (provenance.frames.get(&file), found.get(&file)) {
+            (Some(recorded), Some(hash)) if recorded == hash => all.same.push(file.into()),
+            (Some(_), Some(_)) => {
+                let now = read_frame(folder, name).and_then(|frame| Fingerprint::of(&frame)).ok();
+                let both = provenance.fingerprints.get(&file).zip(now.as_ref());
                 let (runs, columns) = both.map(|(then, now)| then.differences(now)).unwrap_or_default();
-                faults.push((name.into(), Fault::Changed { columns, runs }));
+                all.fault(file, Fault::Changed { columns, runs });
             }
-            None => faults.push((name.into(), Fault::Missing)),
+            (None, None) if name == OPTIONAL => {}
+            // It may be there and not be a file, or not be readable.
+            (_, None) if folder.join(&file).exists() => all.fault(file, Fault::Damaged("it is no file that can be read".into())),
+            (_, None) => all.fault(file, Fault::Missing),
+            // Its numbers are held against one another below.
+            (None, Some(_)) if name == OPTIONAL => all.same.push(file.into()),
+            (None, Some(_)) => all.fault(file, Fault::Unrecorded),
         }
     }
-    if let Some(error) = damage {
-        let name = NAMES.into_iter().find(|name| format!("{error}").contains(&format!("{name}.parquet")));
-        faults.push((format!("{}.parquet", name.unwrap_or("runs")).into(), Fault::Damaged(format!("{error:#}"))));
-        return Ok((same, faults));
+    for name in NAMES.into_iter().filter(|name| found.contains_key(&file_of(name))) {
+        if let Err(error) = read_frame(folder, name) {
+            all.same.retain(|file| *file != Path::new(&file_of(name)));
+            all.fault(file_of(name), Fault::Damaged(format!("{error:#}")));
+        }
     }
-    for (name, why) in frames.as_ref().map(contradictions).transpose()?.unwrap_or_default() {
-        faults.push((format!("{name}.parquet").into(), Fault::Contradiction(why)));
+    let Ok(frames) = Frames::read(folder) else { return Ok(all) };
+    for (name, why) in contradictions(&frames)? {
+        all.same.retain(|file| *file != Path::new(&file_of(name)));
+        all.fault(file_of(name), Fault::Contradiction(why));
     }
-    for (name, expected) in render(folder, claims)? {
+    // Frames that were changed may hold what no page was made for.
+    let rendered = caught(|| render(folder, claims)).unwrap_or_else(|panic| Err(anyhow::anyhow!(first_words(&panic))));
+    let rendered = match rendered {
+        Ok(rendered) => rendered,
+        Err(error) if all.faults.is_empty() => return Err(error),
+        Err(error) => {
+            all.fault("report.md", Fault::Damaged(format!("the frames give no report: {error:#}")));
+            return Ok(all);
+        }
+    };
+    let mut known: BTreeSet<PathBuf> = NAMES.into_iter().map(|name| file_of(name).into()).collect();
+    known.insert(provenance::FILE.into());
+    for (name, expected) in rendered {
+        known.insert(name.clone());
         match std::fs::read(folder.join(&name)) {
-            Ok(found) if found == expected => same.push(name),
-            Ok(found) => faults.push((name, difference(&expected, &found))),
-            Err(_) => faults.push((name, Fault::Missing)),
+            Ok(found) if found == expected => all.same.push(name),
+            Ok(found) => all.fault(name, difference(&expected, &found)),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => all.fault(name, Fault::Missing),
+            Err(error) => all.fault(name, Fault::Damaged(format!("cannot read it: {error}"))),
         }
     }
-    if claims.is_empty() && folder.join(CLAIMS).exists() {
-        faults.push((CLAIMS.into(), Fault::Unexpected));
+    for file in files_in(folder).into_iter().filter(|file| !known.contains(file)) {
+        // Pages, plots and frames that nothing gives would be taken for results.
+        let ours =
+            file == Path::new(CLAIMS) || file.starts_with("plots") || file.extension().is_some_and(|kind| kind == "parquet");
+        if ours { all.fault(file, Fault::Unexpected) } else { all.strangers.push(file) }
     }
-    Ok((same, faults))
+    all.frames = Some(frames);
+    Ok(all)
+}
+
+/// The files in `folder` and its folder of plots, sorted; those that are hidden are left out.
+fn files_in(folder: &Path) -> Vec<PathBuf> {
+    let names = |inner: &str| {
+        let entries = std::fs::read_dir(folder.join(inner)).into_iter().flatten().flatten();
+        let prefix = PathBuf::from(inner);
+        entries.map(move |entry| prefix.join(entry.file_name())).collect::<Vec<_>>()
+    };
+    let mut all = [names(""), names("plots")].concat();
+    all.retain(|file| {
+        file != Path::new("plots") && !file.file_name().is_some_and(|name| name.to_string_lossy().starts_with('.'))
+    });
+    all.sort();
+    all
 }
 
 fn difference(expected: &[u8], found: &[u8]) -> Fault {

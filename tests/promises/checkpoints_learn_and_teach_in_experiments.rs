@@ -48,7 +48,7 @@ fn events(lab: &Lab, run: &str) -> Vec<Event> {
     let runs = std::fs::read_dir(lab.path().join("runs")).unwrap().map(|entry| entry.unwrap().path());
     let mine: Vec<PathBuf> = runs.filter(|path| path.file_name().unwrap().to_string_lossy().starts_with(run)).collect();
     assert_eq!(mine.len(), 1, "{run}: {mine:?}");
-    journal::read(&mine[0].join(journal::FILE))
+    journal::read(&mine[0].join(journal::FILE)).unwrap()
 }
 
 fn last_nll(lab: &Lab, run: &str) -> f64 {
@@ -99,7 +99,7 @@ fn as_students_with_some_of_their_layers_and_as_teachers_adapted_or_not() {
         let jobs = runs.filter(|path| path.file_name().unwrap().to_string_lossy().starts_with("fidelity-"));
         let mine =
             jobs.filter(|path| std::fs::read_to_string(path.join("job.json")).unwrap().contains(&format!("runs/{student}")));
-        let events = mine.flat_map(|path| journal::read(&path.join(journal::FILE)));
+        let events = mine.flat_map(|path| journal::read(&path.join(journal::FILE)).unwrap());
         events
             .filter_map(|e| if let Event::Compared { kl_to_teacher, .. } = e { Some(kl_to_teacher) } else { None })
             .collect::<Vec<_>>()

@@ -115,6 +115,80 @@ fn of_checkpoints_by_the_one_before_or_from_the_start() {
     assert!(checkpoints("runs").iter().all(|path| path.ends_with("final.safetensors")), "a run that is done keeps none");
 }
 
+/// A teacher, its cache, a baseline, two students and their fidelities, in few and small steps.
+const TINY: &str = r#"
+[base]
+data    = { train = "train.txt", valid = "valid.txt", format = "text", tokenizer = { bpe = 280 } }
+student = { hidden_size = 8, intermediate_size = 16, num_hidden_layers = 1, num_attention_heads = 2, num_key_value_heads = 1 }
+context = 32
+tokens  = 512
+batch   = 128
+seeds   = 1
+[teacher.big]
+model  = { hidden_size = 8, intermediate_size = 16, num_hidden_layers = 1, num_attention_heads = 2, num_key_value_heads = 1 }
+tokens = 256
+[method.finetune]
+objective = "hard-ce"
+[method.soft]
+objective = "soft-ce"
+top_k = 5
+tail = "bucket"
+"#;
+
+/// Each kind of damage, to files of one kind in every folder at once, is made good by one more run.
+#[test]
+fn of_any_file_in_any_way() {
+    let lab = Lab::new();
+    lab.write("lab.toml", TINY);
+    lab.ok(&["run", "lab.toml"]);
+    let calm = lab.frames("results/lab");
+    assert!(calm[2].column("kl_to_teacher").unwrap().null_count() < calm[2].height(), "fidelity is measured");
+    let cut = |bytes: &mut Vec<u8>| bytes.truncate(bytes.len().saturating_sub(5));
+    let empty = |bytes: &mut Vec<u8>| bytes.clear();
+    let flip = |bytes: &mut Vec<u8>| {
+        let at = bytes.len() / 3;
+        bytes[at] ^= 8;
+    };
+    let other = |bytes: &mut Vec<u8>| *bytes = b"{\"format\": 2, \"teacher\": 7}".to_vec();
+    type Change<'a> = &'a dyn Fn(&mut Vec<u8>);
+    let damages: [(&str, &[&str], Change); 9] = [
+        ("fidelity", &["journal.jsonl"], &cut),
+        ("fidelity", &["journal.jsonl"], &flip),
+        ("", &["journal.jsonl"], &cut),
+        ("", &["journal.jsonl"], &empty),
+        // Fidelity is measured again, for which weights are read that are not whole either.
+        ("", &["final.safetensors", "fidelity"], &flip),
+        ("", &["cache.json", "train.tokens", "soft"], &other),
+        ("", &["block", "valid.ids", "tokenizer.json", "soft"], &flip),
+        ("", &["job.json", "final.safetensors.sha256", "fidelity"], &empty),
+        ("", &["train.import.json", "cache.json", "unigram", "soft"], &empty),
+    ];
+    for (at, (folders, files, change)) in damages.into_iter().enumerate() {
+        let mut touched = 0;
+        for folder in fs::read_dir(lab.path().join("runs")).unwrap().map(|entry| entry.unwrap().path()) {
+            let name = folder.file_name().unwrap().to_string_lossy().into_owned();
+            for path in fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().path()) {
+                let file = path.file_name().unwrap().to_string_lossy().into_owned();
+                // A folder named among the files has its journal torn, so that its job is done again.
+                let again = files.iter().any(|begins| name.starts_with(begins)) && file == "journal.jsonl";
+                if name.starts_with(folders) && files.iter().any(|end| file.ends_with(end)) {
+                    damage(&path, change);
+                    touched += 1;
+                } else if again {
+                    damage(&path, cut);
+                }
+            }
+        }
+        assert!(touched > 0, "damage {at}");
+        let output = lab.run(&["run", "lab.toml"]);
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.success(), "damage {at}: {said}");
+        assert!(same_frames(&lab.frames("results/lab"), &calm), "damage {at}: {said}");
+        let again = lab.run(&["run", "lab.toml"]);
+        assert!(!String::from_utf8_lossy(&again.stderr).contains("started"), "damage {at}: nothing is left to do");
+    }
+}
+
 /// A file system of its own, gone with the value.
 struct Mount(PathBuf);
 

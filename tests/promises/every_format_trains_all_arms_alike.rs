@@ -28,7 +28,7 @@ fn first_steps(lab: &Lab) -> Vec<(String, f64, f64)> {
     let mut all = Vec::new();
     for entry in std::fs::read_dir(lab.path().join("runs")).unwrap() {
         let (name, path) = entry.map(|entry| (entry.file_name().to_string_lossy().into_owned(), entry.path())).unwrap();
-        let events = journal::read(&path.join("journal.jsonl"));
+        let events = journal::read(&path.join("journal.jsonl")).unwrap();
         let student = ["finetune", "soft-ce", "logit-mse"].iter().any(|arm| name.starts_with(arm));
         if let (true, Some(Event::Step(step))) = (student, events.iter().find(|event| matches!(event, Event::Step(_)))) {
             assert!(matches!(events.last(), Some(Event::Done)), "{name}");

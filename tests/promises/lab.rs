@@ -120,7 +120,7 @@ impl Lab {
         let mut all = Vec::new();
         for folder in folders {
             let name = folder.file_name().unwrap().to_string_lossy().into_owned();
-            for event in journal::read(&folder.join("journal.jsonl")) {
+            for event in journal::read(&folder.join("journal.jsonl")).unwrap() {
                 match event {
                     Event::Step(step) => {
                         all.push((name.clone(), step.step, "loss", step.loss));
@@ -158,7 +158,7 @@ impl Lab {
 
     /// The frames in `results` less the columns that tell of time.
     pub fn frames(&self, results: &str) -> [DataFrame; 4] {
-        let Frames { runs, curves, evals, documents } = Frames::read(&self.path().join(results)).unwrap();
+        let Frames { runs, curves, evals, documents, .. } = Frames::read(&self.path().join(results)).unwrap();
         [runs, curves, evals, documents].map(|frame| frame.drop_many(["wall_s", "tokens_per_s"]))
     }
 }

@@ -9,7 +9,7 @@ use super::Export;
 use crate::record::frames::Frames;
 use crate::record::provenance::Provenance;
 
-/// `runs.csv`, `curves.csv`, `evals.csv`, `documents.csv`: the columns of the frames under their names. Numbers read back to the
+/// A file a frame, `runs.csv` and so on: the columns of the frames under their names. Numbers read back to the
 /// same bits; what is null is empty.
 pub struct Csv;
 

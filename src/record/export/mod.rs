@@ -5,11 +5,12 @@ pub mod tensorboard;
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 
+use super::checked::Checked;
 use super::frames::Frames;
 use super::provenance::Provenance;
-use super::store::replace_bytes;
+use super::store::{replace_bytes, writable};
 
 /// A format that frames can be taken away in.
 pub trait Export {
@@ -17,15 +18,21 @@ pub trait Export {
     fn files(&self, frames: &Frames, provenance: &Provenance) -> Result<Vec<(PathBuf, Vec<u8>)>>;
 }
 
-/// Writes what `format` makes of the frames of `results` into `out`; returns the paths.
-pub fn export(format: &dyn Export, results: &Path, out: &Path) -> Result<Vec<PathBuf>> {
-    let files = format.files(&Frames::read(results)?, &Provenance::read(results)?)?;
-    let write = |(name, bytes): (PathBuf, Vec<u8>)| {
-        let path = out.join(name);
-        let folder = path.parent().unwrap_or(out);
-        std::fs::create_dir_all(folder).with_context(|| format!("cannot create {}", folder.display()))?;
-        replace_bytes(&path, &bytes)?;
-        Ok(path)
-    };
-    files.into_iter().map(write).collect()
+/// Writes what `format` makes of `results` into `out`; returns the paths.
+pub fn export(format: &dyn Export, results: &Checked, out: &Path) -> Result<Vec<PathBuf>> {
+    let files = format.files(&results.frames, &results.provenance)?;
+    let folder_of = |path: &Path| path.parent().unwrap_or(out).to_path_buf();
+    writable(out, "the folder", ANOTHER)?;
+    files
+        .into_iter()
+        .map(|(name, bytes)| {
+            let path = out.join(name);
+            writable(&folder_of(&path), "the folder", ANOTHER)?;
+            replace_bytes(&path, &bytes)?;
+            Ok(path)
+        })
+        .collect()
 }
+
+/// What helps where `--out` cannot be written.
+pub const ANOTHER: &str = "choose another with --out DIR";

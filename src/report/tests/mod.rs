@@ -93,6 +93,7 @@ impl Made {
             curves: CurveRow::frame(&self.curves).unwrap(),
             evals: EvalRow::frame(&self.evals).unwrap(),
             documents: DocumentRow::frame(&[]).unwrap(),
+            imports: None,
         }
     }
 }
@@ -319,6 +320,43 @@ fn runs_that_are_not_planned_any_more_are_in_no_table_and_are_told_of() {
     written(made.frames(), &provenance(), folder.path());
     let text = std::fs::read_to_string(folder.path().join("report.md")).unwrap();
     assert!(text.contains("The frames also hold 1 runs that the experiment file planned once"), "{text}");
+}
+
+/// An experiment of finetune and soft-ce by these perplexities, a pair a seed, whose runs bear `of` and the seed in their hash.
+fn experiment(name: &str, pairs: &[(i64, &str, f64, f64)]) -> Comparison {
+    let mut made = Made::default();
+    for (seed, of, finetune, soft) in pairs {
+        for (method, perplexity) in [("finetune", *finetune), ("soft-ce", *soft)] {
+            made.run("student", method, *seed, None, perplexity, "ok");
+            let run = format!("{method}-s{seed}-{method}{of}{seed}");
+            let old = std::mem::replace(&mut made.runs.last_mut().unwrap().run, run.clone());
+            made.evals.iter_mut().filter(|row| row.run == old).for_each(|row| row.run = run.clone());
+        }
+    }
+    let provenance = Provenance { experiment: name.into(), ..provenance() };
+    comparison(&made.frames(), &provenance).unwrap()
+}
+
+/// Oracle: by hand. The copies of a set add nothing, and what two sets share counts once.
+#[test]
+fn experiments_that_share_runs_are_one_set_and_contradictions_are_refused() {
+    let plays = experiment("plays", &[(1, "p", 90.0, 87.0), (2, "p", 90.0, 80.0)]);
+    let letters = experiment("letters", &[(1, "l", 300.0, 270.0), (2, "l", 300.0, 250.0)]);
+    let once = pooled::over_experiments(&[plays.clone(), letters.clone()]).unwrap();
+    let ln = |a: f64, b: f64| (a / b).ln();
+    let wanted = (ln(87.0, 90.0) + ln(80.0, 90.0) + ln(270.0, 300.0) + ln(250.0, 300.0)) / 4.0;
+    assert!(once.len() == 1 && (once[0].nll.mean - wanted).abs() < 1e-12, "{once:?}");
+    let copy = Comparison { experiment: "copy".into(), ..plays.clone() };
+    let again = pooled::over_experiments(&[plays.clone(), copy.clone(), letters.clone()]).unwrap();
+    assert_eq!((again[0].nll, again[0].sets.clone()), (once[0].nll, vec!["plays".to_string(), "letters".into()]));
+    assert!(pooled::over_experiments(&[plays.clone(), copy]).unwrap().is_empty(), "one set is no pool");
+    // A part of a set, with a seed more, is the rest of it.
+    let part = experiment("part", &[(1, "p", 90.0, 87.0)]);
+    let both = pooled::over_experiments(&[part, plays.clone(), letters]).unwrap();
+    assert_eq!((both[0].nll.n, both[0].nll.mean), (2, once[0].nll.mean));
+    let other = experiment("other", &[(1, "p", 90.0, 60.0)]);
+    let error = pooled::over_experiments(&[plays, other]).unwrap_err();
+    assert!(error.is::<crate::UserError>() && format!("{error}").contains("soft-ce-s1-soft-cep1"), "{error}");
 }
 
 /// Oracle: by hand. soft-ce ends 3 below finetune's 90 on one text and 30 below 300 on the other.

@@ -64,7 +64,7 @@ impl Judge<'_> {
         folder: &Path,
         interrupts: impl Fn() -> usize,
     ) -> Result<Option<Import>> {
-        for path in Cache::mend(folder)? {
+        for path in Cache::mend(folder, self.title)? {
             eprintln!("{} is damaged; what it held is made again", path.display());
         }
         let cache = Cache::open(folder, self.title)?;
