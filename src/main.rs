@@ -2,15 +2,12 @@
 
 use std::process::ExitCode;
 
-use clap::Parser;
-use hydrometer::cli::{Cli, exit_code};
+use hydrometer::{cli, terminal};
 
 fn main() -> ExitCode {
-    match Cli::parse().run() {
-        Ok(code) => code,
-        Err(error) => {
-            eprintln!("hydrometer: {error:#}");
-            exit_code(&error)
-        }
-    }
+    let ended = cli::run().and_then(|code| terminal::finish().map(|()| code));
+    ended.unwrap_or_else(|error| {
+        terminal::error(&error);
+        cli::exit_code(&error)
+    })
 }

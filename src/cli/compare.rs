@@ -13,7 +13,7 @@ use crate::record::provenance::Provenance;
 use crate::report::format::{fixed, signed};
 use crate::report::pooled::{Pooled, over_data, over_experiments};
 use crate::report::{Cell, Comparison, comparison, table};
-use crate::user_error;
+use crate::{say, terminal, user_error};
 
 #[derive(Args, Debug)]
 pub struct Compare {
@@ -45,13 +45,17 @@ impl Compare {
         let mut pooled: Vec<Pooled> = comparisons.iter().flat_map(over_data).collect();
         pooled.extend(over_experiments(&comparisons));
         match output {
-            Output::Json => println!("{:#}", json!({ "comparisons": comparisons, "pooled": pooled })),
+            Output::Json => terminal::json(&json!({ "comparisons": comparisons, "pooled": pooled })),
             Output::Human => {
                 for (at, found) in comparisons.iter().enumerate() {
-                    println!("{}{}\n{}", if at > 0 { "\n" } else { "" }, found.experiment, table::terminal(found));
-                    found.cells.iter().filter_map(|cell| evidence(cell, found)).for_each(|line| println!("{line}"));
+                    if at > 0 {
+                        say!("");
+                    }
+                    say!("{}", found.experiment);
+                    terminal::block(&table::terminal(found));
+                    found.cells.iter().filter_map(|cell| evidence(cell, found)).for_each(|line| say!("{line}"));
                 }
-                pooled.iter().for_each(|one| println!("{}", sentence(one)));
+                pooled.iter().for_each(|one| say!("{}", sentence(one)));
             }
         }
         Ok(ExitCode::SUCCESS)

@@ -7,10 +7,11 @@ use anyhow::Result;
 use clap::{Args, ValueEnum};
 use serde_json::json;
 
-use super::{Output, results_of, weights};
+use super::{Output, place, results_of, weights};
 use crate::record::export::csv::Csv;
 use crate::record::export::tensorboard::TensorBoard;
 use crate::record::export::{self, export};
+use crate::{say, terminal};
 
 #[derive(Args, Debug)]
 pub struct Export {
@@ -43,18 +44,22 @@ impl Export {
             Format::Csv => &Csv,
             Format::Tensorboard => &TensorBoard,
             Format::Hf => {
+                weights::find(&self.of, &self.runs)?;
+                place::folder(&self.out, "output", "--out DIR")?;
                 let run = weights::export(&self.of, &self.runs, &self.out)?;
                 match output {
-                    Output::Json => println!("{:#}", json!({ "run": run, "folder": self.out })),
-                    Output::Human => println!("{run} is in {}", self.out.display()),
+                    Output::Json => terminal::json(&json!({ "run": run, "folder": self.out })),
+                    Output::Human => say!("{run} is in {}", self.out.display()),
                 }
                 return Ok(ExitCode::SUCCESS);
             }
         };
-        let files = export(format, &results_of(Path::new(&self.of))?, &self.out)?;
+        let results = results_of(Path::new(&self.of))?;
+        place::folder(&self.out, "output", "--out DIR")?;
+        let files = export(format, &results, &self.out)?;
         match output {
-            Output::Json => println!("{:#}", json!({ "files": files })),
-            Output::Human => files.iter().for_each(|file| println!("{}", file.display())),
+            Output::Json => terminal::json(&json!({ "files": files })),
+            Output::Human => files.iter().for_each(|file| say!("{}", file.display())),
         }
         Ok(ExitCode::SUCCESS)
     }

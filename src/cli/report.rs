@@ -7,13 +7,13 @@ use anyhow::Result;
 use serde_json::json;
 
 use super::known::Known;
-use super::{Common, Output};
+use super::{Common, Output, place};
 use crate::experiment::claim::Claim;
 use crate::record::frames::Frames;
 use crate::record::provenance::Provenance;
 use crate::report::claims::decide;
 use crate::report::{comparison, table, write};
-use crate::user_error;
+use crate::{say, terminal, user_error};
 
 pub fn report(common: &Common, output: Output) -> Result<ExitCode> {
     let Known { results, claims, .. } = common.known()?;
@@ -21,6 +21,7 @@ pub fn report(common: &Common, output: Output) -> Result<ExitCode> {
         let (results, file) = (results.display(), common.experiment.display());
         return Err(user_error!("{results} has no frames yet; run `hydrometer run {file}` first"));
     }
+    place::folder(&results, "results", "--results DIR")?;
     let files = write(&results, &claims)?;
     show(&results, &claims, &files, output)?;
     Ok(ExitCode::SUCCESS)
@@ -34,13 +35,13 @@ pub fn show(results: &Path, claims: &[Claim], files: &[PathBuf], output: Output)
     match output {
         Output::Json => {
             let experiment = provenance.experiment;
-            println!("{:#}", json!({ "experiment": experiment, "claims": claims, "comparison": comparison, "files": files }));
+            terminal::json(&json!({ "experiment": experiment, "claims": claims, "comparison": comparison, "files": files }));
         }
         Output::Human => {
-            claims.iter().for_each(|claim| println!("{}", claim.sentence));
-            println!("{}", table::terminal(&comparison));
+            claims.iter().for_each(|claim| say!("{}", claim.sentence));
+            terminal::block(&table::terminal(&comparison));
             for file in files {
-                println!("{}", file.display());
+                say!("{}", file.display());
             }
         }
     }

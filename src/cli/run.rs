@@ -1,7 +1,6 @@
 //! `hydrometer run`: what is left of an experiment, then its frames and report.
 
 use std::collections::BTreeMap;
-use std::fs;
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -12,7 +11,7 @@ use anyhow::{Context, Result};
 use clap::{Args, ValueEnum};
 
 use super::report::show;
-use super::{Common, FAILED, Output};
+use super::{Common, FAILED, Output, place};
 use crate::experiment::Experiment;
 use crate::record::frames::Frames;
 use crate::record::freeze::{Frozen, freeze};
@@ -24,7 +23,7 @@ use crate::report::input::Table;
 use crate::sweep::job::{Status, baselines, status};
 use crate::sweep::retry::RETRIES;
 use crate::sweep::{schedule, session, worker};
-use crate::user_error;
+use crate::{note, user_error};
 
 #[derive(Args, Debug)]
 pub struct Run {
@@ -73,8 +72,8 @@ impl Run {
             return Err(user_error!("--sequence-parallel shares tokens out among tensor-parallel ranks; add --tp 2 or more"));
         }
         let results = self.common.results(&experiment);
-        writable(&results, "results")?;
-        writable(&self.common.runs, "runs")?;
+        place::folder(&results, "results", "--results DIR")?;
+        place::folder(&self.common.runs, "runs", "--runs DIR")?;
         if let Some(prefix) = &self.only
             && !experiment.students.iter().any(|student| student.run.starts_with(prefix.as_str()))
         {
@@ -125,19 +124,19 @@ impl Run {
         all.extend(files);
         show(&results, &experiment.claims, &all, output)?;
         if ending.interrupted {
-            eprintln!("interrupted; the same command goes on from here");
+            note!("interrupted; the same command goes on from here");
             return Ok(ExitCode::from(130));
         }
         let failed = experiment.students.iter().map(|student| &student.run).chain(experiment.teachers.iter().map(|t| &t.run));
         let failed = failed.filter(|run| matches!(status(&self.common.runs, run), Status::Failed(_) | Status::Diverged(_)));
         match failed.count() {
             0 if ending.undone > 0 => {
-                eprintln!("{} jobs could not be done; the same command goes on from here", ending.undone);
+                note!("{} jobs could not be done; the same command goes on from here", ending.undone);
                 Ok(ExitCode::from(FAILED))
             }
             0 => Ok(ExitCode::SUCCESS),
             count => {
-                eprintln!("{count} runs failed or diverged; `--rerun failed` tries them again");
+                note!("{count} runs failed or diverged; `--rerun failed` tries them again");
                 Ok(ExitCode::from(FAILED))
             }
         }
@@ -163,7 +162,7 @@ fn earlier(experiment: &Experiment, results: &Path) -> Option<(Frames, Provenanc
     if !results.join("runs.parquet").exists() {
         return None;
     }
-    let replaced = |why: &str| eprintln!("the frames in {} are replaced, not added to: {why}", results.display());
+    let replaced = |why: &str| note!("the frames in {} are replaced, not added to: {why}", results.display());
     match Frames::read(results).and_then(|frames| Ok((frames, Provenance::read(results)?))) {
         Ok((_, provenance)) if !provenance.frames.is_empty() && provenance.frames != frame_hashes(results) => {
             replaced("they do not belong together");
@@ -186,13 +185,4 @@ pub fn count_interrupts() -> Result<Arc<AtomicUsize>> {
     })
     .context("cannot watch for ctrl-C")?;
     Ok(interrupts)
-}
-
-/// Makes sure that files can be made in `folder`, before anything else is done.
-fn writable(folder: &Path, what: &str) -> Result<()> {
-    let probe = folder.join(format!(".probe.{}", std::process::id()));
-    let tried = fs::create_dir_all(folder).and_then(|()| fs::write(&probe, b"")).and_then(|()| fs::remove_file(&probe));
-    tried.map_err(|error| {
-        user_error!("the {what} folder {} cannot be written: {error}; choose another with --{what} DIR", folder.display())
-    })
 }

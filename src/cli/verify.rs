@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use super::known::Known;
 use super::run::count_interrupts;
 use super::{Common, NOTHING, Output, REFUTED};
+use crate::experiment::file_name;
 use crate::record::frames::{Frames, RunRow};
 use crate::record::freeze::freeze;
 use crate::report::claims::{Outcome, decide};
@@ -17,6 +18,7 @@ use crate::sweep::retry::RETRIES;
 use crate::sweep::{schedule, session};
 use crate::verify::artefacts::{Fault, compare};
 use crate::verify::numerics::{self, Rung};
+use crate::{note, say, terminal};
 
 #[derive(Args, Debug)]
 pub struct Verify {
@@ -41,7 +43,7 @@ impl Verify {
             (found, told["rerun"]) = (found.max(again), numbers);
         }
         if output == Output::Json {
-            println!("{told:#}");
+            terminal::json(&told);
         }
         Ok(ExitCode::from(match found {
             Found::Agreement => 0,
@@ -55,7 +57,7 @@ impl Verify {
         let experiment = self.common.load()?;
         // Damaged frames are named already; there is nothing to hold new numbers against.
         let Ok(kept) = Frames::read(&self.common.results(&experiment)) else { return Ok((Found::Refuted, Value::Null)) };
-        let runs = self.common.runs.join(format!("rerun-{}", experiment.name));
+        let runs = self.common.runs.join(file_name(&format!("rerun-{}", experiment.name)));
         match std::fs::remove_dir_all(&runs) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error.into()),
             _ => {}
@@ -85,9 +87,9 @@ impl Verify {
         numerics::hold(&mut agreements, &news);
         let rung = numerics::rung(&agreements, &news);
         if output == Output::Human {
-            agreements.iter().for_each(|agreement| println!("{agreement}"));
-            outcomes.iter().for_each(|outcome| println!("trained again: {}", outcome.sentence));
-            println!("{}: {}", experiment.name, rung.sentence());
+            agreements.iter().for_each(|agreement| say!("{agreement}"));
+            outcomes.iter().for_each(|outcome| say!("trained again: {}", outcome.sentence));
+            say!("{}: {}", experiment.name, rung.sentence());
         }
         std::fs::remove_dir_all(&runs)?;
         let found = if rung == Rung::Refuted { Found::Refuted } else { Found::Agreement };
@@ -108,7 +110,7 @@ fn artefacts(common: &Common, accept_refuted: bool, output: Output) -> Result<(F
     let Known { name, results, claims, runs } = common.known()?;
     if !results.join("runs.parquet").exists() {
         let (results, file) = (results.display(), common.experiment.display());
-        eprintln!("{results} has no frames, so nothing was verified; run `hydrometer run {file}` first");
+        note!("{results} has no frames, so nothing was verified; run `hydrometer run {file}` first");
         return Ok((Found::Nothing, json!({ "experiment": name, "same": [], "faults": [], "claims": [] })));
     }
     let (same, faults) = compare(&results, &claims)?;
@@ -122,29 +124,31 @@ fn artefacts(common: &Common, accept_refuted: bool, output: Output) -> Result<(F
         for (file, fault) in &faults {
             let file = results.join(file);
             match fault {
-                Fault::Missing => println!("{} is missing", file.display()),
+                Fault::Missing => say!("{} is missing", file.display()),
                 Fault::Changed { columns, .. } if columns.is_empty() => {
-                    println!("{} is not the frame that was written: its checksum differs", file.display());
+                    say!("{} is not the frame that was written: its checksum differs", file.display());
                 }
                 Fault::Changed { columns, runs } => {
                     let (columns, runs) = (columns.join(", "), runs.join(", "));
-                    println!("{} is not the frame that was written: {columns} of {runs} changed", file.display());
+                    say!("{} is not the frame that was written: {columns} of {runs} changed", file.display());
                 }
-                Fault::Contradiction(why) => println!("{}: {why}", file.display()),
-                Fault::Damaged(why) => println!("{} cannot be read: {why}", file.display()),
-                Fault::Unexpected => println!("{} is there, but the experiment claims nothing", file.display()),
+                Fault::Contradiction(why) => say!("{}: {why}", file.display()),
+                Fault::Damaged(why) => say!("{} cannot be read: {why}", file.display()),
+                Fault::Unexpected => say!("{} is there, but the experiment claims nothing", file.display()),
                 Fault::Differs { line, expected, found } => {
                     let line = line.map_or(String::new(), |line| format!(":{line}"));
-                    println!("{}{line} is not what the frames give\n  frames: {expected}\n  file:   {found}", file.display());
+                    say!("{}{line} is not what the frames give", file.display());
+                    say!("  frames: {expected}");
+                    say!("  file:   {found}");
                 }
             }
         }
-        outcomes.iter().for_each(|outcome| println!("{}", outcome.sentence));
+        outcomes.iter().for_each(|outcome| say!("{}", outcome.sentence));
         let all = same.len() + faults.len();
         if lacking > 0 {
-            println!("{lacking} runs of the file are not in the frames; `hydrometer run` trains them");
+            say!("{lacking} runs of the file are not in the frames; `hydrometer run` trains them");
         }
-        println!("{name}: {} of {all} files follow from the frames to the byte; {refuted} claims refuted", same.len());
+        say!("{name}: {} of {all} files follow from the frames to the byte; {refuted} claims refuted", same.len());
     }
     let found = if faults.is_empty() && (refuted == 0 || accept_refuted) { Found::Agreement } else { Found::Refuted };
     let faults: Vec<_> = faults.iter().map(|(file, fault)| json!({ "file": file, "fault": fault })).collect();

@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use tch::{Device, Kind};
 
 use crate::dist::Mesh;
@@ -40,8 +40,9 @@ pub fn export(run: &str, runs: &Path, out: &Path) -> Result<String> {
 }
 
 /// The one run under `runs` that begins with `run`.
-fn find(run: &str, runs: &Path) -> Result<String> {
-    let folders = fs::read_dir(runs).with_context(|| format!("cannot read {}", runs.display()))?;
+pub fn find(run: &str, runs: &Path) -> Result<String> {
+    let shown = runs.display();
+    let folders = fs::read_dir(runs).map_err(|error| user_error!("cannot read the runs in {shown}: {error}; say --runs DIR"))?;
     let names = folders.flatten().filter(|entry| entry.path().join("job.json").exists());
     let mut names: Vec<String> = names.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
     names.retain(|name| name.starts_with(run));

@@ -13,15 +13,15 @@ use crate::data::sequences::sequences;
 use crate::data::tokens::{self, TokenizedSplit};
 use crate::experiment::Experiment;
 use crate::experiment::recorded::Origin;
+use crate::note;
 use crate::teacher::endpoint::judge::Judge;
 use crate::teacher::recorded;
 
 /// Prepares `experiment`; `interrupts` counts ctrl-C. Whether all is there.
 pub fn prepare(experiment: &Experiment, settings: &Settings, interrupts: &AtomicUsize) -> Result<bool> {
     let interrupts = || interrupts.load(Ordering::Relaxed);
-    let lease = |folder: &Path| -> Result<Option<Lease>> {
-        Watch::new(folder).wait(|sentence| eprintln!("{sentence}"), || interrupts() > 0)
-    };
+    let lease =
+        |folder: &Path| -> Result<Option<Lease>> { Watch::new(folder).wait(|sentence| note!("{sentence}"), || interrupts() > 0) };
     for (folder, recipe, files, splits) in data_sets(experiment, &settings.runs) {
         let splits: Vec<&str> = splits.iter().map(String::as_str).collect();
         let Some(_lease) = lease(&folder)? else { return Ok(false) };

@@ -8,6 +8,7 @@ use super::job::{Status, Work, journal_path, status_in};
 use super::lease::{Lease, Watch};
 use super::schedule::{Planned, Rerun};
 use super::session::record;
+use crate::note;
 use crate::record::journal::{self, Event};
 use crate::train::checkpoint;
 use crate::train::run::final_weights;
@@ -50,7 +51,7 @@ pub fn mend_teachers(planned: &[Planned]) -> Result<bool> {
         }
         let Some(lease) = Watch::new(teacher).take()? else { continue };
         if status_in(teacher) == Status::Done {
-            eprintln!("{} is damaged; this teacher is trained again", weights.display());
+            note!("{} is damaged; this teacher is trained again", weights.display());
             put_back(teacher, &lease, true)?;
             any = true;
         }

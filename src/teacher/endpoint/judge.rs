@@ -29,6 +29,7 @@ use crate::data::sequences::Sequence;
 use crate::data::tokens::TokenizedSplit;
 use crate::data::vocabulary::Vocabulary;
 use crate::experiment::recipe::{EchoRows, EndpointRecipe};
+use crate::note;
 use crate::record::journal::Fence;
 use crate::{UserError, user_error};
 
@@ -64,7 +65,7 @@ impl Judge<'_> {
         interrupts: impl Fn() -> usize,
     ) -> Result<Option<Import>> {
         for path in Cache::mend(folder)? {
-            eprintln!("{} is damaged; what it held is made again", path.display());
+            note!("{} is damaged; what it held is made again", path.display());
         }
         let cache = Cache::open(folder, self.title)?;
         let known = Import::read(&folder.join(IMPORT));
