@@ -163,9 +163,7 @@ pub fn run() -> Result<ExitCode> {
 /// Errors at an argument that is not UTF-8: what is recorded of runs, and all JSON, is text.
 fn check_utf8(typed: &[OsString]) -> Result<()> {
     match typed.iter().skip(1).find(|argument| argument.to_str().is_none()) {
-        Some(wrong) => {
-            Err(user_error!("the argument {} is not UTF-8; rename the file or folder", quoted(&wrong.to_string_lossy())))
-        }
+        Some(wrong) => Err(user_error!("the argument {wrong:?} is not UTF-8; rename the file or folder")),
         None => Ok(()),
     }
 }
