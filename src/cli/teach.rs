@@ -116,6 +116,11 @@ impl Teach {
             return self.ask.run(&Asked { model, data, out, top_k, context }, output);
         }
         let model = self.model.as_ref().ok_or_else(|| needed("--model HF_DIR, or --endpoint URL"))?;
+        if let Some(here) = std::env::current_dir().ok().filter(|here| here.to_str().is_none()) {
+            return Err(user_error!(
+                "the working folder {here:?} is not UTF-8, and a cache names where it came from; use another"
+            ));
+        }
         let device = worker::device(&self.device)?;
         let checkpoint = hf::open(model)?;
         let kept = self.kept(checkpoint.config.vocab_size)?;

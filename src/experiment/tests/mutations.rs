@@ -52,7 +52,7 @@ const NASTY: [&str; 38] = [
     "'''",
     "[0]",
     "[\"1k\", \"1k\"]",
-    "{ path = \"/dev/zero\" }",
+    "{ path = \"/dev/null\" }",
     "0x7fffffff",
 ];
 
