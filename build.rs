@@ -1,5 +1,7 @@
 //! Compiles our C++ (c10d, products of bf16 matrices) against libtorch's headers and lets the binaries find libtorch without environment variables.
 
+#![allow(clippy::print_stdout)]
+
 use std::path::PathBuf;
 
 fn main() {

@@ -3,6 +3,8 @@
 //! `make bench` prints both. PyTorch is asked through `HYDROMETER_PYTHON` (default `.oracle/bin/python`); without one, only
 //! our own time is printed.
 
+#![allow(clippy::print_stdout)]
+
 use std::hint::black_box;
 use std::process::Command;
 use std::time::{Duration, Instant};

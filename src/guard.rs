@@ -37,7 +37,7 @@ pub fn caught<T>(f: impl FnOnce() -> T) -> Result<T, String> {
     if CALLS.fetch_sub(1, Ordering::SeqCst) == 1 {
         let said = std::mem::take(&mut *HELPERS.lock().unwrap_or_else(PoisonError::into_inner));
         if result.is_ok() {
-            said.iter().for_each(|message| eprintln!("{message}"));
+            said.iter().for_each(|message| crate::note!("{message}"));
         }
     }
     result.map_err(|panic| panic.message)

@@ -5,7 +5,7 @@
 //! once and its answers are kept; a [`model`], sharded over the ranks of [`dist`], is held to an [`objective`] and stepped by
 //! [`train`]; [`eval`] measures it on held-out text; [`record`] writes down what happened, in journals and then in frames.
 //! From the frames alone, [`stats`] and [`report`] make tables, plots, pages and verdicts; [`verify`] holds what is committed to
-//! them.
+//! them. What the program says goes through the [`terminal`].
 
 pub mod cli;
 pub mod data;
@@ -22,6 +22,8 @@ pub mod shortage;
 pub mod stats;
 pub mod sweep;
 pub mod teacher;
+pub mod terminal;
+pub mod text;
 pub mod train;
 pub mod verify;
 

@@ -2,31 +2,26 @@
 
 use std::process::ExitCode;
 
-use clap::Parser;
-use hydrometer::cli::{Cli, exit_code};
-use hydrometer::guard;
+use anyhow::anyhow;
 use hydrometer::shortage::{first_words, shortage};
+use hydrometer::{cli, guard, terminal};
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
-    match guard::outermost(|| cli.run()) {
-        Ok(Ok(code)) => code,
-        Ok(Err(error)) => {
-            match shortage(&format!("{error:#}")) {
-                Some(shortage) => eprintln!("hydrometer: {shortage}; {CURE}"),
-                None => eprintln!("hydrometer: {error:#}"),
-            }
-            exit_code(&error)
+    let ended = match guard::outermost(cli::run) {
+        Ok(ended) => ended.and_then(|code| terminal::finish().map(|()| code)),
+        Err(panic) => Err(match shortage(&panic.message) {
+            Some(_) => anyhow!(panic.message),
+            None => anyhow!("internal error: {} ({})", first_words(&panic.message), panic.place),
+        }),
+    };
+    ended.unwrap_or_else(|error| {
+        match shortage(&format!("{error:#}")) {
+            Some(shortage) => terminal::error(&anyhow!("{shortage}; {CURE}")),
+            None => terminal::error(&error),
         }
-        Err(panic) => {
-            match shortage(&panic.message) {
-                Some(shortage) => eprintln!("hydrometer: {shortage}; {CURE}"),
-                None => eprintln!("hydrometer: internal error: {} ({})", first_words(&panic.message), panic.place),
-            }
-            ExitCode::FAILURE
-        }
-    }
+        cli::exit_code(&error)
+    })
 }
 
-/// Where a verb runs out of memory; `run` knows more of its jobs and says more.
+/// What helps where a verb runs out of memory; `run` knows more of its jobs and says more.
 const CURE: &str = "try a shorter context, a smaller batch or a smaller model, or a machine with more memory";

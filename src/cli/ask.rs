@@ -23,6 +23,7 @@ use crate::data::sequences::sequences;
 use crate::data::tokenizer;
 use crate::data::tokens::TokenizedSplit;
 use crate::data::vocabulary::Vocabulary;
+use crate::experiment::AMOUNT_MAX;
 use crate::experiment::recipe::{EchoRows, EndpointRecipe, Sent, identity};
 use crate::record::journal::Fence;
 use crate::record::store::sha256_file;
@@ -35,7 +36,8 @@ use crate::teacher::endpoint::service::{Budget, CONCURRENCY, Price, RETRIES, Ser
 use crate::teacher::kept::Kept;
 use crate::teacher::source::Source;
 use crate::teacher::title::Title;
-use crate::user_error;
+use crate::text::number;
+use crate::{note, say, terminal, user_error};
 
 /// What a server may put around a message.
 const TOKENS_AROUND: u64 = 16;
@@ -126,7 +128,7 @@ impl Ask {
         let interrupts = count_interrupts()?;
         let interrupts = || interrupts.load(Ordering::Relaxed);
         let read = self.questions_or_split(asked, name)?;
-        let lease = Watch::new(asked.out).wait(|sentence| eprintln!("{sentence}"), || interrupts() > 0)?;
+        let lease = Watch::new(asked.out).wait(|sentence| note!("{sentence}"), || interrupts() > 0)?;
         let done = match (&lease, read) {
             (None, _) => false,
             (Some(lease), Read::Text(judged)) => self.judge(asked, name, &service, &judged, lease.fence(), interrupts, output)?,
@@ -146,7 +148,7 @@ impl Ask {
             }
         };
         if !done {
-            eprintln!("interrupted; the same command goes on from here");
+            note!("interrupted; the same command goes on from here");
             return Ok(ExitCode::from(130));
         }
         Ok(ExitCode::SUCCESS)
@@ -254,17 +256,14 @@ impl Ask {
 
     fn show(&self, answers: &Path, spent: &Spent, service: &Service, output: Output) {
         match output {
-            Output::Json => println!(
-                "{:#}",
-                json!({
-                    "answers": answers,
-                    "requests": spent.requests,
-                    "prompt_tokens": spent.prompt_tokens,
-                    "completion_tokens": spent.completion_tokens,
-                    "cost": spent.cost(service.price),
-                })
-            ),
-            Output::Human => println!("{}: {}", answers.display(), spent.words(service)),
+            Output::Json => terminal::json(&json!({
+                "answers": answers,
+                "requests": spent.requests,
+                "prompt_tokens": spent.prompt_tokens,
+                "completion_tokens": spent.completion_tokens,
+                "cost": spent.cost(service.price),
+            })),
+            Output::Human => say!("{}: {}", answers.display(), spent.words(service)),
         }
     }
 }
@@ -282,7 +281,8 @@ struct Judged {
     split: TokenizedSplit,
 }
 
-/// An amount of at least 0.
+/// An amount of money, or a temperature.
 fn amount(text: &str) -> Result<f64, String> {
-    text.parse().ok().filter(|x: &f64| x.is_finite() && *x >= 0.0).ok_or_else(|| "a number of at least 0 is wanted".to_string())
+    let wanted = || format!("a number from 0 to {} is wanted", number(AMOUNT_MAX));
+    text.parse().ok().filter(|x: &f64| (0.0..=AMOUNT_MAX).contains(x)).ok_or_else(wanted)
 }

@@ -12,7 +12,7 @@ use crate::record::checked::Checked;
 use crate::report::format::{fixed, signed};
 use crate::report::pooled::{Pooled, over_data, over_experiments, shared};
 use crate::report::{Cell, Comparison, comparison, table};
-use crate::user_error;
+use crate::{note, say, terminal, user_error};
 
 #[derive(Args, Debug)]
 pub struct Compare {
@@ -31,7 +31,7 @@ impl Compare {
             let folder = results_of(path)?;
             let results = Checked::read(&folder)?;
             if let Some(warning) = results.warning(&folder) {
-                eprintln!("{warning}");
+                note!("{warning}");
             }
             let Checked { frames, mut provenance, changed } = results;
             changed_frames.push(json!({ "results": folder, "frames": changed }));
@@ -48,17 +48,21 @@ impl Compare {
         }
         let mut pooled: Vec<Pooled> = comparisons.iter().flat_map(over_data).collect();
         pooled.extend(over_experiments(&comparisons)?);
-        shared(&comparisons).iter().for_each(|sentence| eprintln!("{sentence}"));
+        shared(&comparisons).iter().for_each(|sentence| note!("{sentence}"));
         match output {
             Output::Json => {
-                println!("{:#}", json!({ "comparisons": comparisons, "pooled": pooled, "changed_frames": changed_frames }))
+                terminal::json(&json!({ "comparisons": comparisons, "pooled": pooled, "changed_frames": changed_frames }))
             }
             Output::Human => {
                 for (at, found) in comparisons.iter().enumerate() {
-                    println!("{}{}\n{}", if at > 0 { "\n" } else { "" }, found.experiment, table::terminal(found));
-                    found.cells.iter().filter_map(|cell| evidence(cell, found)).for_each(|line| println!("{line}"));
+                    if at > 0 {
+                        say!("");
+                    }
+                    say!("{}", found.experiment);
+                    terminal::block(&table::terminal(found));
+                    found.cells.iter().filter_map(|cell| evidence(cell, found)).for_each(|line| say!("{line}"));
                 }
-                pooled.iter().for_each(|one| println!("{}", sentence(one)));
+                pooled.iter().for_each(|one| say!("{}", sentence(one)));
             }
         }
         Ok(ExitCode::SUCCESS)

@@ -13,7 +13,7 @@ use crate::data::corpus::{Reader, detect};
 use crate::data::damage::OnBadLine;
 use crate::data::example::Piece;
 use crate::data::format::{Format, Keys};
-use crate::user_error;
+use crate::{say, terminal, user_error};
 
 #[derive(Args, Debug)]
 pub struct Data {
@@ -58,30 +58,27 @@ impl Data {
         }
         let tally = &reader.tally;
         if output == Output::Json {
-            println!(
-                "{:#}",
-                json!({
-                    "format": format.name(),
-                    "lines": tally.lines,
-                    "bad_lines": tally.bad_lines(),
-                    "bad": tally.bad,
-                    "first_bad": tally.first,
-                    "examples": examples,
-                    "with_source": sources,
-                    "text_bytes": bytes,
-                    "answer_rows": rows,
-                    "answer_ids": entries,
-                })
-            );
+            terminal::json(&json!({
+                "format": format.name(),
+                "lines": tally.lines,
+                "bad_lines": tally.bad_lines(),
+                "bad": tally.bad,
+                "first_bad": tally.first,
+                "examples": examples,
+                "with_source": sources,
+                "text_bytes": bytes,
+                "answer_rows": rows,
+                "answer_ids": entries,
+            }));
             return Ok(ExitCode::SUCCESS);
         }
-        println!("{}: {}", self.path.display(), format.name());
-        println!("{examples} examples of {} lines, {sources} with a source, {bytes} bytes of text", tally.lines);
+        say!("{}: {}", self.path.display(), format.name());
+        say!("{examples} examples of {} lines, {sources} with a source, {bytes} bytes of text", tally.lines);
         if rows > 0 {
-            println!("{rows} rows of a teacher's answers, {:.1} ids a row", entries as f64 / rows as f64);
+            say!("{rows} rows of a teacher's answers, {:.1} ids a row", entries as f64 / rows as f64);
         }
         if let Some(words) = tally.words() {
-            println!("{words}");
+            say!("{words}");
         }
         Ok(ExitCode::SUCCESS)
     }

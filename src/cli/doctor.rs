@@ -8,6 +8,7 @@ use serde_json::json;
 use super::Output;
 use crate::dist::c10d;
 use crate::record::provenance::{cpu_model, memory_gb};
+use crate::{say, terminal};
 
 struct Check {
     name: &'static str,
@@ -61,13 +62,13 @@ pub fn doctor(output: Output) -> Result<ExitCode> {
     if output == Output::Json {
         let list: Vec<_> =
             checks.iter().map(|c| json!({ "name": c.name, "found": c.found, "ok": c.cure.is_none(), "cure": c.cure })).collect();
-        println!("{:#}", json!({ "checks": list, "version": env!("CARGO_PKG_VERSION") }));
+        terminal::json(&json!({ "checks": list, "version": env!("CARGO_PKG_VERSION") }));
     } else {
-        println!("hydrometer {}", env!("CARGO_PKG_VERSION"));
+        say!("hydrometer {}", env!("CARGO_PKG_VERSION"));
         for Check { name, found, cure } in &checks {
-            println!("{} {name:<14} {found}", if cure.is_some() { "!" } else { " " });
+            say!("{} {name:<14} {found}", if cure.is_some() { "!" } else { " " });
             if let Some(cure) = cure {
-                println!("                 -> {cure}");
+                say!("                 -> {cure}");
             }
         }
     }

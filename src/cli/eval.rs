@@ -17,7 +17,7 @@ use crate::eval::windows::windows;
 use crate::experiment::recipe::Precision;
 use crate::model::hf;
 use crate::sweep::worker;
-use crate::user_error;
+use crate::{say, terminal, user_error};
 
 /// Longest context where none is asked for.
 const CONTEXT: usize = 1024;
@@ -83,25 +83,22 @@ impl Eval {
             let (bits, accuracy, ece) = (found.bits_per_byte(), found.token_accuracy(), found.ece());
             let (tokens, documents) = (found.tokens(), found.documents.len());
             match output {
-                Output::Json => println!(
-                    "{:#}",
-                    json!({
-                        "nll": nll,
-                        "perplexity": nll.exp(),
-                        "bits_per_byte": bits,
-                        "token_accuracy": accuracy,
-                        "ece": ece,
-                        "tokens": tokens,
-                        "documents": documents,
-                    })
-                ),
+                Output::Json => terminal::json(&json!({
+                    "nll": nll,
+                    "perplexity": nll.exp(),
+                    "bits_per_byte": bits,
+                    "token_accuracy": accuracy,
+                    "ece": ece,
+                    "tokens": tokens,
+                    "documents": documents,
+                })),
                 Output::Human => {
-                    println!("{tokens} tokens predicted in {documents} documents");
-                    println!("nll            {nll:.4} nats per token");
-                    println!("perplexity     {:.3}", nll.exp());
-                    println!("bits per byte  {bits:.4}");
-                    println!("token accuracy {:.2}%", 100.0 * accuracy);
-                    println!("ECE            {:.2}%", 100.0 * ece);
+                    say!("{tokens} tokens predicted in {documents} documents");
+                    say!("nll            {nll:.4} nats per token");
+                    say!("perplexity     {:.3}", nll.exp());
+                    say!("bits per byte  {bits:.4}");
+                    say!("token accuracy {:.2}%", 100.0 * accuracy);
+                    say!("ECE            {:.2}%", 100.0 * ece);
                 }
             }
         }

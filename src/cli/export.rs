@@ -7,11 +7,12 @@ use anyhow::Result;
 use clap::{Args, ValueEnum};
 use serde_json::json;
 
-use super::{Output, results_of, weights};
+use super::{Output, place, results_of, weights};
 use crate::record::checked::Checked;
 use crate::record::export::csv::Csv;
 use crate::record::export::tensorboard::TensorBoard;
 use crate::record::export::{self, export};
+use crate::{note, say, terminal};
 
 #[derive(Args, Debug)]
 pub struct Export {
@@ -46,8 +47,8 @@ impl Export {
             Format::Hf => {
                 let run = weights::export(&self.of, &self.runs, &self.out)?;
                 match output {
-                    Output::Json => println!("{:#}", json!({ "run": run, "folder": self.out })),
-                    Output::Human => println!("{run} is in {}", self.out.display()),
+                    Output::Json => terminal::json(&json!({ "run": run, "folder": self.out })),
+                    Output::Human => say!("{run} is in {}", self.out.display()),
                 }
                 return Ok(ExitCode::SUCCESS);
             }
@@ -55,12 +56,13 @@ impl Export {
         let folder = results_of(Path::new(&self.of))?;
         let results = Checked::read(&folder)?;
         if let Some(warning) = results.warning(&folder) {
-            eprintln!("{warning}");
+            note!("{warning}");
         }
+        place::folder(&self.out, "output", "--out DIR")?;
         let files = export(format, &results, &self.out)?;
         match output {
-            Output::Json => println!("{:#}", json!({ "files": files, "changed_frames": results.changed })),
-            Output::Human => files.iter().for_each(|file| println!("{}", file.display())),
+            Output::Json => terminal::json(&json!({ "files": files, "changed_frames": results.changed })),
+            Output::Human => files.iter().for_each(|file| say!("{}", file.display())),
         }
         Ok(ExitCode::SUCCESS)
     }

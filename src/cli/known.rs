@@ -8,6 +8,8 @@ use anyhow::Result;
 use super::Common;
 use crate::UserError;
 use crate::experiment::claim::Claim;
+use crate::experiment::name_of;
+use crate::note;
 use crate::record::frames::{Frames, RunRow};
 use crate::record::provenance::Provenance;
 
@@ -35,7 +37,7 @@ impl Common {
         };
         match self.as_it_was_run()? {
             Some(known) => {
-                eprintln!("{error:#}; not needed here: claims and runs are those of when it was run");
+                note!("{error:#}; not needed here: claims and runs are those of when it was run");
                 Ok(known)
             }
             None => Err(error),
@@ -43,7 +45,7 @@ impl Common {
     }
 
     fn as_it_was_run(&self) -> Result<Option<Known>> {
-        let name = self.experiment.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+        let Ok(name) = name_of(&self.experiment) else { return Ok(None) };
         let results = self.results_of(&name);
         let Ok(provenance) = Provenance::read(&results) else { return Ok(None) };
         let same = std::fs::read_to_string(&self.experiment).is_ok_and(|text| text == provenance.experiment_toml);

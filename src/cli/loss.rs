@@ -8,11 +8,13 @@ use clap::{Args, ValueEnum};
 use serde_json::json;
 use tch::Kind;
 
-use super::Output;
+use super::{Output, place};
+use crate::experiment::applies;
 use crate::objective::case::Case;
-use crate::objective::{Loss, Objective, Tail};
-use crate::record::store::replace_by_name;
-use crate::user_error;
+use crate::objective::{Loss, Objective, TEMPERATURES, TEMPERATURES_WORDS, Tail};
+use crate::record::store::{is_storage, replace_by_name};
+use crate::text::number;
+use crate::{note, say, terminal, user_error};
 
 #[derive(Args, Debug)]
 pub struct LossArgs {
@@ -25,18 +27,18 @@ pub struct LossArgs {
     /// What becomes of the teacher's mass outside its ids [default: raw for soft-ce, bucket for kl-forward].
     #[arg(long, value_parser = clap::builder::PossibleValuesParser::new(Tail::ALL.map(Tail::name)))]
     tail: Option<String>,
-    /// Of student and teacher; target_logprobs are at this temperature already.
-    #[arg(long, default_value_t = 1.0)]
-    temperature: f64,
+    /// Of student and teacher; target_logprobs are at this temperature already [default: 1].
+    #[arg(long, value_name = "T", allow_negative_numbers = true)]
+    temperature: Option<f64>,
     /// Multiply value and gradient by temperature².
     #[arg(long)]
     temperature_squared: bool,
-    /// The teacher's part of the mixture that jsd compares with.
-    #[arg(long, default_value_t = 0.5)]
-    beta: f64,
-    /// Weight of hard-ce mixed in.
-    #[arg(long, default_value_t = 0.0)]
-    lambda: f64,
+    /// The teacher's part of the mixture that jsd compares with [default: 0.5].
+    #[arg(long, allow_negative_numbers = true)]
+    beta: Option<f64>,
+    /// Weight of hard-ce mixed in [default: 0].
+    #[arg(long, allow_negative_numbers = true)]
+    lambda: Option<f64>,
     /// logit-mse: remove the mean over the ids compared from both sides.
     #[arg(long)]
     centered: bool,
@@ -66,12 +68,36 @@ enum PrecisionArg {
 impl LossArgs {
     fn loss(&self) -> Result<Loss> {
         let name = self.objective.as_str();
-        let positive = |flag: &str, value: f64, ok: bool, wanted: &str| {
-            if value.is_finite() && ok { Ok(value) } else { Err(user_error!("--{flag} must be {wanted}, not {value}")) }
+        let given = [
+            ("tail", self.tail.is_some()),
+            ("temperature", self.temperature.is_some()),
+            ("temperature_squared", self.temperature_squared),
+            ("beta", self.beta.is_some()),
+            ("lambda", self.lambda.is_some()),
+            ("centered", self.centered),
+            ("mse_mean", self.mse_mean),
+        ];
+        if let Some((key, _)) = given.iter().find(|(key, given)| *given && !applies(key, name)) {
+            return Err(user_error!("--{} means nothing to {name}; remove it", key.replace('_', "-")));
+        }
+        let within = |flag: &str, value: f64, ok: bool, wanted: &str| match ok {
+            true => Ok(value),
+            false => Err(user_error!("--{flag} must be {wanted}, not {}", number(value))),
         };
-        let temperature = positive("temperature", self.temperature, self.temperature > 0.0, "above 0")?;
-        let beta = positive("beta", self.beta, self.beta > 0.0 && self.beta < 1.0, "above 0 and below 1")?;
-        let lambda = positive("lambda", self.lambda, (0.0..=1.0).contains(&self.lambda), "from 0 to 1")?;
+        let temperature = match self.temperature {
+            // Below and above, logits over it and gradients times it leave the range of f32.
+            Some(value) if value > 0.0 && value.is_finite() && !TEMPERATURES.contains(&value) => {
+                let value = number(value);
+                return Err(user_error!("--temperature {value} overflows f32; use {TEMPERATURES_WORDS}"));
+            }
+            Some(value) => within("temperature", value, TEMPERATURES.contains(&value), TEMPERATURES_WORDS)?,
+            None => 1.0,
+        };
+        let (beta, lambda) = (self.beta.unwrap_or(0.5), self.lambda.unwrap_or(0.0));
+        // As near to 0 and 1 as f32 can tell.
+        let apart = beta as f32 > 0.0 && (beta as f32) < 1.0;
+        let beta = within("beta", beta, apart, "above 0 and below 1, in f32 too")?;
+        let lambda = within("lambda", lambda, (0.0..=1.0).contains(&lambda), "from 0 to 1")?;
         let tail = |default: Tail| Tail::ALL.into_iter().find(|t| Some(t.name()) == self.tail.as_deref()).unwrap_or(default);
         let objective = match name {
             "hard-ce" => Objective::HardCe,
@@ -82,12 +108,6 @@ impl LossArgs {
             "logit-mse" => Objective::LogitMse { centered: self.centered, mse_mean: self.mse_mean },
             _ => Objective::LogprobMse { mse_mean: self.mse_mean, temperature },
         };
-        if let (Some(tail), None) = (&self.tail, objective.tail()) {
-            return Err(user_error!("--tail {tail} means nothing to {name}; remove it"));
-        }
-        if temperature != 1.0 && objective.temperature() == 1.0 {
-            return Err(user_error!("--temperature means nothing to {name}; remove it"));
-        }
         if let Objective::KlForward { tail: Tail::Metaseq, .. } = objective {
             return Err(user_error!("--tail metaseq is the seed's soft-ce; it is no divergence, use it with soft-ce"));
         }
@@ -97,30 +117,32 @@ impl LossArgs {
 
 pub fn loss(args: &LossArgs, output: Output) -> Result<ExitCode> {
     let loss = args.loss()?;
+    place::file(&args.out, "--out FILE")?;
     let kind = match args.precision {
         PrecisionArg::F32 => Kind::Float,
         PrecisionArg::Bf16 => Kind::BFloat16,
     };
     let case = Case::read(&args.case, &loss, args.vocab_size, kind)?;
     let answer = case.measure(&loss, args.tp as usize)?;
+    if let Some(what) = answer.overflow() {
+        let case = args.case.display();
+        return Err(user_error!("{case}: {what}: its numbers overflow f32 in {}; scale them down", loss.objective.name()));
+    }
     replace_by_name(&args.out, |path| Ok(tch::Tensor::write_safetensors(&answer.tensors, path)?))
-        .map_err(|error| user_error!("{error:#}; choose another --out"))?;
+        .map_err(|error| if is_storage(&error) { error } else { user_error!("{error:#}; choose another --out FILE") })?;
     let seeds = loss.objective.tail() == Some(Tail::Metaseq);
     if seeds {
-        eprintln!("tail metaseq: the gradient is p - w, as the seed computes it, not that of the loss it logs");
+        note!("tail metaseq: the gradient is p - w, as the seed computes it, not that of the loss it logs");
     }
     let (name, tail) = (loss.objective.name(), loss.objective.tail().map(Tail::name));
     match output {
-        Output::Json => println!(
-            "{:#}",
-            json!({
-                "objective": name, "tail": tail, "temperature": loss.objective.temperature(), "lambda": loss.lambda,
-                "total": answer.total, "tokens": answer.tokens, "gradient_is_of_the_loss": !seeds, "out": args.out,
-            })
-        ),
+        Output::Json => terminal::json(&json!({
+            "objective": name, "tail": tail, "temperature": loss.objective.temperature(), "lambda": loss.lambda,
+            "total": answer.total, "tokens": answer.tokens, "gradient_is_of_the_loss": !seeds, "out": args.out,
+        })),
         Output::Human => {
-            println!("{} nats a token, the mean of {name} over {} tokens", answer.total, answer.tokens);
-            println!("{}", args.out.display());
+            say!("{} nats a token, the mean of {name} over {} tokens", answer.total, answer.tokens);
+            say!("{}", args.out.display());
         }
     }
     Ok(ExitCode::SUCCESS)

@@ -1,5 +1,6 @@
 //! What can be typed: a file per verb.
 
+mod arms;
 mod ask;
 mod compare;
 mod data;
@@ -8,6 +9,7 @@ mod eval;
 mod export;
 mod known;
 mod loss;
+mod place;
 mod plan;
 mod report;
 mod run;
@@ -17,15 +19,16 @@ mod verify;
 mod weights;
 mod why;
 
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use crate::experiment::{Experiment, Options, load};
+use crate::experiment::{Experiment, Options, load, name_of};
 use crate::sweep::{alias, worker};
-use crate::{UserError, user_error};
+use crate::{UserError, terminal, user_error};
 
 /// Some run failed or diverged.
 const FAILED: u8 = 3;
@@ -36,11 +39,11 @@ const NOTHING: u8 = 5;
 
 /// Distill or finetune? Trains language models by several objectives and measures which one wins.
 #[derive(Debug, Parser)]
-#[command(version, about)]
+#[command(version, about, bin_name = "hydrometer")]
 pub struct Cli {
     #[command(subcommand)]
     verb: Verb,
-    /// Format of what goes to standard output.
+    /// Format of what goes to standard output: text, or exactly one JSON document. All else goes to standard error.
     #[arg(long, global = true, value_enum, default_value = "human")]
     output: Output,
 }
@@ -54,7 +57,7 @@ pub enum Output {
 #[derive(Debug, Subcommand)]
 enum Verb {
     /// Show every run of an experiment, its status and its cost; start nothing.
-    Plan(Common),
+    Plan(plan::Plan),
     /// Run what is left of an experiment, then report.
     Run(run::Run),
     /// Show how far an experiment is, what runs, and what went wrong.
@@ -137,7 +140,7 @@ impl Common {
 /// The folder of results that `path` names: itself, or that of an experiment file.
 fn results_of(path: &Path) -> Result<PathBuf> {
     let folder = match path.extension() {
-        Some(extension) if extension == "toml" => Path::new("results").join(path.file_stem().unwrap_or_default()),
+        Some(extension) if extension == "toml" => Path::new("results").join(name_of(path)?),
         _ => path.to_path_buf(),
     };
     if !folder.join("runs.parquet").exists() {
@@ -149,11 +152,31 @@ fn results_of(path: &Path) -> Result<PathBuf> {
     Ok(folder)
 }
 
+/// Does what was typed.
+pub fn run() -> Result<ExitCode> {
+    let typed: Vec<OsString> = std::env::args_os().collect();
+    check_utf8(&typed)?;
+    match Cli::try_parse_from(typed) {
+        Ok(cli) => cli.run(),
+        Err(said) => {
+            terminal::clap(&said);
+            Ok(ExitCode::from(u8::try_from(said.exit_code()).unwrap_or(2)))
+        }
+    }
+}
+
+/// Errors at an argument that is not UTF-8: what is recorded of runs, and all JSON, is text.
+fn check_utf8(typed: &[OsString]) -> Result<()> {
+    match typed.iter().skip(1).find(|argument| argument.to_str().is_none()) {
+        Some(wrong) => Err(user_error!("the argument {wrong:?} is not UTF-8; rename the file or folder")),
+        None => Ok(()),
+    }
+}
+
 impl Cli {
-    /// Does what was typed.
-    pub fn run(self) -> Result<ExitCode> {
+    fn run(self) -> Result<ExitCode> {
         match self.verb {
-            Verb::Plan(common) => plan::plan(&common, self.output),
+            Verb::Plan(plan) => plan.plan(self.output),
             Verb::Run(run) => run.run(self.output),
             Verb::Status(common) => status::status(&common, self.output),
             Verb::Why(why) => why.why(self.output),

@@ -4,12 +4,13 @@ use std::collections::BTreeSet;
 use std::process::ExitCode;
 
 use anyhow::Result;
+use clap::Args;
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 use tabled::builder::Builder;
 use tabled::settings::Style;
 
-use super::{Common, Output};
+use super::{Common, Output, arms};
 use crate::data::ends::Ends;
 use crate::experiment::budget::{Budget, longest_by_seed};
 use crate::experiment::fair::Match;
@@ -23,21 +24,42 @@ use crate::sweep::estimate::{Estimate, History, estimate};
 use crate::sweep::job::{Status, answers_folder, cache_place, recording_place, status};
 use crate::sweep::machine::Machine;
 use crate::teacher::endpoint::ledger::Ledger;
+use crate::{note, say, terminal};
 
-#[derive(Serialize)]
-struct PlannedRun {
-    run: String,
-    name: String,
-    status: &'static str,
-    seed: u64,
-    axes: Map<String, Value>,
-    tokens: u64,
-    updates: u64,
-    train_flops: f64,
-    teacher_flops: f64,
+/// Runs that are shown one by one without being asked for; of more, the arms.
+const SHOWN: usize = 50;
+/// Points and sentences of a kind that are shown of a large sweep.
+const SOME: usize = 5;
+
+#[derive(Args, Debug)]
+pub struct Plan {
+    #[command(flatten)]
+    common: Common,
+    /// Show every run of a large sweep (more than 50 runs) rather than its arms. JSON has every run.
+    #[arg(long)]
+    all: bool,
 }
 
-pub fn plan(common: &Common, output: Output) -> Result<ExitCode> {
+impl Plan {
+    pub fn plan(&self, output: Output) -> Result<ExitCode> {
+        plan(&self.common, self.all, output)
+    }
+}
+
+#[derive(Serialize)]
+pub struct PlannedRun {
+    pub run: String,
+    pub name: String,
+    pub status: &'static str,
+    pub seed: u64,
+    pub axes: Map<String, Value>,
+    pub tokens: u64,
+    pub updates: u64,
+    pub train_flops: f64,
+    pub teacher_flops: f64,
+}
+
+fn plan(common: &Common, all: bool, output: Output) -> Result<ExitCode> {
     let experiment = common.load()?;
     let history = History::read(&common.runs)?;
     let runs = experiment
@@ -66,9 +88,7 @@ pub fn plan(common: &Common, output: Output) -> Result<ExitCode> {
     if output == Output::Json {
         let skipped: Vec<_> = experiment.skipped.iter().map(|s| json!({ "name": s.name, "because": s.because })).collect();
         let claims: Vec<_> = experiment.claims.iter().map(|c| json!({ "id": c.id, "a": c.a, "b": c.b })).collect();
-        println!(
-            "{:#}",
-            json!({
+        terminal::json(&json!({
                 "experiment": experiment.name,
                 "runs": runs,
                 "teachers": teachers,
@@ -86,25 +106,13 @@ pub fn plan(common: &Common, output: Output) -> Result<ExitCode> {
                 "fair": fair(&experiment),
                 "totals": budget,
                 "left": left,
-            })
-        );
+            }));
         return Ok(ExitCode::SUCCESS);
     }
-    let mut table = Builder::default();
-    table.push_record(["run", "status", "tokens", "updates", "TFLOPs", "teacher TFLOPs"]);
-    for run in &runs {
-        table.push_record([
-            run.run.clone(),
-            run.status.to_string(),
-            run.tokens.to_string(),
-            run.updates.to_string(),
-            format!("{:.2}", run.train_flops / 1e12),
-            format!("{:.2}", run.teacher_flops / 1e12),
-        ]);
-    }
-    println!("{}", table.build().with(Style::sharp()));
+    let brief = !all && runs.len() > SHOWN;
+    terminal::block(&if brief { arms::table(&runs, &experiment) } else { table(&runs) });
     for (teacher, planned) in teachers.iter().zip(&experiment.teachers) {
-        println!(
+        say!(
             "teacher {}: {} ({}), {} tokens, {} kept in {}",
             planned.name,
             planned.run,
@@ -119,13 +127,13 @@ pub fn plan(common: &Common, output: Output) -> Result<ExitCode> {
         match &recording.origin {
             Origin::File(file) => {
                 let (path, format) = (file.path.display(), file.recipe.format.name());
-                println!("teacher {name}: recorded in {path} ({format}), {kept} kept in {}", folder.display());
+                say!("teacher {name}: recorded in {path} ({format}), {kept} kept in {}", folder.display());
             }
             Origin::Endpoint(asked) => {
                 let (model, url, tokens) = (&asked.recipe.model, &asked.service.url, asked_tokens(&experiment, recording));
                 let cost = asked.service.price.map(|price| format!(", cost {:.4}", price.of(tokens, 0))).unwrap_or_default();
                 let spent = Ledger::look(&answers_folder(&common.runs, asked)).words(&asked.service);
-                println!(
+                say!(
                     "teacher {name}: {model} at {url}, {kept} kept in {}; about {tokens} tokens to judge{cost}; so far {spent}",
                     folder.display()
                 );
@@ -133,14 +141,22 @@ pub fn plan(common: &Common, output: Output) -> Result<ExitCode> {
         }
     }
     for (data, ends) in ends(&experiment) {
-        println!("a text of {data} ends in {}", ends.words());
+        say!("a text of {data} ends in {}", ends.words());
     }
-    say_skipped(&experiment.skipped);
-    say_fair(&experiment);
+    say_skipped(&experiment.skipped, brief);
+    say_fair(&experiment, brief);
     say_cost(&budget, &left);
     say_power(&experiment, common)?;
-    let new = runs.iter().filter(|run| run.status == "new").count();
-    println!("{} runs, {new} to do", runs.len());
+    let with = |status: &str| runs.iter().filter(|run| run.status == status).count();
+    let ended: Vec<String> = ["done", "failed", "diverged"]
+        .into_iter()
+        .map(|status| (with(status), status))
+        .filter(|(count, _)| *count > 0)
+        .map(|(count, status)| format!("{count} {status}"))
+        .collect();
+    let ended = if ended.is_empty() { String::new() } else { format!(" ({})", ended.join(", ")) };
+    let hint = if brief { "; --all shows every run" } else { "" };
+    say!("{} runs, {} to do{ended}{hint}", runs.len(), with("new"));
     Ok(ExitCode::SUCCESS)
 }
 
@@ -159,40 +175,72 @@ fn ends(experiment: &Experiment) -> Vec<(String, &Ends)> {
     all
 }
 
-/// The points that are left out, those with one reason together.
-fn say_skipped(skipped: &[Skipped]) {
-    let reasons: BTreeSet<&str> = skipped.iter().map(|point| point.because.as_str()).collect();
-    for because in reasons {
-        let names: Vec<&str> = skipped.iter().filter(|p| p.because == because).map(|p| p.name.as_str()).collect();
-        println!("skipped ({because}): {}", names.join("; "));
+/// A row a run.
+fn table(runs: &[PlannedRun]) -> String {
+    let mut table = Builder::default();
+    table.push_record(["run", "status", "tokens", "updates", "TFLOPs", "teacher TFLOPs"]);
+    for run in runs {
+        table.push_record([
+            run.run.clone(),
+            run.status.to_string(),
+            run.tokens.to_string(),
+            run.updates.to_string(),
+            format!("{:.2}", run.train_flops / 1e12),
+            format!("{:.2}", run.teacher_flops / 1e12),
+        ]);
+    }
+    table.build().with(Style::sharp()).to_string()
+}
+
+/// The first few of `all` where there are many and `brief` is wanted, and how many more there are.
+fn some(all: &[&str], brief: bool) -> String {
+    match brief && all.len() > SOME {
+        true => format!("{}; and {} more", all[..SOME].join("; "), all.len() - SOME),
+        false => all.join("; "),
     }
 }
 
-fn say_fair(experiment: &Experiment) {
+/// The points that are left out, those with one reason together.
+fn say_skipped(skipped: &[Skipped], brief: bool) {
+    let reasons: BTreeSet<&str> = skipped.iter().map(|point| point.because.as_str()).collect();
+    for because in reasons {
+        let names: Vec<&str> = skipped.iter().filter(|p| p.because == because).map(|p| p.name.as_str()).collect();
+        say!("skipped ({because}): {}", some(&names, brief));
+    }
+}
+
+fn say_fair(experiment: &Experiment, brief: bool) {
     let fairness = &experiment.fairness;
     match (fairness.rule, fairness.unfair.is_empty()) {
-        (Some(rule), _) => println!("fair by {}: checked for every pair of runs that is compared", rule.name()),
-        (None, true) => println!("fair by {}, though no [fair] asks for it", Match::Tokens.name()),
-        (None, false) => println!("not fair by {}: {}", Match::Tokens.name(), fairness.unfair.join("; ")),
+        (Some(rule), _) => say!("fair by {}: checked for every pair of runs that is compared", rule.name()),
+        (None, true) => say!("fair by {}, though no [fair] asks for it", Match::Tokens.name()),
+        (None, false) => {
+            let unfair: Vec<&str> = fairness.unfair.iter().map(String::as_str).collect();
+            say!("not fair by {}: {}", Match::Tokens.name(), some(&unfair, brief));
+        }
     }
     if fairness.alone > 0 {
-        println!("{} runs have no run of {} with their axes and seed to be compared with", fairness.alone, experiment.reference);
+        say!("{} runs have no run of {} with their axes and seed to be compared with", fairness.alone, experiment.reference);
     }
-    let mut shown: Vec<String> = Vec::new();
+    let (mut shown, mut lines): (BTreeSet<String>, Vec<String>) = Default::default();
     for &(index, asked) in &fairness.balanced {
         let student = &experiment.students[index];
         let line =
             format!("{}: {} of {asked} tokens, the rest pays its share of the teacher", student.name(), student.recipe.tokens);
-        if !shown.contains(&line) {
-            println!("{line}");
-            shown.push(line);
+        if shown.insert(line.clone()) {
+            lines.push(line);
         }
+    }
+    let count = if brief { SOME.min(lines.len()) } else { lines.len() };
+    lines[..count].iter().for_each(|line| say!("{line}"));
+    if count < lines.len() {
+        say!("and {} more points that pay their share of a teacher", lines.len() - count);
     }
 }
 
 fn say_cost(budget: &Budget, left: &Estimate) {
     let (tokens, teacher_tokens) = (quantity(budget.tokens as f64), quantity(budget.teacher_tokens as f64));
-    println!(
+    say!(
         "in all: students {} on {tokens} tokens; teachers {} of training on {teacher_tokens} tokens and {} of answers",
         flops(budget.train_flops),
         flops(budget.teacher_train_flops),
@@ -200,14 +248,14 @@ fn say_cost(budget: &Budget, left: &Estimate) {
     );
     let disk = quantity(left.disk_bytes as f64);
     match (left.runs_left, left.seconds_left) {
-        (0, _) => println!("nothing is left to train; disk: at most {disk}B"),
-        (_, Some(seconds)) => println!("left: about {} of training, one run at a time; disk: at most {disk}B", duration(seconds)),
-        (_, None) => println!("left: no finished run tells how long this machine takes; disk: at most {disk}B"),
+        (0, _) => say!("nothing is left to train; disk: at most {disk}B"),
+        (_, Some(seconds)) => say!("left: about {} of training, one run at a time; disk: at most {disk}B", duration(seconds)),
+        (_, None) => say!("left: no finished run tells how long this machine takes; disk: at most {disk}B"),
     }
     let (needed, machine) = (left.memory_bytes as f64, Machine::here());
     let there = machine.of_a_process().map_or(0.0, |(bytes, _)| bytes as f64);
     let scarce = if there > 0.0 && needed > there { ": too little; try a smaller batch or --recompute" } else { "" };
-    println!("memory: about {}B a rank of the largest run, of {}B on this machine{scarce}", quantity(needed), quantity(there));
+    say!("memory: about {}B a rank of the largest run, of {}B on this machine{scarce}", quantity(needed), quantity(there));
 }
 
 /// What the claims could have shown with the spread that the results so far have: how many seeds are enough.
@@ -218,12 +266,12 @@ fn say_power(experiment: &Experiment, common: &Common) -> Result<()> {
     }
     let results = match Checked::read(&results) {
         Ok(checked) => {
-            checked.warning(&results).into_iter().for_each(|warning| eprintln!("{warning}"));
+            checked.warning(&results).into_iter().for_each(|warning| note!("{warning}"));
             checked
         }
         // What could have been shown is no part of the plan.
         Err(error) => {
-            eprintln!("{error:#}");
+            note!("{error:#}");
             return Ok(());
         }
     };
@@ -234,7 +282,7 @@ fn say_power(experiment: &Experiment, common: &Common) -> Result<()> {
             None => "no number of seeds would, the documents vary too much".to_string(),
         };
         let (seeds, scale) = (outcome.seeds, outcome.scale);
-        println!(
+        say!(
             "claim {}: {seeds} seeds show a {scale} of {effect:.4} four times out of five; to show the {found:.4} found, {needed}",
             outcome.id
         );

@@ -15,7 +15,7 @@ use crate::record::provenance::{self, Provenance};
 use crate::record::store::writable;
 use crate::report::claims::decide;
 use crate::report::{CLAIMS, comparison, table, write};
-use crate::user_error;
+use crate::{note, say, terminal, user_error};
 
 pub fn report(common: &Common, output: Output) -> Result<ExitCode> {
     let Known { results, claims, .. } = common.known()?;
@@ -25,7 +25,7 @@ pub fn report(common: &Common, output: Output) -> Result<ExitCode> {
     }
     let provenance = Provenance::read(&results)?;
     if let Some(warning) = warning(&results, &changed(&results, &provenance)) {
-        eprintln!("{warning}; no page was written");
+        note!("{warning}; no page was written");
         return Ok(ExitCode::from(REFUTED));
     }
     writable_results(&results)?;
@@ -56,13 +56,13 @@ pub fn show(results: &Path, claims: &[Claim], files: &[PathBuf], output: Output)
     match output {
         Output::Json => {
             let experiment = provenance.experiment;
-            println!("{:#}", json!({ "experiment": experiment, "claims": claims, "comparison": comparison, "files": files }));
+            terminal::json(&json!({ "experiment": experiment, "claims": claims, "comparison": comparison, "files": files }));
         }
         Output::Human => {
-            claims.iter().for_each(|claim| println!("{}", claim.sentence));
-            println!("{}", table::terminal(&comparison));
+            claims.iter().for_each(|claim| say!("{}", claim.sentence));
+            terminal::block(&table::terminal(&comparison));
             for file in files {
-                println!("{}", file.display());
+                say!("{}", file.display());
             }
         }
     }

@@ -24,7 +24,7 @@ use crate::report::input::Table;
 use crate::sweep::job::{Status, baselines, status};
 use crate::sweep::retry::RETRIES;
 use crate::sweep::{schedule, session, worker};
-use crate::user_error;
+use crate::{note, user_error};
 
 #[derive(Args, Debug)]
 pub struct Run {
@@ -121,14 +121,14 @@ impl Run {
         all.extend(files);
         show(&results, &experiment.claims, &all, output)?;
         if ending.interrupted {
-            eprintln!("interrupted; the same command goes on from here");
+            note!("interrupted; the same command goes on from here");
             return Ok(ExitCode::from(130));
         }
         let trained = experiment.students.len() + experiment.teachers.len();
         let failed = statuses[..trained].iter().filter(|(_, status)| matches!(status, Status::Failed(_) | Status::Diverged(_)));
         match failed.count() {
             0 if ending.short > 0 => {
-                eprintln!(
+                note!(
                     "{} jobs found too little memory; try {}; the same command goes on from here",
                     ending.short,
                     session::cure(&settings)
@@ -136,12 +136,12 @@ impl Run {
                 Ok(ExitCode::FAILURE)
             }
             0 if ending.undone > 0 => {
-                eprintln!("{} jobs could not be done; the same command goes on from here", ending.undone);
+                note!("{} jobs could not be done; the same command goes on from here", ending.undone);
                 Ok(ExitCode::from(FAILED))
             }
             0 => Ok(ExitCode::SUCCESS),
             count => {
-                eprintln!("{count} runs failed or diverged; `--rerun failed` tries them again");
+                note!("{count} runs failed or diverged; `--rerun failed` tries them again");
                 Ok(ExitCode::from(FAILED))
             }
         }
@@ -170,7 +170,7 @@ fn earlier(experiment: &Experiment, results: &Path) -> Option<(Frames, Provenanc
     if !results.join("runs.parquet").exists() {
         return None;
     }
-    let replaced = |why: &str| eprintln!("the frames in {} are replaced, not added to: {why}", results.display());
+    let replaced = |why: &str| note!("the frames in {} are replaced, not added to: {why}", results.display());
     // The checksums first: what differs is not read.
     let read = || -> Result<Result<(Frames, Provenance), String>> {
         let provenance = Provenance::read(results)?;

@@ -8,6 +8,7 @@ use serde_json::json;
 use super::{Common, Output};
 use crate::report::format::{duration, quantity};
 use crate::sweep::state::{State, seconds_left, states};
+use crate::{say, terminal};
 
 pub fn status(common: &Common, output: Output) -> Result<ExitCode> {
     let experiment = common.load()?;
@@ -17,34 +18,33 @@ pub fn status(common: &Common, output: Output) -> Result<ExitCode> {
     let (done, total) = (students().filter(|state| state.status == "done").count(), students().count());
     if output == Output::Json {
         let left = seconds_left(&all);
-        println!(
-            "{:#}",
-            json!({ "experiment": experiment.name, "done": done, "total": total, "seconds_left": left, "jobs": all })
+        terminal::json(
+            &json!({ "experiment": experiment.name, "done": done, "total": total, "seconds_left": left, "jobs": all }),
         );
         return Ok(ExitCode::SUCCESS);
     }
     let left = seconds_left(&all).filter(|&seconds| seconds > 0.0);
     let left = left.map_or(String::new(), |seconds| format!(", about {} left", duration(seconds)));
-    println!("{}: {done}/{total} runs done{left}", experiment.name);
+    say!("{}: {done}/{total} runs done{left}", experiment.name);
     for state in with("running") {
         let speed = state.tokens_per_s.map_or(String::new(), |speed| format!(", {} tokens/s", quantity(speed)));
         let loss = state.loss.map_or(String::new(), |loss| format!(", loss {loss:.4}"));
         let left = state.seconds_left.map_or(String::new(), |seconds| format!(", {} left", duration(seconds)));
         let (done, total) = (quantity(state.done as f64), quantity(state.total as f64));
         let holder = state.holder.as_deref().unwrap_or_default();
-        println!("running      {}: {done}/{total} tokens{loss}{speed}{left} ({holder})", state.run);
+        say!("running      {}: {done}/{total} tokens{loss}{speed}{left} ({holder})", state.run);
     }
     for state in with("interrupted") {
         let (done, total) = (quantity(state.done as f64), quantity(state.total as f64));
-        println!("interrupted  {}: {done}/{total} tokens; `hydrometer run` goes on from its checkpoint", state.run);
+        say!("interrupted  {}: {done}/{total} tokens; `hydrometer run` goes on from its checkpoint", state.run);
     }
     for state in with("failed").into_iter().chain(with("diverged")) {
-        println!("{:<12} {}: {}", state.status, state.run, state.error.as_deref().unwrap_or("no reason recorded"));
-        state.log.iter().for_each(|line| println!("             | {line}"));
+        say!("{:<12} {}: {}", state.status, state.run, state.error.as_deref().unwrap_or("no reason recorded"));
+        state.log.iter().for_each(|line| say!("             | {line}"));
     }
     let waiting = with("new").iter().filter(|state| state.role == "student").count();
     if waiting > 0 {
-        println!("new          {waiting} runs; start them with `hydrometer run {}`", common.experiment.display());
+        say!("new          {waiting} runs; start them with `hydrometer run {}`", common.experiment.display());
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -10,15 +10,16 @@ use clap::{Args, ValueEnum};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
 
-use super::Output;
 use super::ask::{Ask, Asked};
 use super::eval::{Text, precision};
+use super::{Output, place};
 use crate::data::sequences::sequences;
 use crate::data::tokenizer;
 use crate::data::tokens::TokenizedSplit;
 use crate::dist::{Mesh, launch};
 use crate::experiment::recipe::{Precision, StartRecipe, checkpoint_identity};
 use crate::model::hf;
+use crate::objective::{TEMPERATURES, TEMPERATURES_WORDS};
 use crate::record::store::{replace_file, sha256_file};
 use crate::report::format::quantity;
 use crate::sweep::worker;
@@ -29,7 +30,8 @@ use crate::teacher::kept::Kept;
 use crate::teacher::source::Source;
 use crate::teacher::teach::Lecturer;
 use crate::teacher::title::{self, Title};
-use crate::user_error;
+use crate::text::number;
+use crate::{say, terminal, user_error};
 
 /// Longest sequence where none is asked for.
 const CONTEXT: usize = 512;
@@ -94,7 +96,7 @@ impl Teach {
     pub fn run(self, output: Output) -> Result<ExitCode> {
         match (&self.inspect, self.export, &self.cache) {
             (Some(folder), ..) => self.inspect(folder, output),
-            (None, Some(format), Some(folder)) => self.export(format, folder),
+            (None, Some(format), Some(folder)) => self.export(format, folder, output),
             _ => self.teach(output),
         }
     }
@@ -114,6 +116,11 @@ impl Teach {
             return self.ask.run(&Asked { model, data, out, top_k, context }, output);
         }
         let model = self.model.as_ref().ok_or_else(|| needed("--model HF_DIR, or --endpoint URL"))?;
+        if let Some(here) = std::env::current_dir().ok().filter(|here| here.to_str().is_none()) {
+            return Err(user_error!(
+                "the working folder {here:?} is not UTF-8, and a cache names where it came from; use another"
+            ));
+        }
         let device = worker::device(&self.device)?;
         let checkpoint = hf::open(model)?;
         let kept = self.kept(checkpoint.config.vocab_size)?;
@@ -121,6 +128,9 @@ impl Teach {
         checkpoint.check_use(self.tp as usize, context)?;
         let split = Text { data }.split(&checkpoint)?;
         let title = title_of(&checkpoint, self.precision, kept)?;
+        if !launch::is_rank() {
+            place::folder(out, "cache", "--out DIR")?;
+        }
         if out.join(title::FILE).exists() {
             title.check(&Title::read(out)?, out)?;
         }
@@ -191,7 +201,16 @@ impl Teach {
         Ok(checkpoint)
     }
 
-    fn export(&self, format: Format, folder: &Path) -> Result<ExitCode> {
+    fn export(&self, format: Format, folder: &Path, output: Output) -> Result<ExitCode> {
+        match &self.out {
+            Some(path) => place::file(path, "--out FILE")?,
+            None if output == Output::Json => {
+                return Err(user_error!(
+                    "--output json describes the export, which goes to standard output itself; say --out FILE"
+                ));
+            }
+            None => {}
+        }
         let title = Title::read(folder)?;
         let (sources, cache) = (Source::all(folder)?, Cache::open(folder, &title)?);
         let splits = sources.iter().map(|source| Ok((source.split(folder)?, source.context))).collect::<Result<Vec<_>>>()?;
@@ -212,17 +231,30 @@ impl Teach {
             }
             to.flush().context("cannot write the export")
         };
-        match &self.out {
-            Some(path) => replace_file(path, |file: &mut File| write(file))?,
-            None => write(&mut std::io::stdout())?,
+        let Some(path) = &self.out else {
+            terminal::stream(write)?;
+            return Ok(ExitCode::SUCCESS);
+        };
+        replace_file(path, |file: &mut File| write(file))?;
+        let documents: usize = splits.iter().map(|(split, _)| split.len()).sum();
+        let tokens: u64 = splits.iter().flat_map(|(split, context)| sequences(split, *context)).map(|s| s.counted() as u64).sum();
+        match output {
+            Output::Json => terminal::json(&json!({
+                "file": path,
+                "format": format.to_possible_value().map(|value| value.get_name().to_string()),
+                "cache": folder,
+                "documents": documents,
+                "tokens": tokens,
+            })),
+            Output::Human => say!("{}: {tokens} tokens of {documents} documents", path.display()),
         }
         Ok(ExitCode::SUCCESS)
     }
 
     fn kept(&self, vocab_size: usize) -> Result<Kept> {
         let mut temperatures = if self.temperatures.is_empty() { vec![1.0] } else { self.temperatures.clone() };
-        if let Some(wrong) = temperatures.iter().find(|t| !t.is_finite() || **t <= 0.0) {
-            return Err(user_error!("--temperatures {wrong}: a temperature is a number above 0"));
+        if let Some(wrong) = temperatures.iter().find(|t| !TEMPERATURES.contains(t)) {
+            return Err(user_error!("--temperatures {}: a temperature is {TEMPERATURES_WORDS}", number(*wrong)));
         }
         temperatures.sort_by(f64::total_cmp);
         temperatures.dedup();
@@ -278,18 +310,18 @@ fn show(found: &Inspection, title: &Title, folder: &Path, output: Output) -> Res
         let mut value = serde_json::to_value(found)?;
         value["title"] = serde_json::to_value(title)?;
         value["cache"] = json!(folder);
-        println!("{value:#}");
+        terminal::json(&value);
         return Ok(());
     }
     let Inspection { sequences, tokens, bytes, bytes_per_token, retained_mass, agreement } = found;
-    println!("{}: {} of teacher {} over {} ids", folder.display(), title.kept.words(), title.teacher, title.vocab_size);
-    println!("{tokens} tokens in {sequences} sequences, {}B: {bytes_per_token:.1} bytes a token", quantity(*bytes as f64));
+    say!("{}: {} of teacher {} over {} ids", folder.display(), title.kept.words(), title.teacher, title.vocab_size);
+    say!("{tokens} tokens in {sequences} sequences, {}B: {bytes_per_token:.1} bytes a token", quantity(*bytes as f64));
     for (k, mass) in retained_mass {
-        println!("retained mass of the best {k:>3}: {mass:.4}");
+        say!("retained mass of the best {k:>3}: {mass:.4}");
     }
     if let Some(agreement) = agreement {
         let percent = |share: f64| 100.0 * share;
-        println!(
+        say!(
             "a second pass over {} tokens: best id {:.3}% the same, kept ids {:.3}%, log-probabilities within {:.1e}, lse within {:.1e}",
             agreement.tokens,
             percent(agreement.top_1),
@@ -298,7 +330,7 @@ fn show(found: &Inspection, title: &Title, folder: &Path, output: Output) -> Res
             agreement.worst_lse,
         );
         if title.kept.draws > 0 {
-            println!("draws: {:.3}% the same", percent(agreement.draws));
+            say!("draws: {:.3}% the same", percent(agreement.draws));
         }
     }
     Ok(())

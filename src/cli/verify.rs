@@ -10,6 +10,7 @@ use super::known::Known;
 use super::run::count_interrupts;
 use super::{Common, NOTHING, Output, REFUTED};
 use crate::record::frames::{Frames, NAMES, RunRow, file_of};
+use crate::experiment::file_name;
 use crate::record::freeze::freeze;
 use crate::record::provenance;
 use crate::report::CLAIMS;
@@ -19,6 +20,7 @@ use crate::sweep::retry::RETRIES;
 use crate::sweep::{schedule, session};
 use crate::verify::artefacts::{Fault, Findings, compare};
 use crate::verify::numerics::{self, Rung};
+use crate::{note, say, terminal};
 
 #[derive(Args, Debug)]
 pub struct Verify {
@@ -43,7 +45,7 @@ impl Verify {
             (found, told["rerun"]) = (found.max(again), numbers);
         }
         if output == Output::Json {
-            println!("{told:#}");
+            terminal::json(&told);
         }
         Ok(ExitCode::from(match found {
             Found::Agreement => 0,
@@ -57,7 +59,7 @@ impl Verify {
         let experiment = self.common.load()?;
         // Damaged frames are named already; there is nothing to hold new numbers against.
         let Ok(kept) = Frames::read(&self.common.results(&experiment)) else { return Ok((Found::Refuted, Value::Null)) };
-        let runs = self.common.runs.join(format!("rerun-{}", experiment.name));
+        let runs = self.common.runs.join(file_name(&format!("rerun-{}", experiment.name)));
         match std::fs::remove_dir_all(&runs) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error.into()),
             _ => {}
@@ -87,9 +89,9 @@ impl Verify {
         numerics::hold(&mut agreements, &news);
         let rung = numerics::rung(&agreements, &news);
         if output == Output::Human {
-            agreements.iter().for_each(|agreement| println!("{agreement}"));
-            outcomes.iter().for_each(|outcome| println!("trained again: {}", outcome.sentence));
-            println!("{}: {}", experiment.name, rung.sentence());
+            agreements.iter().for_each(|agreement| say!("{agreement}"));
+            outcomes.iter().for_each(|outcome| say!("trained again: {}", outcome.sentence));
+            say!("{}: {}", experiment.name, rung.sentence());
         }
         std::fs::remove_dir_all(&runs)?;
         let found = if rung == Rung::Refuted { Found::Refuted } else { Found::Agreement };
@@ -111,7 +113,7 @@ fn artefacts(common: &Common, accept_refuted: bool, output: Output) -> Result<(F
     let any = |file: &String| results.join(file).exists();
     if !NAMES.map(file_of).iter().chain([&provenance::FILE.to_string()]).any(any) {
         let (results, file) = (results.display(), common.experiment.display());
-        eprintln!("{results} has no frames, so nothing was verified; run `hydrometer run {file}` first");
+        note!("{results} has no frames, so nothing was verified; run `hydrometer run {file}` first");
         return Ok((Found::Nothing, json!({ "experiment": name, "same": [], "faults": [], "claims": [] })));
     }
     let Findings { same, faults, strangers, frames } = compare(&results, &claims)?;
@@ -122,17 +124,17 @@ fn artefacts(common: &Common, accept_refuted: bool, output: Output) -> Result<(F
     let refuted = outcomes.iter().filter(|outcome| outcome.verdict == Verdict::Refuted).count();
     if output == Output::Human {
         for (file, fault) in &faults {
-            println!("{}", sentence(&results.join(file).display().to_string(), fault));
+            sentence(&results.join(file).display().to_string(), fault).lines().for_each(|line| say!("{line}"));
         }
         for file in &strangers {
-            println!("{} is no part of the results", results.join(file).display());
+            say!("{} is no part of the results", results.join(file).display());
         }
-        outcomes.iter().for_each(|outcome| println!("{}", outcome.sentence));
+        outcomes.iter().for_each(|outcome| say!("{}", outcome.sentence));
         let all = same.len() + faults.len();
         if lacking > 0 {
-            println!("{lacking} runs of the file are not in the frames; `hydrometer run` trains them");
+            say!("{lacking} runs of the file are not in the frames; `hydrometer run` trains them");
         }
-        println!("{name}: {} of {all} files follow from the frames to the byte; {refuted} claims refuted", same.len());
+        say!("{name}: {} of {all} files follow from the frames to the byte; {refuted} claims refuted", same.len());
     }
     let found = if faults.is_empty() && (refuted == 0 || accept_refuted) { Found::Agreement } else { Found::Refuted };
     let faults: Vec<_> = faults.iter().map(|(file, fault)| json!({ "file": file, "fault": fault })).collect();

@@ -13,7 +13,7 @@ use crate::record::store::{folders_in, read_if_there, writable};
 use crate::sweep::job::{Job, Status, Work, status_in};
 use crate::train::checkpoint;
 use crate::train::run::final_weights;
-use crate::user_error;
+use crate::{note, user_error};
 
 /// Bytes of a file of weights, at most.
 const FILE_BYTES: u64 = 5_000_000_000;
@@ -47,12 +47,12 @@ pub fn export(run: &str, runs: &Path, out: &Path) -> Result<String> {
     let weights = checkpoint::load_weights(&path, &recipe.model, Kind::Float, &mesh)?;
     let gone = start.as_ref().filter(|folder| !folder.join("config.json").exists());
     if let Some(folder) = gone {
-        eprintln!("{} is gone: what it said of special tokens and chats is not exported", folder.display());
+        note!("{} is gone: what it said of special tokens and chats is not exported", folder.display());
     }
     let tokenizer = job.data.join("tokenizer.json");
     let special = hf::SpecialTokens::of(&tokenizer, start.as_deref().filter(|_| gone.is_none()), recipe.data.examples.as_ref())?;
     if let Some(warning) = special.warning(recipe.model.variant.family) {
-        eprintln!("{}: {warning}", out.display());
+        note!("{}: {warning}", out.display());
     }
     hf::export_with(out, &recipe.model, &weights, Some(&special), FILE_BYTES, &mesh)?;
     Ok(run)

@@ -12,7 +12,7 @@ use tabled::settings::Style;
 use super::Output;
 use crate::experiment::{Options, load};
 use crate::sweep::kin::{nearest, recipes};
-use crate::user_error;
+use crate::{say, terminal, user_error};
 
 #[derive(Args, Debug)]
 pub struct Why {
@@ -36,7 +36,7 @@ impl Why {
             return Err(user_error!("{}: no other run is there to compare {run} with", self.runs.display()));
         };
         if output == Output::Json {
-            println!("{:#}", json!({ "run": run, "nearest": other, "differences": found }));
+            terminal::json(&json!({ "run": run, "nearest": other, "differences": found }));
             return Ok(ExitCode::SUCCESS);
         }
         let shown = |value: &Option<Value>| match value {
@@ -49,8 +49,8 @@ impl Why {
         for difference in &found {
             table.push_record([difference.field.clone(), shown(&difference.mine), shown(&difference.theirs)]);
         }
-        println!("{}", table.build().with(Style::sharp()));
-        println!("{run} differs from {other}, the nearest run, in {} fields of its recipe", found.len());
+        terminal::block(&table.build().with(Style::sharp()).to_string());
+        say!("{run} differs from {other}, the nearest run, in {} fields of its recipe", found.len());
         Ok(ExitCode::SUCCESS)
     }
 

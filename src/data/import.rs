@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::answers::Counts;
 use super::damage::Tally;
+use crate::note;
 use crate::record::store::replace_bytes;
 
 /// A file, or the files of a split, as imported.
@@ -64,7 +65,7 @@ impl Import {
     /// Says on standard error what became of the answers of teacher `name`.
     pub fn say(&self, name: &str) {
         let percent = |rate: Option<f64>| rate.map_or("none".to_string(), |rate| format!("{:.2}%", 100.0 * rate));
-        eprintln!(
+        note!(
             "teacher {name}: {} examples, {} rows of answers; ids unmapped {}, duplicate {}; rows short of {} ids {}, of another \
              context {}",
             self.examples,
@@ -76,7 +77,7 @@ impl Import {
             percent(self.mismatched_rate()),
         );
         if let Some(words) = self.tally.words() {
-            eprintln!("teacher {name}: {words}");
+            note!("teacher {name}: {words}");
         }
     }
 

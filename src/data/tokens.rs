@@ -19,7 +19,7 @@ use super::vocabulary::Vocabulary;
 use crate::experiment::DataFiles;
 use crate::experiment::recipe::{DataRecipe, Eos, TokenizerRecipe};
 use crate::record::store::{replace_bytes, sha256_file, sha256_hex, uncreated, unreadable};
-use crate::user_error;
+use crate::{note, user_error};
 
 /// The documents of a split as token ids.
 #[derive(Clone, Debug, Default)]
@@ -194,7 +194,7 @@ pub fn prepare(recipe: &DataRecipe, files: &DataFiles, splits: &[&str], folder: 
     if let (Some(examples), Some(ends)) = (&recipe.examples, &files.ends)
         && examples.eos != Eos::None
     {
-        eprintln!("a text ends in {}", ends.words());
+        note!("a text ends in {}", ends.words());
     }
     for split in missing {
         let path = folder.join(format!("{split}.tokens"));
@@ -203,7 +203,7 @@ pub fn prepare(recipe: &DataRecipe, files: &DataFiles, splits: &[&str], folder: 
         import.write(&folder.join(format!("{split}.import.json")))?;
         tokenized.write_beside(&path, ids.finish()?)?;
         if let Some(words) = import.tally.words() {
-            eprintln!("{split}: {words}");
+            note!("{split}: {words}");
         }
     }
     Ok(())

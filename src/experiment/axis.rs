@@ -7,6 +7,7 @@ use toml_edit::Item;
 
 use super::resolve::{RUN_KEYS, Settings};
 use super::source::{Place, Setting, Source, unknown_key};
+use crate::text::shown;
 use crate::user_error;
 
 /// Settings that an axis gives a run, with their keys.
@@ -69,7 +70,7 @@ impl Axis {
             let read: Vec<String> = self.keys.iter().zip(point).map(|((key, _), value)| value.canonical(key)).collect();
             if !seen.insert(read) {
                 let names: Vec<&str> = self.keys.iter().map(|(key, _)| key.as_str()).collect();
-                let values: Vec<String> = point.iter().map(Setting::display).collect();
+                let values: Vec<String> = point.iter().map(|value| shown(&value.display())).collect();
                 let (at, lists) = (&self.keys[0].1.0, if names.len() == 1 { "lists" } else { "list" });
                 return Err(user_error!("{at}: {} {lists} {} twice", names.join(" and "), values.join(" with ")));
             }
@@ -83,6 +84,30 @@ pub fn canonical(values: &[(String, Setting)]) -> Vec<String> {
     values.iter().map(|(key, value)| format!("{key}={}", value.canonical(key))).collect()
 }
 
+/// Values that an axis of `key` might list.
+fn example(key: &str) -> &'static str {
+    match key {
+        "data" => r#"["first-preset", "second-preset"]"#,
+        "student" => r#"["llama-1m", "llama-2m"]"#,
+        "teacher" => r#"["small", "big"]"#,
+        "tokens" => r#"["100k", "1M"]"#,
+        "batch" => r#"["4k", "8k"]"#,
+        "eval" => r#"[{ every = "100k" }, { every = "200k" }]"#,
+        "precision" => r#"["f32", "bf16"]"#,
+        "packing" => r#"["none", "documents"]"#,
+        "tail" => r#"["raw", "bucket"]"#,
+        "context" => "[128, 256]",
+        "top_k" => "[5, 20]",
+        "temperature" => "[1.0, 2.0]",
+        "eps" => "[1e-8, 1e-6]",
+        "clip" => "[0.0, 1.0]",
+        "beta1" | "beta2" => "[0.9, 0.95]",
+        "beta" | "lambda" | "weight_decay" | "warmup" | "final_lr" => "[0.1, 0.5]",
+        "centered" | "mse_mean" | "temperature_squared" | "on_purpose" => "[false, true]",
+        _ => "[1e-3, 2e-3]",
+    }
+}
+
 fn lists(source: &Source, item: &Item, within: &str, what: &str) -> Result<Vec<(String, Place, Vec<Setting>)>> {
     let place = || source.place(item.span()).0;
     let table = item.as_table_like().ok_or_else(|| user_error!("{}: {what} must be a table {{ key = [values] }}", place()))?;
@@ -92,11 +117,13 @@ fn lists(source: &Source, item: &Item, within: &str, what: &str) -> Result<Vec<(
         if !RUN_KEYS.contains(&key.as_str()) {
             return Err(user_error!("{}: {}", at.0, unknown_key(&key, &format!("{within}.{what}"), &RUN_KEYS)));
         }
-        let values = setting.value.as_array().filter(|array| !array.is_empty());
-        let values = values.ok_or_else(|| user_error!("{}: {key} must be a list of values, e.g. {key} = [1e-3, 2e-3]", at.0))?;
         if key == "seeds" || key == "objective" {
             return Err(user_error!("{}: {key} cannot be swept in the {what}; set it in [base] or in a method", at.0));
         }
+        let values = setting.value.as_array().filter(|array| !array.is_empty()).ok_or_else(|| {
+            let (example, found) = (example(&key), setting.found());
+            user_error!("{}: {key} must be a list of values, e.g. {key} = {example}, not {found}", at.0)
+        })?;
         let values: Vec<Setting> = values.iter().map(|value| Setting { value: value.clone(), at: at.clone() }).collect();
         for value in &values {
             Settings([(key.clone(), value.clone())].into()).check()?;

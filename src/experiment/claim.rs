@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use toml_edit::{Item, TableLike};
 
 use super::expectation::{Expectation, Side};
+use super::name;
 use super::selector::Selector;
 use super::source::{Place, Setting, Source, unknown_key};
 use crate::user_error;
@@ -109,6 +110,7 @@ fn read_one(source: &Source, table: &dyn TableLike, at: Place) -> Result<Stated>
     };
     let lacks = |key: &str, example: &str| user_error!("{}: this [[claim]] lacks {key}; add e.g. {key} = {example}", at.0);
     let id = text("id")?.ok_or_else(|| lacks("id", "\"soft-ce-wins\""))?;
+    name::check(&id, "claim", "id = \"soft-ce-wins\"", &source.place(table.get("id").and_then(|item| item.span())).0)?;
     let expect = text("expect")?.ok_or_else(|| lacks("expect", "\"perplexity(a) < perplexity(b)\""))?;
     let expectation = Expectation::parse(&expect).map_err(|misread| {
         let place = expression_place(source, table, &expect, misread.at);

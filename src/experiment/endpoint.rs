@@ -55,13 +55,12 @@ pub fn read(name: &str, own: &Table, revision: &str) -> Result<(EndpointRecipe, 
         let seconds = found.number("timeout", "a number of seconds above 0", |s| s > 0.0 && s <= TIMEOUT_MAX)?;
         service.timeout = Duration::from_secs_f64(seconds);
     }
-    let amount = |key: &str, found: &Setting| found.number(key, "a number of at least 0", |x| x >= 0.0);
     if let Some(found) = setting("price") {
         let mut price = Price::default();
         for (field, found) in found.fields("price")? {
             match field.as_str() {
-                "input" => price.input = amount("price.input", &found)?,
-                "output" => price.output = amount("price.output", &found)?,
+                "input" => price.input = found.amount("price.input")?,
+                "output" => price.output = found.amount("price.output")?,
                 _ => return Err(user_error!("{}: {}", found.at.0, unknown_key(&field, "price", &["input", "output"]))),
             }
         }
@@ -72,7 +71,7 @@ pub fn read(name: &str, own: &Table, revision: &str) -> Result<(EndpointRecipe, 
         for (field, found) in found.fields("budget")? {
             match field.as_str() {
                 "tokens" => budget.tokens = Some(found.tokens("budget.tokens")?),
-                "cost" => budget.cost = Some(amount("budget.cost", &found)?),
+                "cost" => budget.cost = Some(found.amount("budget.cost")?),
                 _ => return Err(user_error!("{}: {}", found.at.0, unknown_key(&field, "budget", &["tokens", "cost"]))),
             }
         }

@@ -9,6 +9,7 @@ use super::axis::canonical;
 use super::claim::Candidates;
 use super::fair::{self, Fairness, Match};
 use super::file::{File, Method as Arm};
+use super::name::file_name;
 use super::preset::Presets;
 use super::recipe::{TeacherRecipe, TrainRecipe, identity};
 use super::recorded::Origin;
@@ -195,7 +196,8 @@ fn add_runs(
         experiment.students.push(Student { run: String::new(), method, seed, axes, recipe, data, start, teacher, recording });
     }
     if experiment.students.len() > RUNS_MAX {
-        return Err(user_error!("{}: the experiment has more than {RUNS_MAX} runs; sweep less", file.whole.0));
+        let at = &settings.place("seeds", at).0;
+        return Err(user_error!("{at}: the experiment has more than {RUNS_MAX} runs here; sweep less, or take fewer seeds"));
     }
     Ok(())
 }
@@ -276,9 +278,4 @@ fn describe(recipe: &TrainRecipe, teacher: &str, swept: &[&str]) -> String {
         words += &format!(", mixed with {} hard-ce", recipe.loss.lambda);
     }
     words
-}
-
-/// `name` as a folder: what a file system might not like becomes `_`.
-pub fn file_name(name: &str) -> String {
-    name.chars().map(|c| if c.is_ascii_alphanumeric() || "._=+-".contains(c) { c } else { '_' }).collect()
 }

@@ -8,6 +8,7 @@ use toml_edit::Item;
 
 use super::claim::{self, Stated};
 use super::fair::{self, Rule};
+use super::name;
 use super::resolve::{RUN_KEYS, Settings, TEACHER_KEYS, applies, objective_name};
 use super::source::{Place, Setting, Source, unknown, unknown_key};
 use super::sweep::Sweep;
@@ -63,7 +64,7 @@ impl File {
             let text = item.as_str().map(str::to_string);
             text.ok_or_else(|| user_error!("{}: {key} must be a string", source.place(item.span()).0))
         };
-        let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+        let name = name::experiment(path)?;
         let base = table(&source, top.get("base"), "[base]", &RUN_KEYS)?;
         let smoke_keys: Vec<&str> = RUN_KEYS.into_iter().chain([SMOKE_KEY]).collect();
         let mut smoke: BTreeMap<String, Setting> =
@@ -71,12 +72,14 @@ impl File {
         let smoke_teacher_tokens = smoke.remove(SMOKE_KEY).or_else(|| smoke.get("tokens").cloned());
         let mut teachers = BTreeMap::new();
         for (teacher, table, at) in source.tables(top.get("teacher"), "teacher")? {
+            name::check(&teacher, "teacher", "[teacher.big]", &at.0)?;
             let settings = check_keys(source.settings(table)?, &format!("[teacher.{teacher}]"), &TEACHER_KEYS)?;
             teachers.insert(teacher, (settings, at));
         }
         let sweep = Sweep::read(&source, top.get("sweep"))?;
         let mut methods = Vec::new();
         for (name, table, at) in source.tables(top.get("method"), "method")? {
+            name::check(&name, "method", "[method.finetune]", &at.0)?;
             methods.push(Method::read(name, source.settings(table)?, at, &base)?);
         }
         let whole = Place(path.display().to_string());

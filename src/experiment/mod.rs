@@ -8,6 +8,7 @@ mod expand;
 pub mod expectation;
 pub mod fair;
 mod file;
+mod name;
 mod preset;
 pub mod recipe;
 pub mod recorded;
@@ -30,8 +31,11 @@ use crate::data::format::{Format, Keys};
 use claim::Claim;
 pub use expand::load;
 use fair::Fairness;
+pub use name::{experiment as name_of, file_name};
 use recipe::TrainRecipe;
 use recorded::Recording;
+pub(crate) use resolve::applies;
+pub use source::AMOUNT_MAX;
 
 use crate::teacher::kept::Kept;
 

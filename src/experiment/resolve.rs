@@ -11,8 +11,9 @@ use super::recipe::{DataRecipe, EvalRecipe, OptimizerRecipe, Packing, Precision,
 use super::source::{Place, Setting, unknown, unknown_key};
 use crate::data::tokenizer;
 use crate::model::hf;
-use crate::objective::{Loss, Objective, Tail};
+use crate::objective::{Loss, Objective, TEMPERATURES, TEMPERATURES_WORDS, Tail};
 use crate::record::store::sha256_file;
+use crate::text::quoted;
 use crate::user_error;
 
 /// Keys of a run; every one may stand in `[base]`, in a method, on an axis of the sweep and in `[smoke]`.
@@ -248,7 +249,10 @@ impl Settings {
         }
         if !["valid", "test"].contains(&eval.on.as_str()) {
             let at = &setting.at.0;
-            return Err(user_error!("{at}: eval.on must be a held-out split of the data (valid or test), not {:?}", eval.on));
+            return Err(user_error!(
+                "{at}: eval.on must be a held-out split of the data (valid or test), not {}",
+                quoted(&eval.on)
+            ));
         }
         Ok(eval)
     }
@@ -297,7 +301,7 @@ impl Settings {
     }
 
     fn temperature(&self) -> Result<f64> {
-        self.get("temperature", 1.0, |setting| setting.number("temperature", "a number above 0", |t| t > 0.0))
+        self.get("temperature", 1.0, |setting| setting.number("temperature", TEMPERATURES_WORDS, |t| TEMPERATURES.contains(&t)))
     }
 
     /// What a run reads whose model stands under `model_key`: in that model's tokens, where it is a checkpoint and the data name

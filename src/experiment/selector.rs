@@ -6,6 +6,7 @@ use toml_edit::TableLike;
 
 use super::resolve::{RUN_KEYS, Settings};
 use super::source::{Place, Setting, Source, unknown, unknown_key};
+use crate::text::shown;
 use crate::user_error;
 
 const METHOD: &str = "method";
@@ -73,7 +74,7 @@ impl Selector {
 impl std::fmt::Display for Selector {
     fn fmt(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
         for (index, (key, values)) in self.keys.iter().enumerate() {
-            let values: Vec<String> = values.iter().map(Setting::display).collect();
+            let values: Vec<String> = values.iter().map(|value| shown(&value.display())).collect();
             write!(f, "{}{key} = {}", if index == 0 { "" } else { ", " }, values.join(" or "))?;
         }
         Ok(())

@@ -1,12 +1,26 @@
 //! A TOML file that knows where everything in it stands, so that an error can point at the line.
 
+use std::fs::File;
+use std::io::{self, Read};
 use std::ops::{Range, RangeInclusive};
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use toml_edit::{Document, Item, TableLike, Value};
 
+use crate::text::{number as short, quoted, shown};
 use crate::user_error;
+
+/// Bytes of a TOML file, at most.
+const BYTES_MAX: u64 = 16 << 20;
+/// Tokens are fewer.
+const TOKENS_MAX: u64 = 1_000_000_000_000_000;
+/// Largest amount of money, in whatever currency: what is counted of it stays a number.
+pub const AMOUNT_MAX: f64 = 1e12;
+/// Names that a message lists, at most.
+const LISTED: usize = 40;
+/// A longer word is no misspelling of a key.
+const MISSPELT_MAX: usize = 60;
 
 /// The text of a TOML file and its path.
 #[derive(Clone, Debug)]
@@ -28,8 +42,19 @@ pub struct Place(pub String);
 
 impl Source {
     pub fn read(path: &Path, what: &str) -> Result<Self> {
-        let text =
-            std::fs::read_to_string(path).map_err(|error| user_error!("{}: cannot read the {what}: {error}", path.display()))?;
+        let shown = path.display();
+        let unreadable = |error: io::Error| user_error!("{shown}: cannot read the {what}: {error}");
+        let mut bytes = Vec::new();
+        File::open(path).and_then(|file| file.take(BYTES_MAX + 1).read_to_end(&mut bytes)).map_err(unreadable)?;
+        if bytes.len() as u64 > BYTES_MAX {
+            return Err(user_error!("{shown}: the {what} is larger than {BYTES_MAX} bytes; is it another file?"));
+        }
+        let text = String::from_utf8(bytes).map_err(|error| {
+            let (at, bytes) = (error.utf8_error().valid_up_to(), error.as_bytes());
+            let (line, column) = line_and_column(&String::from_utf8_lossy(&bytes[..at]));
+            let found = bytes[at];
+            user_error!("{shown}:{line}:{column}: the {what} must be UTF-8, but byte 0x{found:02x} is not; save it as UTF-8")
+        })?;
         Ok(Self { path: path.to_path_buf(), text })
     }
 
@@ -43,8 +68,7 @@ impl Source {
     /// Where `span` begins.
     pub fn place(&self, span: Option<Range<usize>>) -> Place {
         let before = &self.text[..self.text.floor_char_boundary(span.map_or(0, |span| span.start))];
-        let line = before.matches('\n').count() + 1;
-        let column = before.chars().rev().take_while(|&c| c != '\n').count() + 1;
+        let (line, column) = line_and_column(before);
         Place(format!("{}:{line}:{column}", self.path.display()))
     }
 
@@ -93,37 +117,56 @@ impl Source {
     }
 }
 
+/// Of what follows `before`, both from 1.
+fn line_and_column(before: &str) -> (usize, usize) {
+    (before.matches('\n').count() + 1, before.chars().rev().take_while(|&c| c != '\n').count() + 1)
+}
+
 /// `unknown tail "bukket"; did you mean "bucket"?`
 pub fn unknown(what: &str, found: &str, known: &[&str]) -> String {
-    format!("unknown {what} {found:?}; {}", instead_of(found, known))
+    format!("unknown {what} {}; {}", quoted(found), instead_of(found, known))
 }
 
 /// `unknown key "objctive" in [method.soft-ce]; did you mean "objective"?`
 pub fn unknown_key(found: &str, within: &str, known: &[&str]) -> String {
-    format!("unknown key {found:?} in {within}; {}", instead_of(found, known))
+    format!("unknown key {} in {}; {}", quoted(found), shown(within), instead_of(found, known))
 }
 
 fn instead_of(found: &str, known: &[&str]) -> String {
+    let short_enough = found.chars().count() <= MISSPELT_MAX;
     let nearest = known
         .iter()
+        .filter(|candidate| short_enough && candidate.len() <= MISSPELT_MAX)
         .map(|candidate| (strsim::damerau_levenshtein(found, candidate), candidate))
         .min_by_key(|(distance, _)| *distance)
         .filter(|(distance, candidate)| *distance <= 1 + candidate.len() / 3);
     match nearest {
         Some((_, candidate)) => format!("did you mean {candidate:?}?"),
-        None => format!("known are {}", known.join(", ")),
+        None => {
+            let listed: Vec<String> = known.iter().take(LISTED).map(|name| shown(name)).collect();
+            let more = known.len() - listed.len();
+            format!("known are {}{}", listed.join(", "), if more > 0 { format!(" and {more} more") } else { String::new() })
+        }
     }
 }
 
 impl Setting {
     fn wrong(&self, key: &str, wanted: &str) -> anyhow::Error {
-        let found = match &self.value {
-            Value::String(text) => format!("{:?}", text.value()),
-            Value::Integer(_) | Value::Float(_) => self.value.to_string().trim().to_string(),
-            Value::Array(_) | Value::InlineTable(_) => format!("an {}", self.value.type_name()),
+        user_error!("{}: {key} must be {wanted}, not {}", self.at.0, self.found())
+    }
+
+    /// The value as a message quotes it.
+    pub fn found(&self) -> String {
+        match &self.value {
+            Value::String(text) => quoted(text.value()),
+            Value::Integer(number) => number.value().to_string(),
+            Value::Float(number) if number.value().is_nan() => "nan".into(),
+            Value::Float(number) => short(*number.value()),
+            Value::Array(array) if array.is_empty() => "an empty list".into(),
+            Value::Array(_) => "a list".into(),
+            Value::InlineTable(_) => "a table".into(),
             Value::Boolean(_) | Value::Datetime(_) => format!("a {}", self.value.type_name()),
-        };
-        user_error!("{}: {key} must be {wanted}, not {found}", self.at.0)
+        }
     }
 
     pub fn text(&self, key: &str) -> Result<&str> {
@@ -134,10 +177,23 @@ impl Setting {
         self.value.as_bool().ok_or_else(|| self.wrong(key, "true or false"))
     }
 
-    /// A finite number that `ok` accepts.
+    /// A finite number that `ok` accepts, and that single precision, in which we compute, can hold.
     pub fn number(&self, key: &str, wanted: &str, ok: impl Fn(f64) -> bool) -> Result<f64> {
         let number = self.value.as_float().or_else(|| self.value.as_integer().map(|n| n as f64));
-        number.filter(|n| n.is_finite() && ok(*n)).ok_or_else(|| self.wrong(key, wanted))
+        let number = number.filter(|n| n.is_finite() && ok(*n)).ok_or_else(|| self.wrong(key, wanted))?;
+        let (at, found, single) = (&self.at.0, self.found(), number as f32);
+        match single.is_finite() && (single == 0.0) == (number == 0.0) {
+            true => Ok(number),
+            false if single.is_finite() => {
+                Err(user_error!("{at}: {key} is {found}, which single precision takes for 0; use a larger number"))
+            }
+            false => Err(user_error!("{at}: {key} is {found}, which overflows single precision; use a smaller number")),
+        }
+    }
+
+    /// An amount of money.
+    pub fn amount(&self, key: &str) -> Result<f64> {
+        self.number(key, &format!("a number from 0 to {}", short(AMOUNT_MAX)), |x| (0.0..=AMOUNT_MAX).contains(&x))
     }
 
     /// A whole number in `range`.
@@ -149,8 +205,13 @@ impl Setting {
     /// `"100k"`, `"1.5M"`, `2_000_000`; k, M and G are powers of 1,000.
     pub fn tokens(&self, key: &str) -> Result<u64> {
         let wrong = || self.wrong(key, "a number of tokens such as \"100k\" or \"1.5M\"");
+        let many = || self.wrong(key, "a number of tokens below 10^15");
         if let Some(n) = self.value.as_integer() {
-            return u64::try_from(n).ok().filter(|n| (1..1_000_000_000_000_000).contains(n)).ok_or_else(wrong);
+            return match u64::try_from(n) {
+                Ok(0) | Err(_) => Err(wrong()),
+                Ok(n) if n >= TOKENS_MAX => Err(many()),
+                Ok(n) => Ok(n),
+            };
         }
         let text = self.value.as_str().ok_or_else(wrong)?.trim();
         let (digits, unit) = match text.char_indices().last() {
@@ -161,6 +222,9 @@ impl Setting {
         };
         let number: f64 = digits.parse().map_err(|_| wrong())?;
         let tokens = number * unit;
+        if number.is_finite() && tokens >= TOKENS_MAX as f64 {
+            return Err(many());
+        }
         if (1.0..1e15).contains(&tokens) && (tokens - tokens.round()).abs() < 1e-6 {
             Ok(tokens.round() as u64)
         } else {

@@ -3,8 +3,9 @@
 use anyhow::Result;
 use toml_edit::InlineTable;
 
-use super::expand::{check, file_name};
+use super::expand::check;
 use super::file::{File, Table};
+use super::name::file_name;
 use super::preset::Presets;
 use super::recipe::{EvalRecipe, TrainRecipe, identity};
 use super::resolve::{ADAPT_KEYS, Reading, Settings};

@@ -48,6 +48,21 @@ pub struct Answer {
     pub tensors: Vec<(&'static str, Tensor)>,
 }
 
+impl Answer {
+    /// The first result that is not finite, in words.
+    pub fn overflow(&self) -> Option<String> {
+        let found = self.tensors.iter().find_map(|(name, tensor)| {
+            let bad = tensor.isfinite().logical_not().flatten(0, -1);
+            let first =
+                (bad.numel() > 0 && bad.any().int64_value(&[]) != 0).then(|| bad.to_kind(Kind::Int).argmax(None, false))?;
+            let (first, width) = (first.int64_value(&[]), tensor.size().get(1).copied().unwrap_or(1).max(1));
+            let at = if tensor.dim() == 0 { String::new() } else { format!(" of row {}", first / width) };
+            Some(format!("{name}{at} would be {}", tensor.flatten(0, -1).double_value(&[first])))
+        });
+        found.or_else(|| (!self.total.is_finite()).then(|| format!("total would be {}", self.total)))
+    }
+}
+
 /// The tensors of a file by name.
 struct File<'a> {
     path: &'a Path,

@@ -14,6 +14,8 @@ mod rows;
 pub mod targets;
 mod terms;
 
+use std::ops::RangeInclusive;
+
 use serde::{Deserialize, Serialize};
 
 /// What an arm minimises: (1 − λ)·objective + λ·hard-ce, meant over the target tokens of the global batch.
@@ -148,6 +150,11 @@ impl Loss {
         if self.objective == Objective::HardCe { 0.0 } else { self.lambda }
     }
 }
+
+/// Temperatures at which losses and gradients of ordinary logits fit single precision.
+pub const TEMPERATURES: RangeInclusive<f64> = 1e-6..=1e6;
+/// The same in words.
+pub const TEMPERATURES_WORDS: &str = "a number from 1e-6 to 1e6";
 
 /// The least weight that the teacher's "something else" has in `kl-reverse`, where none would make the loss infinite: cached
 /// log-probabilities are rounded, and their sum does not tell less.

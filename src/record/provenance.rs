@@ -130,6 +130,7 @@ pub struct MethodNote {
 pub fn gather(experiment: &Experiment, settings: &Settings, results: &Path, kept: Vec<Kept>) -> Result<Provenance> {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs() as i64);
     let methods = experiment.methods.iter().map(|m| MethodNote { name: m.name.clone(), objective: m.objective.clone() });
+    let arguments = std::env::args_os().skip(1).map(|argument| argument.to_string_lossy().into_owned());
     let split = experiment.students.first().map_or(String::new(), |student| student.recipe.eval.on.clone());
     Ok(Provenance {
         experiment: experiment.name.clone(),
@@ -157,7 +158,7 @@ pub fn gather(experiment: &Experiment, settings: &Settings, results: &Path, kept
         memory_gb: memory_gb(),
         os: std::env::consts::OS.into(),
         device: settings.device.clone(),
-        argv: std::iter::once("hydrometer".to_string()).chain(std::env::args().skip(1)).collect(),
+        argv: std::iter::once("hydrometer".to_string()).chain(arguments).collect(),
         finished_at: now,
         experiment_toml: experiment.toml.clone(),
         claims: experiment.claims.iter().map(Claim::note).collect(),

@@ -1,5 +1,7 @@
 //! Numbers as people read them, and outside text made safe for HTML and Markdown.
 
+use crate::text::{escaped, is_hidden};
+
 /// A number with a k, M, G, T … suffix and up to three digits: `400k`, `1.6M`.
 pub fn quantity(value: f64) -> String {
     if !value.is_finite() {
@@ -101,7 +103,7 @@ pub fn date(epoch: i64) -> String {
     format!("{year:04}-{month:02}-{day:02} {:02}:{:02} UTC", second / 3600, second % 3600 / 60)
 }
 
-/// Text for HTML and SVG, elements and attributes alike.
+/// Text for HTML and SVG, elements and attributes alike. Control characters, which SVG has no place for, are shown as escapes.
 pub fn html(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for c in text.chars() {
@@ -111,6 +113,10 @@ pub fn html(text: &str) -> String {
             '>' => out.push_str("&gt;"),
             '"' => out.push_str("&quot;"),
             '\'' => out.push_str("&#39;"),
+            '\n' | '\t' => out.push(c),
+            // Of a line break as Windows writes it the rest is enough.
+            '\r' => {}
+            c if is_hidden(c) => out.push_str(&escaped(c)),
             _ => out.push(c),
         }
     }
@@ -127,6 +133,8 @@ pub fn markdown(text: &str) -> String {
             '>' => out.push_str("&gt;"),
             '\\' | '`' | '*' | '_' | '[' | ']' | '|' | '#' | '~' | '!' | '$' => out.extend(['\\', c]),
             '\n' | '\r' => out.push(' '),
+            '\t' => out.push(c),
+            c if is_hidden(c) => out.push_str(&format!("\\{}", escaped(c))),
             _ => out.push(c),
         }
     }

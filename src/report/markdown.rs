@@ -10,6 +10,7 @@ use super::pooled::{self, Pooled};
 use super::table::{self, Place};
 use super::verdict;
 use crate::record::provenance::Provenance;
+use crate::text::{visible, visible_block};
 
 /// The whole file.
 pub fn report(
@@ -63,11 +64,13 @@ pub fn report(
     for (name, value) in findings::facts(provenance) {
         out.push_str(&format!("- {name}: {}\n", markdown(&value)));
     }
-    let command = findings::reproduce(provenance).replace(['\n', '\r'], " ");
+    let command = visible(&findings::reproduce(provenance).replace(['\n', '\r'], " "));
     out.push_str(&format!("\n## Run it again\n\n    {command}\n"));
     if !provenance.experiment_toml.is_empty() {
-        let indented: String =
-            provenance.experiment_toml.lines().map(|line| format!("    {line}").trim_end().to_string() + "\n").collect();
+        let indented: String = visible_block(&provenance.experiment_toml)
+            .lines()
+            .map(|line| format!("    {line}").trim_end().to_string() + "\n")
+            .collect();
         out.push_str(&format!("\nwith\n\n{indented}"));
     }
     out

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::experiment::recipe::{DataRecipe, EndpointRecipe, TrainRecipe, identity};
 use crate::experiment::recorded::{Asked, Recording};
-use crate::experiment::{DataFiles, Experiment, Student, Teacher};
+use crate::experiment::{DataFiles, Experiment, Student, Teacher, file_name};
 use crate::record::journal::{self, Event};
 use crate::teacher::title::Title;
 
@@ -153,7 +153,7 @@ pub fn cache_place(runs: &Path, teacher: &Teacher) -> CachePlace {
     // A tokenizer that is trained here follows from the text.
     let tokenizer = identity(&(&recipe.data.content, &recipe.data.tokenizer));
     let title = Title::new(recipe.answers_identity(), tokenizer, *vocab_size, kept.clone());
-    CachePlace { folder: runs.join(format!("cache-{name}-{}-{}", kept.tag(), &title.hash()[..8])), title }
+    CachePlace { folder: cache_folder(runs, name, &title), title }
 }
 
 /// The teacher that `student` is held against: its own, or that of the others where they have only one for its data.
@@ -181,7 +181,12 @@ pub fn recording_place(runs: &Path, recording: &Recording) -> CachePlace {
     let Recording { name, origin, data, kept, .. } = recording;
     let tokenizer = identity(&(&data.content, &data.tokenizer));
     let title = Title::new(origin.identity(data), tokenizer, data.tokenizer.vocab_size(), kept.clone());
-    CachePlace { folder: runs.join(format!("cache-{name}-{}-{}", kept.tag(), &title.hash()[..8])), title }
+    CachePlace { folder: cache_folder(runs, name, &title), title }
+}
+
+/// The folder of the cache of teacher `name` that `title` describes. The hash tells caches apart whose names are cleaned alike.
+fn cache_folder(runs: &Path, name: &str, title: &Title) -> PathBuf {
+    runs.join(file_name(&format!("cache-{name}-{}-{}", title.kept.tag(), &title.hash()[..8])))
 }
 
 /// Where every answer that a model behind an endpoint gave is kept, for all experiments that ask it.

@@ -27,7 +27,7 @@ pub fn recipes(runs: &Path) -> Result<BTreeMap<String, Value>> {
         let Some(text) = read_if_there(&path)? else { continue };
         match serde_json::from_slice::<Value>(&text) {
             Ok(mut job) => drop(job.pointer_mut("/work/train/recipe").map(Value::take).map(|recipe| all.insert(name, recipe))),
-            Err(error) => eprintln!("{} is damaged and left out: {error}", path.display()),
+            Err(error) => note!("{} is damaged and left out: {error}", path.display()),
         }
     }
     Ok(all)

@@ -13,6 +13,7 @@ use crate::data::sequences::sequences;
 use crate::data::tokens::{self, TokenizedSplit};
 use crate::experiment::Experiment;
 use crate::experiment::recorded::Origin;
+use crate::note;
 use crate::teacher::cache::Cache;
 use crate::teacher::endpoint::judge::Judge;
 use crate::teacher::recorded;
@@ -20,9 +21,8 @@ use crate::teacher::recorded;
 /// Prepares `experiment`; `interrupts` counts ctrl-C. Whether all is there.
 pub fn prepare(experiment: &Experiment, settings: &Settings, interrupts: &AtomicUsize) -> Result<bool> {
     let interrupts = || interrupts.load(Ordering::Relaxed);
-    let lease = |folder: &Path| -> Result<Option<Lease>> {
-        Watch::new(folder).wait(|sentence| eprintln!("{sentence}"), || interrupts() > 0)
-    };
+    let lease =
+        |folder: &Path| -> Result<Option<Lease>> { Watch::new(folder).wait(|sentence| note!("{sentence}"), || interrupts() > 0) };
     for (folder, recipe, files, splits) in data_sets(experiment, &settings.runs) {
         let splits: Vec<&str> = splits.iter().map(String::as_str).collect();
         let Some(_lease) = lease(&folder)? else { return Ok(false) };
@@ -35,7 +35,7 @@ pub fn prepare(experiment: &Experiment, settings: &Settings, interrupts: &Atomic
         match &recording.origin {
             Origin::File(file) => {
                 for path in Cache::mend(&place.folder, &place.title)? {
-                    eprintln!("{} is damaged; what it held is imported again", path.display());
+                    note!("{} is damaged; what it held is imported again", path.display());
                 }
                 let arms = recording.students(experiment).map(|student| (student.method.as_str(), student.recipe.loss.objective));
                 recorded::prepare(recording, file, &data, &place.folder, &place.title, &arms.collect::<Vec<_>>())?;

@@ -7,7 +7,9 @@ use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 
 use super::job::Work;
 use super::schedule::Planned;
+use crate::note;
 use crate::record::journal::Event;
+use crate::text::sentence;
 
 /// Time between two plain lines about a job.
 const LINE_EVERY: Duration = Duration::from_secs(10);
@@ -61,8 +63,8 @@ impl Progress {
     /// Prints a line, above the bars where there are any.
     pub fn say(&self, line: &str) {
         match &self.bars {
-            Some(bars) => drop(bars.println(line)),
-            None => eprintln!("{line}"),
+            Some(bars) => drop(bars.println(sentence(line))),
+            None => note!("{line}"),
         }
     }
 

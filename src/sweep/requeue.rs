@@ -9,6 +9,7 @@ use super::job::{Status, Work, journal_path, status_in};
 use super::lease::{Lease, Watch};
 use super::schedule::{Planned, Rerun};
 use super::session::record;
+use crate::note;
 use crate::record::journal::{self, Event};
 use crate::train::checkpoint;
 use crate::train::run::final_weights;
@@ -62,7 +63,7 @@ pub fn mend_weights(planned: &[Planned]) -> Result<bool> {
             }
             let Some(lease) = Watch::new(folder).take()? else { continue };
             if status_in(folder)? == Status::Done {
-                eprintln!("{} is damaged; this {what} is trained again", weights.display());
+                note!("{} is damaged; this {what} is trained again", weights.display());
                 put_back(folder, &lease, true)?;
                 any = true;
             }

@@ -92,12 +92,14 @@ impl Lecturer<'_> {
         let batch = Batch::new(&whole, split, self.mesh.device);
         let hidden = self.decoder.forward(&batch.inputs_bt, &self.mesh.tp)?;
         let hidden_nd = hidden.flatten(0, 1).index_select(0, &batch.positions_n);
+        finite(&hidden_nd)?;
 
         let flat = |t: Tensor| t.to_device(Device::Cpu).flatten(0, -1);
         let ids = |t: Tensor| -> Result<Vec<u32>> { Ok(Vec::<i64>::try_from(flat(t))?.iter().map(|&id| id as u32).collect()) };
         let mut answers = Answers::default();
         if kept.top_k > 0 {
             let (best, logits, lse) = head.top_k(&hidden_nd, kept.top_k as i64, &kept.temperatures)?;
+            finite(&lse)?;
             let unit = kept.temperatures.iter().position(|&t| t == 1.0).expect("temperature 1 is always kept");
             answers.ids = ids(best)?;
             answers.logprobs = Vec::try_from(flat(logits - lse.narrow(1, unit as i64, 1)))?;
@@ -111,5 +113,15 @@ impl Lecturer<'_> {
             answers.draws = ids(Tensor::cat(&by_temperature, 1))?;
         }
         Ok(answers)
+    }
+}
+
+/// Errors where a teacher's numbers are none: every rank finds the same.
+fn finite(numbers: &Tensor) -> Result<()> {
+    match numbers.isfinite().all().int64_value(&[]) != 0 {
+        true => Ok(()),
+        false => {
+            Err(user_error!("the teacher's log-probabilities are not finite: its activations overflow; nothing is kept of them"))
+        }
     }
 }

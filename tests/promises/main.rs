@@ -1,5 +1,7 @@
 //! What hydrometer promises, a file a promise.
 
+#![allow(clippy::print_stdout, clippy::print_stderr)]
+
 mod a_name_is_no_part_of_a_run;
 mod api;
 mod bad_checkpoints_are_refused_by_name;
@@ -24,7 +26,9 @@ mod killed_sweeps_lose_nothing_that_is_done;
 mod known_silent_bugs_are_told_apart;
 mod lab;
 mod loss_evaluates_tensors_from_anywhere;
+mod names_are_never_paths;
 mod objectives_equal_the_f64_reference;
+mod output_survives_closed_pipes_and_full_disks;
 mod packed_sequences_do_not_see_each_other;
 mod packed_sequences_learn_as_padded_ones;
 mod recomputed_activations_change_no_bit;
@@ -38,5 +42,6 @@ mod shards_train_as_one;
 mod state_that_cannot_be_read_is_told;
 mod sweeps_explain_themselves;
 mod texts_end_as_the_checkpoint_says;
+mod terminals_show_what_others_wrote_as_text;
 mod the_mathematics_page_is_the_code;
 mod the_reference_is_the_formula;

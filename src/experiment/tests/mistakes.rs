@@ -50,7 +50,7 @@ fn every_mistake_is_answered_with_its_place_and_what_to_do() {
         (format!("{BASE}{teacher}lr = \"fast\"\n{hard}"), "x.toml:9:1: lr must be a number above 0, not \"fast\""),
         (
             format!("{BASE}{hard}[sweep]\ngrid = {{ lr = [] }}\n"),
-            "x.toml:10:10: lr must be a list of values, e.g. lr = [1e-3, 2e-3]",
+            "x.toml:10:10: lr must be a list of values, e.g. lr = [1e-3, 2e-3], not an empty list",
         ),
         (format!("{BASE}{hard}[sweep]\ngrid = {{ tokens = [\"1k\", 1000] }}\n"), "x.toml:10:10: tokens lists 1000 twice"),
         (

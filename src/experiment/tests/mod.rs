@@ -3,6 +3,7 @@
 mod expansion;
 mod manual;
 mod mistakes;
+mod mutations;
 mod oracle;
 mod packing;
 

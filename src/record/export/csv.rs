@@ -9,8 +9,8 @@ use super::Export;
 use crate::record::frames::Frames;
 use crate::record::provenance::Provenance;
 
-/// A file a frame, `runs.csv` and so on: the columns of the frames under their names. Numbers read back to the
-/// same bits; what is null is empty.
+/// A file per frame, `runs.csv` and so on: the columns of the frames under their names. Values read back to the
+/// same bits, so that a text which a spreadsheet would take for a formula is left as it is; what is null is empty.
 pub struct Csv;
 
 impl Export for Csv {
@@ -48,6 +48,12 @@ fn quoted(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn texts_that_a_spreadsheet_takes_for_formulas_read_back_as_they_are() {
+        let frame = df!("method" => ["=cmd()", "@SUM(A1)", "-2+3", "+1", "=1,2"]).unwrap();
+        assert_eq!(text(&frame).unwrap(), "method\n=cmd()\n@SUM(A1)\n-2+3\n+1\n\"=1,2\"\n");
+    }
 
     #[test]
     fn what_would_break_a_line_is_quoted_and_null_is_not_the_empty_text() {

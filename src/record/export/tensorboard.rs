@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Result;
 
 use super::Export;
+use crate::experiment::file_name;
 use crate::record::frames::{CurveRow, EvalRow, Frames, RunRow};
 use crate::record::provenance::Provenance;
 
@@ -34,7 +35,7 @@ impl Export for TensorBoard {
             let (steps, evals) = (curves.get(&row.run).unwrap_or(&none.0), evals.get(&row.run).unwrap_or(&none.1));
             // TensorBoard finds files by the middle of the name and orders them by what follows.
             let name = format!("events.out.tfevents.{:010}.hydrometer", provenance.finished_at.max(0));
-            (Path::new(&row.run).join(name), events(begun, steps, evals))
+            (Path::new(&file_name(&row.run)).join(name), events(begun, steps, evals))
         };
         Ok(written.map(file).collect())
     }

@@ -22,6 +22,7 @@ use super::format::html;
 use super::input::Input;
 use super::png::{BOLD, FAMILY, REGULAR};
 use crate::record::provenance::Provenance;
+use crate::text::visible;
 
 /// A finished plot.
 pub struct Plot {
@@ -129,7 +130,7 @@ fn bold(size: i32) -> TextStyle<'static> {
 /// Writes `text` with its anchor at (`x`, `y`) CSS pixels.
 fn write(canvas: &Canvas<'_>, text: &str, style: TextStyle<'_>, at: (i32, i32), anchor: (HPos, VPos)) -> Result<()> {
     let style = style.pos(Pos::new(anchor.0, anchor.1));
-    canvas.draw(&Text::new(text.to_string(), (at.0 * UNIT, at.1 * UNIT), style)).map_err(drawing)
+    canvas.draw(&Text::new(visible(text), (at.0 * UNIT, at.1 * UNIT), style)).map_err(drawing)
 }
 
 /// A straight line in drawing units.

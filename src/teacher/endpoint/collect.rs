@@ -14,7 +14,7 @@ use super::ledger::{Ledger, Spent};
 use super::meter::Meter;
 use super::question::Question;
 use super::service::Service;
-use crate::user_error;
+use crate::{note, user_error};
 
 /// Time between looks at what has changed.
 const TICK: Duration = Duration::from_millis(20);
@@ -127,7 +127,7 @@ pub fn collect(
         ));
     }
     if state.waiting.is_empty() {
-        eprintln!("teacher {name}: all {total} answered; {spent}");
+        note!("teacher {name}: all {total} answered; {spent}");
     }
     Ok(state.waiting.is_empty())
 }

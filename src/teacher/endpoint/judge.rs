@@ -31,7 +31,7 @@ use crate::data::tokens::TokenizedSplit;
 use crate::data::vocabulary::Vocabulary;
 use crate::experiment::recipe::{EchoRows, EndpointRecipe, ExampleRecipe};
 use crate::record::journal::Fence;
-use crate::{UserError, user_error};
+use crate::{UserError, note, user_error};
 
 /// Rows whose likeliest token is the one, before they tell anything.
 const TELLING: usize = 5;
@@ -65,7 +65,7 @@ impl Judge<'_> {
         interrupts: impl Fn() -> usize,
     ) -> Result<Option<Import>> {
         for path in Cache::mend(folder, self.title)? {
-            eprintln!("{} is damaged; what it held is made again", path.display());
+            note!("{} is damaged; what it held is made again", path.display());
         }
         let cache = Cache::open(folder, self.title)?;
         let known = Import::read(&folder.join(IMPORT));

@@ -15,6 +15,7 @@ use super::client::{Answer, Usage};
 use super::question::Question;
 use super::service::{Price, Service};
 use crate::data::json::Json;
+use crate::note;
 use crate::record::journal::{Fence, TakenOver};
 use crate::record::store::replace_file;
 
@@ -79,7 +80,7 @@ impl Ledger {
         let path = folder.join(FILE);
         let damaged = mend(&path)?;
         if damaged > 0 {
-            eprintln!("{}: {damaged} answers are damaged and asked for again", path.display());
+            note!("{}: {damaged} answers are damaged and asked for again", path.display());
         }
         let file = OpenOptions::new().read(true).append(true).create(true).open(&path);
         let file = file.with_context(|| format!("cannot open {}", path.display()))?;

@@ -7,6 +7,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 
 use super::ledger::Spent;
 use super::service::Service;
+use crate::note;
 use crate::report::format::duration;
 
 /// Time between two plain lines.
@@ -55,8 +56,8 @@ impl<'a> Meter<'a> {
     pub fn say(&self, sentence: &str) {
         let line = format!("teacher {}: {sentence}", self.name);
         match &self.bar {
-            Some(bar) => bar.suspend(|| eprintln!("{line}")),
-            None => eprintln!("{line}"),
+            Some(bar) => bar.suspend(|| note!("{line}")),
+            None => note!("{line}"),
         }
     }
 }

@@ -1,0 +1,54 @@
+//! The arms of a large sweep, as `plan` shows them: how many runs each has, how many are to do, and from what to what they go.
+
+use std::fmt::Display;
+
+use tabled::builder::Builder;
+use tabled::settings::Style;
+
+use super::plan::PlannedRun;
+use crate::experiment::Experiment;
+
+/// A row an arm, in the order of the file.
+pub fn table(runs: &[PlannedRun], experiment: &Experiment) -> String {
+    let mut table = Builder::default();
+    table.push_record(["arm", "runs", "new", "done", "failed", "diverged", "tokens", "updates", "TFLOPs", "teacher TFLOPs"]);
+    for method in &experiment.methods {
+        let mine: Vec<&PlannedRun> = runs
+            .iter()
+            .zip(&experiment.students)
+            .filter(|(_, student)| student.method == method.name)
+            .map(|(run, _)| run)
+            .collect();
+        let with = |status: &str| mine.iter().filter(|run| run.status == status).count().to_string();
+        let tera = |flops: &dyn Fn(&PlannedRun) -> f64| {
+            let mut all: Vec<f64> = mine.iter().map(|run| flops(run) / 1e12).collect();
+            all.sort_by(f64::total_cmp);
+            range(all.first().map(|x| format!("{x:.2}")), all.last().map(|x| format!("{x:.2}")))
+        };
+        let whole = |count: &dyn Fn(&PlannedRun) -> u64| {
+            let all = || mine.iter().map(|run| count(run));
+            range(all().min(), all().max())
+        };
+        table.push_record([
+            method.name.clone(),
+            mine.len().to_string(),
+            with("new"),
+            with("done"),
+            with("failed"),
+            with("diverged"),
+            whole(&|run| run.tokens),
+            whole(&|run| run.updates),
+            tera(&|run| run.train_flops),
+            tera(&|run| run.teacher_flops),
+        ]);
+    }
+    table.build().with(Style::sharp()).to_string()
+}
+
+fn range<T: Display + PartialEq>(low: Option<T>, high: Option<T>) -> String {
+    match low.zip(high) {
+        None => "–".into(),
+        Some((low, high)) if low == high => low.to_string(),
+        Some((low, high)) => format!("{low} to {high}"),
+    }
+}
