@@ -89,24 +89,24 @@ fn plan(common: &Common, all: bool, output: Output) -> Result<ExitCode> {
         let skipped: Vec<_> = experiment.skipped.iter().map(|s| json!({ "name": s.name, "because": s.because })).collect();
         let claims: Vec<_> = experiment.claims.iter().map(|c| json!({ "id": c.id, "a": c.a, "b": c.b })).collect();
         terminal::json(&json!({
-                "experiment": experiment.name,
-                "runs": runs,
-                "teachers": teachers,
-                "ends": ends(&experiment).into_iter().map(|(data, ends)| json!({
-                    "data": data,
-                    "token": ends.tokens.first(),
-                    "id": ends.ids.first(),
-                    "tokens": ends.tokens,
-                    "ids": ends.ids,
-                    "from": ends.from,
-                    "ignored": ends.ignored,
-                })).collect::<Vec<_>>(),
-                "skipped": skipped,
-                "claims": claims,
-                "fair": fair(&experiment),
-                "totals": budget,
-                "left": left,
-            }));
+            "experiment": experiment.name,
+            "runs": runs,
+            "teachers": teachers,
+            "ends": ends(&experiment).into_iter().map(|(data, ends)| json!({
+                "data": data,
+                "token": ends.tokens.first(),
+                "id": ends.ids.first(),
+                "tokens": ends.tokens,
+                "ids": ends.ids,
+                "from": ends.from,
+                "ignored": ends.ignored,
+            })).collect::<Vec<_>>(),
+            "skipped": skipped,
+            "claims": claims,
+            "fair": fair(&experiment),
+            "totals": budget,
+            "left": left,
+        }));
         return Ok(ExitCode::SUCCESS);
     }
     let brief = !all && runs.len() > SHOWN;

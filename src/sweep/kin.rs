@@ -7,6 +7,7 @@ use anyhow::Result;
 use serde::Serialize;
 use serde_json::Value;
 
+use crate::note;
 use crate::record::store::{folders_in, read_if_there};
 
 /// A field whose values differ; absent on a side that does not have it.
