@@ -44,19 +44,37 @@ kinds! {
     MissingKey = "missing-key",
     WrongType = "wrong-type",
     EmptyText = "empty-text",
-    /// A score that is no log-probability: above 0, not a number, a sum above 1.
+    /// A score that is no log-probability: above 0, not a finite number, a sum above 1.
     BadScore = "bad-score",
     /// Rows of answers and tokens that do not belong together.
     Misaligned = "misaligned",
+    /// Two names of one token that are not of the same one, or tokens that spell another text than the line has.
+    Contradictory = "contradictory",
     /// A token of the text, not just of the answers, that the vocabulary does not have.
     UnknownToken = "unknown-token",
     /// More tokens than the context, where nothing may be cut.
     OverBudget = "over-budget",
+    /// An API's error where its answer would be.
+    Refused = "refused",
 }
 
 impl Damage {
     pub fn new(kind: Kind, what: impl Into<String>) -> Self {
         Self { kind, what: what.into() }
+    }
+
+    /// The same, of a part of the line.
+    pub fn of(self, part: impl fmt::Display) -> Self {
+        Self { what: format!("{part}: {}", self.what), ..self }
+    }
+}
+
+/// `text` as it is shown in a message: quoted, and of a long one the beginning.
+pub fn shown(text: &str) -> String {
+    const SHOWN: usize = 120;
+    match text.char_indices().nth(SHOWN) {
+        Some((end, _)) => format!("{:?}...", &text[..end]),
+        None => format!("{text:?}"),
     }
 }
 

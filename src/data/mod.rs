@@ -1,5 +1,6 @@
 //! What is learned from: files of many formats, their examples, their tokens, and the batches every arm sees alike.
 
+pub mod agreement;
 pub mod answers;
 pub mod batch;
 pub mod corpus;
@@ -14,6 +15,7 @@ pub mod lines;
 pub mod names;
 pub mod packing;
 pub mod sequences;
+pub mod spelling;
 pub mod tokenizer;
 pub mod tokens;
 pub mod vocabulary;

@@ -21,7 +21,7 @@ use super::service::Service;
 use super::unit::Unit;
 use crate::data::answers::{Answer, Counts, by_id};
 use crate::data::encode::Encoded;
-use crate::data::example::{Answers, Entry, Scores, Token};
+use crate::data::example::{Answers, Beside, Entry, Scores, Token};
 use crate::data::format::openai::{Rows, Said, said};
 use crate::data::import::{Charged, Import};
 use crate::data::json::Json;
@@ -187,7 +187,7 @@ impl Judge<'_> {
                 }
             }
         }
-        let (mut answers, _) = by_id(vocabulary, &Answers { scores: Scores::Logprobs, rows }, counts)
+        let (mut answers, _) = by_id(vocabulary, &Answers { scores: Scores::Logprobs, rows, beside: Beside::default() }, counts)
             .map_err(|damage| refused(damage.to_string()))?;
         if unit.ends {
             let eos = *ids.last().expect("a unit has ids");
