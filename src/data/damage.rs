@@ -116,6 +116,9 @@ pub struct Tally {
     pub bad: BTreeMap<String, u64>,
     /// The first damaged line and what is wrong with it.
     pub first: Option<String>,
+    /// The first of each kind.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub firsts: BTreeMap<String, String>,
 }
 
 impl Tally {
@@ -129,14 +132,18 @@ impl Tally {
             return Err(user_error!("{place}: {damage}; mend the line, or set on_bad_line = \"skip\""));
         }
         *self.bad.entry(damage.kind.name().to_string()).or_default() += 1;
-        self.first.get_or_insert_with(|| format!("{place}: {damage}"));
+        let told = format!("{place}: {damage}");
+        self.firsts.entry(damage.kind.name().to_string()).or_insert_with(|| told.clone());
+        self.first.get_or_insert(told);
         Ok(())
     }
 
-    /// `12 of 100 lines left out: not-json 5, torn 7; the first: x.jsonl:3: ...`, where any are.
+    /// `12 of 100 lines left out: not-json 5, torn 7; the first: x.jsonl:3: ...; the first torn: x.jsonl:8: ...`, where any are.
     pub fn words(&self) -> Option<String> {
         let kinds: Vec<String> = self.bad.iter().map(|(kind, count)| format!("{kind} {count}")).collect();
         let first = self.first.as_ref()?;
-        Some(format!("{} of {} lines left out: {}; the first: {first}", self.bad_lines(), self.lines, kinds.join(", ")))
+        let others = self.firsts.iter().filter(|(_, told)| *told != first);
+        let others: String = others.map(|(kind, told)| format!("; the first {kind}: {told}")).collect();
+        Some(format!("{} of {} lines left out: {}; the first: {first}{others}", self.bad_lines(), self.lines, kinds.join(", ")))
     }
 }

@@ -74,7 +74,7 @@ impl<'a> Encoder<'a> {
                 (encoded.ids, encoded.bytes)
             }
             Some(Piece::Tokens(tokens)) => {
-                let mut ids = self.needed(tokens)?;
+                let mut ids = self.needed("the answer", tokens)?;
                 self.agree_with_target(example, &ids)?;
                 if answers.first().is_some_and(Option::is_some) {
                     // The teacher tells of the first token too: it is predicted from what begins a text, if anything does.
@@ -103,7 +103,7 @@ impl<'a> Encoder<'a> {
         let mut source_ids = match source {
             Piece::Text(text) => self.vocabulary.encode_first(text)?,
             Piece::Tokens(tokens) => {
-                let ids = self.needed(tokens)?;
+                let ids = self.needed("the source", tokens)?;
                 let text = example.answers.as_ref().and_then(|answers| answers.beside.source.as_deref());
                 // A server may have read the end of a long source only.
                 self.agree("the source", text, tokens, &ids, Lack::Beginning)?;
@@ -195,7 +195,7 @@ impl<'a> Encoder<'a> {
             None => return Ok(None),
             Some(Piece::Text(text)) => self.vocabulary.encode(text, false)?,
             Some(Piece::Tokens(tokens)) => {
-                let ids = self.needed(tokens)?;
+                let ids = self.needed("the answer", tokens)?;
                 self.agree_with_target(example, &ids)?;
                 ids
             }
@@ -210,11 +210,9 @@ impl<'a> Encoder<'a> {
         Ok(Some(ids))
     }
 
-    fn needed(&self, tokens: &[Token]) -> Result<Vec<u32>, Damage> {
-        let need = |(index, token)| {
-            let of = || format!("token {} of {}", index + 1, tokens.len());
-            self.vocabulary.need(token).map_err(|damage| damage.of(of()))
-        };
+    fn needed(&self, of: &str, tokens: &[Token]) -> Result<Vec<u32>, Damage> {
+        let need =
+            |(index, token)| self.vocabulary.need(token).map_err(|damage| damage.of(format!("token {} of {of}", index + 1)));
         tokens.iter().enumerate().map(need).collect()
     }
 

@@ -1,6 +1,8 @@
 //! An example as a line gives it, whatever the format: a text to read, a text to learn, and a teacher's answers where they are
 //! recorded.
 
+use super::damage::Damage;
+use super::json::Json;
 use super::lines::Place;
 
 #[derive(Clone, Debug, PartialEq)]
@@ -89,6 +91,14 @@ impl Token {
             spelled.split("\\x").skip(1).map(|hex| u8::from_str_radix(hex, 16).ok()).collect::<Option<Vec<u8>>>()
         });
         Self { bytes: bytes.filter(|bytes| !bytes.is_empty()), ..Self::text(text) }
+    }
+
+    /// A token of a list, by its text or its id.
+    pub fn listed(json: &Json, key: &str) -> Result<Self, Damage> {
+        match json {
+            Json::Whole(_) => json.id(key).map(Self::id),
+            other => other.text(key).map(Self::named),
+        }
     }
 
     /// Whether both are the same token, by the surest name that both have.

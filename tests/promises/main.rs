@@ -34,3 +34,4 @@ mod shards_train_as_one;
 mod sweeps_explain_themselves;
 mod the_mathematics_page_is_the_code;
 mod the_reference_is_the_formula;
+mod tokens_are_known_by_their_surest_name;

@@ -25,9 +25,9 @@ pub fn parse(json: &Json, keys: &Keys, example: &mut Example) -> Result<(), Dama
     let target = keys.target(if beam.is_some() { "generated_text" } else { "tgt" });
     example.target = match (inner.get("tokens"), inner.get(target)) {
         // What was sampled, as it was cut.
-        (Some(tokens), _) if keys.target.is_none() => {
-            Some(Piece::Tokens(tokens.list("tokens")?.iter().map(token).collect::<Result<_, _>>()?))
-        }
+        (Some(tokens), _) if keys.target.is_none() => Some(Piece::Tokens(
+            tokens.list("tokens")?.iter().map(|token| Token::listed(token, "tokens")).collect::<Result<_, _>>()?,
+        )),
         (_, Some(text)) => Some(Piece::Text(text.text(target)?.trim_end_matches(' ').to_string())),
         _ => None,
     };
@@ -46,12 +46,12 @@ pub fn parse(json: &Json, keys: &Keys, example: &mut Example) -> Result<(), Dama
         return Err(Damage::new(Kind::EmptyText, format!("{key:?} is empty")));
     }
     let mut beside = Beside::default();
-    if keys.target.is_none() {
+    if keys.target.is_none() && (inner.has("tokens") || inner.has("token_ids")) {
         beside.target = inner.get(target).and_then(|text| text.text(target).ok()).map(str::to_string);
     }
     if let Some(ids) = inner.get("token_ids") {
         // What `teach --export` adds: the tokens of the whole text, of which the last have answers.
-        let ids = ids.list("token_ids")?.iter().map(token).collect::<Result<Vec<Token>, _>>()?;
+        let ids = ids.list("token_ids")?.iter().map(|id| Token::listed(id, "token_ids")).collect::<Result<Vec<Token>, _>>()?;
         let read = ids.len().checked_sub(rows.len());
         let read =
             read.ok_or_else(|| Damage::new(Kind::Misaligned, format!("{} token_ids but {} rows", ids.len(), rows.len())))?;
@@ -64,13 +64,6 @@ pub fn parse(json: &Json, keys: &Keys, example: &mut Example) -> Result<(), Dama
     }
     example.answers = Some(Answers { scores, rows, beside });
     Ok(())
-}
-
-fn token(json: &Json) -> Result<Token, Damage> {
-    match json {
-        Json::Text(text) => Ok(Token::named(text)),
-        other => other.id("tokens").map(Token::id),
-    }
 }
 
 fn row(json: &Json, scores: Scores) -> Result<Vec<Entry>, Damage> {

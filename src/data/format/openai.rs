@@ -235,7 +235,7 @@ fn completion(logprobs: &Json, ids: &[Option<&[Json]>; 2]) -> Result<Parts, Dama
         let (t, s, r) = (texts.len(), scores.len(), tops.len());
         return Err(Damage::new(Kind::Misaligned, format!("{t} tokens, {s} token_logprobs and {r} top_logprobs")));
     }
-    let mut tokens: Vec<Token> = texts.iter().map(|token| token.text("tokens").map(Token::named)).collect::<Result<_, _>>()?;
+    let mut tokens: Vec<Token> = texts.iter().map(|token| Token::listed(token, "tokens")).collect::<Result<_, _>>()?;
     with_ids(&mut tokens, logprobs, ids)?;
     let (mut own, mut rows) = (Vec::new(), Vec::new());
     for (index, ((token, written), top)) in tokens.iter().zip(scores).zip(tops).enumerate() {
@@ -253,8 +253,14 @@ fn completion(logprobs: &Json, ids: &[Option<&[Json]>; 2]) -> Result<Parts, Dama
         let read = || {
             let own = score(Some(written), "token_logprobs", Scores::Logprobs)?;
             let mut entries = Vec::new();
-            for (text, written) in top.fields("top_logprobs")? {
-                entries.push((Token::named(text), score(Some(written), "top_logprobs", Scores::Logprobs)?));
+            match top {
+                // Some servers write them as chats do.
+                Json::List(items) => entries = items.iter().map(alternative).collect::<Result<_, _>>()?,
+                _ => {
+                    for (text, written) in top.fields("top_logprobs")? {
+                        entries.push((Token::named(text), score(Some(written), "top_logprobs", Scores::Logprobs)?));
+                    }
+                }
             }
             Ok((own, with_own(entries, token, own)))
         };
@@ -274,11 +280,10 @@ fn chat(logprobs: &Json, ids: &[Option<&[Json]>; 2]) -> Result<Parts, Damage> {
     }
     let (mut all, mut rows) = (Vec::new(), Vec::new());
     for (index, (item, own)) in items.iter().zip(&tokens).enumerate() {
-        let scored = |item: &Json| score(item.given("logprob"), "logprob", Scores::Logprobs);
         let read = || {
             let tops = item.get("top_logprobs").map_or(Ok(&[][..]), |tops| tops.list("top_logprobs"))?;
-            let entries = tops.iter().map(|top| Ok((spelled(top)?, scored(top)?))).collect::<Result<_, Damage>>()?;
-            let score = scored(item)?;
+            let entries = tops.iter().map(alternative).collect::<Result<_, _>>()?;
+            let score = score(item.given("logprob"), "logprob", Scores::Logprobs)?;
             Ok((score, with_own(entries, own, score)))
         };
         let (score, row) = read().map_err(|damage: Damage| damage.of(row_name(index)))?;
@@ -286,6 +291,10 @@ fn chat(logprobs: &Json, ids: &[Option<&[Json]>; 2]) -> Result<Parts, Damage> {
         rows.push(Some(row));
     }
     Ok((tokens, all, rows))
+}
+
+fn alternative(item: &Json) -> Result<(Token, Option<f64>), Damage> {
+    Ok((spelled(item)?, score(item.given("logprob"), "logprob", Scores::Logprobs)?))
 }
 
 /// `entries` less those whose score is not known, the one of `token` itself with all of its names; and with it where they lack it
@@ -307,7 +316,6 @@ fn with_own(mut entries: Vec<(Token, Option<f64>)>, token: &Token, score: Option
 
 /// A token of a chat completion: its `token`, `bytes`, and `token_id` or `id`.
 fn spelled(item: &Json) -> Result<Token, Damage> {
-    let text = item.need("token")?.text("token")?;
     let id = ["token_id", "id"].iter().find_map(|key| Some((key, item.get(key)?)));
     let id = id.map(|(key, id)| id.id(key)).transpose()?;
     let byte = |value: &Json| {
@@ -316,12 +324,17 @@ fn spelled(item: &Json) -> Result<Token, Damage> {
     };
     let bytes = item.get("bytes").map_or(Ok(&[][..]), |bytes| bytes.list("bytes"))?;
     let bytes: Vec<u8> = bytes.iter().map(byte).collect::<Result<_, _>>()?;
+    let bytes = Some(bytes).filter(|bytes| !bytes.is_empty());
+    let text = match item.get("token") {
+        None if id.is_some() || bytes.is_some() => return Ok(Token { id, bytes, ..Token::default() }),
+        _ => item.need("token")?.text("token")?,
+    };
     let named = Token::named(text);
     // The bytes beside an id that is written as text are of either.
     if named.id.is_some() {
         return Ok(Token { id: id.or(named.id), ..named });
     }
-    Ok(Token { id, bytes: Some(bytes).filter(|bytes| !bytes.is_empty()).or(named.bytes), ..Token::text(text) })
+    Ok(Token { id, bytes: bytes.or(named.bytes), ..Token::text(text) })
 }
 
 #[cfg(test)]

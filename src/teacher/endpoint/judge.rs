@@ -258,8 +258,9 @@ fn rows_tell(tokens: &[Token], rows: &Rows) -> Option<EchoRows> {
     };
     let (mut own, mut next) = (0, 0);
     for (at, best) in rows.iter().take(tokens.len()).map(best).enumerate() {
-        own += usize::from(best.is_some() && best.as_ref() == tokens.get(at));
-        next += usize::from(best.is_some() && best.as_ref() == tokens.get(at + 1));
+        let is = |at: usize| best.as_ref().zip(tokens.get(at)).is_some_and(|(best, token)| best.is(token));
+        own += usize::from(is(at));
+        next += usize::from(is(at + 1));
     }
     let clear = |more: usize, less: usize| more >= TELLING && more > 2 * less;
     match (clear(own, next), clear(next, own)) {
