@@ -1,7 +1,8 @@
 //! A teacher's answers by the ids of the student's vocabulary.
 
-use super::damage::{Damage, Kind};
+use super::damage::{Damage, Kind, shown};
 use super::example::{Answers, Entry, Scores};
+use super::json::Json;
 use super::vocabulary::Vocabulary;
 
 /// What a teacher says of a token.
@@ -49,6 +50,38 @@ impl Counts {
 /// A log-probability above 0 by less than this, or a sum of probabilities above 1 by less than this, is rounding.
 const ROUNDING: f64 = 0.01;
 
+/// What OpenAI's API writes for a log-probability that it does not know.
+const UNKNOWN: f64 = -9999.0;
+
+/// What a log writes for a score: the one rule of all formats. A log-probability is a number of at most 0, −∞ among them; a logit
+/// is any number that f32 holds, or −∞. `None` where a log-probability is not known. The rest is damage.
+pub fn score(written: Option<&Json>, key: &str, scores: Scores) -> Result<Option<f64>, Damage> {
+    let Some(written) = written else {
+        return Err(Damage::new(Kind::MissingKey, format!("expected a {key:?} beside the token")));
+    };
+    let what = if scores == Scores::Logprobs { "log-probability" } else { "logit" };
+    let bad = |found: &str| Err(Damage::new(Kind::BadScore, format!("{key:?} is {found}, which is no {what}")));
+    let score = match written {
+        Json::Whole(n) => *n as f64,
+        Json::Number(x) => *x,
+        Json::Text(text) => return bad(&format!("the text {}", shown(text))),
+        other => return bad(other.kind()),
+    };
+    match scores {
+        _ if score.is_nan() => bad("not a number (NaN)"),
+        _ if score == f64::NEG_INFINITY => Ok(Some(score)),
+        Scores::Logprobs if score <= UNKNOWN => Ok(None),
+        Scores::Logprobs if score > ROUNDING => bad(&score.to_string()),
+        Scores::Logits if !(score as f32).is_finite() => bad(&format!("{score:e}")),
+        _ => Ok(Some(score)),
+    }
+}
+
+/// What messages call the row of this index.
+pub fn row_name(index: usize) -> String {
+    format!("row {} of the answers", index + 1)
+}
+
 /// `answers` by the ids of `vocabulary`, and the highest finite logit among them.
 pub fn by_id(vocabulary: &Vocabulary, answers: &Answers, counts: &mut Counts) -> Result<(Vec<Option<Answer>>, f64), Damage> {
     let mut highest = f64::NEG_INFINITY;
@@ -66,17 +99,11 @@ pub fn by_id(vocabulary: &Vocabulary, answers: &Answers, counts: &mut Counts) ->
         let mut order: Vec<&Entry> = row.iter().collect();
         order.sort_by(|a, b| b.score.total_cmp(&a.score));
         for entry in order {
-            let bad = |what: String| Damage::new(Kind::BadScore, format!("row {} of the answers: {what}", index + 1));
-            if answers.scores == Scores::Logprobs && entry.score > ROUNDING {
-                return Err(bad(format!("{} of {} is no log-probability", entry.score, entry.token.shown())));
-            }
-            if entry.score == f64::INFINITY {
-                return Err(bad(format!("the score of {} is infinite", entry.token.shown())));
-            }
-            let Some(id) = vocabulary.id(&entry.token) else {
+            let Some(id) = vocabulary.listed(&entry.token) else {
                 counts.unmapped += 1;
                 continue;
             };
+            vocabulary.check_names(id, &entry.token).map_err(|damage| damage.of(row_name(index)))?;
             if lse.is_none() && entry.score.is_finite() {
                 lse = entry.logprob.filter(|logprob| logprob.is_finite()).map(|logprob| entry.score - logprob);
                 highest = highest.max(entry.score);
@@ -105,8 +132,8 @@ pub fn by_id(vocabulary: &Vocabulary, answers: &Answers, counts: &mut Counts) ->
         entries.iter_mut().for_each(|(_, score)| *score = (*score - lse).min(0.0));
         let mass: f64 = entries.iter().map(|(_, logprob)| logprob.exp()).sum();
         if mass > 1.0 + ROUNDING {
-            let what = format!("row {} of the answers: the probabilities add up to {mass:.3}", index + 1);
-            return Err(Damage::new(Kind::BadScore, what));
+            let damage = Damage::new(Kind::BadScore, format!("the probabilities add up to {mass:.3}"));
+            return Err(damage.of(row_name(index)));
         }
         all.push(Some(Answer { entries, lse, recorded: true }));
     }
@@ -117,4 +144,36 @@ pub fn by_id(vocabulary: &Vocabulary, answers: &Answers, counts: &mut Counts) ->
 fn log_sum(values: &[f64]) -> f64 {
     let max = values.iter().copied().fold(f64::NEG_INFINITY, f64::max);
     if max == f64::NEG_INFINITY { max } else { max + values.iter().map(|value| (value - max).exp()).sum::<f64>().ln() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_rule_says_what_is_no_score() {
+        let read = |written: &str, scores| {
+            let json = Json::object(&format!("{{\"x\": {written}}}")).unwrap();
+            score(json.given("x"), "x", scores).map_err(|damage| damage.kind)
+        };
+        let (logprobs, logits) = (Scores::Logprobs, Scores::Logits);
+        for (written, logprob, logit) in [
+            ("-0.5", Ok(Some(-0.5)), Ok(Some(-0.5))),
+            ("0", Ok(Some(0.0)), Ok(Some(0.0))),
+            ("0.001", Ok(Some(0.001)), Ok(Some(0.001))),
+            ("0.5", Err(Kind::BadScore), Ok(Some(0.5))),
+            ("-9999.0", Ok(None), Ok(Some(-9999.0))),
+            ("-9999", Ok(None), Ok(Some(-9999.0))),
+            ("-Infinity", Ok(Some(f64::NEG_INFINITY)), Ok(Some(f64::NEG_INFINITY))),
+            ("Infinity", Err(Kind::BadScore), Err(Kind::BadScore)),
+            ("NaN", Err(Kind::BadScore), Err(Kind::BadScore)),
+            ("1e300", Err(Kind::BadScore), Err(Kind::BadScore)),
+            ("null", Err(Kind::BadScore), Err(Kind::BadScore)),
+            ("\"-0.5\"", Err(Kind::BadScore), Err(Kind::BadScore)),
+            ("[-0.5]", Err(Kind::BadScore), Err(Kind::BadScore)),
+        ] {
+            assert_eq!((read(written, logprobs), read(written, logits)), (logprob, logit), "{written}");
+        }
+        assert_eq!(score(None, "x", logprobs).unwrap_err().kind, Kind::MissingKey);
+    }
 }

@@ -114,13 +114,31 @@ impl Reader {
             };
             self.tally.lines += 1;
             match found {
-                Err(damage) => self.reject(&place, &damage)?,
+                Err(damage) => {
+                    let damage = self.with_refusals(damage);
+                    self.reject(&place, &damage)?;
+                }
                 Ok(example) => {
                     if self.split.as_ref().is_none_or(|split| split_of(&example.split_text()) == split) {
                         return Ok(Some(example));
                     }
                 }
             }
+        }
+    }
+
+    /// `damage`, at which reading stops, with the first error of an API among the next lines: mending this line is not all then.
+    fn with_refusals(&mut self, damage: Damage) -> Damage {
+        let stops = self.policy == OnBadLine::Stop && self.format.has_answers() && damage.kind != Kind::Refused;
+        let (true, Some(Open::Lines { lines, .. })) = (stops, &mut self.open) else { return damage };
+        let next = std::iter::from_fn(|| lines.next_line().ok()?).take(TELLING_LINES);
+        let refused = next.into_iter().find_map(|line| {
+            let found = self.format.parse(&line.text.ok()?, &line.place, &self.keys).err()?;
+            (found.kind == Kind::Refused).then(|| format!("line {}: {found}", line.place.number))
+        });
+        match refused {
+            Some(refused) => Damage { what: format!("{damage}; {refused}"), ..damage },
+            None => damage,
         }
     }
 

@@ -44,19 +44,37 @@ kinds! {
     MissingKey = "missing-key",
     WrongType = "wrong-type",
     EmptyText = "empty-text",
-    /// A score that is no log-probability: above 0, not a number, a sum above 1.
+    /// A score that is no log-probability: above 0, not a finite number, a sum above 1.
     BadScore = "bad-score",
     /// Rows of answers and tokens that do not belong together.
     Misaligned = "misaligned",
+    /// Two names of one token that are not of the same one, or tokens that spell another text than the line has.
+    Contradictory = "contradictory",
     /// A token of the text, not just of the answers, that the vocabulary does not have.
     UnknownToken = "unknown-token",
     /// More tokens than the context, where nothing may be cut.
     OverBudget = "over-budget",
+    /// An API's error where its answer would be.
+    Refused = "refused",
 }
 
 impl Damage {
     pub fn new(kind: Kind, what: impl Into<String>) -> Self {
         Self { kind, what: what.into() }
+    }
+
+    /// The same, of a part of the line.
+    pub fn of(self, part: impl fmt::Display) -> Self {
+        Self { what: format!("{part}: {}", self.what), ..self }
+    }
+}
+
+/// `text` as it is shown in a message: quoted, and of a long one the beginning.
+pub fn shown(text: &str) -> String {
+    const SHOWN: usize = 120;
+    match text.char_indices().nth(SHOWN) {
+        Some((end, _)) => format!("{:?}...", &text[..end]),
+        None => format!("{text:?}"),
     }
 }
 
@@ -98,6 +116,9 @@ pub struct Tally {
     pub bad: BTreeMap<String, u64>,
     /// The first damaged line and what is wrong with it.
     pub first: Option<String>,
+    /// The first of each kind.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub firsts: BTreeMap<String, String>,
 }
 
 impl Tally {
@@ -111,14 +132,18 @@ impl Tally {
             return Err(user_error!("{place}: {damage}; mend the line, or set on_bad_line = \"skip\""));
         }
         *self.bad.entry(damage.kind.name().to_string()).or_default() += 1;
-        self.first.get_or_insert_with(|| format!("{place}: {damage}"));
+        let told = format!("{place}: {damage}");
+        self.firsts.entry(damage.kind.name().to_string()).or_insert_with(|| told.clone());
+        self.first.get_or_insert(told);
         Ok(())
     }
 
-    /// `12 of 100 lines left out: not-json 5, torn 7; the first: x.jsonl:3: ...`, where any are.
+    /// `12 of 100 lines left out: not-json 5, torn 7; the first: x.jsonl:3: ...; the first torn: x.jsonl:8: ...`, where any are.
     pub fn words(&self) -> Option<String> {
         let kinds: Vec<String> = self.bad.iter().map(|(kind, count)| format!("{kind} {count}")).collect();
         let first = self.first.as_ref()?;
-        Some(format!("{} of {} lines left out: {}; the first: {first}", self.bad_lines(), self.lines, kinds.join(", ")))
+        let others = self.firsts.iter().filter(|(_, told)| *told != first);
+        let others: String = others.map(|(kind, told)| format!("; the first {kind}: {told}")).collect();
+        Some(format!("{} of {} lines left out: {}; the first: {first}{others}", self.bad_lines(), self.lines, kinds.join(", ")))
     }
 }

@@ -6,9 +6,10 @@
 
 use anyhow::Result;
 
+use super::agreement::{self, Claim, Lack};
 use super::answers::{Answer, Counts, by_id};
 use super::damage::{Damage, Kind};
-use super::example::{Answers, Example, Piece};
+use super::example::{Answers, Example, Piece, Token};
 use super::vocabulary::Vocabulary;
 use crate::experiment::recipe::{Eos, ExampleRecipe, Input, Truncation};
 
@@ -73,7 +74,8 @@ impl<'a> Encoder<'a> {
                 (encoded.ids, encoded.bytes)
             }
             Some(Piece::Tokens(tokens)) => {
-                let mut ids = tokens.iter().map(|token| self.vocabulary.need(token)).collect::<Result<Vec<u32>, _>>()?;
+                let mut ids = self.needed("the answer", tokens)?;
+                self.agree_with_target(example, &ids)?;
                 if answers.first().is_some_and(Option::is_some) {
                     // The teacher tells of the first token too: it is predicted from what begins a text, if anything does.
                     let begin = self.vocabulary.encode_first("")?;
@@ -100,13 +102,19 @@ impl<'a> Encoder<'a> {
         let mut counts = Counts::default();
         let mut source_ids = match source {
             Piece::Text(text) => self.vocabulary.encode_first(text)?,
-            Piece::Tokens(tokens) => tokens.iter().map(|token| self.vocabulary.need(token)).collect::<Result<_, _>>()?,
+            Piece::Tokens(tokens) => {
+                let ids = self.needed("the source", tokens)?;
+                let text = example.answers.as_ref().and_then(|answers| answers.beside.source.as_deref());
+                // A server may have read the end of a long source only.
+                self.agree("the source", text, tokens, &ids, Lack::Beginning)?;
+                ids
+            }
         };
         let (mut answers, highest) = self.answers(example.answers.as_ref(), &mut counts)?;
         let by_argmax = recipe.input == Input::TeacherArgmax && !answers.is_empty();
         // Where the student does not read them, sampled tokens only tell how far its context is the teacher's.
         let sampled = match self.sampled(example, &answers) {
-            Err(Fault::Line(_)) if by_argmax => None,
+            Err(Fault::Line(damage)) if by_argmax && damage.kind != Kind::Contradictory => None,
             other => other?,
         };
         let mut ids = match by_argmax {
@@ -186,7 +194,11 @@ impl<'a> Encoder<'a> {
         let mut ids = match &example.target {
             None => return Ok(None),
             Some(Piece::Text(text)) => self.vocabulary.encode(text, false)?,
-            Some(Piece::Tokens(tokens)) => tokens.iter().map(|token| self.vocabulary.need(token)).collect::<Result<_, _>>()?,
+            Some(Piece::Tokens(tokens)) => {
+                let ids = self.needed("the answer", tokens)?;
+                self.agree_with_target(example, &ids)?;
+                ids
+            }
         };
         if answers.len() == ids.len() + 1
             && let Some(Some(last)) = answers.last()
@@ -196,6 +208,27 @@ impl<'a> Encoder<'a> {
             ids.push(end);
         }
         Ok(Some(ids))
+    }
+
+    fn needed(&self, of: &str, tokens: &[Token]) -> Result<Vec<u32>, Damage> {
+        let need =
+            |(index, token)| self.vocabulary.need(token).map_err(|damage| damage.of(format!("token {} of {of}", index + 1)));
+        tokens.iter().enumerate().map(need).collect()
+    }
+
+    /// Damage where the tokens of the target spell another text than the line has beside them.
+    fn agree_with_target(&self, example: &Example, ids: &[u32]) -> Result<(), Damage> {
+        let (Some(answers), Some(Piece::Tokens(tokens))) = (&example.answers, &example.target) else { return Ok(()) };
+        // Where the last token ends the text, no stop string did.
+        let ended = ids.last().is_some_and(|&last| self.vocabulary.is_end(last));
+        let may_lack = if answers.beside.stopped && !ended { Lack::Stop } else { Lack::Nothing };
+        self.agree("the answer", answers.beside.target.as_deref(), tokens, ids, may_lack)
+    }
+
+    fn agree(&self, of: &str, text: Option<&str>, tokens: &[Token], ids: &[u32], may_lack: Lack) -> Result<(), Damage> {
+        let Some(text) = text else { return Ok(()) };
+        let claim = Claim { of, text, tokens, ids, may_lack };
+        agreement::check(self.vocabulary.spelling(), &claim, |id| self.vocabulary.is_hidden(id))
     }
 
     /// The answers by the student's ids, and the highest finite logit among them.

@@ -50,6 +50,12 @@ impl Json {
         fields.iter().rev().find(|(name, _)| name == key).map(|(_, value)| value).filter(|value| **value != Json::Null)
     }
 
+    /// The last value of `key`, also where it is null.
+    pub fn given(&self, key: &str) -> Option<&Json> {
+        let Json::Object(fields) = self else { return None };
+        fields.iter().rev().find(|(name, _)| name == key).map(|(_, value)| value)
+    }
+
     pub fn has(&self, key: &str) -> bool {
         self.get(key).is_some()
     }
@@ -98,7 +104,7 @@ impl Json {
         }
     }
 
-    fn kind(&self) -> &'static str {
+    pub fn kind(&self) -> &'static str {
         match self {
             Json::Null => "null",
             Json::Bool(_) => "a boolean",

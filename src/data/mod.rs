@@ -1,5 +1,6 @@
 //! What is learned from: files of many formats, their examples, their tokens, and the batches every arm sees alike.
 
+pub mod agreement;
 pub mod answers;
 pub mod batch;
 pub mod corpus;
@@ -16,6 +17,7 @@ pub mod names;
 pub mod packing;
 pub mod sequences;
 pub mod special;
+pub mod spelling;
 pub mod tokenizer;
 pub mod tokens;
 pub mod vocabulary;

@@ -45,3 +45,4 @@ mod terminals_show_what_others_wrote_as_text;
 mod texts_end_as_the_checkpoint_says;
 mod the_mathematics_page_is_the_code;
 mod the_reference_is_the_formula;
+mod tokens_are_known_by_their_surest_name;

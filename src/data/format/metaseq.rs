@@ -5,8 +5,9 @@
 //! that two ids that decode alike collide in the writer, which leaves a shorter row.
 
 use super::Keys;
+use crate::data::answers::{row_name, score};
 use crate::data::damage::{Damage, Kind};
-use crate::data::example::{Answers, Entry, Example, Piece, Scores, Token};
+use crate::data::example::{Answers, Beside, Entry, Example, Piece, Scores, Token};
 use crate::data::json::Json;
 
 pub fn parse(json: &Json, keys: &Keys, example: &mut Example) -> Result<(), Damage> {
@@ -24,9 +25,9 @@ pub fn parse(json: &Json, keys: &Keys, example: &mut Example) -> Result<(), Dama
     let target = keys.target(if beam.is_some() { "generated_text" } else { "tgt" });
     example.target = match (inner.get("tokens"), inner.get(target)) {
         // What was sampled, as it was cut.
-        (Some(tokens), _) if keys.target.is_none() => {
-            Some(Piece::Tokens(tokens.list("tokens")?.iter().map(token).collect::<Result<_, _>>()?))
-        }
+        (Some(tokens), _) if keys.target.is_none() => Some(Piece::Tokens(
+            tokens.list("tokens")?.iter().map(|token| Token::listed(token, "tokens")).collect::<Result<_, _>>()?,
+        )),
         (_, Some(text)) => Some(Piece::Text(text.text(target)?.trim_end_matches(' ').to_string())),
         _ => None,
     };
@@ -39,45 +40,49 @@ pub fn parse(json: &Json, keys: &Keys, example: &mut Example) -> Result<(), Dama
             return Err(Damage::new(Kind::MissingKey, format!("expected {target:?}, \"top_logprobs\" or \"top_logits\"")));
         }
     };
-    let rows: Vec<Option<Vec<Entry>>> = rows.iter().map(|cell| row(cell, scores).map(Some)).collect::<Result<_, _>>()?;
+    let row = |(index, cell): (usize, &Json)| row(cell, scores).map(Some).map_err(|damage| damage.of(row_name(index)));
+    let rows: Vec<Option<Vec<Entry>>> = rows.iter().enumerate().map(row).collect::<Result<_, _>>()?;
     if rows.is_empty() {
         return Err(Damage::new(Kind::EmptyText, format!("{key:?} is empty")));
     }
+    let mut beside = Beside::default();
+    if keys.target.is_none() && (inner.has("tokens") || inner.has("token_ids")) {
+        beside.target = inner.get(target).and_then(|text| text.text(target).ok()).map(str::to_string);
+    }
     if let Some(ids) = inner.get("token_ids") {
         // What `teach --export` adds: the tokens of the whole text, of which the last have answers.
-        let ids = ids.list("token_ids")?.iter().map(token).collect::<Result<Vec<Token>, _>>()?;
+        let ids = ids.list("token_ids")?.iter().map(|id| Token::listed(id, "token_ids")).collect::<Result<Vec<Token>, _>>()?;
         let read = ids.len().checked_sub(rows.len());
         let read =
             read.ok_or_else(|| Damage::new(Kind::Misaligned, format!("{} token_ids but {} rows", ids.len(), rows.len())))?;
-        example.source = Some(Piece::Tokens(ids[..read].to_vec()));
+        if read > 0 {
+            // Others write those of the target alone.
+            example.source = Some(Piece::Tokens(ids[..read].to_vec()));
+            beside.source = Some(text.to_string());
+        }
         example.target = Some(Piece::Tokens(ids[read..].to_vec()));
     }
-    example.answers = Some(Answers { scores, rows });
+    example.answers = Some(Answers { scores, rows, beside });
     Ok(())
 }
 
-fn token(json: &Json) -> Result<Token, Damage> {
-    match json {
-        Json::Text(text) => Ok(Token::text(text)),
-        other => other.id("tokens").map(Token::id),
-    }
-}
-
 fn row(json: &Json, scores: Scores) -> Result<Vec<Entry>, Damage> {
-    let entries = json.fields("top_logprobs")?.iter().map(|(text, entry)| {
+    let mut entries = Vec::new();
+    for (text, entry) in json.fields("top_logprobs")? {
         let id = entry.get("token_id").map(|id| id.id("token_id")).transpose()?;
         let token = Token { id, ..Token::text(text) };
-        let logprob = entry.get("logprob_score").map(|score| score.number("logprob_score")).transpose()?;
-        let score = match scores {
-            Scores::Logprobs => entry.need("logprob_score")?.number("logprob_score")?,
-            Scores::Logits => entry.get("logit_score").or(entry.get("logit")).map_or_else(
-                || Err(Damage::new(Kind::MissingKey, "expected a JSON object with a \"logit_score\"")),
-                |score| score.number("logit_score"),
-            )?,
+        let logprob = || score(entry.given("logprob_score"), "logprob_score", Scores::Logprobs);
+        let entry = match scores {
+            Scores::Logprobs => logprob()?.map(|score| Entry { token, score, logprob: None }),
+            Scores::Logits => {
+                let written = entry.given("logit_score").or(entry.given("logit"));
+                let logprob = if entry.has("logprob_score") { logprob()? } else { None };
+                score(written, "logit_score", scores)?.map(|score| Entry { token, score, logprob })
+            }
         };
-        Ok(Entry { token, score, logprob: logprob.filter(|_| scores == Scores::Logits) })
-    });
-    entries.collect()
+        entries.extend(entry);
+    }
+    Ok(entries)
 }
 
 #[cfg(test)]

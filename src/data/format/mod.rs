@@ -3,6 +3,7 @@
 mod metaseq;
 pub mod openai;
 mod pairs;
+mod prompt;
 mod vllm;
 
 use serde::{Deserialize, Serialize};
@@ -91,6 +92,8 @@ impl Format {
             _ if line.has("src") && line.has("tgt") => Self::SrcTgt,
             _ if line.has("prompt") && line.has("completion") => Self::PromptCompletion,
             _ if line.has("text") => Self::Jsonl,
+            // An API's error where an answer would be.
+            _ if openai::refusal(line).is_some() => Self::OpenAi,
             _ => return None,
         })
     }

@@ -1,15 +1,15 @@
-//! OpenAI's completions and chat completions with `logprobs`: token texts or bytes, no ids, up to 20 a token and sometimes fewer.
+//! OpenAI's completions and chat completions with `logprobs`: a token's text, its bytes in chats, its id where a server adds it;
+//! up to 20 alternatives a token and sometimes fewer.
 //!
 //! A line is the response, with the request's `prompt` or `messages` beside it or under `request`; the response may stand under
 //! `response`, and there under `body`, as the batch API writes it; or it is a flat `{source, text, logprobs}`.
 
 use super::Keys;
-use crate::data::damage::{Damage, Kind};
-use crate::data::example::{Answers, Entry, Example, Piece, Scores, Token};
+use super::prompt::{self, Prompt};
+use crate::data::answers::{row_name, score};
+use crate::data::damage::{Damage, Kind, shown};
+use crate::data::example::{Answers, Beside, Entry, Example, Piece, Scores, Token};
 use crate::data::json::Json;
-
-/// What the API writes for a log-probability that it does not know.
-const SENTINEL: f64 = -9999.0;
 
 /// The response within a line.
 pub fn response(json: &Json) -> &Json {
@@ -17,40 +17,21 @@ pub fn response(json: &Json) -> &Json {
     outer.get("body").unwrap_or(outer)
 }
 
-/// The prompt beside a response, as text. Messages are joined by line ends, without their roles.
-pub fn prompt(json: &Json, keys: &Keys) -> Result<Option<Piece>, Damage> {
-    let request = json.get("request").map_or(json, |request| request.get("body").unwrap_or(request));
-    if let Some(key) = &keys.source {
-        return Ok(Some(Piece::Text(
-            json.get(key).or(request.get(key)).map_or_else(|| json.need(key), Ok)?.text(key)?.to_string(),
-        )));
-    }
-    for key in ["prompt", "source", "src"] {
-        if let Some(found) = request.get(key).or(json.get(key)) {
-            // A request may ask several prompts; a line answers one.
-            return match found {
-                Json::List(list) if matches!(list[..], [Json::Text(_)]) => list[0].text(key),
-                other => other.text(key),
-            }
-            .map(|text| Some(Piece::Text(text.to_string())));
-        }
-    }
-    let Some(messages) = request.get("messages").or(json.get("messages")) else { return Ok(None) };
-    let contents = messages.list("messages")?.iter().map(|message| message.need("content")?.text("content"));
-    Ok(Some(Piece::Text(contents.collect::<Result<Vec<_>, _>>()?.join("\n"))))
-}
-
 pub fn parse(json: &Json, keys: &Keys, example: &mut Example) -> Result<(), Damage> {
-    let Said { mut tokens, mut rows, cut, .. } = said(json)?;
-    example.source = prompt(json, keys)?;
-    example.cut = cut;
-    if let Some(Piece::Text(prompt)) = &example.source {
-        let echoed = echoed(&tokens, prompt, &rows);
-        tokens.drain(..echoed);
-        rows.drain(..echoed);
+    let Said { mut tokens, mut rows, mut text, cut, stopped, .. } = said(json)?;
+    let prompt = prompt::of(json, keys)?.ok_or_else(prompt::missing)?;
+    let echoed = echoed(&tokens, &prompt, &rows, text.as_deref(), response(json))?;
+    tokens.drain(..echoed);
+    rows.drain(..echoed);
+    if echoed > 0 {
+        let after = |text: String| text.strip_prefix(prompt.text.as_deref()?).map(str::to_string);
+        text = text.and_then(after);
     }
+    let beside = Beside { source: prompt.beside(), target: text, stopped: stopped && may_be_stopped(json) };
+    example.source = Some(prompt.piece);
+    example.cut = cut;
     example.target = Some(Piece::Tokens(tokens));
-    example.answers = Some(Answers { scores: Scores::Logprobs, rows });
+    example.answers = Some(Answers { scores: Scores::Logprobs, rows, beside });
     Ok(())
 }
 
@@ -64,117 +45,296 @@ pub struct Said {
     /// Of each token, its own log-probability, where it is known.
     pub own: Vec<Option<f64>>,
     pub rows: Rows,
+    /// The text that it has beside the tokens, if that is all of it.
+    text: Option<String>,
     /// Whether it ends because it may be no longer.
     pub cut: bool,
+    /// Whether it ends in a stop string or where its maker ended it.
+    stopped: bool,
 }
 
 /// The tokens of a response and what is said of each.
 pub fn said(json: &Json) -> Result<Said, Damage> {
+    if let Some(why) = refusal(json) {
+        return Err(Damage::new(Kind::Refused, why));
+    }
     let response = response(json);
     let choice = match response.get("choices") {
         Some(choices) => choices.list("choices")?.first().ok_or_else(|| Damage::new(Kind::EmptyText, "\"choices\" is empty"))?,
         None => response,
     };
+    let message = choice.get("message");
+    if let Some(Json::Text(refusal)) = message.and_then(|message| message.get("refusal")) {
+        return Err(Damage::new(Kind::Refused, format!("the model refused to answer: {}", shown(refusal))));
+    }
     let logprobs = choice.need("logprobs").map_err(|_| {
         Damage::new(Kind::MissingKey, "expected \"logprobs\" beside the text; ask the API for them, e.g. logprobs = 20")
     })?;
-    let (tokens, scores, rows) = if logprobs.has("content") { chat(logprobs)? } else { completion(logprobs)? };
-    let own = scores.into_iter().map(|score| Some(score).filter(|score| *score > SENTINEL)).collect();
-    let cut = choice.get("finish_reason").is_some_and(|reason| *reason == Json::Text("length".into()));
-    Ok(Said { tokens, own, rows, cut })
+    let (mut tokens, own, mut rows) = match (logprobs.has("content"), logprobs.has("tokens")) {
+        (true, _) => chat(logprobs, &choice_ids(choice, response)?)?,
+        (_, true) => completion(logprobs, &choice_ids(choice, response)?)?,
+        _ => return Err(Damage::new(Kind::MissingKey, "expected \"tokens\" or \"content\" in \"logprobs\"")),
+    };
+    let finish = choice.get("finish_reason");
+    let finishes = |reason: &str| finish.is_some_and(|finish| *finish == Json::Text(reason.into()));
+    if finishes("stop")
+        && let (Some(last), Some(row)) = (tokens.last_mut(), rows.last_mut())
+    {
+        name_end(last, row.iter_mut().flatten());
+    }
+    let stopped = finishes("stop") && choice.given("stop_reason") != Some(&Json::Null);
+    Ok(Said { tokens, own, rows, text: text(choice), cut: finishes("length"), stopped })
+}
+
+/// Marks the last token of an answer that its maker ended, and its entry in its row, as what ends a text, where a server hides
+/// what they are.
+fn name_end<'a>(last: &mut Token, row: impl Iterator<Item = &'a mut Entry>) {
+    let hidden = |token: &Token| token.id.is_none() && token.bytes.is_none() && token.text.as_deref() == Some("");
+    if !hidden(last) {
+        return;
+    }
+    last.ends = true;
+    row.filter(|entry| hidden(&entry.token)).for_each(|entry| entry.token.ends = true);
+}
+
+/// The text of a choice, unless there is more in its tokens: calls of tools, or what a server has taken for reasoning.
+fn text(choice: &Json) -> Option<String> {
+    let within = choice.get("message").unwrap_or(choice);
+    let more = |key: &&str| match within.get(key) {
+        None | Some(Json::Bool(false)) => false,
+        Some(Json::Text(text)) => !text.is_empty(),
+        Some(Json::List(list)) => !list.is_empty(),
+        Some(_) => true,
+    };
+    let key = if choice.has("message") { "content" } else { "text" };
+    let whole = !["tool_calls", "function_call", "reasoning_content", "reasoning", "thinking"].iter().any(|key| more(&key));
+    within.get(key).filter(|_| whole).and_then(|text| text.text(key).ok()).map(str::to_string)
+}
+
+/// Whether the request of a line, if the line has it, names stop strings.
+fn may_be_stopped(json: &Json) -> bool {
+    json.get("request").is_none_or(|request| request.get("body").unwrap_or(request).has("stop"))
+}
+
+/// What an API says where it gives no answer: `error` beside the response, in it or instead of it, or a status that is an error.
+pub fn refusal(json: &Json) -> Option<String> {
+    let outer = json.get("response").unwrap_or(json);
+    let status = match outer.get("status_code") {
+        Some(Json::Whole(status)) if *status >= 400 => Some(*status),
+        _ => None,
+    };
+    let inner = response(json);
+    let instead = inner.get("object").filter(|object| **object == Json::Text("error".into())).map(|_| inner);
+    let error =
+        [json, outer, inner].into_iter().find_map(|within| within.get("error").filter(|error| is_error(error))).or(instead);
+    let message = error.and_then(error_message);
+    let absent = json.given("response") == Some(&Json::Null) && !json.has("choices");
+    let status = status.map(|status| format!(" (status {status})")).unwrap_or_default();
+    match (error, message) {
+        (_, Some(message)) => Some(format!("the API has refused this request{status}: {}", shown(&message))),
+        (None, _) if status.is_empty() && absent => Some("the API has not answered this request: \"response\" is null".into()),
+        (None, _) if status.is_empty() => None,
+        _ => Some(format!("the API has refused this request{status} without a message")),
+    }
+}
+
+fn is_error(error: &Json) -> bool {
+    match error {
+        Json::Null | Json::Bool(false) => false,
+        Json::Text(text) => !text.is_empty(),
+        Json::Object(fields) => !fields.is_empty(),
+        Json::List(list) => !list.is_empty(),
+        _ => true,
+    }
+}
+
+fn error_message(error: &Json) -> Option<String> {
+    match error {
+        Json::Text(text) => Some(text.clone()),
+        Json::Object(_) => ["message", "error", "detail", "code", "type"].iter().find_map(|key| error_message(error.get(key)?)),
+        Json::List(list) => list.iter().find_map(error_message),
+        Json::Whole(n) => Some(n.to_string()),
+        _ => None,
+    }
 }
 
 /// How many tokens repeat the prompt, as `echo` makes them: they come first, and the API knows nothing of the very first.
-fn echoed(tokens: &[Token], prompt: &str, rows: &Rows) -> usize {
-    let (mut rest, mut count) = (prompt, 0);
-    while let (false, Some(text)) = (rest.is_empty(), tokens.get(count).and_then(|token| token.text.as_deref())) {
-        let Some(after) = rest.strip_prefix(text) else { return 0 };
-        (rest, count) = (after, count + 1);
+fn echoed(tokens: &[Token], prompt: &Prompt, rows: &Rows, text: Option<&str>, response: &Json) -> Result<usize, Damage> {
+    if rows.first().is_none_or(Option::is_some) {
+        return Ok(0);
     }
-    if rest.is_empty() && rows.first().is_some_and(Option::is_none) { count } else { 0 }
+    if let Piece::Tokens(ids) = &prompt.piece {
+        let same = ids.len() <= tokens.len() && ids.iter().zip(tokens).all(|(id, token)| token.id.is_none() || token.is(id));
+        return Ok(if same { ids.len() } else { 0 });
+    }
+    let Some(prompt) = prompt.text.as_deref() else { return Ok(0) };
+    if let Some(count) = spelling_of(tokens, prompt) {
+        return Ok(count);
+    }
+    if text.is_none_or(|text| !text.starts_with(prompt)) {
+        return Ok(0);
+    }
+    let counted = response.get("usage").and_then(|usage| usage.get("prompt_tokens")?.id("prompt_tokens").ok());
+    let counted = counted.and_then(|count| usize::try_from(count).ok()).filter(|&count| count <= tokens.len());
+    counted.ok_or_else(|| {
+        let what = "the answer repeats the prompt, but its tokens do not tell where the prompt ends; give \"prompt_token_ids\"";
+        Damage::new(Kind::Misaligned, what)
+    })
 }
 
+/// How many tokens spell `prompt`. A special token may come before it, and a space be left out at its beginning.
+fn spelling_of(tokens: &[Token], prompt: &str) -> Option<usize> {
+    let (mut rest, mut count) = (prompt, 0);
+    while !rest.is_empty() {
+        let text = tokens.get(count)?.text.as_deref()?;
+        let begins = rest.len() == prompt.len();
+        rest = match rest.strip_prefix(text) {
+            Some(after) => after,
+            None if begins && text.starts_with(['<', '[']) => rest,
+            None if begins => rest.strip_prefix(text.strip_prefix([' ', '▁'])?)?,
+            None => return None,
+        };
+        count += 1;
+    }
+    Some(count)
+}
+
+/// The ids of all tokens of an answer, where the choice has them; with those of the prompt, which an echo repeats.
+fn choice_ids<'a>(choice: &'a Json, response: &'a Json) -> Result<[Option<&'a [Json]>; 2], Damage> {
+    let list = |within: &'a Json, key: &str| within.get(key).map(|ids| ids.list(key)).transpose();
+    let prompt = match list(choice, "prompt_token_ids")? {
+        None => list(response, "prompt_token_ids")?,
+        ids => ids,
+    };
+    Ok([prompt, list(choice, "token_ids")?])
+}
+
+/// Gives `tokens` the `token_ids` beside them, else those of the choice.
+fn with_ids(tokens: &mut [Token], logprobs: &Json, [prompt, choice]: &[Option<&[Json]>; 2]) -> Result<(), Damage> {
+    let beside = logprobs.get("token_ids").map(|ids| ids.list("token_ids")).transpose()?;
+    let Some(ids) = beside.or(*choice) else { return Ok(()) };
+    let before = prompt.filter(|prompt| prompt.len() + ids.len() == tokens.len()).unwrap_or_default();
+    if before.len() + ids.len() != tokens.len() {
+        return Err(Damage::new(Kind::Misaligned, format!("{} token_ids but {} tokens", ids.len(), tokens.len())));
+    }
+    for (token, id) in tokens.iter_mut().zip(before.iter().chain(ids)) {
+        if *id != Json::Null {
+            token.id = Some(id.id("token_ids")?);
+        }
+    }
+    Ok(())
+}
+
+type Parts = (Vec<Token>, Vec<Option<f64>>, Rows);
+
 /// `tokens`, `token_logprobs` and `top_logprobs`, side by side.
-fn completion(logprobs: &Json) -> Result<(Vec<Token>, Vec<f64>, Rows), Damage> {
+fn completion(logprobs: &Json, ids: &[Option<&[Json]>; 2]) -> Result<Parts, Damage> {
     let list = |key: &str| logprobs.need(key)?.list(key);
-    let (tokens, scores, tops) = (list("tokens")?, list("token_logprobs")?, list("top_logprobs")?);
-    if tokens.len() != scores.len() || tokens.len() != tops.len() {
-        let (t, s, r) = (tokens.len(), scores.len(), tops.len());
+    let (texts, scores, tops) = (list("tokens")?, list("token_logprobs")?, list("top_logprobs")?);
+    if texts.len() != scores.len() || texts.len() != tops.len() {
+        let (t, s, r) = (texts.len(), scores.len(), tops.len());
         return Err(Damage::new(Kind::Misaligned, format!("{t} tokens, {s} token_logprobs and {r} top_logprobs")));
     }
-    let tokens: Vec<Token> = tokens.iter().map(|token| token.text("tokens").map(named)).collect::<Result<_, _>>()?;
-    let score = |score: &Json| if *score == Json::Null { Ok(SENTINEL) } else { score.number("token_logprobs") };
-    let scores: Vec<f64> = scores.iter().map(score).collect::<Result<_, _>>()?;
-    let row = |((token, own), top): ((&Token, &f64), &Json)| -> Result<Option<Vec<Entry>>, Damage> {
+    let mut tokens: Vec<Token> = texts.iter().map(|token| Token::listed(token, "tokens")).collect::<Result<_, _>>()?;
+    with_ids(&mut tokens, logprobs, ids)?;
+    let (mut own, mut rows) = (Vec::new(), Vec::new());
+    for (index, ((token, written), top)) in tokens.iter().zip(scores).zip(tops).enumerate() {
+        // Nothing foretells the first token of a prompt.
         if *top == Json::Null {
-            return Ok(None);
+            own.push(match written {
+                Json::Null => None,
+                written => {
+                    score(Some(written), "token_logprobs", Scores::Logprobs).map_err(|damage| damage.of(row_name(index)))?
+                }
+            });
+            rows.push(None);
+            continue;
         }
-        let entries = top
-            .fields("top_logprobs")?
-            .iter()
-            .map(|(text, score)| Ok(Entry { token: named(text), score: score.number("top_logprobs")?, logprob: None }));
-        let entries = entries.collect::<Result<_, _>>()?;
-        Ok(Some(with_own(entries, token, *own)))
-    };
-    let rows = tokens.iter().zip(&scores).zip(tops).map(row).collect::<Result<_, _>>()?;
-    Ok((tokens, scores, rows))
+        let read = || {
+            let own = score(Some(written), "token_logprobs", Scores::Logprobs)?;
+            let mut entries = Vec::new();
+            match top {
+                // Some servers write them as chats do.
+                Json::List(items) => entries = items.iter().map(alternative).collect::<Result<_, _>>()?,
+                _ => {
+                    for (text, written) in top.fields("top_logprobs")? {
+                        entries.push((Token::named(text), score(Some(written), "top_logprobs", Scores::Logprobs)?));
+                    }
+                }
+            }
+            Ok((own, with_own(entries, token, own)))
+        };
+        let (score, row) = read().map_err(|damage: Damage| damage.of(row_name(index)))?;
+        own.push(score);
+        rows.push(Some(row));
+    }
+    Ok((tokens, own, rows))
 }
 
 /// `content`: a token, its log-probability and its alternatives together.
-fn chat(logprobs: &Json) -> Result<(Vec<Token>, Vec<f64>, Rows), Damage> {
-    let (mut tokens, mut scores, mut rows) = (Vec::new(), Vec::new(), Vec::new());
-    for item in logprobs.need("content")?.list("content")? {
-        let own = spelled(item)?;
-        let score = item.need("logprob")?.number("logprob")?;
-        let tops = item.get("top_logprobs").map_or(Ok(&[][..]), |tops| tops.list("top_logprobs"))?;
-        let entries = tops
-            .iter()
-            .map(|top| Ok(Entry { token: spelled(top)?, score: top.need("logprob")?.number("logprob")?, logprob: None }));
-        rows.push(Some(with_own(entries.collect::<Result<_, _>>()?, &own, score)));
-        tokens.push(own);
-        scores.push(score);
+fn chat(logprobs: &Json, ids: &[Option<&[Json]>; 2]) -> Result<Parts, Damage> {
+    let items = logprobs.need("content")?.list("content")?;
+    let mut tokens = items.iter().map(spelled).collect::<Result<Vec<Token>, _>>()?;
+    if tokens.iter().any(|token| token.id.is_none()) {
+        with_ids(&mut tokens, logprobs, ids)?;
     }
-    Ok((tokens, scores, rows))
+    let (mut all, mut rows) = (Vec::new(), Vec::new());
+    for (index, (item, own)) in items.iter().zip(&tokens).enumerate() {
+        let read = || {
+            let tops = item.get("top_logprobs").map_or(Ok(&[][..]), |tops| tops.list("top_logprobs"))?;
+            let entries = tops.iter().map(alternative).collect::<Result<_, _>>()?;
+            let score = score(item.given("logprob"), "logprob", Scores::Logprobs)?;
+            Ok((score, with_own(entries, own, score)))
+        };
+        let (score, row) = read().map_err(|damage: Damage| damage.of(row_name(index)))?;
+        all.push(score);
+        rows.push(Some(row));
+    }
+    Ok((tokens, all, rows))
 }
 
-/// `entries` less those whose score the API does not know, and the token itself where they lack it and its score is known.
-fn with_own(mut entries: Vec<Entry>, token: &Token, score: f64) -> Vec<Entry> {
-    // Bytes tell tokens apart that are no text; not every log has them in both places.
-    let same = |entry: &Entry| {
-        let bytes = (&entry.token.bytes, &token.bytes);
-        entry.token.id == token.id
-            && entry.token.text == token.text
-            && (bytes.0 == bytes.1 || bytes.0.is_none() || bytes.1.is_none())
+fn alternative(item: &Json) -> Result<(Token, Option<f64>), Damage> {
+    Ok((spelled(item)?, score(item.given("logprob"), "logprob", Scores::Logprobs)?))
+}
+
+/// `entries` less those whose score is not known, the one of `token` itself with all of its names; and with it where they lack it
+/// and its score is known.
+fn with_own(mut entries: Vec<(Token, Option<f64>)>, token: &Token, score: Option<f64>) -> Vec<Entry> {
+    // A text that may stand for several tokens is this one's where it has its score, too.
+    let unclear = token.is_unclear();
+    let surely = |entry: &(Token, Option<f64>)| {
+        let bytes = entry.0.bytes.is_some() && token.bytes.is_some();
+        let ids = entry.0.id.is_some() && token.id.is_some();
+        entry.0.is(token) && (ids || bytes || !unclear || entry.1 == score)
     };
-    if !entries.iter().any(same) {
-        entries.push(Entry { token: token.clone(), score, logprob: None });
+    match entries.iter_mut().find(|entry| surely(entry)) {
+        Some((own, _)) => *own = token.clone(),
+        None => entries.push((token.clone(), score)),
     }
-    entries.retain(|entry| entry.score > SENTINEL);
-    entries
+    entries.into_iter().filter_map(|(token, score)| Some(Entry { token, score: score?, logprob: None })).collect()
 }
 
-/// A token by the text that completions write: `bytes:\xe2\x80` where its bytes are no text, `token_id:17` where a server was
-/// told to write ids (vLLM's `return_tokens_as_token_ids`).
-fn named(text: &str) -> Token {
-    if let Some(id) = text.strip_prefix("token_id:").and_then(|id| id.parse().ok()) {
-        return Token::id(id);
-    }
-    let bytes = text.strip_prefix("bytes:").and_then(|spelled| {
-        spelled.split("\\x").skip(1).map(|hex| u8::from_str_radix(hex, 16).ok()).collect::<Option<Vec<u8>>>()
-    });
-    Token { bytes: bytes.filter(|bytes| !bytes.is_empty()), ..Token::text(text) }
-}
-
-/// A token with its `bytes`, as chat completions write it.
+/// A token of a chat completion: its `token`, `bytes`, and `token_id` or `id`.
 fn spelled(item: &Json) -> Result<Token, Damage> {
-    let text = item.need("token")?.text("token")?;
-    let Some(bytes) = item.get("bytes") else { return Ok(named(text)) };
+    let id = ["token_id", "id"].iter().find_map(|key| Some((key, item.get(key)?)));
+    let id = id.map(|(key, id)| id.id(key)).transpose()?;
     let byte = |value: &Json| {
         let byte = value.id("bytes")?;
         u8::try_from(byte).map_err(|_| Damage::new(Kind::WrongType, format!("{byte} in \"bytes\" is no byte")))
     };
-    let bytes: Vec<u8> = bytes.list("bytes")?.iter().map(byte).collect::<Result<_, _>>()?;
-    Ok(Token { bytes: Some(bytes).filter(|bytes| !bytes.is_empty()), ..Token::text(text) })
+    let bytes = item.get("bytes").map_or(Ok(&[][..]), |bytes| bytes.list("bytes"))?;
+    let bytes: Vec<u8> = bytes.iter().map(byte).collect::<Result<_, _>>()?;
+    let bytes = Some(bytes).filter(|bytes| !bytes.is_empty());
+    let text = match item.get("token") {
+        None if id.is_some() || bytes.is_some() => return Ok(Token { id, bytes, ..Token::default() }),
+        _ => item.need("token")?.text("token")?,
+    };
+    let named = Token::named(text);
+    // The bytes beside an id that is written as text are of either.
+    if named.id.is_some() {
+        return Ok(Token { id: id.or(named.id), ..named });
+    }
+    Ok(Token { id, bytes: bytes.or(named.bytes), ..Token::text(text) })
 }
 
 #[cfg(test)]
@@ -232,6 +392,98 @@ mod tests {
         assert_eq!(example.target, Some(Piece::Tokens(vec![Token::id(7)])));
         let row = example.answers.unwrap().rows.remove(0).unwrap();
         assert_eq!(row.into_iter().map(|entry| entry.token.id).collect::<Vec<_>>(), [Some(9), Some(7)]);
+        // Of a chat, where the bytes are of the text or of the words.
+        let line = r#"{"prompt": "q", "choices": [{"logprobs": {"content": [{"token": "token_id:7", "bytes": [32, 97], "logprob": -2.0,
+            "top_logprobs": [{"token": "token_id:7", "bytes": [116, 111], "logprob": -2.0}, {"token": "b", "token_id": 9, "logprob": -1.0}]}]}}]}"#;
+        let example = parse(&line.replace('\n', " ")).unwrap();
+        assert_eq!(example.target, Some(Piece::Tokens(vec![Token::id(7)])));
+        let row = example.answers.unwrap().rows.remove(0).unwrap();
+        assert_eq!(row.into_iter().map(|entry| entry.token.id).collect::<Vec<_>>(), [Some(7), Some(9)], "once");
+    }
+
+    #[test]
+    fn ids_beside_the_texts_name_the_tokens_and_their_own_entries() {
+        let line = |ids: &str, choice: &str| {
+            format!(
+                r#"{{"prompt": "q", "choices": [{{{choice} "text": "a\ufffd", "logprobs": {{{ids} "tokens": ["a", "\ufffd"],
+                "token_logprobs": [-1.0, -0.5], "top_logprobs": [{{"a": -1.0}}, {{"\ufffd": -0.5, "b": -2.0}}]}}}}]}}"#
+            )
+            .replace('\n', " ")
+        };
+        for line in [line(r#""token_ids": [7, 9],"#, ""), line("", r#""token_ids": [7, 9],"#)] {
+            let example = parse(&line).unwrap();
+            let ids = |tokens: &[Token]| tokens.iter().map(|token| token.id).collect::<Vec<_>>();
+            let Some(Piece::Tokens(tokens)) = &example.target else { panic!() };
+            assert_eq!(ids(tokens), [Some(7), Some(9)]);
+            let rows = example.answers.unwrap().rows;
+            let row = |at: usize| rows[at].as_ref().unwrap().iter().map(|entry| entry.token.clone()).collect::<Vec<_>>();
+            assert_eq!((ids(&row(0)), ids(&row(1))), (vec![Some(7)], vec![Some(9), None]));
+        }
+        assert_eq!(parse(&line(r#""token_ids": [7],"#, "")).unwrap_err().kind, Kind::Misaligned);
+    }
+
+    #[test]
+    fn a_hidden_token_at_the_end_is_the_end_only_where_its_maker_ended_it() {
+        let line = |reason: &str| {
+            format!(
+                r#"{{"prompt": "q", "choices": [{{"finish_reason": {reason}, "text": "a", "logprobs": {{"tokens": ["a", ""],
+                "token_logprobs": [-1.0, -0.5], "top_logprobs": [{{"a": -1.0}}, {{"": -0.5, "b": -2.0}}]}}}}]}}"#
+            )
+            .replace('\n', " ")
+        };
+        let ends = |line: &str| {
+            let example = parse(line).unwrap();
+            let Some(Piece::Tokens(tokens)) = &example.target else { panic!() };
+            (tokens[1].ends, example.answers.unwrap().rows[1].as_ref().unwrap()[0].token.ends)
+        };
+        assert_eq!(ends(&line("\"stop\"")), (true, true));
+        assert_eq!((ends(&line("\"length\"")), ends(&line("null"))), ((false, false), (false, false)));
+    }
+
+    #[test]
+    fn an_answer_without_its_prompt_and_an_error_are_no_answers() {
+        let choices = r#""choices": [{"logprobs": {"content": [{"token": "a", "logprob": -1.0}]}}]"#;
+        let missing = parse(&format!("{{{choices}}}")).unwrap_err();
+        assert_eq!(missing.kind, Kind::MissingKey);
+        assert!(missing.what.contains("\"prompt\" or \"messages\""), "{missing}");
+        assert_eq!(parse(&format!("{{\"prompt\": \"\", {choices}}}")).unwrap().source, Some(Piece::Text(String::new())));
+        for (line, told) in [
+            (
+                r#"{"custom_id": "a", "response": {"status_code": 400, "body": {"error": {"message": "too large"}}}, "error": null}"#,
+                "(status 400): \"too large\"",
+            ),
+            (r#"{"custom_id": "a", "response": null, "error": {"code": "batch_expired", "message": "expired"}}"#, "\"expired\""),
+            (r#"{"custom_id": "a", "response": null, "error": null}"#, "\"response\" is null"),
+            (r#"{"prompt": "q", "error": "overloaded"}"#, "\"overloaded\""),
+            (r#"{"prompt": "q", "response": {"status_code": 500, "body": {}}}"#, "(status 500) without a message"),
+            (r#"{"prompt": "q", "response": {"object": "error", "message": "no such model", "code": 404}}"#, "\"no such model\""),
+            (
+                r#"{"prompt": "q", "choices": [{"message": {"content": null, "refusal": "I cannot"}, "logprobs": null}]}"#,
+                "\"I cannot\"",
+            ),
+        ] {
+            let damage = parse(line).unwrap_err();
+            assert_eq!(damage.kind, Kind::Refused, "{line}");
+            assert!(damage.what.contains(told), "{damage}");
+        }
+    }
+
+    #[test]
+    fn an_echo_may_begin_with_a_special_token_or_tell_its_length() {
+        let line = |tokens: &str, usage: &str| {
+            format!(
+                r#"{{"prompt": "to be", {usage} "choices": [{{"text": "to be or", "logprobs": {{"tokens": {tokens}, "token_logprobs":
+                [null, -1.0, -1.0, -0.5], "top_logprobs": [null, {{}}, {{}}, {{" or": -0.5}}]}}}}]}}"#
+            )
+            .replace('\n', " ")
+        };
+        let usage = r#""usage": {"prompt_tokens": 3},"#;
+        for line in [line(r#"["<s>", "to", " be", " or"]"#, ""), line(r#"["", "\ufffd", "e", " or"]"#, usage)] {
+            let example = parse(&line).unwrap();
+            assert_eq!(example.target, Some(Piece::Tokens(vec![Token::text(" or")])));
+            assert_eq!(example.answers.unwrap().beside.target.as_deref(), Some(" or"));
+        }
+        assert_eq!(parse(&line(r#"["", "\ufffd", "e", " or"]"#, "")).unwrap_err().kind, Kind::Misaligned);
     }
 
     #[test]

@@ -2,41 +2,59 @@
 //! the K), or generations in `outputs` with `logprobs`. Entries go by token id: `{"42": {"logprob", "rank", "decoded_token"}}`.
 
 use super::Keys;
-use super::openai::{prompt, response};
+use super::openai::{refusal, response};
+use super::prompt::{self, Prompt};
+use crate::data::answers::{row_name, score};
 use crate::data::damage::{Damage, Kind};
-use crate::data::example::{Answers, Entry, Example, Piece, Scores, Token};
+use crate::data::example::{Answers, Beside, Entry, Example, Piece, Scores, Token};
 use crate::data::json::Json;
 
 pub fn parse(json: &Json, keys: &Keys, example: &mut Example) -> Result<(), Damage> {
+    if let Some(why) = refusal(json) {
+        return Err(Damage::new(Kind::Refused, why));
+    }
     let response = response(json);
     let choice = response.get("choices").and_then(|choices| choices.list("choices").ok()?.first()).unwrap_or(json);
-    let prompt_ids = json.get("prompt_token_ids").or(choice.get("prompt_token_ids"));
-    let read = match prompt_ids {
-        Some(ids) => Some(Piece::Tokens(tokens(ids, "prompt_token_ids")?)),
-        None => prompt(json, keys)?,
+    let read = match prompt::ids(json)? {
+        Some(tokens) => {
+            let text = json.get("prompt").and_then(|text| text.text("prompt").ok()).map(str::to_string);
+            Some(Prompt { piece: Piece::Tokens(tokens), text })
+        }
+        None => prompt::of(json, keys)?,
     };
     let output = json.get("outputs").and_then(|outputs| outputs.list("outputs").ok()?.first());
     if let Some(output) = output.filter(|output| output.has("logprobs")) {
         let ids = tokens(output.need("token_ids")?, "token_ids")?;
         let rows = rows(output.need("logprobs")?, "logprobs")?;
         aligned(ids.len(), rows.len(), "token_ids", "logprobs")?;
-        (example.source, example.target) = (read, Some(Piece::Tokens(ids)));
-        example.answers = Some(Answers { scores: Scores::Logprobs, rows });
+        let read = read.ok_or_else(prompt::missing)?;
+        let finishes = |reason: &str| output.get("finish_reason").is_some_and(|found| *found == Json::Text(reason.into()));
+        let beside = Beside {
+            source: read.beside(),
+            target: output.get("text").and_then(|text| text.text("text").ok()).map(str::to_string),
+            stopped: finishes("stop") && output.given("stop_reason") != Some(&Json::Null),
+        };
+        (example.source, example.target, example.cut) = (Some(read.piece), Some(Piece::Tokens(ids)), finishes("length"));
+        example.answers = Some(Answers { scores: Scores::Logprobs, rows, beside });
         return Ok(());
+    }
+    if output.is_some() && !choice.has("prompt_logprobs") && !json.has("prompt_logprobs") {
+        return Err(Damage::new(Kind::MissingKey, "expected \"logprobs\" in \"outputs\"; ask vLLM for them, e.g. logprobs = 20"));
     }
     let answers = choice.get("prompt_logprobs").map_or_else(|| json.need("prompt_logprobs"), Ok)?;
     let rows = rows(answers, "prompt_logprobs")?;
     if rows.first().is_some_and(Option::is_some) {
         return Err(Damage::new(Kind::Misaligned, "\"prompt_logprobs\" must begin with null: nothing predicts the first token"));
     }
-    if let Some(Piece::Tokens(ids)) = &read {
+    let Some(read) = read else {
+        return Err(Damage::new(Kind::MissingKey, "expected a JSON object with \"prompt_token_ids\" or a \"prompt\""));
+    };
+    if let Piece::Tokens(ids) = &read.piece {
         aligned(ids.len(), rows.len(), "prompt_token_ids", "prompt_logprobs")?;
     }
-    example.target = read;
-    if example.target.is_none() {
-        return Err(Damage::new(Kind::MissingKey, "expected a JSON object with \"prompt_token_ids\" or a \"prompt\""));
-    }
-    example.answers = Some(Answers { scores: Scores::Logprobs, rows });
+    let beside = Beside { target: read.beside(), ..Beside::default() };
+    example.target = Some(read.piece);
+    example.answers = Some(Answers { scores: Scores::Logprobs, rows, beside });
     Ok(())
 }
 
@@ -53,16 +71,21 @@ fn rows(json: &Json, key: &str) -> Result<Vec<Option<Vec<Entry>>>, Damage> {
         if *cell == Json::Null {
             return Ok(None);
         }
-        let entries = cell.fields(key)?.iter().map(|(id, entry)| {
-            let id = id.parse().map_err(|_| Damage::new(Kind::WrongType, format!("{id:?} in {key:?} is no token id")))?;
+        let mut entries = Vec::new();
+        for (id, entry) in cell.fields(key)? {
+            let number = id.strip_prefix("token_id:").unwrap_or(id).parse();
+            let number = number.map_err(|_| Damage::new(Kind::WrongType, format!("{id:?} in {key:?} is no token id")))?;
             // Older dumps write the number alone.
-            let score = entry.get("logprob").unwrap_or(entry).number("logprob")?;
+            let written = if let Json::Object(_) = entry { entry.given("logprob") } else { Some(entry) };
             let text = entry.get("decoded_token").and_then(|text| text.text("decoded_token").ok()).map(str::to_string);
-            Ok(Entry { token: Token { text, ..Token::id(id) }, score, logprob: None })
-        });
-        entries.collect::<Result<_, _>>().map(Some)
+            if let Some(score) = score(written, "logprob", Scores::Logprobs)? {
+                entries.push(Entry { token: Token { text, ..Token::id(number) }, score, logprob: None });
+            }
+        }
+        Ok(Some(entries))
     };
-    json.list(key)?.iter().map(row).collect()
+    let rows = json.list(key)?.iter().enumerate();
+    rows.map(|(index, cell)| row(cell).map_err(|damage| damage.of(row_name(index)))).collect()
 }
 
 #[cfg(test)]

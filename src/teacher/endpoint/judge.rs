@@ -21,7 +21,7 @@ use super::service::Service;
 use super::unit::Unit;
 use crate::data::answers::{Answer, Counts, by_id};
 use crate::data::encode::Encoded;
-use crate::data::example::{Answers, Entry, Scores, Token};
+use crate::data::example::{Answers, Beside, Entry, Scores, Token};
 use crate::data::format::openai::{Rows, Said, said};
 use crate::data::import::{Charged, Import};
 use crate::data::json::Json;
@@ -188,7 +188,7 @@ impl Judge<'_> {
                 }
             }
         }
-        let (mut answers, _) = by_id(vocabulary, &Answers { scores: Scores::Logprobs, rows }, counts)
+        let (mut answers, _) = by_id(vocabulary, &Answers { scores: Scores::Logprobs, rows, beside: Beside::default() }, counts)
             .map_err(|damage| refused(damage.to_string()))?;
         if unit.ends {
             let eos = *ids.last().expect("a unit has ids");
@@ -259,8 +259,9 @@ fn rows_tell(tokens: &[Token], rows: &Rows) -> Option<EchoRows> {
     };
     let (mut own, mut next) = (0, 0);
     for (at, best) in rows.iter().take(tokens.len()).map(best).enumerate() {
-        own += usize::from(best.is_some() && best.as_ref() == tokens.get(at));
-        next += usize::from(best.is_some() && best.as_ref() == tokens.get(at + 1));
+        let is = |at: usize| best.as_ref().zip(tokens.get(at)).is_some_and(|(best, token)| best.is(token));
+        own += usize::from(is(at));
+        next += usize::from(is(at + 1));
     }
     let clear = |more: usize, less: usize| more >= TELLING && more > 2 * less;
     match (clear(own, next), clear(next, own)) {
