@@ -9,6 +9,7 @@ mod export;
 mod known;
 mod loss;
 mod plan;
+mod reading;
 mod report;
 mod run;
 mod status;

@@ -2,7 +2,9 @@
 
 pub mod answers;
 pub mod batch;
+pub(crate) mod content;
 pub mod corpus;
+pub(crate) mod cure;
 pub mod damage;
 pub mod encode;
 pub mod example;
@@ -10,10 +12,14 @@ pub mod format;
 pub mod ids;
 pub mod import;
 pub(crate) mod json;
+mod json_file;
 pub mod lines;
 pub mod names;
 pub mod packing;
+mod paragraphs;
 pub mod sequences;
+pub mod survey;
+mod table;
 pub mod tokenizer;
 pub mod tokens;
 pub mod vocabulary;
