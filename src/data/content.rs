@@ -132,6 +132,15 @@ impl Head {
         all
     }
 
+    /// Whether there are more NULs, or beside bytes that are not UTF-8 more control characters, than damage explains. Text in
+    /// another encoding has none.
+    fn is_binary(&self) -> bool {
+        let control = |c: &char| matches!(c, '\0'..='\x07' | '\x0e'..='\x1a' | '\x1c'..='\x1f' | '\x7f');
+        let (all, nuls) = (self.text.chars().count(), self.text.matches('\0').count());
+        let controls = self.text.chars().filter(control).count();
+        nuls * 100 > all || controls * 10 > all || controls * 50 > all && self.text.contains('\u{fffd}')
+    }
+
     fn content(&self, lines: &[(u64, &str)], path: &Path) -> Content {
         let other = |line: u64, what: &str, cure: &str, prose: bool| {
             Content::Other(Other { line: Some(line), what: what.to_string(), cure: cure.to_string(), prose })
@@ -149,14 +158,13 @@ impl Head {
         if objects > 0 && objects * 2 >= lines.len() {
             return Content::Lines;
         }
-        if self.text.bytes().filter(|byte| *byte == 0).count() * 100 > self.text.len() {
-            let cure = "data is text in UTF-8, or JSON lines";
-            return Content::Other(Other {
-                line: None,
-                what: "this is binary data".to_string(),
-                cure: cure.to_string(),
-                prose: false,
-            });
+        if self.is_binary() {
+            let (what, cure) = ("this is binary data", "name a file of text in UTF-8, or of JSON lines");
+            return Content::Other(Other { line: None, what: what.to_string(), cure: cure.to_string(), prose: false });
+        }
+        let parts = lines.iter().filter(|(_, line)| json_file::is_part(line)).count();
+        if parts > 2 && parts * 3 >= lines.len() * 2 {
+            return other(self.line, "this is JSON over several lines", "write one object a line, e.g. with jq -c", false);
         }
         if like.first() == Some(&true) || objects * 10 >= lines.len() && objects > 0 {
             let odd = lines.iter().zip(&like).find(|(_, is)| **is != like[0]).map_or(self.line, |((number, _), _)| *number);

@@ -109,7 +109,8 @@ impl Tally {
     /// Counts a damaged line, or stops at it with a cure that can be had where the user `says` how data is read.
     pub fn reject(&mut self, place: &Place, damage: &Damage, policy: OnBadLine, says: Says) -> Result<()> {
         if policy == OnBadLine::Stop {
-            return Err(user_error!("{place}: {damage}; mend the line, or {}", says.skip()));
+            let mend = if damage.kind == Kind::Unreadable { "get the file anew" } else { "mend the line" };
+            return Err(user_error!("{place}: {damage}; {mend}, or {}", says.skip()));
         }
         *self.bad.entry(damage.kind.name().to_string()).or_default() += 1;
         self.first.get_or_insert_with(|| format!("{place}: {damage}"));

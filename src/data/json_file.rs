@@ -47,6 +47,16 @@ fn begins(text: &str) -> bool {
     }
 }
 
+/// Whether `line` is what JSON over several lines has in one: brackets, or a key with its value.
+pub fn is_part(line: &str) -> bool {
+    let brackets = line.chars().all(|c| "{}[],".contains(c));
+    brackets
+        || line
+            .strip_prefix('"')
+            .and_then(|rest| rest.split_once('"'))
+            .is_some_and(|(_, rest)| rest.trim_start().starts_with(':'))
+}
+
 /// The key of the first list, where it is one of the outermost object and has objects.
 pub fn key_of_list(text: &str) -> Option<&str> {
     let (before, list) = text.split_once('[')?;

@@ -60,8 +60,8 @@ impl Survey {
         });
         let looked = looked.collect::<Result<Vec<_>>>()?;
         if looked.iter().all(|(_, looked)| looked.content == Content::Empty) {
-            let what = if path.is_dir() { "all files of the folder are" } else { "the file is" };
-            return Err(user_error!("{}: {what} empty; there is nothing to read", path.display()));
+            let what = if path.is_dir() { "the files of this folder have" } else { "the file has" };
+            return Err(user_error!("{}: {what} no text; there is nothing to read", path.display()));
         }
         let all_json = looked.iter().any(|(_, looked)| looked.content == Content::Lines);
         let shards = looked.iter().map(|(path, looked)| {
@@ -72,11 +72,11 @@ impl Survey {
         let format = match wanted {
             Wanted::Named(format) => format,
             Wanted::Documents => {
-                looker.alike(&looked)?;
+                looker.alike(&looked, &shards)?;
                 Format::Text
             }
             Wanted::Any => {
-                looker.alike(&looked)?;
+                looker.alike(&looked, &shards)?;
                 if all_json { looker.format(&shards)? } else { Format::Text }
             }
         };
@@ -136,7 +136,7 @@ impl Looker<'_> {
     }
 
     /// Refuses a folder of text and JSON lines: one of them is there by mistake.
-    fn alike(&self, looked: &[(PathBuf, Looked)]) -> Result<()> {
+    fn alike(&self, looked: &[(PathBuf, Looked)], shards: &[Shard]) -> Result<()> {
         let of = |wanted: Content| looked.iter().filter(move |(_, looked)| looked.content == wanted).map(|(path, _)| path);
         let (lines, text) = (of(Content::Lines), of(Content::Text));
         let (Some(json), Some(prose)) = (lines.clone().next(), text.clone().next()) else { return Ok(()) };
@@ -144,13 +144,16 @@ impl Looker<'_> {
             true => (prose, "plain text", json, "JSON lines"),
             false => (json, "JSON lines", prose, "plain text"),
         };
+        let first = shards.iter().find(|shard| shard.path == *json);
+        let plain = match first.map(told).transpose()? {
+            Some(Ok(Some((format, _)))) => format.is_plain(),
+            _ => false,
+        };
+        let both = if plain { format!(", or {} to read both", self.says.format(Format::Text.name())) } else { String::new() };
+        let (odd, other, folder) = (odd.display(), other.display(), self.path.display());
         Err(user_error!(
-            "{}:1: this is {is}, but {} is {are}; take one of them out of {}, where a name that begins with a dot is left out, or {} to \
-             read both",
-            odd.display(),
-            other.display(),
-            self.path.display(),
-            self.says.format(Format::Text.name())
+            "{odd}:1: this is {is}, but {other} is {are}; take one of them out of {folder}, where a name that begins with a dot is left \
+             out{both}"
         ))
     }
 
@@ -252,4 +255,72 @@ fn collect(path: &Path, within: &mut Vec<(u64, u64)>, all: &mut Vec<PathBuf>) ->
     entries.iter().try_for_each(|entry| collect(entry, within, all))?;
     within.pop();
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn survey(path: &Path, wanted: Wanted) -> Result<Survey, String> {
+        Survey::of(path, wanted, Says::Flags).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn files_are_read_in_order_of_their_paths_and_hidden_ones_left_out() {
+        let folder = tempfile::tempdir().unwrap();
+        for name in ["01/b.jsonl", "00/z", "00/.hidden", ".git/x", "01/a.txt"] {
+            let path = folder.path().join(name);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, "{\"text\": \"a\"}\n").unwrap();
+        }
+        let found = survey(folder.path(), Wanted::Any).unwrap();
+        let names: Vec<_> = found.shards.iter().map(|shard| shard.path.strip_prefix(folder.path()).unwrap().to_owned()).collect();
+        assert_eq!(names, ["00/z", "01/a.txt", "01/b.jsonl"].map(PathBuf::from));
+        assert_eq!(found.format, Format::Jsonl);
+    }
+
+    #[test]
+    fn a_folder_of_different_things_is_refused_and_names_the_odd_one() {
+        let folder = tempfile::tempdir().unwrap();
+        let write = |name: &str, text: &str| std::fs::write(folder.path().join(name), text).unwrap();
+        write("a", "{\"src\": \"a\", \"tgt\": \"b\"}\n");
+        write("_SUCCESS", "");
+        assert_eq!(
+            survey(folder.path(), Wanted::Any).unwrap().format,
+            Format::SrcTgt,
+            "an empty file has nothing to be left out"
+        );
+        write("README.md", "What is here.\n");
+        for wanted in [Wanted::Any, Wanted::Documents, Wanted::Named(Format::SrcTgt)] {
+            let error = survey(folder.path(), wanted).unwrap_err();
+            assert!(error.starts_with(&format!("{}/README.md:1: ", folder.path().display())), "{error}");
+        }
+        std::fs::rename(folder.path().join("README.md"), folder.path().join(".README.md")).unwrap();
+        write("b.jsonl", "{\"text\": \"b\"}\n");
+        let error = survey(folder.path(), Wanted::Any).unwrap_err();
+        assert!(error.contains("b.jsonl:1: this line is of format \"jsonl\", but"), "{error}");
+        std::fs::remove_file(folder.path().join("b.jsonl")).unwrap();
+        std::os::unix::fs::symlink(".", folder.path().join("self")).unwrap();
+        let error = survey(folder.path(), Wanted::Any).unwrap_err();
+        assert!(error.contains("self: this link leads back"), "{error}");
+    }
+
+    #[test]
+    fn a_named_format_wins_over_what_prose_looks_like_and_over_nothing_else() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("x");
+        let text = Wanted::Named(Format::Text);
+        for prose in ["a,b\nc,d\ne,f\n", "<html>", "[\"a\"]\n[\"b\"]\n", "{\"a\": 1}\nb\nc\n"] {
+            std::fs::write(&path, prose).unwrap();
+            assert!(survey(&path, Wanted::Any).is_err(), "{prose}");
+            assert!(!survey(&path, text).unwrap().shards[0].is_json, "{prose}");
+        }
+        for other in ["[\n{\"text\": \"a\"}\n]\n", "{\n\"data\": []\n}\n", "%PDF-1.4\n", "a\0b\0c\0d\0"] {
+            std::fs::write(&path, other).unwrap();
+            assert!(survey(&path, text).is_err(), "{other}");
+        }
+        // JSON lines are never prose.
+        std::fs::write(&path, "{\"text\": \"a\"}\n").unwrap();
+        assert!(survey(&path, text).unwrap().shards[0].is_json);
+    }
 }
