@@ -13,10 +13,10 @@ use tokenizers::Tokenizer;
 
 use super::Output;
 use super::eval::Text;
+use super::reading::{Reading, counts, need_some, with};
 use super::run::count_interrupts;
 use super::teach::describe;
-use crate::data::corpus::{Reader, detect};
-use crate::data::damage::OnBadLine;
+use crate::data::damage::Tally;
 use crate::data::example::Piece;
 use crate::data::format::Keys;
 use crate::data::sequences::sequences;
@@ -116,6 +116,7 @@ enum What {
 pub struct Asked<'a> {
     pub model: Option<&'a Path>,
     pub data: &'a Path,
+    pub reading: &'a Reading,
     pub out: &'a Path,
     pub top_k: usize,
     pub context: usize,
@@ -132,7 +133,7 @@ impl Ask {
         let done = match (&lease, read) {
             (None, _) => false,
             (Some(lease), Read::Text(judged)) => self.judge(asked, name, &service, &judged, lease.fence(), interrupts, output)?,
-            (Some(lease), Read::Prompts(questions)) => {
+            (Some(lease), Read::Prompts(questions, tally)) => {
                 let mut ledger = Ledger::open(asked.out, lease.fence())?;
                 let others = ledger.others(&questions);
                 if others > 0 {
@@ -143,7 +144,7 @@ impl Ask {
                     ));
                 }
                 let done = collect(name, &service, &questions, &mut ledger, |_, _| Ok(()), interrupts)?;
-                self.show(ledger.path(), &ledger.spent, &service, output);
+                self.show(ledger.path(), &ledger.spent, &service, &tally, output);
                 done
             }
         };
@@ -168,13 +169,10 @@ impl Ask {
             };
             let opened = tokenizer::open(&tokenizer)?;
             let vocab_size = tokenizer::vocab_size(&opened);
-            let split = Text { data: asked.data }.encode(&tokenizer, vocab_size)?;
-            return Ok(Read::Text(Box::new(Judged { tokenizer, opened, vocab_size, split })));
+            let (split, tally) = Text { data: asked.data, reading: asked.reading }.encode(&tokenizer, vocab_size)?;
+            return Ok(Read::Text(Box::new(Judged { tokenizer, opened, vocab_size, split, tally })));
         }
         let how = Generation { max_tokens: self.max_tokens, temperature: self.temperature, seed: self.seed };
-        if !asked.data.exists() {
-            return Err(user_error!("there is no file {}", asked.data.display()));
-        }
         // Without the tokenizer a token is a byte at least, and a budget is not overrun.
         let tokenizer = self.tokenizer.as_deref().map(tokenizer::open).transpose()?;
         let vocabulary =
@@ -184,7 +182,7 @@ impl Ask {
             None => anyhow::Ok(text.len() as u64),
         };
         let around = tokens(self.system.as_deref().unwrap_or_default())? + TOKENS_AROUND;
-        let mut reader = Reader::new(asked.data, detect(asked.data)?, Keys::default(), OnBadLine::Stop)?;
+        let (mut reader, _) = asked.reading.examples(asked.data, Keys::default())?;
         let mut questions = Vec::new();
         while let Some(example) = reader.next_example()? {
             let prompt = example.source.or(example.target).map(|piece: Piece| piece.text()).unwrap_or_default();
@@ -194,10 +192,8 @@ impl Ask {
                 _ => Question::complete(example.id, name, json!(prompt), tokens, asked.top_k, how),
             });
         }
-        match questions.is_empty() {
-            true => Err(user_error!("{}: there is no prompt to ask", asked.data.display())),
-            false => Ok(Read::Prompts(questions)),
-        }
+        need_some(questions.len() as u64, asked.data, &reader.tally)?;
+        Ok(Read::Prompts(questions, reader.tally))
     }
 
     fn judge(
@@ -210,7 +206,7 @@ impl Ask {
         interrupts: impl Fn() -> usize,
         output: Output,
     ) -> Result<bool> {
-        let Judged { tokenizer, opened, vocab_size, split } = judged;
+        let Judged { tokenizer, opened, vocab_size, split, tally } = judged;
         let recipe = EndpointRecipe {
             model: name.to_string(),
             sent: Sent::named(&self.sent).unwrap_or(Sent::Text),
@@ -227,7 +223,7 @@ impl Ask {
         let folder = tokenizer.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
         let source = Source::asked(folder, asked.data, context, &service.url);
         source.add(asked.out, split)?;
-        describe(asked.out, &title, split, context, output)?;
+        describe(asked.out, &title, (split, tally), context, output)?;
         Ok(true)
     }
 
@@ -254,15 +250,21 @@ impl Ask {
         })
     }
 
-    fn show(&self, answers: &Path, spent: &Spent, service: &Service, output: Output) {
+    fn show(&self, answers: &Path, spent: &Spent, service: &Service, tally: &Tally, output: Output) {
+        if let Some(words) = tally.words() {
+            note!("{words}");
+        }
         match output {
-            Output::Json => terminal::json(&json!({
-                "answers": answers,
-                "requests": spent.requests,
-                "prompt_tokens": spent.prompt_tokens,
-                "completion_tokens": spent.completion_tokens,
-                "cost": spent.cost(service.price),
-            })),
+            Output::Json => {
+                let found = json!({
+                    "answers": answers,
+                    "requests": spent.requests,
+                    "prompt_tokens": spent.prompt_tokens,
+                    "completion_tokens": spent.completion_tokens,
+                    "cost": spent.cost(service.price),
+                });
+                terminal::json(&with(found, counts(tally)));
+            }
             Output::Human => say!("{}: {}", answers.display(), spent.words(service)),
         }
     }
@@ -271,7 +273,7 @@ impl Ask {
 /// What the input is.
 enum Read {
     Text(Box<Judged>),
-    Prompts(Vec<Question>),
+    Prompts(Vec<Question>, Tally),
 }
 
 struct Judged {
@@ -279,6 +281,7 @@ struct Judged {
     opened: Tokenizer,
     vocab_size: usize,
     split: TokenizedSplit,
+    tally: Tally,
 }
 
 /// An amount of money, or a temperature.

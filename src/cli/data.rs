@@ -5,26 +5,20 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::Args;
-use clap::builder::PossibleValuesParser;
 use serde_json::json;
 
 use super::Output;
-use crate::data::corpus::{Reader, detect};
-use crate::data::damage::OnBadLine;
+use super::reading::{Reading, counts, need_some, with};
 use crate::data::example::Piece;
-use crate::data::format::{Format, Keys};
-use crate::{say, terminal, user_error};
+use crate::data::format::Keys;
+use crate::{say, terminal};
 
 #[derive(Args, Debug)]
 pub struct Data {
-    /// A file, or a folder of files; .gz and .zst are unpacked.
+    /// A file, or a folder of files; gzip and zstd are unpacked.
     path: PathBuf,
-    /// The format [default: what the first line tells].
-    #[arg(long, value_parser = PossibleValuesParser::new(Format::ALL.iter().map(|format| format.name())))]
-    format: Option<String>,
-    /// Stop at a damaged line, or skip and count it.
-    #[arg(long, default_value = "stop", value_parser = PossibleValuesParser::new(OnBadLine::NAMES))]
-    on_bad_line: String,
+    #[command(flatten)]
+    reading: Reading,
     /// The key of the text that is read, where the format's own is not it.
     #[arg(long, value_name = "KEY")]
     source_key: Option<String>,
@@ -36,16 +30,8 @@ pub struct Data {
 impl Data {
     /// Reads the file to its end. Nothing of it is kept.
     pub fn run(self, output: Output) -> Result<ExitCode> {
-        if !self.path.exists() {
-            return Err(user_error!("there is no file {}", self.path.display()));
-        }
-        let format = match self.format.as_deref().and_then(Format::named) {
-            Some(format) => format,
-            None => detect(&self.path)?,
-        };
         let keys = Keys { source: self.source_key, target: self.target_key };
-        let policy = OnBadLine::named(&self.on_bad_line).unwrap_or_default();
-        let mut reader = Reader::new(&self.path, format, keys, policy)?;
+        let (mut reader, format) = self.reading.examples(&self.path, keys)?;
         let (mut examples, mut sources, mut bytes, mut rows, mut entries) = (0u64, 0u64, 0u64, 0u64, 0u64);
         while let Some(example) = reader.next_example()? {
             examples += 1;
@@ -57,19 +43,17 @@ impl Data {
             }
         }
         let tally = &reader.tally;
+        need_some(examples, &self.path, tally)?;
         if output == Output::Json {
-            terminal::json(&json!({
+            let found = json!({
                 "format": format.name(),
-                "lines": tally.lines,
-                "bad_lines": tally.bad_lines(),
-                "bad": tally.bad,
-                "first_bad": tally.first,
                 "examples": examples,
                 "with_source": sources,
                 "text_bytes": bytes,
                 "answer_rows": rows,
                 "answer_ids": entries,
-            }));
+            });
+            terminal::json(&with(found, counts(tally)));
             return Ok(ExitCode::SUCCESS);
         }
         say!("{}: {}", self.path.display(), format.name());

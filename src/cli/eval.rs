@@ -8,7 +8,9 @@ use clap::Args;
 use serde_json::json;
 
 use super::Output;
+use super::reading::{Reading, counts, need_some, with};
 use crate::data::corpus;
+use crate::data::damage::Tally;
 use crate::data::tokenizer;
 use crate::data::tokens::TokenizedSplit;
 use crate::dist::{Mesh, launch};
@@ -17,7 +19,7 @@ use crate::eval::windows::windows;
 use crate::experiment::recipe::Precision;
 use crate::model::hf;
 use crate::sweep::worker;
-use crate::{say, terminal, user_error};
+use crate::{note, say, terminal, user_error};
 
 /// Longest context where none is asked for.
 const CONTEXT: usize = 1024;
@@ -27,9 +29,11 @@ pub struct Eval {
     /// A folder with config.json, safetensors and tokenizer.json.
     #[arg(long, value_name = "HF_DIR")]
     model: PathBuf,
-    /// .txt or .jsonl with a "text" a line, either also as .zst; or a folder of them.
+    /// Plain text, or JSON lines with a "text", either also as gzip or zstd; or a folder of them.
     #[arg(long, value_name = "FILE")]
     data: PathBuf,
+    #[command(flatten)]
+    reading: Reading,
     /// Most tokens that the model reads to predict one [default: 1024, or the model's positions if fewer].
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     context: Option<u32>,
@@ -63,7 +67,7 @@ impl Eval {
         if stride > context {
             return Err(user_error!("--stride {stride} is larger than the context of {context}: it would leave tokens out"));
         }
-        let split = Text { data: &self.data }.split(&checkpoint)?;
+        let (split, tally) = Text { data: &self.data, reading: &self.reading }.split(&checkpoint)?;
         if tp > 1 && !launch::is_rank() {
             // All that can be wrong with the input has been looked at; the ranks read it again.
             let status = launch::ranks(tp)?;
@@ -80,18 +84,24 @@ impl Eval {
             return Err(user_error!("{}: the NLL is {nll}: the model's activations overflow{cure}", self.model.display()));
         }
         if mesh.is_first() {
+            if let Some(words) = tally.words() {
+                note!("{words}");
+            }
             let (bits, accuracy, ece) = (found.bits_per_byte(), found.token_accuracy(), found.ece());
             let (tokens, documents) = (found.tokens(), found.documents.len());
             match output {
-                Output::Json => terminal::json(&json!({
-                    "nll": nll,
-                    "perplexity": nll.exp(),
-                    "bits_per_byte": bits,
-                    "token_accuracy": accuracy,
-                    "ece": ece,
-                    "tokens": tokens,
-                    "documents": documents,
-                })),
+                Output::Json => {
+                    let found = json!({
+                        "nll": nll,
+                        "perplexity": nll.exp(),
+                        "bits_per_byte": bits,
+                        "token_accuracy": accuracy,
+                        "ece": ece,
+                        "tokens": tokens,
+                        "documents": documents,
+                    });
+                    terminal::json(&with(found, counts(&tally)));
+                }
                 Output::Human => {
                     say!("{tokens} tokens predicted in {documents} documents");
                     say!("nll            {nll:.4} nats per token");
@@ -109,21 +119,25 @@ impl Eval {
 /// A text to be read in tokens.
 pub struct Text<'a> {
     pub data: &'a Path,
+    pub reading: &'a Reading,
 }
 
 impl Text<'_> {
-    pub fn split(&self, checkpoint: &hf::Checkpoint) -> Result<TokenizedSplit> {
+    /// The documents, and what was left out of them.
+    pub fn split(&self, checkpoint: &hf::Checkpoint) -> Result<(TokenizedSplit, Tally)> {
         self.encode(&checkpoint.tokenizer()?, checkpoint.config.vocab_size)
     }
 
     /// In the tokens of the `tokenizer.json` at `path`.
-    pub fn encode(&self, path: &Path, vocab_size: usize) -> Result<TokenizedSplit> {
-        let documents = corpus::read(self.data)?;
+    pub fn encode(&self, path: &Path, vocab_size: usize) -> Result<(TokenizedSplit, Tally)> {
+        let mut reader = self.reading.documents(self.data)?;
+        let documents = corpus::documents(&mut reader)?;
+        need_some(documents.len() as u64, self.data, &reader.tally)?;
         let split = TokenizedSplit::encode(documents, &tokenizer::open(path)?, vocab_size);
         let split = split.map_err(|error| error.context(path.display().to_string()))?;
         if split.is_empty() {
             return Err(user_error!("{}: no document has a token to predict", self.data.display()));
         }
-        Ok(split)
+        Ok((split, reader.tally))
     }
 }

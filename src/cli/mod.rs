@@ -11,6 +11,7 @@ mod known;
 mod loss;
 mod place;
 mod plan;
+mod reading;
 mod report;
 mod run;
 mod status;

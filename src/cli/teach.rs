@@ -8,11 +8,13 @@ use std::process::ExitCode;
 use anyhow::{Context, Result};
 use clap::{Args, ValueEnum};
 use indicatif::{ProgressBar, ProgressStyle};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::ask::{Ask, Asked};
 use super::eval::{Text, precision};
+use super::reading::{Reading, counts, with};
 use super::{Output, place};
+use crate::data::damage::Tally;
 use crate::data::sequences::sequences;
 use crate::data::tokenizer;
 use crate::data::tokens::TokenizedSplit;
@@ -31,7 +33,7 @@ use crate::teacher::source::Source;
 use crate::teacher::teach::Lecturer;
 use crate::teacher::title::{self, Title};
 use crate::text::number;
-use crate::{say, terminal, user_error};
+use crate::{note, say, terminal, user_error};
 
 /// Longest sequence where none is asked for.
 const CONTEXT: usize = 512;
@@ -41,9 +43,12 @@ pub struct Teach {
     /// A folder with config.json, safetensors and tokenizer.json. With --inspect and --export: where the teacher lies now.
     #[arg(long, value_name = "HF_DIR")]
     model: Option<PathBuf>,
-    /// .txt or .jsonl with a "text" a line, either also as .zst; or a folder of them.
+    /// Plain text, or JSON lines with a "text", either also as gzip or zstd; or a folder of them. With --ask complete and --ask
+    /// chat: prompts in any format.
     #[arg(long, value_name = "FILE")]
     data: Option<PathBuf>,
+    #[command(flatten)]
+    reading: Reading,
     /// Most likely ids to keep of every token.
     #[arg(long, value_name = "K", value_parser = clap::value_parser!(u32).range(1..))]
     top_k: Option<u32>,
@@ -60,13 +65,13 @@ pub struct Teach {
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
     /// Describe the cache in DIR: bytes a token, retained mass by k, agreement with a second pass of its teacher.
-    #[arg(long, value_name = "DIR", conflicts_with_all = ["data", "top_k", "draws", "temperatures", "context", "out"])]
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["data", "format", "on_bad_line", "top_k", "draws", "temperatures", "context", "out"])]
     inspect: Option<PathBuf>,
     /// Tokens of that second pass, about; 0 for none.
     #[arg(long, value_name = "N", default_value_t = 4096)]
     sample: usize,
     /// Write the cache in --cache out.
-    #[arg(long, value_enum, requires = "cache", conflicts_with_all = ["inspect", "data", "top_k", "draws", "temperatures", "context"])]
+    #[arg(long, value_enum, requires = "cache", conflicts_with_all = ["inspect", "data", "format", "on_bad_line", "top_k", "draws", "temperatures", "context"])]
     export: Option<Format>,
     /// The cache that --export reads.
     #[arg(long, value_name = "DIR", requires = "export")]
@@ -113,7 +118,7 @@ impl Teach {
                 ));
             }
             let (model, context) = (self.model.as_deref(), self.context.map_or(CONTEXT, |n| n as usize));
-            return self.ask.run(&Asked { model, data, out, top_k, context }, output);
+            return self.ask.run(&Asked { model, data, reading: &self.reading, out, top_k, context }, output);
         }
         let model = self.model.as_ref().ok_or_else(|| needed("--model HF_DIR, or --endpoint URL"))?;
         if let Some(here) = std::env::current_dir().ok().filter(|here| here.to_str().is_none()) {
@@ -126,7 +131,7 @@ impl Teach {
         let kept = self.kept(checkpoint.config.vocab_size)?;
         let context = self.context.map_or_else(|| checkpoint.longest_context().min(CONTEXT), |n| n as usize);
         checkpoint.check_use(self.tp as usize, context)?;
-        let split = Text { data }.split(&checkpoint)?;
+        let (split, tally) = Text { data, reading: &self.reading }.split(&checkpoint)?;
         let title = title_of(&checkpoint, self.precision, kept)?;
         if !launch::is_rank() {
             place::folder(out, "cache", "--out DIR")?;
@@ -151,7 +156,7 @@ impl Teach {
         bar.finish_and_clear();
         if mesh.is_first() {
             Source::new(model, data, self.precision, context).add(out, &split)?;
-            describe(out, &title, &split, context, output)?;
+            describe(out, &title, (&split, &tally), context, output)?;
         }
         Ok(ExitCode::SUCCESS)
     }
@@ -184,7 +189,7 @@ impl Teach {
             found.agreement = Some(compare(&cache, &source.split(folder)?, &lecturer, self.sample)?);
         }
         if mesh.is_first() {
-            show(&found, &title, folder, output)?;
+            show(&found, &title, folder, Value::Null, output)?;
         }
         Ok(ExitCode::SUCCESS)
     }
@@ -296,18 +301,28 @@ fn title_of(checkpoint: &hf::Checkpoint, precision: Precision, kept: Kept) -> Re
     Ok(Title::new(checkpoint_identity(&start, precision), tokenizer, checkpoint.config.vocab_size, kept))
 }
 
-/// Says what the cache in `folder` holds of `split`.
-pub fn describe(folder: &Path, title: &Title, split: &TokenizedSplit, context: usize, output: Output) -> Result<()> {
+/// Says what the cache in `folder` holds of a split, and what was left out of the data.
+pub fn describe(
+    folder: &Path,
+    title: &Title,
+    (split, tally): (&TokenizedSplit, &Tally),
+    context: usize,
+    output: Output,
+) -> Result<()> {
+    if let Some(words) = tally.words() {
+        note!("{words}");
+    }
     let cache = Cache::open(folder, title)?;
     let mut found = Inspection { bytes: cache.bytes, ..Inspection::default() };
     inspect(&cache, split, context, &mut found)?;
     found.bytes_per_token = cache.bytes as f64 / cache.targets().max(1) as f64;
-    show(&found, title, folder, output)
+    show(&found, title, folder, counts(tally), output)
 }
 
-fn show(found: &Inspection, title: &Title, folder: &Path, output: Output) -> Result<()> {
+/// `read` is what JSON says besides, of the data.
+fn show(found: &Inspection, title: &Title, folder: &Path, read: Value, output: Output) -> Result<()> {
     if output == Output::Json {
-        let mut value = serde_json::to_value(found)?;
+        let mut value = with(serde_json::to_value(found)?, read);
         value["title"] = serde_json::to_value(title)?;
         value["cache"] = json!(folder);
         terminal::json(&value);

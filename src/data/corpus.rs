@@ -1,16 +1,16 @@
 //! Examples from files, one after the other: by lines, or from plain text cut at blank lines. Memory does not grow with a file.
 
-use std::io::BufRead;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use anyhow::Result;
 
-use super::damage::{Damage, Kind, OnBadLine, Tally};
+use super::cure::Says;
+use super::damage::{Damage, OnBadLine, Tally};
 use super::example::{Example, Piece};
 use super::format::{Format, Keys};
-use super::json::Json;
-use super::lines::{Lines, Place, is_json, open, shards};
+use super::lines::{Lines, Place};
+use super::paragraphs::Paragraphs;
+use super::survey::{Shard, Survey, Wanted};
 use crate::experiment::DataFiles;
 use crate::record::store::sha256_hex;
 use crate::user_error;
@@ -22,25 +22,19 @@ pub struct Document {
     pub text: String,
 }
 
-/// Aimed-at size of a document cut from a plain text file, in bytes; cuts fall on blank lines.
-const TEXT_DOCUMENT: usize = 4096;
-/// Bytes after which plain text without a blank line is cut all the same, at a line's end.
-const PARAGRAPH_MAX: usize = 16 << 20;
-/// Lines that are looked at for their format.
-const TELLING_LINES: usize = 100;
-
 /// A stream of examples.
 pub struct Reader {
     /// What names of files are relative to.
     root: PathBuf,
     /// Files still to come, the next one last.
-    shards: Vec<PathBuf>,
+    shards: Vec<Shard>,
     /// Whether a name needs the file's to be one of its own.
     several: bool,
     open: Option<Open>,
     format: Format,
     keys: Keys,
     policy: OnBadLine,
+    says: Says,
     split: Option<String>,
     pub tally: Tally,
 }
@@ -51,16 +45,19 @@ enum Open {
 }
 
 impl Reader {
-    /// Of a file, or of all files under a folder.
+    /// Of a file, or of all files under a folder, as an experiment file says.
     pub fn new(path: &Path, format: Format, keys: Keys, policy: OnBadLine) -> Result<Self> {
-        let mut shards = shards(path)?;
-        if format != Format::Text && format != Format::Jsonl && path.is_dir() {
-            shards.retain(|shard| is_json(shard));
-        }
+        let survey = Survey::of(path, Wanted::Named(format), Says::Keys)?;
+        Ok(Self::of(path, survey, keys, policy, Says::Keys))
+    }
+
+    /// Of the files at `path` that were looked at.
+    pub fn of(path: &Path, survey: Survey, keys: Keys, policy: OnBadLine, says: Says) -> Self {
+        let Survey { mut shards, format } = survey;
         let several = shards.len() > 1;
         shards.reverse();
         let (root, tally) = (path.to_path_buf(), Tally::default());
-        Ok(Self { root, shards, several, open: None, format, keys, policy, split: None, tally })
+        Self { root, shards, several, open: None, format, keys, policy, says, split: None, tally }
     }
 
     /// Of split `split` (`train`, `valid`, `test`).
@@ -82,16 +79,16 @@ impl Reader {
     pub fn next_example(&mut self) -> Result<Option<Example>> {
         loop {
             let Some(open) = &mut self.open else {
-                let Some(path) = self.shards.pop() else { return Ok(None) };
-                let name = name_of(&path, &self.root);
-                self.open = Some(match is_json(&path) {
-                    true => Open::Lines { lines: Lines::of(vec![path]), name },
-                    false => Open::Text(Box::new(Paragraphs::open(path, name)?)),
+                let Some(Shard { path, is_json, end }) = self.shards.pop() else { return Ok(None) };
+                let (lines, name) = (Lines::open(&path, end)?, name_of(&path, &self.root));
+                self.open = Some(match is_json {
+                    true => Open::Lines { lines, name },
+                    false => Open::Text(Box::new(Paragraphs::new(lines, name))),
                 });
                 continue;
             };
             let (place, found) = match open {
-                Open::Text(paragraphs) => match paragraphs.next()? {
+                Open::Text(paragraphs) => match paragraphs.next() {
                     None => {
                         self.open = None;
                         continue;
@@ -99,7 +96,7 @@ impl Reader {
                     Some(found) => found,
                 },
                 Open::Lines { lines, name } => {
-                    let Some(line) = lines.next_line()? else {
+                    let Some(line) = lines.next_filled() else {
                         self.open = None;
                         continue;
                     };
@@ -144,7 +141,7 @@ impl Reader {
 
     /// What `damage` found in an example later than here does.
     pub fn reject(&mut self, place: &Place, damage: &Damage) -> Result<()> {
-        self.tally.reject(place, damage, self.policy)
+        self.tally.reject(place, damage, self.policy, self.says)
     }
 }
 
@@ -165,9 +162,8 @@ fn split_of(text: &str) -> &'static str {
     }
 }
 
-/// The documents of a file, or of all files under a folder in order of their paths.
-pub fn read(path: &Path) -> Result<Vec<Document>> {
-    let mut reader = Reader::new(path, Format::Jsonl, Keys::default(), OnBadLine::Stop)?;
+/// All documents of `reader`.
+pub fn documents(reader: &mut Reader) -> Result<Vec<Document>> {
     let mut documents = Vec::new();
     while let Some(example) = reader.next_example()? {
         let text = example.target.as_ref().map(Piece::text).unwrap_or_default();
@@ -176,125 +172,13 @@ pub fn read(path: &Path) -> Result<Vec<Document>> {
     Ok(documents)
 }
 
-/// The format of a file or folder by its names and its first lines.
-pub fn detect(path: &Path) -> Result<Format> {
-    let shards = shards(path)?;
-    let Some(first) = shards.iter().find(|shard| is_json(shard)) else { return Ok(Format::Text) };
-    let mut lines = Lines::of(vec![first.clone()]);
-    let mut place = None;
-    for _ in 0..TELLING_LINES {
-        let Some(line) = lines.next_line()? else { break };
-        let json = line.text.and_then(|text| Json::object(&text));
-        place.get_or_insert(line.place.clone());
-        match json.map(|json| Format::of(&json)) {
-            Ok(Some(format)) => return Ok(format),
-            Ok(None) => {
-                place = Some(line.place);
-                break;
-            }
-            Err(_) => {}
-        }
-    }
-    let at = place.map_or_else(|| first.display().to_string(), |place| place.to_string());
-    let known: Vec<&str> = Format::ALL.iter().map(|format| format.name()).collect();
-    Err(user_error!(
-        "{at}: the keys tell no format that is known; mend the line, or name the data's format: {}",
-        known.join(", ")
-    ))
-}
-
-/// Plain text as documents of about [`TEXT_DOCUMENT`] bytes, cut at blank lines.
-struct Paragraphs {
-    reader: Box<dyn BufRead + Send>,
-    path: Arc<Path>,
-    name: String,
-    documents: usize,
-    /// Lines and bytes read.
-    number: u64,
-    offset: u64,
-    current: String,
-    /// Where `current` begins.
-    begins: (u64, u64),
-    ended: bool,
-}
-
-impl Paragraphs {
-    fn open(path: PathBuf, name: String) -> Result<Self> {
-        let reader = open(&path)?;
-        let (documents, number, offset, current) = (0, 0, 0, String::new());
-        Ok(Self { reader, path: Arc::from(path), name, documents, number, offset, current, begins: (1, 0), ended: false })
-    }
-
-    fn next(&mut self) -> Result<Option<(Place, Result<Example, Damage>)>> {
-        while !self.ended {
-            let at = (self.number + 1, self.offset);
-            let paragraph = match self.paragraph()? {
-                Ok(paragraph) => paragraph,
-                Err(damage) => return Ok(Some((self.place(at), Err(damage)))),
-            };
-            let full = self.current.len() + paragraph.as_ref().map_or(usize::MAX / 2, String::len) > TEXT_DOCUMENT;
-            let closed = if full { self.close() } else { None };
-            if self.current.is_empty() {
-                self.begins = at;
-            }
-            match paragraph {
-                Some(paragraph) => {
-                    self.current.push_str(&paragraph);
-                    self.current.push_str("\n\n");
-                }
-                None => self.ended = true,
-            }
-            if closed.is_some() {
-                return Ok(closed);
-            }
-        }
-        Ok(None)
-    }
-
-    fn place(&self, (number, offset): (u64, u64)) -> Place {
-        Place { path: Arc::clone(&self.path), number, offset }
-    }
-
-    fn close(&mut self) -> Option<(Place, Result<Example, Damage>)> {
-        let text = std::mem::take(&mut self.current);
-        let text = text.trim();
-        if text.is_empty() {
-            return None;
-        }
-        self.documents += 1;
-        let place = self.place(self.begins);
-        let id = format!("{}/{}", self.name, self.documents);
-        let target = Some(Piece::Text(text.to_string()));
-        Some((place.clone(), Ok(Example { id, place, source: None, target, answers: None, cut: false })))
-    }
-
-    /// What stands before the next blank line; `None` after the last.
-    fn paragraph(&mut self) -> Result<Result<Option<String>, Damage>> {
-        let mut bytes = Vec::new();
-        let begins = self.offset;
-        loop {
-            let read = self.reader.read_until(b'\n', &mut bytes);
-            let read = read.map_err(|error| user_error!("{}:{}: {error}", self.path.display(), self.number + 1))?;
-            (self.offset, self.number) = (self.offset + read as u64, self.number + u64::from(read > 0));
-            if read == 0 && self.offset == begins {
-                return Ok(Ok(None));
-            }
-            if read == 0 || bytes.ends_with(b"\n\n") || bytes.len() > PARAGRAPH_MAX {
-                break;
-            }
-        }
-        if bytes.ends_with(b"\n\n") {
-            bytes.truncate(bytes.len() - 2);
-        }
-        Ok(String::from_utf8(bytes).map(Some).map_err(|error| {
-            Damage::new(Kind::NotUtf8, format!("byte {} of this paragraph is not UTF-8", error.utf8_error().valid_up_to() + 1))
-        }))
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn read(path: &Path) -> Result<Vec<Document>> {
+        documents(&mut Reader::new(path, Format::Text, Keys::default(), OnBadLine::Stop)?)
+    }
 
     #[test]
     fn plain_text_is_cut_at_blank_lines_and_loses_nothing() {

@@ -6,6 +6,7 @@ use std::fmt;
 use anyhow::Result;
 use serde::{Deserialize, Serialize};
 
+use super::cure::Says;
 use super::lines::Place;
 use crate::user_error;
 
@@ -126,10 +127,11 @@ impl Tally {
         self.bad.values().sum()
     }
 
-    /// Counts a damaged line, or stops at it.
-    pub fn reject(&mut self, place: &Place, damage: &Damage, policy: OnBadLine) -> Result<()> {
+    /// Counts a damaged line, or stops at it with a cure that can be had where the user `says` how data is read.
+    pub fn reject(&mut self, place: &Place, damage: &Damage, policy: OnBadLine, says: Says) -> Result<()> {
         if policy == OnBadLine::Stop {
-            return Err(user_error!("{place}: {damage}; mend the line, or set on_bad_line = \"skip\""));
+            let mend = if damage.kind == Kind::Unreadable { "get the file anew" } else { "mend the line" };
+            return Err(user_error!("{place}: {damage}; {mend}, or {}", says.skip()));
         }
         *self.bad.entry(damage.kind.name().to_string()).or_default() += 1;
         let told = format!("{place}: {damage}");

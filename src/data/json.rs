@@ -4,6 +4,7 @@ use std::fmt;
 
 use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 
+use super::cure::shown;
 use super::damage::{Damage, Kind};
 
 #[derive(Clone, Debug, PartialEq)]
@@ -24,24 +25,47 @@ const INFINITE: [(&str, f64); 3] =
     [("\u{1}-Infinity", f64::NEG_INFINITY), ("\u{1}Infinity", f64::INFINITY), ("\u{1}NaN", f64::NAN)];
 
 impl Json {
-    /// Parses a line that must be an object.
-    pub fn object(line: &str) -> Result<Self, Damage> {
-        let parsed = match serde_json::from_str(line) {
+    /// Parses a line, whatever its value.
+    pub fn value(line: &str) -> Result<Self, serde_json::Error> {
+        match serde_json::from_str(line) {
             Err(error) if !error.is_eof() && (line.contains("Infinity") || line.contains("NaN")) => {
                 serde_json::from_str(&pythonic(line))
             }
             other => other,
-        };
-        match parsed {
+        }
+    }
+
+    /// Parses a line that must be an object.
+    pub fn object(line: &str) -> Result<Self, Damage> {
+        match Self::value(line) {
             Ok(object @ Json::Object(_)) => Ok(object),
-            Ok(other) => Err(Damage::new(Kind::NotAnObject, format!("expected a JSON object, found {}", other.kind()))),
+            Ok(other) => {
+                let what = format!("expected a JSON object, found {}: {}", other.kind(), shown(line.trim()));
+                Err(Damage::new(Kind::NotAnObject, what))
+            }
             Err(error) if error.is_eof() => Err(Damage::new(Kind::Torn, "the JSON ends before it is complete")),
             Err(error) => {
                 let message = error.to_string();
                 let message = message.split(" at line ").next().unwrap_or_default();
-                Err(Damage::new(Kind::NotJson, format!("not JSON: {message} at column {}", error.column())))
+                // Columns count bytes, and may lie within a character.
+                let (column, mut at) = (error.column(), error.column().saturating_sub(1).min(line.len()));
+                while !line.is_char_boundary(at) {
+                    at -= 1;
+                }
+                let rest = if line[at..].is_empty() { String::new() } else { format!(", at {}", shown(&line[at..])) };
+                Err(Damage::new(Kind::NotJson, format!("not JSON: {message} at column {column}{rest}")))
             }
         }
+    }
+
+    /// The keys of an object, for a sentence.
+    pub fn keys(&self) -> String {
+        let Json::Object(fields) = self else { return String::new() };
+        let mut names: Vec<String> = fields.iter().take(6).map(|(name, _)| shown(name)).collect();
+        if fields.len() > names.len() {
+            names.push("…".to_string());
+        }
+        names.join(", ")
     }
 
     /// The last value of `key`, as other readers have it; nothing where it is null.
@@ -62,7 +86,14 @@ impl Json {
 
     /// The value of `key`, which must be there.
     pub fn need(&self, key: &str) -> Result<&Json, Damage> {
-        self.get(key).ok_or_else(|| Damage::new(Kind::MissingKey, format!("expected a JSON object with a {key:?}")))
+        self.get(key).ok_or_else(|| {
+            let found = match self {
+                Json::Object(fields) if fields.iter().any(|(name, _)| name == key) => "it is null here".to_string(),
+                Json::Object(fields) if fields.is_empty() => "this one is empty".to_string(),
+                _ => format!("this one has {}", self.keys()),
+            };
+            Damage::new(Kind::MissingKey, format!("expected a JSON object with a {key:?}; {found}"))
+        })
     }
 
     pub fn text(&self, key: &str) -> Result<&str, Damage> {
@@ -117,7 +148,14 @@ impl Json {
 }
 
 fn wrong(key: &str, wanted: &str, found: &Json) -> Damage {
-    Damage::new(Kind::WrongType, format!("{key:?} must be {wanted}, not {}", found.kind()))
+    let value = match found {
+        Json::Bool(value) => format!(": {value}"),
+        Json::Whole(value) => format!(": {value}"),
+        Json::Number(value) => format!(": {value:e}"),
+        Json::Text(value) => format!(": {}", shown(value)),
+        Json::Null | Json::List(_) | Json::Object(_) => String::new(),
+    };
+    Damage::new(Kind::WrongType, format!("{} must be {wanted}, not {}{value}", shown(key), found.kind()))
 }
 
 /// `line` with `-Infinity`, `Infinity` and `NaN` outside of strings replaced by what [`INFINITE`] stands for.

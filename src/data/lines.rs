@@ -1,12 +1,15 @@
-//! The lines of a file, or of all files under a folder, as a stream: plain, `.gz` or `.zst`. Memory does not grow with a file.
+//! The lines of a file as a stream, for text and JSON alike: plain, gzip or zstd, by content. Memory does not grow with a file.
 //!
 //! A line is known by its file, its number and the byte at which it begins (of the unpacked file): what an error names, and
-//! where reading can begin again. Bytes are cut at line ends before they are decoded, so that no character is torn.
+//! where reading can begin again. Bytes are cut at line ends before they are decoded, so that no character is torn. Carriage
+//! returns before a line end belong to it, and a byte order mark at the start of a line (of the file, or of one of several
+//! files that were joined) is no text.
 
 use std::fmt;
 use std::fs::File;
-use std::io::{BufRead, BufReader, Read};
-use std::path::{Path, PathBuf};
+use std::io::{BufRead, BufReader, Read, Seek, SeekFrom};
+use std::os::unix::fs::FileTypeExt;
+use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
@@ -37,101 +40,136 @@ impl fmt::Display for Place {
 pub struct Line {
     pub place: Place,
     pub text: Result<String, Damage>,
+    /// Whether a line end follows: not after the last line of some files.
+    pub ended: bool,
 }
 
-/// Whether a file's name says that it holds JSON lines.
-pub fn is_json(path: &Path) -> bool {
-    let name = path.file_name().unwrap_or_default().to_string_lossy();
-    let stem = [".gz", ".zst"].iter().find_map(|packed| name.strip_suffix(packed)).unwrap_or(&name);
-    stem.ends_with(".jsonl") || stem.ends_with(".json")
-}
-
-/// The file itself, or the files under a folder in order of their paths, hidden ones left out.
-pub fn shards(path: &Path) -> Result<Vec<PathBuf>> {
-    if !path.is_dir() {
-        return Ok(vec![path.to_path_buf()]);
+impl Line {
+    /// Whether it has nothing but white space.
+    pub fn is_blank(&self) -> bool {
+        self.text.as_ref().is_ok_and(|text| text.trim().is_empty())
     }
-    let mut all = Vec::new();
-    let entries = std::fs::read_dir(path).with_context(|| format!("cannot read {}", path.display()))?;
-    let mut entries: Vec<PathBuf> = entries.map(|entry| Ok(entry?.path())).collect::<Result<_>>()?;
-    entries.retain(|entry| !entry.file_name().unwrap_or_default().to_string_lossy().starts_with('.'));
-    entries.sort();
-    for entry in entries {
-        all.extend(shards(&entry)?);
-    }
-    Ok(all)
 }
 
-/// The unpacked bytes of a file.
+/// The byte that ends a line.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum LineEnd {
+    /// `\n`, or `\r\n`; a `\r` elsewhere is part of the text.
+    #[default]
+    Feed,
+    /// `\r` alone, as old Macs wrote it.
+    Return,
+}
+
+impl LineEnd {
+    pub fn byte(self) -> u8 {
+        match self {
+            Self::Feed => b'\n',
+            Self::Return => b'\r',
+        }
+    }
+}
+
+/// The unpacked bytes of a regular file. What its first bytes say, not its name, tells whether it is packed.
 pub fn open(path: &Path) -> Result<Box<dyn BufRead + Send>> {
-    let file = File::open(path).map_err(|error| user_error!("{}: {error}", path.display()))?;
-    Ok(match path.extension().and_then(|extension| extension.to_str()) {
-        Some("zst") => Box::new(BufReader::with_capacity(1 << 16, zstd::Decoder::new(file).context("zstd")?)),
-        Some("gz") => Box::new(BufReader::with_capacity(1 << 16, flate2::read::MultiGzDecoder::new(file))),
+    let unreadable = |error: std::io::Error| user_error!("{}: {}", path.display(), reason(&error));
+    // Opening what is no regular file may wait for ever, and reading it twice gives something else.
+    regular(path)?;
+    let mut file = File::open(path).map_err(unreadable)?;
+    let mut magic = Vec::new();
+    file.by_ref().take(4).read_to_end(&mut magic).map_err(unreadable)?;
+    file.seek(SeekFrom::Start(0)).map_err(unreadable)?;
+    Ok(match magic[..] {
+        [0x1f, 0x8b, 8, ..] => Box::new(BufReader::with_capacity(1 << 16, flate2::read::MultiGzDecoder::new(file))),
+        // A frame, or one to be skipped, which some writers put first.
+        [0x28, 0xb5, 0x2f, 0xfd] | [0x50..=0x5f, 0x2a, 0x4d, 0x18] => {
+            Box::new(BufReader::with_capacity(1 << 16, zstd::Decoder::new(file).context("zstd")?))
+        }
         _ => Box::new(BufReader::with_capacity(1 << 16, file)),
     })
 }
 
-/// All lines that are not blank.
+fn regular(path: &Path) -> Result<()> {
+    let kind = std::fs::metadata(path).map_err(|error| user_error!("{}: {}", path.display(), reason(&error)))?.file_type();
+    let found = match () {
+        () if kind.is_file() => return Ok(()),
+        () if kind.is_dir() => "a folder",
+        () if kind.is_fifo() => "a pipe",
+        () if kind.is_socket() => "a socket",
+        () => "a device",
+    };
+    Err(user_error!("{}: not a regular file but {found}; write the data to a file first", path.display()))
+}
+
+/// What the system says, in words of a sentence: without `(os error 13)`.
+pub fn reason(error: &std::io::Error) -> String {
+    let text = error.to_string();
+    text.split(" (os error").next().unwrap_or_default().to_string()
+}
+
+/// The lines of a file.
 pub struct Lines {
-    /// Files still to come, the next one last.
-    shards: Vec<PathBuf>,
-    open: Option<(Arc<Path>, Box<dyn BufRead + Send>)>,
+    path: Arc<Path>,
+    /// Absent after the last line, or where reading failed.
+    reader: Option<Box<dyn BufRead + Send>>,
+    end: LineEnd,
     number: u64,
     offset: u64,
 }
 
 impl Lines {
-    pub fn of(shards: Vec<PathBuf>) -> Self {
-        Self { shards: shards.into_iter().rev().collect(), open: None, number: 0, offset: 0 }
+    pub fn open(path: &Path, end: LineEnd) -> Result<Self> {
+        Ok(Self { path: Arc::from(path), reader: Some(open(path)?), end, number: 0, offset: 0 })
     }
 
-    /// The next line; `None` after the last of all files.
-    pub fn next_line(&mut self) -> Result<Option<Line>> {
-        loop {
-            let Some((path, reader)) = &mut self.open else {
-                let Some(path) = self.shards.pop() else { return Ok(None) };
-                self.open = Some((Arc::from(path.as_path()), open(&path)?));
-                (self.number, self.offset) = (0, 0);
-                continue;
-            };
-            let mut bytes = Vec::new();
-            let place = Place { path: Arc::clone(path), number: self.number + 1, offset: self.offset };
-            let read = read_line(reader, &mut bytes);
-            let text = match read {
-                Ok(0) => {
-                    self.open = None;
-                    continue;
-                }
-                Ok(length) => {
-                    self.number += 1;
-                    self.offset += length;
-                    if length as usize > bytes.len() { Err(too_long(length)) } else { decode(bytes, place.offset) }
-                }
-                Err(error) => {
-                    // What follows in this file is lost; the other files are not.
-                    self.open = None;
-                    Err(Damage::new(Kind::Unreadable, format!("cannot be read from here on: {error}")))
-                }
-            };
-            if text.as_ref().is_ok_and(|text| text.trim().is_empty()) {
-                continue;
+    /// The next line, blank ones too; `None` after the last.
+    pub fn next_line(&mut self) -> Option<Line> {
+        let reader = self.reader.as_mut()?;
+        let mut bytes = Vec::new();
+        let place = Place { path: Arc::clone(&self.path), number: self.number + 1, offset: self.offset };
+        let end = self.end.byte();
+        let (text, ended) = match read_line(reader, end, &mut bytes) {
+            Ok(0) => {
+                self.reader = None;
+                return None;
             }
-            return Ok(Some(Line { place, text }));
+            Ok(length) => {
+                self.number += 1;
+                self.offset += length;
+                let ended = bytes.ends_with(&[end]);
+                (if length as usize > bytes.len() { Err(too_long(length)) } else { decode(bytes, self.end) }, ended)
+            }
+            Err(error) => {
+                // What follows in this file is lost; other files are not.
+                self.reader = None;
+                let what = format!("the file cannot be read from here on: {}", reason(&error));
+                (Err(Damage::new(Kind::Unreadable, what)), false)
+            }
+        };
+        Some(Line { place, text, ended })
+    }
+
+    /// The next line that is not blank.
+    pub fn next_filled(&mut self) -> Option<Line> {
+        loop {
+            let line = self.next_line()?;
+            if !line.is_blank() {
+                return Some(line);
+            }
         }
     }
 }
 
 /// Appends the next line to `bytes` with its end, unless it is longer than [`LINE_MAX`]: then a part. Its whole length.
-fn read_line(mut reader: impl BufRead, bytes: &mut Vec<u8>) -> std::io::Result<u64> {
-    let mut length = reader.by_ref().take(LINE_MAX as u64).read_until(b'\n', bytes)? as u64;
-    while length >= LINE_MAX as u64 && !bytes.ends_with(b"\n") {
+fn read_line(mut reader: impl BufRead, end: u8, bytes: &mut Vec<u8>) -> std::io::Result<u64> {
+    let mut length = reader.by_ref().take(LINE_MAX as u64).read_until(end, bytes)? as u64;
+    while length >= LINE_MAX as u64 && !bytes.ends_with(&[end]) {
         let buffer = reader.fill_buf()?;
-        let end = buffer.iter().position(|&byte| byte == b'\n');
-        let used = end.map_or(buffer.len(), |end| end + 1);
+        let at = buffer.iter().position(|&byte| byte == end);
+        let used = at.map_or(buffer.len(), |at| at + 1);
         reader.consume(used);
         length += used as u64;
-        if used == 0 || end.is_some() {
+        if used == 0 || at.is_some() {
             break;
         }
     }
@@ -139,18 +177,26 @@ fn read_line(mut reader: impl BufRead, bytes: &mut Vec<u8>) -> std::io::Result<u
 }
 
 fn too_long(length: u64) -> Damage {
-    Damage::new(Kind::TooLong, format!("the line is {} MB long; lines end at {} MB", length >> 20, LINE_MAX >> 20))
+    Damage::new(Kind::TooLong, format!("the line is {} MB long; the limit is {} MB", length >> 20, LINE_MAX >> 20))
 }
 
-fn decode(mut bytes: Vec<u8>, offset: u64) -> Result<String, Damage> {
+fn decode(mut bytes: Vec<u8>, end: LineEnd) -> Result<String, Damage> {
     while bytes.last().is_some_and(|&last| last == b'\n' || last == b'\r') {
         bytes.pop();
     }
-    if offset == 0 && bytes.starts_with(b"\xef\xbb\xbf") {
+    if end == LineEnd::Return && bytes.first() == Some(&b'\n') {
+        bytes.remove(0);
+    }
+    if bytes.starts_with(b"\xef\xbb\xbf") {
         bytes.drain(..3);
     }
-    String::from_utf8(bytes)
-        .map_err(|error| Damage::new(Kind::NotUtf8, format!("byte {} is not UTF-8", error.utf8_error().valid_up_to() + 1)))
+    String::from_utf8(bytes).map_err(|error| {
+        let at = error.utf8_error().valid_up_to();
+        // What Windows-1252 has no character for.
+        let western = error.as_bytes().iter().all(|byte| !matches!(byte, 0 | 0x81 | 0x8d | 0x8f | 0x90 | 0x9d));
+        let hint = if western { " (perhaps Latin-1 or Windows-1252, which iconv converts)" } else { "" };
+        Damage::new(Kind::NotUtf8, format!("byte {} is not UTF-8{hint}", at + 1))
+    })
 }
 
 #[cfg(test)]
@@ -160,23 +206,21 @@ mod tests {
     use super::*;
 
     fn all(path: &Path) -> Vec<(u64, u64, String)> {
-        let mut lines = Lines::of(shards(path).unwrap());
-        let mut found = Vec::new();
-        while let Some(line) = lines.next_line().unwrap() {
-            found.push((line.place.number, line.place.offset, line.text.unwrap()));
-        }
-        found
+        let mut lines = Lines::open(path, LineEnd::Feed).unwrap();
+        std::iter::from_fn(|| lines.next_filled())
+            .map(|line| (line.place.number, line.place.offset, line.text.unwrap()))
+            .collect()
     }
 
     #[test]
-    fn packed_and_plain_files_have_the_same_lines_at_the_same_places() {
+    fn packed_and_plain_files_have_the_same_lines_at_the_same_places_whatever_their_names() {
         let folder = tempfile::tempdir().unwrap();
         let text = "\u{feff}première\r\n\n  \n二番目 🙂\nlast";
-        let plain = folder.path().join("a.jsonl");
+        let plain = folder.path().join("a.jsonl.gz");
         std::fs::write(&plain, text).unwrap();
-        let zst = folder.path().join("a.jsonl.zst");
+        let zst = folder.path().join("a.jsonl");
         std::fs::write(&zst, zstd::encode_all(text.as_bytes(), 3).unwrap()).unwrap();
-        let gz = folder.path().join("a.jsonl.gz");
+        let gz = folder.path().join("a");
         // Two members in one file, as `cat a.gz b.gz` makes, torn within a character.
         let (head, tail) = text.as_bytes().split_at(18);
         let mut bytes = Vec::new();
@@ -202,38 +246,28 @@ mod tests {
     }
 
     #[test]
-    fn shards_are_read_in_order_of_their_paths() {
-        let folder = tempfile::tempdir().unwrap();
-        for name in ["01/b.jsonl", "00/z.jsonl", "00/.hidden", "01/a.jsonl"] {
-            let path = folder.path().join(name);
-            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
-            std::fs::write(path, format!("{name}\n")).unwrap();
-        }
-        let texts: Vec<String> = all(folder.path()).into_iter().map(|(.., text)| text).collect();
-        assert_eq!(texts, ["00/z.jsonl", "01/a.jsonl", "01/b.jsonl"]);
-    }
-
-    #[test]
     fn a_torn_archive_and_a_byte_that_is_no_text_are_damage_of_their_own_line() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("a.jsonl");
         std::fs::write(&path, b"good\nb\xffd\ngood\n").unwrap();
-        let mut lines = Lines::of(vec![path]);
-        let kinds = |lines: &mut Lines| {
-            let mut kinds = Vec::new();
-            while let Some(line) = lines.next_line().unwrap() {
-                kinds.push(line.text.err().map(|damage| damage.kind));
-            }
-            kinds
+        let kinds = |path: &Path| -> Vec<Option<Kind>> {
+            let mut lines = Lines::open(path, LineEnd::Feed).unwrap();
+            std::iter::from_fn(|| lines.next_filled()).map(|line| line.text.err().map(|damage| damage.kind)).collect()
         };
-        assert_eq!(kinds(&mut lines), [None, Some(Kind::NotUtf8), None]);
+        assert_eq!(kinds(&path), [None, Some(Kind::NotUtf8), None]);
         let packed = zstd::encode_all(&b"good\n".repeat(100_000)[..], 3).unwrap();
         let torn = folder.path().join("t.jsonl.zst");
         std::fs::write(&torn, &packed[..packed.len() - 8]).unwrap();
-        let next = folder.path().join("u.jsonl");
-        std::fs::write(&next, "good\n").unwrap();
-        let kinds = kinds(&mut Lines::of(vec![torn, next]));
+        let kinds = kinds(&torn);
         assert_eq!(kinds.iter().filter(|kind| **kind == Some(Kind::Unreadable)).count(), 1);
-        assert_eq!(kinds.last(), Some(&None));
+        assert_eq!(kinds.last(), Some(&Some(Kind::Unreadable)));
+    }
+
+    #[test]
+    fn a_line_without_an_end_takes_bounded_memory() {
+        let mut bytes = Vec::new();
+        let endless = std::io::repeat(b'a').take(3 * LINE_MAX as u64);
+        let length = read_line(BufReader::new(endless), b'\n', &mut bytes).unwrap();
+        assert_eq!((length, bytes.len()), (3 * LINE_MAX as u64, LINE_MAX));
     }
 }

@@ -9,11 +9,12 @@ use anyhow::Result;
 use super::DataFiles;
 use super::recipe::{DataRecipe, Eos, ExampleRecipe, Input, Packing, RecordedRecipe, StartRecipe, TokenizerRecipe, Truncation};
 use super::source::{Setting, Source, unknown, unknown_key};
-use crate::data::corpus::detect;
+use crate::data::cure::Says;
 use crate::data::damage::OnBadLine;
 use crate::data::ends::{self, Ends};
 use crate::data::format::{Format, Keys};
-use crate::data::lines::{is_json, shards};
+use crate::data::lines::reason;
+use crate::data::survey::{Survey, Wanted, files};
 use crate::data::tokenizer;
 use crate::model::{ModelConfig, Variant, hf};
 use crate::record::store::{sha256_file, sha256_hex};
@@ -120,7 +121,8 @@ impl Presets {
     /// that its lines tell.
     pub fn recording(&self, recorded: &Setting, named: Option<&Setting>, data: &DataRecipe) -> Result<(RecordedRecipe, PathBuf)> {
         let path = locate("recorded", recorded, &self.folder, "file of answers")?;
-        let map = named.map(|named| ("format".to_string(), named.clone())).into_iter().collect();
+        let mut map: BTreeMap<String, Setting> = [("recorded".to_string(), recorded.clone())].into();
+        map.extend(named.map(|named| ("format".to_string(), named.clone())));
         let format = format(&map, &[("recorded".to_string(), path.clone())].into())?;
         if !format.has_answers() {
             let (at, name) = (&named.unwrap_or(recorded).at.0, format.name());
@@ -142,8 +144,15 @@ impl Presets {
 
 fn locate(field: &str, found: &Setting, base: &Path, what: &str) -> Result<PathBuf> {
     let given = Path::new(found.text(field)?);
-    let path = [base.join(given), given.to_path_buf()].into_iter().find(|path| path.exists());
-    path.ok_or_else(|| user_error!("{}: no {what} at {}; check {field}", found.at.0, base.join(given).display()))
+    for path in [base.join(given), given.to_path_buf()] {
+        match path.try_exists() {
+            Ok(true) => return Ok(path),
+            Ok(false) => {}
+            // A folder on the way that cannot be read is not the absence of a file.
+            Err(error) => return Err(user_error!("{}: {}: {}", found.at.0, path.display(), reason(&error))),
+        }
+    }
+    Err(user_error!("{}: no {what} at {}; check {field}", found.at.0, base.join(given).display()))
 }
 
 /// The settings behind `setting`: those of the preset it names, or its own inline table; and the folder of relative paths.
@@ -317,41 +326,36 @@ fn data(setting: &Setting, context: usize, tokenizer: Option<&Path>, folder: &Pa
     Ok((name, DataRecipe { content, tokenizer, context, examples, packing: Packing::None }, files))
 }
 
-/// The format that is named, or that the files tell; refuses a name that the files' names contradict.
+/// The format that is named, or that the files tell; refuses files that are not of it.
 fn format(map: &BTreeMap<String, Setting>, splits: &BTreeMap<String, PathBuf>) -> Result<Format> {
-    let Some(found) = map.get("format") else {
-        let mut formats = splits.values().map(|path| detect(path));
-        let first = formats.next().unwrap_or(Ok(Format::Text))?;
-        // Text and JSON lines with a text are read alike, by the names of their files.
-        let alike = |format: Format| format == first || format.is_plain() && first.is_plain();
-        for (format, path) in formats.zip(splits.values().skip(1)) {
-            let format = format?;
-            if !alike(format) {
-                let (mine, first) = (format.name(), first.name());
-                return Err(user_error!(
-                    "{} looks like {mine}, other files of the data like {first}; name the format",
-                    path.display()
-                ));
-            }
+    let wanted = match map.get("format") {
+        None => Wanted::Any,
+        Some(found) => {
+            let names: Vec<&str> = Format::ALL.iter().map(|format| format.name()).collect();
+            let name = found.text("format")?;
+            let format = Format::named(name);
+            Wanted::Named(format.ok_or_else(|| user_error!("{}: {}", found.at.0, unknown("data format", name, &names)))?)
         }
-        return Ok(first);
     };
-    let names: Vec<&str> = Format::ALL.iter().map(|format| format.name()).collect();
-    let name = found.text("format")?;
-    let format = Format::named(name).ok_or_else(|| user_error!("{}: {}", found.at.0, unknown("data format", name, &names)))?;
-    // Files are read by their names; a format that says otherwise would be ignored in silence.
-    for path in splits.values().filter(|path| path.is_file()) {
-        let (by_name, name) = (is_json(path), path.file_name().unwrap_or_default().to_string_lossy());
-        if by_name == (format == Format::Text) {
-            let by_name = if by_name { "jsonl" } else { "text" };
-            return Err(user_error!(
-                "{}: format is {:?}, but {name} is read as {by_name} by its name; rename it or correct the format",
-                found.at.0,
-                format.name()
-            ));
-        }
+    let mut first: Option<(Format, &Path)> = None;
+    for (split, path) in splits {
+        let survey = Survey::of(path, wanted, Says::Keys).map_err(|error| match map.get(split).or_else(|| map.get("path")) {
+            Some(found) => user_error!("{}: {error:#}", found.at.0),
+            None => error,
+        })?;
+        let found = survey.format;
+        first = match first {
+            None => Some((found, path)),
+            Some((known, at)) if known == found => Some((known, at)),
+            // Both are plain documents: text, which is how JSON lines with a text are read too.
+            Some((known, at)) if known.is_plain() && found.is_plain() => Some((Format::Text, at)),
+            Some((known, at)) => {
+                let (known, found, path, at) = (known.name(), found.name(), path.display(), at.display());
+                return Err(user_error!("{path} is of format {found:?}, but {at} of {known:?}; name the format of the data"));
+            }
+        };
     }
-    Ok(format)
+    Ok(first.map_or(Format::Text, |(format, _)| format))
 }
 
 /// The value of `key` among the choices `names`.
@@ -400,7 +404,7 @@ fn content_hash(path: &Path) -> Result<String> {
         return sha256_file(path);
     }
     let mut list = String::new();
-    for file in shards(path)? {
+    for file in files(path)? {
         list += &format!("{} {}\n", sha256_file(&file)?, file.strip_prefix(path).unwrap_or(&file).display());
     }
     Ok(sha256_hex(list.as_bytes()))

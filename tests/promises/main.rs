@@ -11,6 +11,7 @@ mod checkpoints_learn_and_teach_in_experiments;
 mod checkpoints_survive_export_and_import;
 mod checkpoints_teach_as_in_transformers;
 mod claims_are_decided_and_verified;
+mod content_tells_what_a_file_is;
 mod damage_heals_with_the_next_run;
 mod damaged_checkpoints_end_in_one_sentence;
 mod damaged_lines_are_named_or_counted;

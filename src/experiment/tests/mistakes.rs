@@ -8,6 +8,8 @@ use super::{BASE, Bench, OPTIONS, Options, UserError};
 #[test]
 fn every_mistake_is_answered_with_its_place_and_what_to_do() {
     let bench = Bench::new();
+    bench.write("table.txt", "src,tgt\na,b\n");
+    bench.write("empty", "\n");
     let teacher = "[teacher.big]\nmodel = \"large\"\n";
     let soft = "[method.soft]\nobjective = \"soft-ce\"\n";
     let hard = "[method.hard]\nobjective = \"hard-ce\"\n";
@@ -76,9 +78,16 @@ fn every_mistake_is_answered_with_its_place_and_what_to_do() {
             "x.toml:3:1: the data has no valid split to evaluate on; add valid, or give a single path to be split",
         ),
         (
-            base("\"tiny\"", "{ path = \"train.jsonl\", format = \"text\" }"),
-            "x.toml:3:1: format is \"text\", but train.jsonl is read as jsonl by its name; rename it or correct the format",
+            base("\"tiny\"", "{ path = \"x.toml\", format = \"jsonl\" }"),
+            "x.toml:3:1: x.toml:1: not JSON: expected value at column 1, at \"question = \\\"q?\\\"\"; the file looks like plain text, not \
+             like the lines of format \"jsonl\": correct it, or set format = \"text\"",
         ),
+        (
+            base("\"tiny\"", "{ path = \"table.txt\" }"),
+            "x.toml:3:1: table.txt:1: this is CSV, which is not read; write one JSON object a line, e.g. \
+             polars.read_csv(\"table.txt\").write_ndjson(\"data.jsonl\"); or set format = \"text\" to read it as plain text",
+        ),
+        (base("\"tiny\"", "{ path = \"empty\" }"), "x.toml:3:1: empty: the file has no text; there is nothing to read"),
     ];
     let answers: Vec<(String, &str)> = cases.iter().map(|(toml, want)| (bench.mistake(toml, &OPTIONS), *want)).collect();
     let wrong: Vec<_> =

@@ -1,0 +1,80 @@
+//! How a verb reads the data that it is given: the flags, and what is said of damaged lines.
+
+use std::path::Path;
+
+use anyhow::Result;
+use clap::Args;
+use clap::builder::PossibleValuesParser;
+use serde_json::{Value, json};
+
+use crate::data::corpus::Reader;
+use crate::data::cure::Says;
+use crate::data::damage::{OnBadLine, Tally};
+use crate::data::format::{Format, Keys};
+use crate::data::survey::{Survey, Wanted};
+use crate::user_error;
+
+#[derive(Args, Debug)]
+pub struct Reading {
+    /// The format of the data [default: what its content tells].
+    #[arg(long, value_parser = PossibleValuesParser::new(Format::ALL.iter().map(|format| format.name())))]
+    format: Option<String>,
+    /// Stop at a damaged line, or skip and count it [default: stop].
+    #[arg(long, value_parser = PossibleValuesParser::new(OnBadLine::NAMES))]
+    on_bad_line: Option<String>,
+}
+
+impl Reading {
+    /// A reader of whatever is at `path`; and the format that it has.
+    pub fn examples(&self, path: &Path, keys: Keys) -> Result<(Reader, Format)> {
+        self.reader(path, self.format().map_or(Wanted::Any, Wanted::Named), keys)
+    }
+
+    /// A reader of the plain documents at `path`.
+    pub fn documents(&self, path: &Path) -> Result<Reader> {
+        let wanted = match self.format() {
+            None => Wanted::Documents,
+            Some(format) if format.is_plain() => Wanted::Named(format),
+            Some(format) => {
+                return Err(user_error!(
+                    "--format {}: what is read here is plain documents; use --format text or --format jsonl",
+                    format.name()
+                ));
+            }
+        };
+        Ok(self.reader(path, wanted, Keys::default())?.0)
+    }
+
+    fn reader(&self, path: &Path, wanted: Wanted, keys: Keys) -> Result<(Reader, Format)> {
+        let policy = self.on_bad_line.as_deref().and_then(OnBadLine::named).unwrap_or_default();
+        let survey = Survey::of(path, wanted, Says::Flags)?;
+        let format = survey.format;
+        Ok((Reader::of(path, survey, keys, policy, Says::Flags), format))
+    }
+
+    fn format(&self) -> Option<Format> {
+        self.format.as_deref().and_then(Format::named)
+    }
+}
+
+/// Refuses data of which nothing was read.
+pub fn need_some(read: u64, path: &Path, tally: &Tally) -> Result<()> {
+    if read > 0 {
+        return Ok(());
+    }
+    let why = tally.words().map_or_else(String::new, |words| format!(": {words}"));
+    Err(user_error!("{}: there is nothing to read{why}", path.display()))
+}
+
+/// What was read and left out, for JSON.
+pub fn counts(tally: &Tally) -> Value {
+    json!({ "lines": tally.lines, "bad_lines": tally.bad_lines(), "bad": tally.bad, "first_bad": tally.first })
+}
+
+/// Adds the fields of `more` to those of `value`.
+pub fn with(mut value: Value, more: Value) -> Value {
+    if let (Value::Object(fields), Value::Object(more)) = (&mut value, more) {
+        fields.extend(more);
+    }
+    value
+}

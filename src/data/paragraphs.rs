@@ -1,0 +1,115 @@
+//! Plain text as documents of about 4 KB, cut at blank lines.
+//!
+//! A document is the same text whatever ends its lines and whatever white space its blank lines hold: each line end becomes
+//! `\n`, and a blank line is empty.
+
+use anyhow::Result;
+
+use super::damage::{Damage, Kind};
+use super::example::{Example, Piece};
+use super::lines::{Lines, Place};
+
+/// Aimed-at size of a document, in bytes; cuts fall on blank lines.
+const DOCUMENT: usize = 4096;
+/// Bytes after which text without a blank line is cut all the same, at a line's end.
+const PARAGRAPH_MAX: usize = 16 << 20;
+
+pub struct Paragraphs {
+    lines: Lines,
+    /// The file's.
+    name: String,
+    documents: usize,
+    current: String,
+    /// Where `current` begins.
+    begins: Option<Place>,
+    ended: bool,
+}
+
+/// What precedes a blank line.
+struct Paragraph {
+    place: Place,
+    text: Result<String, (Place, Damage)>,
+}
+
+impl Paragraphs {
+    pub fn new(lines: Lines, name: String) -> Self {
+        Self { lines, name, documents: 0, current: String::new(), begins: None, ended: false }
+    }
+
+    /// The next document, or what is wrong with a paragraph; `None` after the last.
+    pub fn next(&mut self) -> Option<(Place, Result<Example, Damage>)> {
+        while !self.ended {
+            let found = match self.paragraph() {
+                None => None,
+                Some(Paragraph { place, text: Ok(text) }) => Some((place, text)),
+                Some(Paragraph { text: Err((place, damage)), .. }) => return Some((place, Err(damage))),
+            };
+            let full = self.current.len() + found.as_ref().map_or(usize::MAX / 2, |(_, text)| text.len()) > DOCUMENT;
+            let closed = if full { self.close() } else { None };
+            match found {
+                Some((place, text)) => {
+                    if self.current.is_empty() {
+                        self.begins = Some(place);
+                    }
+                    self.current.push_str(&text);
+                    self.current.push_str("\n\n");
+                }
+                None => self.ended = true,
+            }
+            if closed.is_some() {
+                return closed;
+            }
+        }
+        None
+    }
+
+    fn close(&mut self) -> Option<(Place, Result<Example, Damage>)> {
+        let text = std::mem::take(&mut self.current);
+        let text = text.trim();
+        let place = self.begins.take()?;
+        if text.is_empty() {
+            return None;
+        }
+        self.documents += 1;
+        let id = format!("{}/{}", self.name, self.documents);
+        let target = Some(Piece::Text(text.to_string()));
+        Some((place.clone(), Ok(Example { id, place, source: None, target, answers: None, cut: false })))
+    }
+
+    /// What precedes the next blank line; `None` after the last. A damaged line damages its paragraph.
+    fn paragraph(&mut self) -> Option<Paragraph> {
+        let mut text = String::new();
+        let (mut begins, mut wrong): (Option<Place>, Option<(Place, Damage)>) = (None, None);
+        while let Some(line) = self.lines.next_line() {
+            let begin = begins.get_or_insert_with(|| line.place.clone()).offset;
+            let (blank, far) = (line.is_blank(), line.place.offset - begin > PARAGRAPH_MAX as u64);
+            let found = line.text.and_then(|found| match found.find('\0') {
+                Some(at) => Err(Damage::new(Kind::NotUtf8, format!("byte {} is NUL, which is not text", at + 1))),
+                None => Ok(found),
+            });
+            match found {
+                Err(damage) => wrong = wrong.or(Some((line.place, damage))),
+                Ok(found) if !blank && wrong.is_none() => text.push_str(&found),
+                Ok(_) => {}
+            }
+            if wrong.is_some() {
+                // What is left of the paragraph makes no sense without the line.
+                if blank || far {
+                    break;
+                }
+                continue;
+            }
+            if line.ended {
+                text.push('\n');
+            }
+            if text.ends_with("\n\n") {
+                text.truncate(text.len() - 2);
+                break;
+            }
+            if text.len() > PARAGRAPH_MAX {
+                break;
+            }
+        }
+        Some(Paragraph { place: begins?, text: wrong.map_or(Ok(text), Err) })
+    }
+}
