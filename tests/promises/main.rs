@@ -32,5 +32,6 @@ mod sessions_on_one_folder_share_the_work;
 mod shards_of_every_family_learn_as_one;
 mod shards_train_as_one;
 mod sweeps_explain_themselves;
+mod texts_quote_numbers_by_name;
 mod the_mathematics_page_is_the_code;
 mod the_reference_is_the_formula;
