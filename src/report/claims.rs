@@ -119,7 +119,7 @@ fn outcome(claim: &Claim, evidence: &BTreeMap<String, Measured>) -> Outcome {
 }
 
 /// Nine significant digits: what the last bits of a machine's logarithm are must not show in the file.
-fn rounded(value: f64) -> f64 {
+pub(super) fn rounded(value: f64) -> f64 {
     format!("{value:.8e}").parse().unwrap_or(value)
 }
 

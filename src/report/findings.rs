@@ -23,26 +23,31 @@ pub fn diagnostics(input: &Input, comparison: &Comparison) -> Rows {
         "gradient check",
     ];
     let row = |cell: &Cell| {
-        let of = |value: fn(&Step) -> Option<f64>| {
-            let found = mean(finished(input, cell).filter_map(|run| last_tenth(run, value)));
-            found.map_or("–".to_string(), |found| fixed(found, 3))
-        };
-        let columns: [fn(&Step) -> Option<f64>; 6] = [
-            |step| Some(step.loss),
-            |step| Some(step.hard_loss),
-            |step| Some(step.mean_lse),
-            |step| step.retained_mass,
-            |step| step.teacher_entropy,
-            |step| Some(step.grad_norm),
-        ];
+        let text = |found: Option<f64>| found.map_or("–".to_string(), |found| fixed(found, 3));
         let check = |at: usize| mean(finished(input, cell).filter_map(|run| run.gradient_checks[at])).map(|x| fixed(x, 3));
         let check = match (check(0), check(1)) {
             (Some(first), Some(last)) => format!("{first} / {last}"),
             (first, last) => first.or(last).unwrap_or("–".into()),
         };
-        std::iter::once(cell.label.clone()).chain(columns.map(of)).chain([check]).collect()
+        std::iter::once(cell.label.clone()).chain(means(input, cell).map(text)).chain([check]).collect()
     };
     (head, in_facets(comparison).map(row).collect())
+}
+
+/// The names of [`means`], in their order.
+pub const MEANS: [&str; 6] = ["own_loss", "hard_loss", "mean_logsumexp", "retained_mass", "teacher_entropy", "gradient_norm"];
+
+/// What the steps of a cell tell, as means over the last tenth of training, then over its finished runs.
+pub fn means(input: &Input, cell: &Cell) -> [Option<f64>; 6] {
+    let columns: [fn(&Step) -> Option<f64>; 6] = [
+        |step| Some(step.loss),
+        |step| Some(step.hard_loss),
+        |step| Some(step.mean_lse),
+        |step| step.retained_mass,
+        |step| step.teacher_entropy,
+        |step| Some(step.grad_norm),
+    ];
+    columns.map(|value| mean(finished(input, cell).filter_map(|run| last_tenth(run, value))))
 }
 
 /// The cells, those that stand side by side in a panel one after the other.
@@ -55,7 +60,7 @@ fn last_tenth(run: &Run, value: fn(&Step) -> Option<f64>) -> Option<f64> {
     mean(run.steps.iter().filter(|step| step.tokens > 0.9 * last).filter_map(value))
 }
 
-fn finished<'a>(input: &'a Input, cell: &'a Cell) -> impl Iterator<Item = &'a Run> {
+pub fn finished<'a>(input: &'a Input, cell: &'a Cell) -> impl Iterator<Item = &'a Run> {
     cell.runs.iter().map(|&at| &input.runs[at]).filter(|run| run.ok())
 }
 

@@ -9,6 +9,7 @@ pub(crate) mod format;
 pub(crate) mod input;
 mod markdown;
 mod metrics;
+pub mod numbers;
 mod page;
 mod plot;
 mod png;

@@ -39,6 +39,26 @@ fn side(found: &Difference) -> Verdict {
     }
 }
 
+/// On which side of the reference a cell lies: `lower` (better), `higher`, `undecided` where its interval holds both, or `unknown`
+/// where there is no interval.
+pub fn word(found: &Difference) -> &'static str {
+    match side(found) {
+        Verdict::Supported => "lower",
+        Verdict::Refuted => "higher",
+        Verdict::Inconclusive if found.nll.is_none() && found.perplexity.low.is_none() => "unknown",
+        Verdict::Inconclusive => "undecided",
+    }
+}
+
+/// The same with all comparisons of the experiment counted (Holm).
+pub fn word_among_all(found: &Difference, level: f64) -> &'static str {
+    match found.nll {
+        None => "unknown",
+        Some(nll) if nll.holds_among_all(level) => word(found),
+        Some(_) => "undecided",
+    }
+}
+
 /// A facet in which many arms stand against the reference, in one go.
 fn summary(facet: &str, cells: &[&Cell], comparison: &Comparison) -> String {
     let reference = &comparison.reference;

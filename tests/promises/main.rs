@@ -44,6 +44,7 @@ mod state_that_cannot_be_read_is_told;
 mod sweeps_explain_themselves;
 mod terminals_show_what_others_wrote_as_text;
 mod texts_end_as_the_checkpoint_says;
+mod texts_quote_numbers_by_name;
 mod the_mathematics_page_is_the_code;
 mod the_reference_is_the_formula;
 mod tokens_are_known_by_their_surest_name;

@@ -1,7 +1,7 @@
 //! Perplexity and nats per token of every arm against the reference's.
 
 use super::{Place, Table, missing, with_half};
-use crate::report::comparison::{Cell, Comparison, Reference};
+use crate::report::comparison::{Cell, Comparison, Estimate, Reference};
 use crate::report::format::{decimals, fixed, perplexity, quantity, shorten, signed};
 
 /// Columns after the arm's that a terminal has no room for.
@@ -36,7 +36,7 @@ fn cell_row(cell: &Cell, reference: &str, counts: fn(&Cell) -> String) -> [Strin
     };
     [
         counts(cell),
-        cell.perplexity.as_ref().map_or_else(missing, |found| with_half(found, decimals(found.mean), perplexity)),
+        cell.perplexity.as_ref().map_or_else(missing, perplexity_text),
         percent,
         difference,
         nll.map_or_else(String::new, |nll| probability(nll.p)),
@@ -44,6 +44,11 @@ fn cell_row(cell: &Cell, reference: &str, counts: fn(&Cell) -> String) -> [Strin
         cell.nll.map_or_else(missing, |nll| fixed(nll, 3)),
         cell.tokens.map_or_else(missing, |tokens| quantity(tokens as f64)),
     ]
+}
+
+/// `85.10 ± 0.91`.
+pub fn perplexity_text(found: &Estimate) -> String {
+    with_half(found, decimals(found.mean), perplexity)
 }
 
 /// `3`, or `2/3` where not all finished.
@@ -60,7 +65,7 @@ fn counts(cell: &Cell) -> String {
 }
 
 /// A p-value with three decimals.
-fn probability(p: f64) -> String {
+pub fn probability(p: f64) -> String {
     if p < 0.001 { "<0.001".into() } else { fixed(p, 3) }
 }
 

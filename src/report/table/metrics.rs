@@ -46,15 +46,24 @@ fn head(metric: Metric, place: Place) -> &'static str {
 }
 
 /// Shares in percent, `21.3 ± 0.4%`; bits and nats as they are.
-fn text(metric: Metric, estimate: &Estimate) -> String {
-    let percent = |digits: usize| {
-        let scaled = estimate.scaled(100.0);
-        scaled.map_or_else(missing, |found| format!("{}%", with_half(&found, digits, |value| fixed(value, digits))))
-    };
+pub fn text(metric: Metric, estimate: &Estimate) -> String {
+    let (factor, digits, unit) = scale(metric);
+    let scaled = estimate.scaled(factor);
+    scaled.map_or_else(missing, |found| format!("{}{unit}", with_half(&found, digits, |value| fixed(value, digits))))
+}
+
+/// The mean alone.
+pub fn mean(metric: Metric, value: f64) -> String {
+    let (factor, digits, unit) = scale(metric);
+    format!("{}{unit}", fixed(factor * value, digits))
+}
+
+/// What a metric is multiplied by, its decimals, and its unit.
+fn scale(metric: Metric) -> (f64, usize, &'static str) {
     match metric {
-        Metric::TokenAccuracy | Metric::Top1Agreement | Metric::Top10Overlap => percent(1),
-        Metric::Ece => percent(2),
-        _ => with_half(estimate, 3, |value| fixed(value, 3)),
+        Metric::TokenAccuracy | Metric::Top1Agreement | Metric::Top10Overlap => (100.0, 1, "%"),
+        Metric::Ece => (100.0, 2, "%"),
+        _ => (1.0, 3, ""),
     }
 }
 

@@ -9,8 +9,8 @@ use tabled::settings::style::HorizontalLine;
 use tabled::settings::themes::Theme;
 use tabled::settings::{Alignment, Padding, Style};
 
-pub use comparison::comparison;
-pub use metrics::{TITLE as METRICS_TITLE, metrics};
+pub use comparison::{comparison, perplexity_text, probability};
+pub use metrics::{TITLE as METRICS_TITLE, mean as metric_mean, metrics, text as metric_text};
 
 use super::comparison::{Cell, Comparison, Estimate, Reference};
 use super::format::{fixed, html as escape_html, markdown as escape_markdown, shorten};
@@ -65,10 +65,6 @@ impl<'a> Table<'a> {
             }
             rows.extend(cells.into_iter().map(|cell| Row::Cell(cell, named(cell.arm.clone(), of_cell(cell)))));
         }
-        let title = |reference: &Reference| match reference.role.as_str() {
-            "teacher" => format!("{} (teacher)", reference.name),
-            _ => reference.name.clone(),
-        };
         rows.extend(found.references.iter().map(|one| Row::Reference(named(title(one), of_reference(one)))));
         Self { head: named("arm".into(), columns), rows, note }
     }
@@ -151,6 +147,14 @@ impl<'a> Table<'a> {
              <tbody class=\"references\">\n{references}</tbody>\n</table></div>\n<p class=\"note\">{}</p>\n",
             escape_html(&self.note)
         )
+    }
+}
+
+/// `big (teacher)`, or `unigram`.
+pub fn title(reference: &Reference) -> String {
+    match reference.role.as_str() {
+        "teacher" => format!("{} (teacher)", reference.name),
+        _ => reference.name.clone(),
     }
 }
 
