@@ -5,12 +5,12 @@ use std::path::{Path, PathBuf};
 use anyhow::Result;
 
 use super::cure::Says;
-use super::damage::{Damage, OnBadLine, Tally};
+use super::damage::{Damage, Kind, OnBadLine, Tally};
 use super::example::{Example, Piece};
 use super::format::{Format, Keys};
 use super::lines::{Lines, Place};
 use super::paragraphs::Paragraphs;
-use super::survey::{Shard, Survey, Wanted};
+use super::survey::{Shard, Survey, TELLING_LINES, Wanted};
 use crate::experiment::DataFiles;
 use crate::record::store::sha256_hex;
 use crate::user_error;
@@ -128,7 +128,7 @@ impl Reader {
     fn with_refusals(&mut self, damage: Damage) -> Damage {
         let stops = self.policy == OnBadLine::Stop && self.format.has_answers() && damage.kind != Kind::Refused;
         let (true, Some(Open::Lines { lines, .. })) = (stops, &mut self.open) else { return damage };
-        let next = std::iter::from_fn(|| lines.next_line().ok()?).take(TELLING_LINES);
+        let next = std::iter::from_fn(|| lines.next_filled()).take(TELLING_LINES);
         let refused = next.into_iter().find_map(|line| {
             let found = self.format.parse(&line.text.ok()?, &line.place, &self.keys).err()?;
             (found.kind == Kind::Refused).then(|| format!("line {}: {found}", line.place.number))

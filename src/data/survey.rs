@@ -15,7 +15,7 @@ use super::lines::{LineEnd, Lines, Place, open, reason};
 use crate::user_error;
 
 /// Lines that are looked at for their format.
-const TELLING_LINES: usize = 100;
+pub const TELLING_LINES: usize = 100;
 
 /// What is to be read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
