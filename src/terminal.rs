@@ -5,7 +5,10 @@
 //! Whatever text of others is in what is said, it reaches the terminal with its control characters escaped.
 
 use std::fmt;
+use std::fs::File;
 use std::io::{self, ErrorKind, IsTerminal, Write};
+use std::os::fd::AsFd;
+use std::os::unix::fs::FileTypeExt;
 use std::sync::{Mutex, PoisonError};
 use std::thread::sleep;
 use std::time::Duration;
@@ -131,9 +134,10 @@ impl Output {
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Err(error) => {
                     let kind = error.kind();
-                    standing(|standing| match kind {
-                        ErrorKind::BrokenPipe => standing.gone = true,
-                        _ => standing.error = Some(error),
+                    let gone = kind == ErrorKind::BrokenPipe || hung_up(&error);
+                    standing(|standing| match gone {
+                        true => standing.gone = true,
+                        false => standing.error = Some(error),
                     });
                     return Err(kind.into());
                 }
@@ -141,6 +145,16 @@ impl Output {
             }
         }
     }
+}
+
+/// Whether `error` is that of a terminal that has gone.
+fn hung_up(error: &io::Error) -> bool {
+    const EIO: i32 = 5;
+    let is_device = || -> io::Result<bool> {
+        let out = File::from(io::stdout().as_fd().try_clone_to_owned()?);
+        Ok(out.metadata()?.file_type().is_char_device())
+    };
+    error.raw_os_error() == Some(EIO) && is_device().unwrap_or(false)
 }
 
 impl Write for Output {

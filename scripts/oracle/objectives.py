@@ -155,7 +155,8 @@ def main():
         command += ["--temperature", str(tau)] if tau != 1.0 else []
         command += ["--tail", tail] if tail else []
         command += ["--temperature-squared"] if squared else []
-        command += ["--lambda", str(lam), "--beta", str(beta), "--tp", str(tp), "--precision", precision]
+        command += ["--beta", str(beta)] if name == "jsd" else []
+        command += ["--lambda", str(lam), "--tp", str(tp), "--precision", precision]
         command += ["--out", folder / "out.safetensors"]
         told = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
         out = load_file(folder / "out.safetensors")

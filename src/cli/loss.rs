@@ -70,10 +70,11 @@ impl LossArgs {
         let name = self.objective.as_str();
         let given = [
             ("tail", self.tail.is_some()),
-            ("temperature", self.temperature.is_some()),
+            // Temperature 1 and no hard-ce mixed in are so of every objective.
+            ("temperature", self.temperature.is_some_and(|temperature| temperature != 1.0)),
             ("temperature_squared", self.temperature_squared),
             ("beta", self.beta.is_some()),
-            ("lambda", self.lambda.is_some()),
+            ("lambda", self.lambda.is_some_and(|lambda| lambda != 0.0)),
             ("centered", self.centered),
             ("mse_mean", self.mse_mean),
         ];

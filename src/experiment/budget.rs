@@ -25,11 +25,11 @@ impl Budget {
     pub fn of(experiment: &Experiment) -> Self {
         let mut budget = Self { runs: experiment.students.len(), ..Self::default() };
         for student in &experiment.students {
-            budget.tokens += student.recipe.tokens;
+            budget.tokens = budget.tokens.saturating_add(student.recipe.tokens);
             budget.train_flops += student.recipe.train_flops();
         }
         for (index, teacher) in experiment.teachers.iter().enumerate() {
-            budget.teacher_tokens += teacher.recipe.tokens;
+            budget.teacher_tokens = budget.teacher_tokens.saturating_add(teacher.recipe.tokens);
             budget.teacher_train_flops += teacher.recipe.train_flops();
             let forward = teacher.recipe.model.forward_flops_per_token(teacher.recipe.data.context);
             budget.teacher_forward_flops += forward * answers(experiment, index) as f64;
@@ -55,5 +55,5 @@ pub fn longest_by_seed<'a>(students: impl Iterator<Item = &'a Student>) -> u64 {
         let tokens = longest.entry(student.seed).or_default();
         *tokens = student.recipe.tokens.max(*tokens);
     }
-    longest.values().sum()
+    longest.values().fold(0, |sum: u64, tokens| sum.saturating_add(*tokens))
 }

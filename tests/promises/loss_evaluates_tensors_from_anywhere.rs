@@ -83,6 +83,41 @@ fn padded_ids_take_no_probability() {
 }
 
 #[test]
+fn flags_that_mean_nothing_to_the_objective_and_results_that_are_none_are_refused() {
+    let lab = Lab::new();
+    case(&lab, |_| {});
+    let cases = [
+        ("--objective hard-ce --tail raw", "--tail means nothing to hard-ce"),
+        ("--objective hard-ce --lambda 0.5", "--lambda means nothing to hard-ce"),
+        ("--objective logit-mse --beta 0.5", "--beta means nothing to logit-mse"),
+        ("--objective logit-mse --temperature 2", "--temperature means nothing to logit-mse"),
+        ("--objective soft-ce --centered", "--centered means nothing to soft-ce"),
+        ("--objective jsd --mse-mean", "--mse-mean means nothing to jsd"),
+        ("--objective hard-ce --temperature-squared", "--temperature-squared means nothing to hard-ce"),
+        ("--objective kl-reverse --temperature 1e-40", "--temperature 1e-40 overflows f32"),
+        ("--objective soft-ce --temperature 1e300", "--temperature 1e300 overflows f32"),
+        ("--objective soft-ce --temperature 0", "--temperature must be a number from 1e-6 to 1e6, not 0"),
+        ("--objective soft-ce --temperature -1", "--temperature must be a number from 1e-6 to 1e6, not -1"),
+        ("--objective soft-ce --temperature nan", "--temperature must be a number from 1e-6 to 1e6, not NaN"),
+    ];
+    for (arguments, message) in cases {
+        let said = loss(&lab, arguments);
+        let stderr = String::from_utf8_lossy(&said.stderr);
+        assert!(said.status.code() == Some(2) && stderr.contains(message), "{arguments}: {stderr}\nexpected {message}");
+    }
+    assert!(loss(&lab, "--objective hard-ce --temperature 1 --lambda 0").status.success());
+    let huge = Tensor::from_slice(&[3e38f32; 6]).view([3, 2]);
+    let products =
+        [("hidden", huge), ("weight", Tensor::from_slice(&[3e38f32; 12]).view([6, 2])), ("labels", Tensor::from_slice(&LABELS))];
+    Tensor::write_safetensors(&products, lab.path().join("in.safetensors")).unwrap();
+    std::fs::remove_file(lab.path().join("out.safetensors")).unwrap();
+    let said = loss(&lab, "--objective hard-ce");
+    let stderr = String::from_utf8_lossy(&said.stderr);
+    assert!(said.status.code() == Some(2) && stderr.contains("in.safetensors: loss of row 0 would be NaN"), "{stderr}");
+    assert!(!lab.path().join("out.safetensors").exists());
+}
+
+#[test]
 fn the_seeds_tail_says_so() {
     let lab = Lab::new();
     case(&lab, |_| {});

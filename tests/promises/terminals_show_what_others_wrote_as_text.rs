@@ -69,7 +69,7 @@ fn values_are_quoted_short_and_bounds_are_told() {
         (
             "batch   = 256",
             "batch = 256\ntemperature = 1e-300",
-            "lab.toml:11:1: temperature must be a number from 1e-6 to 1e6, not 1e-300",
+            "lab.toml:10:1: temperature must be a number from 1e-6 to 1e6, not 1e-300",
         ),
         ("\"12.8k\"", "\"9000000G\"", "tokens must be a number of tokens below 10^15, not \"9000000G\""),
         ("\"12.8k\"", "1_000_000_000_000_000", "tokens must be a number of tokens below 10^15, not 1000000000000000"),
