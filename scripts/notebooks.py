@@ -68,7 +68,7 @@ def joined(outputs):
 def name(cells, at):
     """A cell as a reader finds it: its number among all cells and its first line."""
     line = cells[at].source.strip().splitlines()[0] if cells[at].source.strip() else "empty"
-    return f"cell {at + 1} (`{line}`)"
+    return f"cell {at + 1} (`{line if len(line) <= 60 else line[:59] + '…'}`)"
 
 
 def text(value):
@@ -108,7 +108,7 @@ def differences(committed, fresh):
             continue
         varies = "varies" in new.metadata.get("tags", [])
         olds, news = [[parts(output) for output in joined(cell.outputs)] for cell in (old, new)]
-        if [list(part) for part in olds] != [list(part) for part in news]:
+        if [sorted(part) for part in olds] != [sorted(part) for part in news]:
             yield at, "has outputs of other kinds than those committed"
             continue
         for one, other in zip(olds, news):

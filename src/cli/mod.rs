@@ -69,7 +69,7 @@ enum Verb {
     Report(Common),
     /// Show the arms of one experiment or several against any arm, from the frames alone.
     Compare(compare::Compare),
-    /// Write the weights of a run as a Hugging Face folder, or the frames as CSV or TensorBoard events.
+    /// Write the weights of a run as a Hugging Face folder, the frames as CSV or TensorBoard events, or a report's numbers as JSON.
     Export(export::Export),
     /// Rebuild tables, plots, pages and claims from the frames and demand the same bytes; refuse refuted claims.
     Verify(verify::Verify),
