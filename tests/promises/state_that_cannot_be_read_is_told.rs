@@ -92,7 +92,7 @@ fn folders_that_cannot_be_written_are_refused_before_anything_is_trained() {
     for flag in ["--results", "--runs"] {
         let (code, said) = end(lab.command(&["run", "tiny.toml", flag, "taken/results"]));
         assert_eq!((code, said.trim().lines().count()), (Some(2), 1), "{said}");
-        assert!(said.contains("taken/results cannot be written") && said.contains(flag), "{said}");
+        assert!(said.contains("taken/results") && said.contains("Not a directory"), "{said}");
     }
     assert!(!lab.path().join("runs").exists());
     lab.ok(&["run", "tiny.toml"]);
