@@ -60,7 +60,8 @@ impl Source {
             let made = "caches of experiments have none, `hydrometer teach --out` makes it";
             user_error!("{}: cannot read the texts of the cache: {error}; {made}", path.display())
         })?;
-        serde_json::from_str(&text).map_err(|error| user_error!("{}: {error}", path.display()))
+        serde_json::from_str(&text)
+            .map_err(|error| user_error!("{} is damaged: {error}; delete it and teach again", path.display()))
     }
 
     pub fn split(&self, folder: &Path) -> Result<TokenizedSplit> {
