@@ -131,7 +131,11 @@ impl Tally {
     pub fn reject(&mut self, place: &Place, damage: &Damage, policy: OnBadLine, says: Says) -> Result<()> {
         if policy == OnBadLine::Stop {
             let mend = if damage.kind == Kind::Unreadable { "get the file anew" } else { "mend the line" };
-            return Err(user_error!("{place}: {damage}; {mend}, or {}", says.skip()));
+            let whole = match damage.kind {
+                Kind::NotUtf8 => "; where the whole file is Latin-1 or Windows-1252, convert it with iconv",
+                _ => "",
+            };
+            return Err(user_error!("{place}: {damage}; {mend}, or {}{whole}", says.skip()));
         }
         *self.bad.entry(damage.kind.name().to_string()).or_default() += 1;
         let told = format!("{place}: {damage}");

@@ -190,13 +190,8 @@ fn decode(mut bytes: Vec<u8>, end: LineEnd) -> Result<String, Damage> {
     if bytes.starts_with(b"\xef\xbb\xbf") {
         bytes.drain(..3);
     }
-    String::from_utf8(bytes).map_err(|error| {
-        let at = error.utf8_error().valid_up_to();
-        // What Windows-1252 has no character for.
-        let western = error.as_bytes().iter().all(|byte| !matches!(byte, 0 | 0x81 | 0x8d | 0x8f | 0x90 | 0x9d));
-        let hint = if western { " (perhaps Latin-1 or Windows-1252, which iconv converts)" } else { "" };
-        Damage::new(Kind::NotUtf8, format!("byte {} is not UTF-8{hint}", at + 1))
-    })
+    String::from_utf8(bytes)
+        .map_err(|error| Damage::new(Kind::NotUtf8, format!("byte {} is not UTF-8", error.utf8_error().valid_up_to() + 1)))
 }
 
 #[cfg(test)]

@@ -289,6 +289,9 @@ fn read_split(
         }
     }
     if !any {
+        if let Some(words) = reader.tally.words() {
+            return Err(user_error!("the {split} split has no documents that can be read: {words}"));
+        }
         return Err(user_error!("the {split} split has no documents; give the data more text or a file of its own for {split}"));
     }
     ensure!(!tokenized.is_empty(), user_error!("the {split} split has no text"));
