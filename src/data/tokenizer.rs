@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use anyhow::{Result, anyhow};
+use tokenizers::models::ModelWrapper;
 use tokenizers::models::bpe::{BPE, BpeTrainerBuilder};
 use tokenizers::pre_tokenizers::byte_level::ByteLevel;
 use tokenizers::processors::template::TemplateProcessing;
@@ -107,6 +108,11 @@ pub fn open(path: &Path) -> Result<Tokenizer> {
         tokenizer.with_padding(None);
         if vocab_size(&tokenizer) > IDS {
             return Err(format!("its largest id is {}, above {}", vocab_size(&tokenizer) - 1, IDS - 1).into());
+        }
+        if let ModelWrapper::BPE(BPE { dropout: Some(share), .. }) = tokenizer.get_model()
+            && *share > 0.0
+        {
+            return Err(format!("its dropout of {share} leaves out merges at random; set it to null").into());
         }
         // What is read without a word may be damaged so that its use panics. That it lacks a token is no damage.
         for text in TRIED {
