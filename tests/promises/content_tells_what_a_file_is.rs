@@ -7,12 +7,11 @@ use hydrometer::data::corpus::Reader;
 use hydrometer::data::damage::OnBadLine;
 use hydrometer::data::example::{Example, Piece};
 use hydrometer::data::format::{Format, Keys};
-use rand::{RngExt, SeedableRng};
-use rand_chacha::ChaCha8Rng;
 use serde_json::Value;
 
 use super::fixtures::folder;
 use super::lab::Lab;
+use super::mutation::{of_bytes, rounds};
 
 fn file(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/files").join(name)
@@ -256,27 +255,14 @@ fn lines_that_tell_no_format_say_what_is_wrong_with_them() {
 /// Flips, cuts, NULs and joins of good files: whatever comes of it, nothing panics, and braces are never learned as prose.
 #[test]
 fn damage_never_makes_prose_of_json_lines() {
-    let mut rng = ChaCha8Rng::seed_from_u64(7);
     let whole = bytes("pairs.jsonl");
     let seeds = [whole.clone(), gzip(&whole), zstd::encode_all(&whole[..], 3).unwrap(), bytes("pretty.json"), bytes("unix.txt")];
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("data");
     let (mut read, mut stopped) = (0, 0);
-    for round in 0..1500 {
-        let mut content = seeds[round % seeds.len()].clone();
-        for _ in 0..rng.random_range(1..6) {
-            let at = rng.random_range(0..content.len());
-            match rng.random_range(0..5) {
-                0 => content[at] ^= 1 << rng.random_range(0..8),
-                1 => content.truncate(at.max(1)),
-                2 => content[at] = [0, b'\n', b'\r', b'"', b'{', b',', 0xff][rng.random_range(0..7)],
-                3 => drop(content.drain(at..content.len().min(at + 20))),
-                _ => content.extend_from_within(at..),
-            }
-            if content.is_empty() {
-                content.push(b' ');
-            }
-        }
+    for (round, mut random) in rounds(1500) {
+        let content = of_bytes(&seeds[round as usize % seeds.len()], &mut random);
+        let round = round as usize;
         std::fs::write(&path, &content).unwrap();
         let policy = [OnBadLine::Stop, OnBadLine::Skip][round / seeds.len() % 2];
         let format = [Format::Text, Format::SrcTgt][round / 2 / seeds.len() % 2];

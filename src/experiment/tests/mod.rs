@@ -3,7 +3,6 @@
 mod expansion;
 mod manual;
 mod mistakes;
-mod mutations;
 mod oracle;
 mod packing;
 

@@ -4,16 +4,39 @@
 use std::os::unix::fs::symlink;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
-use std::time::{Duration, Instant};
 
-use rand::{RngExt, SeedableRng};
-use rand_chacha::ChaCha8Rng;
+use hydrometer::UserError;
+use hydrometer::experiment::{Options, load};
+use rand::{Rng, RngExt};
 
-use super::super::load;
-use super::{OPTIONS, SAMPLE, SMOKE, UserError};
+use super::mutation::rounds;
 
-/// Mutants of each file.
-const MUTANTS: usize = 150;
+/// A file with axes, knobs and a smoke tier.
+const SAMPLE: &str = r#"question = "With few target tokens, does distillation beat finetuning?"
+[base]
+data = "shakespeare"
+student = "llama-500k"
+tokens = "1M"
+seeds = 3
+[teacher.big]
+model = "llama-2m"
+tokens = "8M"
+[method.finetune]
+objective = "hard-ce"
+[method.soft-ce]
+objective = "soft-ce"
+teacher = "big"
+tail = "bucket"
+[method.logit-mse]
+objective = "logit-mse"
+[sweep]
+grid = { tokens = ["100k", "1M"], top_k = [5, 20], temperature = [1.0, 2.0] }
+[smoke]
+tokens = "64k"
+teacher_tokens = "96k"
+seeds = 2
+"#;
+
 /// What a value is replaced with.
 const NASTY: [&str; 38] = [
     "0",
@@ -57,39 +80,36 @@ const NASTY: [&str; 38] = [
 ];
 
 #[test]
-fn any_mutant_of_an_experiment_is_read_or_refused_in_a_sentence() {
+fn experiment_files_are_read_or_refused_in_a_sentence() {
     let experiments = Path::new(env!("CARGO_MANIFEST_DIR")).join("experiments");
     let folder = tempfile::tempdir().unwrap();
     symlink(experiments.join("presets"), folder.path().join("presets")).unwrap();
-    let committed =
-        ["quickstart.toml", "methods.toml", "smollm2.toml"].map(|name| std::fs::read_to_string(experiments.join(name)).unwrap());
-    let sample =
-        SAMPLE.replace("\"tiny\"", "\"shakespeare\"").replace("\"small\"", "\"llama-500k\"").replace("\"large\"", "\"llama-2m\"");
-    let (begun, mut read, mut refused) = (Instant::now(), 0, 0);
-    for (index, text) in committed.iter().chain([&sample]).enumerate() {
-        let mut random = ChaCha8Rng::seed_from_u64(index as u64);
-        for number in 0..MUTANTS {
-            let mutant = mutant(text, &mut random);
-            let path = folder.path().join("mutant.toml");
-            std::fs::write(&path, &mutant).unwrap();
-            let options = if number % 3 == 0 { SMOKE } else { OPTIONS };
-            let found = catch_unwind(AssertUnwindSafe(|| load(&path, &options)));
-            match found.unwrap_or_else(|_| panic!("a panic at\n{mutant}")) {
-                Ok(_) => read += 1,
-                Err(error) => {
-                    refused += 1;
-                    let sentence = format!("{error:#}");
-                    assert!(error.is::<UserError>(), "no mistake of the user's: {error:?}\n{mutant}");
-                    assert!(sentence.chars().count() < 2000 && !sentence.contains('\n'), "{sentence}\n{mutant}");
-                }
+    let committed = ["quickstart", "methods", "smollm2"].map(|name| {
+        let path = experiments.join(format!("{name}.toml"));
+        std::fs::read_to_string(path).unwrap()
+    });
+    let texts: Vec<&str> = committed.iter().map(String::as_str).chain([SAMPLE]).collect();
+    let (mut read, mut refused) = (0, 0);
+    for (round, mut random) in rounds(600) {
+        let mutant = mutant(texts[round as usize % texts.len()], &mut random);
+        let path = folder.path().join("mutant.toml");
+        std::fs::write(&path, &mutant).unwrap();
+        let options = Options { smoke: round % 3 == 0, tp: 1, dp: 1 };
+        let found = catch_unwind(AssertUnwindSafe(|| load(&path, &options)));
+        match found.unwrap_or_else(|_| panic!("a panic in round {round}\n{mutant}")) {
+            Ok(_) => read += 1,
+            Err(error) => {
+                refused += 1;
+                let sentence = format!("{error:#}");
+                assert!(error.is::<UserError>(), "round {round}, no mistake of the user's: {error:?}\n{mutant}");
+                assert!(sentence.chars().count() < 2000 && !sentence.contains('\n'), "round {round}: {sentence}\n{mutant}");
             }
         }
     }
-    assert!(begun.elapsed() < Duration::from_secs(120), "{:?}", begun.elapsed());
     assert!(read > 20 && refused > 100, "{read} read, {refused} refused");
 }
 
-fn mutant(text: &str, random: &mut ChaCha8Rng) -> String {
+fn mutant(text: &str, random: &mut impl Rng) -> String {
     let mut lines: Vec<String> = text.lines().map(str::to_string).collect();
     for _ in 0..random.random_range(1..=3) {
         if lines.is_empty() {
