@@ -1,7 +1,11 @@
-//! Calls into code that panics on damaged input: the panic becomes an error, and nothing is printed.
+//! Calls into code that panics on damaged input: the panic becomes an error, and nothing is printed. And files that would never
+//! end, or never begin.
 
 use std::cell::Cell;
+use std::fs::{self, File};
+use std::io;
 use std::panic::{self, AssertUnwindSafe};
+use std::path::Path;
 use std::sync::Once;
 
 thread_local! {
@@ -27,6 +31,22 @@ pub fn caught<T>(f: impl FnOnce() -> T) -> Result<T, String> {
         let message = payload.downcast_ref::<String>().cloned();
         message.or_else(|| payload.downcast_ref::<&str>().map(|text| text.to_string())).unwrap_or_else(|| "it panicked".into())
     })
+}
+
+/// Opens a regular file: a pipe could wait forever, a device never ends.
+pub fn open_file(path: &Path) -> io::Result<File> {
+    let kind = fs::metadata(path)?.file_type();
+    match kind.is_file() {
+        true => File::open(path),
+        false => Err(io::Error::other(if kind.is_dir() { "is a folder, not a file" } else { "is not a regular file" })),
+    }
+}
+
+/// The content of a regular file.
+pub fn read_file(path: &Path) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    io::Read::read_to_end(&mut open_file(path)?, &mut bytes)?;
+    Ok(bytes)
 }
 
 #[cfg(test)]

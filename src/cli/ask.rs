@@ -218,7 +218,7 @@ impl Ask {
         let kept = Kept::best(asked.top_k, &[1.0]);
         let title = Title::new(identity(&recipe), sha256_file(tokenizer)?, *vocab_size, kept);
         let context = asked.context;
-        let judge = Judge { name, recipe: &recipe, service, tokenizer: opened, eos_token: None, split, context, title: &title };
+        let judge = Judge { name, recipe: &recipe, service, tokenizer: opened, examples: None, split, context, title: &title };
         if judge.prepare(&sequences(split, context), (asked.out, fence), asked.out, interrupts)?.is_none() {
             return Ok(false);
         }

@@ -10,8 +10,10 @@ use tabled::builder::Builder;
 use tabled::settings::Style;
 
 use super::{Common, Output};
+use crate::data::ends::Ends;
 use crate::experiment::budget::{Budget, longest_by_seed};
 use crate::experiment::fair::Match;
+use crate::experiment::recipe::{Eos, identity};
 use crate::experiment::recorded::{Origin, Recording};
 use crate::experiment::{Experiment, Skipped};
 use crate::record::frames::Frames;
@@ -69,6 +71,15 @@ pub fn plan(common: &Common, output: Output) -> Result<ExitCode> {
                 "experiment": experiment.name,
                 "runs": runs,
                 "teachers": teachers,
+                "ends": ends(&experiment).into_iter().map(|(data, ends)| json!({
+                    "data": data,
+                    "token": ends.tokens.first(),
+                    "id": ends.ids.first(),
+                    "tokens": ends.tokens,
+                    "ids": ends.ids,
+                    "from": ends.from,
+                    "ignored": ends.ignored,
+                })).collect::<Vec<_>>(),
                 "skipped": skipped,
                 "claims": claims,
                 "fair": fair(&experiment),
@@ -120,6 +131,9 @@ pub fn plan(common: &Common, output: Output) -> Result<ExitCode> {
             }
         }
     }
+    for (data, ends) in ends(&experiment) {
+        println!("a text of {data} ends in {}", ends.words());
+    }
     say_skipped(&experiment.skipped);
     say_fair(&experiment);
     say_cost(&budget, &left);
@@ -127,6 +141,21 @@ pub fn plan(common: &Common, output: Output) -> Result<ExitCode> {
     let new = runs.iter().filter(|run| run.status == "new").count();
     println!("{} runs, {new} to do", runs.len());
     Ok(ExitCode::SUCCESS)
+}
+
+/// What ends the texts of each data of examples that get an end, with the data's hash.
+fn ends(experiment: &Experiment) -> Vec<(String, &Ends)> {
+    let mut all: Vec<(String, &Ends)> = Vec::new();
+    for student in &experiment.students {
+        let recipe = student.recipe.data.examples.as_ref().filter(|examples| examples.eos != Eos::None);
+        if let (Some(_), Some(ends)) = (recipe, &student.data.ends) {
+            let data = format!("data-{}", identity(&student.recipe.data.unpacked()));
+            if !all.iter().any(|(known, _)| *known == data) {
+                all.push((data, ends));
+            }
+        }
+    }
+    all
 }
 
 /// The points that are left out, those with one reason together.

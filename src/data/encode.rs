@@ -31,7 +31,7 @@ pub struct Encoder<'a> {
     recipe: Option<&'a ExampleRecipe>,
     context: usize,
     prompt_eos: Vec<u32>,
-    /// The token that ends a text, where one is to be added.
+    /// The token to end a text with, where one is to be added.
     eos: Option<u32>,
 }
 
@@ -159,7 +159,7 @@ impl<'a> Encoder<'a> {
 
         let cut = ids.len() < whole || example.cut;
         if let Some(eos) = self.eos
-            && (recipe.eos == Eos::Append || !cut && ids.last() != Some(&eos))
+            && (recipe.eos == Eos::Append || !cut && !ids.last().is_some_and(|&last| self.vocabulary.is_end(last)))
         {
             ids.push(eos);
             if !answers.is_empty() {
@@ -188,12 +188,12 @@ impl<'a> Encoder<'a> {
             Some(Piece::Text(text)) => self.vocabulary.encode(text, false)?,
             Some(Piece::Tokens(tokens)) => tokens.iter().map(|token| self.vocabulary.need(token)).collect::<Result<_, _>>()?,
         };
-        let eos = self.vocabulary.eos().ok();
         if answers.len() == ids.len() + 1
-            && let (Some(eos), Some(Some(last))) = (eos, answers.last())
-            && last.entries.first().is_some_and(|&(id, _)| id == eos)
+            && let Some(Some(last)) = answers.last()
+            && let Some(&(end, _)) = last.entries.first()
+            && self.vocabulary.is_end(end)
         {
-            ids.push(eos);
+            ids.push(end);
         }
         Ok(Some(ids))
     }

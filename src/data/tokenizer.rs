@@ -3,13 +3,16 @@
 use std::path::Path;
 
 use anyhow::{Result, anyhow};
+use tokenizers::models::ModelWrapper;
 use tokenizers::models::bpe::{BPE, BpeTrainerBuilder};
 use tokenizers::pre_tokenizers::byte_level::ByteLevel;
 use tokenizers::processors::template::TemplateProcessing;
-use tokenizers::{AddedToken, Tokenizer, TokenizerBuilder};
+use tokenizers::{AddedToken, Encoding, Tokenizer, TokenizerBuilder};
 
 use super::corpus::Reader;
+use super::ends::Ends;
 use super::example::Piece;
+use crate::guard::{caught, read_file};
 use crate::user_error;
 
 /// Begins every document, so that its first token is predicted too.
@@ -19,6 +22,10 @@ const BOS: &str = "<|begin|>";
 const EOS: &str = "<|end|>";
 /// Bytes of text that a tokenizer is trained on, at most: the first of the split.
 const TRAINING_TEXT: usize = 64 << 20;
+/// Ids of a `tokenizer.json`, at most: as many as the vocabulary of a model has.
+const IDS: usize = 1 << 20;
+/// Texts that a `tokenizer.json` is tried on when it is read.
+const TRIED: [&str; 3] = ["", "a", " It's 12 of the\n\n old mills: áé, \u{1f642}\t(ſ).  "];
 
 /// Trains a byte-level BPE of at most `vocab_size` entries on the examples of `reader`. Encoding prepends [`BOS`]; with `ends`
 /// there is an [`EOS`] too.
@@ -66,6 +73,11 @@ pub fn train(mut reader: Reader, vocab_size: usize, ends: bool) -> Result<Tokeni
     Ok(tokenizer)
 }
 
+/// What ends a text in the tokens of [`train`].
+pub fn own_end() -> Ends {
+    Ends { ids: vec![1], tokens: vec![EOS.to_string()], from: "the tokenizer that is trained here".into(), ignored: Vec::new() }
+}
+
 /// The ids below the largest of `mine` that do not stand for the same token in `theirs`: with both tokens, in order. A special
 /// token that the other does not have is padding, and none of them.
 pub fn differences(mine: &Tokenizer, theirs: &Tokenizer) -> Vec<(u32, Option<String>, Option<String>)> {
@@ -89,9 +101,48 @@ pub fn ordinary_ids(tokenizer: &Tokenizer) -> usize {
 
 /// Reads a `tokenizer.json`. What it says of truncation and padding is for batches of its maker: documents stay whole.
 pub fn open(path: &Path) -> Result<Tokenizer> {
-    let fault = |error: tokenizers::Error| user_error!("{}: not a tokenizer.json: {error}", path.display());
-    let mut tokenizer = Tokenizer::from_file(path).map_err(fault)?;
-    tokenizer.with_truncation(None).map_err(fault)?;
-    tokenizer.with_padding(None);
-    Ok(tokenizer)
+    let bytes = read_file(path).map_err(|error| user_error!("{}: {error}", path.display()))?;
+    let read = || -> tokenizers::Result<Tokenizer> {
+        let mut tokenizer = Tokenizer::from_bytes(&bytes)?;
+        tokenizer.with_truncation(None)?;
+        tokenizer.with_padding(None);
+        if vocab_size(&tokenizer) > IDS {
+            return Err(format!("its largest id is {}, above {}", vocab_size(&tokenizer) - 1, IDS - 1).into());
+        }
+        if let ModelWrapper::BPE(BPE { dropout: Some(share), .. }) = tokenizer.get_model()
+            && *share > 0.0
+        {
+            return Err(format!("its dropout of {share} leaves out merges at random; set it to null").into());
+        }
+        // What is read without a word may be damaged so that its use panics. That it lacks a token is no damage.
+        for text in TRIED {
+            if let Ok(encoding) = tokenizer.encode(text, true) {
+                let _ = tokenizer.decode(encoding.get_ids(), false);
+            }
+        }
+        Ok(tokenizer)
+    };
+    let read = caught(read).unwrap_or_else(|panic| Err(panic.into()));
+    read.map_err(|error| user_error!("{}: not a tokenizer.json: {}", path.display(), one_line(&error.to_string())))
+}
+
+/// `text` in tokens; with `special`, between what the tokenizer puts before and after a text. A `tokenizer.json` that cannot do
+/// it is the user's to mend, whether the library says so or panics: Oniguruma does where a rule backtracks without end.
+pub fn encode(tokenizer: &Tokenizer, text: &str, special: bool) -> Result<Encoding> {
+    let encoded = caught(|| tokenizer.encode(text, special)).unwrap_or_else(|panic| Err(panic.into()));
+    encoded.map_err(|error| {
+        let shown: String = text.chars().take(40).collect();
+        let more = if shown.len() < text.len() { "…" } else { "" };
+        user_error!("tokenizer.json cannot cut {shown:?}{more} into tokens: {}", one_line(&error.to_string()))
+    })
+}
+
+/// The text of `ids`, without special tokens where they are to be skipped.
+pub fn decode(tokenizer: &Tokenizer, ids: &[u32], skip_special: bool) -> Result<String> {
+    let decoded = caught(|| tokenizer.decode(ids, skip_special)).unwrap_or_else(|panic| Err(panic.into()));
+    decoded.map_err(|error| user_error!("tokenizer.json cannot put tokens together to a text: {}", one_line(&error.to_string())))
+}
+
+fn one_line(message: &str) -> String {
+    message.split_whitespace().collect::<Vec<_>>().join(" ")
 }

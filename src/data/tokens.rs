@@ -17,7 +17,7 @@ use super::names::Names;
 use super::tokenizer;
 use super::vocabulary::Vocabulary;
 use crate::experiment::DataFiles;
-use crate::experiment::recipe::{DataRecipe, TokenizerRecipe};
+use crate::experiment::recipe::{DataRecipe, Eos, TokenizerRecipe};
 use crate::record::store::{replace_bytes, sha256_file, sha256_hex};
 use crate::user_error;
 
@@ -190,6 +190,11 @@ pub fn prepare(recipe: &DataRecipe, files: &DataFiles, splits: &[&str], folder: 
         return Ok(());
     }
     let tokenizer = tokenizer_of(recipe, files, folder)?;
+    if let (Some(examples), Some(ends)) = (&recipe.examples, &files.ends)
+        && examples.eos != Eos::None
+    {
+        eprintln!("a text ends in {}", ends.words());
+    }
     for split in missing {
         let path = folder.join(format!("{split}.tokens"));
         let mut ids = Writer::create(&path.with_extension("ids"))?;
@@ -232,8 +237,7 @@ fn read_split(
     ids: &mut Writer,
 ) -> Result<(TokenizedSplit, Import)> {
     let examples = recipe.examples.as_ref();
-    let eos_token = examples.and_then(|examples| examples.eos_token.as_deref());
-    let vocabulary = Vocabulary::new(tokenizer, recipe.tokenizer.vocab_size(), eos_token)?;
+    let vocabulary = Vocabulary::new(tokenizer, recipe.tokenizer.vocab_size(), examples)?;
     let encoder = Encoder::new(&vocabulary, examples, recipe.context)?;
     let mut tokenized = TokenizedSplit::empty(examples.map(|_| recipe.context));
     let mut import = Import::default();

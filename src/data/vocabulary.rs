@@ -3,60 +3,58 @@
 use std::cell::RefCell;
 use std::collections::HashMap;
 
-use anyhow::{Result, anyhow};
+use anyhow::Result;
 use tokenizers::Tokenizer;
 
 use super::damage::{Damage, Kind};
 use super::example::Token;
+use super::{ends, tokenizer};
+use crate::experiment::recipe::ExampleRecipe;
 use crate::user_error;
-
-/// Names that tokenizers give the token that ends a text, in the order in which they are looked for.
-const EOS_NAMES: [&str; 7] = ["</s>", "<|end|>", "<|endoftext|>", "<|end_of_text|>", "<eos>", "<|eot_id|>", "<|im_end|>"];
 
 pub struct Vocabulary<'a> {
     tokenizer: &'a Tokenizer,
     size: usize,
-    eos: Option<u32>,
+    /// The tokens that end a text; the first is the one that is appended.
+    ends: Vec<u32>,
     /// Ids of token texts that were asked for.
     known: RefCell<HashMap<String, Option<u32>>>,
 }
 
 impl<'a> Vocabulary<'a> {
-    /// Of ids below `size`. `eos` names the token that ends a text.
-    pub fn new(tokenizer: &'a Tokenizer, size: usize, eos: Option<&str>) -> Result<Self> {
-        let id = |name: &str| tokenizer.token_to_id(name);
-        let eos = match eos {
-            Some(name) => {
-                Some(id(name).ok_or_else(|| user_error!("the tokenizer has no token {name:?}; correct eos_token of the data"))?)
-            }
-            None => EOS_NAMES.into_iter().find_map(id),
-        };
-        Ok(Self { tokenizer, size, eos, known: RefCell::default() })
+    /// Of ids below `size`; a text of `examples` ends as their recipe says.
+    pub fn new(tokenizer: &'a Tokenizer, size: usize, examples: Option<&ExampleRecipe>) -> Result<Self> {
+        Ok(Self { tokenizer, size, ends: ends::ids(tokenizer, examples)?, known: RefCell::default() })
     }
 
-    /// The token that ends a text.
+    /// Whether `id` ends a text.
+    pub fn is_end(&self, id: u32) -> bool {
+        self.ends.contains(&id)
+    }
+
+    /// The token to end a text with.
     pub fn eos(&self) -> Result<u32> {
-        self.eos.ok_or_else(|| {
+        self.ends.first().copied().ok_or_else(|| {
             user_error!("the tokenizer has no end-of-text token by a usual name; name it with eos_token, or set eos = \"none\"")
         })
     }
 
     /// The ids of `text`; with `special`, between what the tokenizer puts before and after a text.
     pub fn encode(&self, text: &str, special: bool) -> Result<Vec<u32>> {
-        Ok(self.tokenizer.encode(text, special).map_err(|error| anyhow!("tokenizing: {error}"))?.get_ids().to_vec())
+        Ok(tokenizer::encode(self.tokenizer, text, special)?.get_ids().to_vec())
     }
 
     /// The ids of a document, and the bytes of its text that are predicted: of its first token they are not, where that is text
     /// (no BOS).
     pub fn encode_document(&self, text: &str) -> Result<(Vec<u32>, u64)> {
-        let encoding = self.tokenizer.encode(text, true).map_err(|error| anyhow!("tokenizing: {error}"))?;
+        let encoding = tokenizer::encode(self.tokenizer, text, true)?;
         let unpredicted = encoding.get_offsets().first().map_or(0, |&(start, end)| end - start);
         Ok((encoding.get_ids().to_vec(), (text.len() - unpredicted) as u64))
     }
 
     /// The ids of a text that another follows: with what the tokenizer puts before a text, without what it puts after one.
     pub fn encode_first(&self, text: &str) -> Result<Vec<u32>> {
-        let encoding = self.tokenizer.encode(text, true).map_err(|error| anyhow!("tokenizing: {error}"))?;
+        let encoding = tokenizer::encode(self.tokenizer, text, true)?;
         // Of an empty text only its beginning is left.
         let bare = self.encode(text, false)?;
         let mut ids = encoding.get_ids().to_vec();
@@ -64,15 +62,20 @@ impl<'a> Vocabulary<'a> {
         let before = special.iter().take_while(|&&mark| mark == 1).count();
         ids.truncate((before + bare.len()).min(ids.len()));
         if bare.is_empty() && before == special.len() {
-            // Nothing tells beginning from end but the name of the end.
-            ids.retain(|id| Some(*id) != self.eos);
+            // An empty text does not tell what begins it from what ends it; a letter does, where it is a token.
+            let letter = tokenizer::encode(self.tokenizer, "a", true)?;
+            let marks = letter.get_special_tokens_mask();
+            match marks.iter().position(|&mark| mark == 0) {
+                Some(begin) => ids.truncate(begin),
+                None => ids.retain(|id| !self.ends.contains(id)),
+            }
         }
         Ok(ids)
     }
 
     /// Bytes of the text that `ids` stand for.
     pub fn bytes(&self, ids: &[u32]) -> Result<u64> {
-        Ok(self.tokenizer.decode(ids, true).map_err(|error| anyhow!("decoding: {error}"))?.len() as u64)
+        Ok(tokenizer::decode(self.tokenizer, ids, true)?.len() as u64)
     }
 
     pub fn check(&self, ids: &[u32]) -> Result<()> {

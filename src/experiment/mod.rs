@@ -25,6 +25,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use crate::data::damage::OnBadLine;
+use crate::data::ends::Ends;
 use crate::data::format::{Format, Keys};
 use claim::Claim;
 pub use expand::load;
@@ -138,4 +139,7 @@ pub struct DataFiles {
     pub format: Format,
     pub keys: Keys,
     pub on_bad_line: OnBadLine,
+    /// Of examples, what ends a text.
+    #[serde(default)]
+    pub ends: Option<Ends>,
 }

@@ -11,6 +11,7 @@ use super::recipe::{DataRecipe, Eos, ExampleRecipe, Input, Packing, RecordedReci
 use super::source::{Setting, Source, unknown, unknown_key};
 use crate::data::corpus::detect;
 use crate::data::damage::OnBadLine;
+use crate::data::ends::{self, Ends};
 use crate::data::format::{Format, Keys};
 use crate::data::lines::{is_json, shards};
 use crate::data::tokenizer;
@@ -32,6 +33,8 @@ pub const MODEL_KEYS: [&str; 10] = [
 ];
 /// No size of a model is larger; keeps products of three of them within 64 bits.
 const MODEL_MAX: u64 = 1 << 20;
+/// Layers of a model, at most, as in a checkpoint: each is a dozen parameters with names and shapes of their own.
+const LAYERS_MAX: u64 = hf::MOST_LAYERS;
 /// The seed's.
 const TARGET_BUDGET: f64 = 0.7;
 pub const DATA_KEYS: [&str; 15] = [
@@ -178,7 +181,8 @@ fn model(setting: &Setting, key: &str, vocab_size: usize, folder: &Path) -> Resu
     }
     let count = |field: &str| -> Result<usize> {
         let missing = || user_error!("{}: {key} {name:?} lacks {field}", setting.at.0);
-        Ok(map.get(field).ok_or_else(missing)?.whole(field, 1..=MODEL_MAX)? as usize)
+        let most = if field == "num_hidden_layers" { LAYERS_MAX } else { MODEL_MAX };
+        Ok(map.get(field).ok_or_else(missing)?.whole(field, 1..=most)? as usize)
     };
     let number = |field: &str, default: f64| -> Result<f64> {
         map.get(field).map_or(Ok(default), |found| found.number(field, "a number above 0", |n| n > 0.0))
@@ -272,15 +276,24 @@ fn data(setting: &Setting, context: usize, tokenizer: Option<&Path>, folder: &Pa
         splits = folders.into_iter().filter(|(_, folder)| folder.is_dir()).collect();
     }
     let format = format(&map, &splits)?;
-    let examples = examples(&map, format)?;
+    let mut examples = examples(&map, format)?;
+    let mut ends = None;
     let keys = keys(&map)?;
     let on_bad_line = choice(&map, "on_bad_line", &OnBadLine::NAMES, OnBadLine::named)?.unwrap_or_default();
     let content = splits.iter().map(|(split, path)| Ok((split.clone(), content_hash(path)?))).collect::<Result<_>>()?;
-    let of_file = |path: PathBuf| -> Result<(TokenizerRecipe, Option<PathBuf>)> {
-        match tokenizer::vocab_size(&tokenizer::open(&path)?) {
-            0 => Err(user_error!("{}: {} has an empty vocabulary", setting.at.0, path.display())),
-            vocab_size => Ok((TokenizerRecipe::File { sha256: sha256_file(&path)?, vocab_size }, Some(path))),
+    let mut of_file = |path: PathBuf| -> Result<(TokenizerRecipe, Option<PathBuf>)> {
+        let opened = tokenizer::open(&path)?;
+        let vocab_size = tokenizer::vocab_size(&opened);
+        if vocab_size == 0 {
+            return Err(user_error!("{}: {} has an empty vocabulary", setting.at.0, path.display()));
         }
+        if let Some(recipe) = &mut examples {
+            ends = Ends::of(recipe, &opened, &path, tokenizer.and_then(Path::parent))?;
+            let said = ends.as_ref().filter(|_| recipe.eos_token.is_none()).map(|ends| ends.ids.clone()).unwrap_or_default();
+            // Runs that are known by the token of a usual name stay known.
+            recipe.ends = if said == ends::usual(&opened) { Vec::new() } else { said };
+        }
+        Ok((TokenizerRecipe::File { sha256: sha256_file(&path)?, vocab_size }, Some(path)))
     };
     let (tokenizer, file) = match map.get("tokenizer") {
         None => match tokenizer {
@@ -297,7 +310,10 @@ fn data(setting: &Setting, context: usize, tokenizer: Option<&Path>, folder: &Pa
             _ => return Err(user_error!("{}: tokenizer must be {{ bpe = SIZE }} or a tokenizer.json", found.at.0)),
         },
     };
-    let files = DataFiles { splits, tokenizer: file, format, keys, on_bad_line };
+    if let (None, Some(ExampleRecipe { eos_token: None, .. })) = (&file, &examples) {
+        ends = Some(tokenizer::own_end());
+    }
+    let files = DataFiles { splits, tokenizer: file, format, keys, on_bad_line, ends };
     Ok((name, DataRecipe { content, tokenizer, context, examples, packing: Packing::None }, files))
 }
 
@@ -373,6 +389,7 @@ fn examples(map: &BTreeMap<String, Setting>, format: Format) -> Result<Option<Ex
         target_budget: map.get("target_budget").map_or(Ok(TARGET_BUDGET), share)?,
         eos: choice(map, "eos", Eos::NAMES, Eos::named)?.unwrap_or(Eos::Once),
         eos_token: text("eos_token")?,
+        ends: Vec::new(),
         input: choice(map, "input", Input::NAMES, Input::named)?.unwrap_or(Input::Sampled),
     }))
 }

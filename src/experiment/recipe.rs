@@ -50,6 +50,9 @@ pub struct ExampleRecipe {
     pub eos: Eos,
     /// The token that ends a text, where the tokenizer has it by an unusual name.
     pub eos_token: Option<String>,
+    /// The ids that end a text, the one to append first, where the checkpoint's files name others than the token by a usual name.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ends: Vec<u32>,
     pub input: Input,
 }
 

@@ -11,7 +11,7 @@ use polars_io::prelude::{ParquetCompression, ParquetReader, ParquetWriter};
 use super::frames::frame_rows;
 use super::store::replace_file;
 use crate::data::import::Import;
-use crate::experiment::Experiment;
+use crate::experiment::{DataFiles, Experiment};
 use crate::sweep::job::{data_sets, recording_place};
 use crate::teacher::imported;
 
@@ -48,6 +48,8 @@ frame_rows! {
         prompt_tokens: Option<i64>,
         completion_tokens: Option<i64>,
         cost: Option<f64>,
+        /// Of examples: the tokens that end a text, the one that is appended first.
+        ends: Option<String>,
     }
 }
 
@@ -59,14 +61,15 @@ pub fn write(experiment: &Experiment, runs: &Path, folder: &Path) -> Result<Path
             if let Some(import) = Import::read(&data.join(format!("{split}.import.json"))) {
                 let hash = folder_hash(&data);
                 let format = recipe.data.examples.as_ref().map_or(files.format, |examples| examples.format);
-                rows.push(row(hash, "data", &split, format.name(), &import));
+                rows.push(row(hash, "data", &split, format.name(), &files, &import));
             }
         }
     }
     for recording in &experiment.recordings {
         let cache = recording_place(runs, recording).folder;
         if let Some(import) = Import::read(&cache.join(imported::IMPORT)) {
-            rows.push(row(folder_hash(&cache), "teacher", &recording.name, recording.origin.format(), &import));
+            let format = recording.origin.format();
+            rows.push(row(folder_hash(&cache), "teacher", &recording.name, format, &recording.files, &import));
         }
     }
     let path = folder.join(FILE);
@@ -95,7 +98,7 @@ fn folder_hash(folder: &Path) -> String {
     folder.file_name().unwrap_or_default().to_string_lossy().rsplit('-').next().unwrap_or_default().to_string()
 }
 
-fn row(import: String, role: &str, name: &str, format: &str, found: &Import) -> ImportRow {
+fn row(import: String, role: &str, name: &str, format: &str, files: &DataFiles, found: &Import) -> ImportRow {
     let kinds = found.tally.bad.iter().map(|(kind, count)| format!("{kind} {count}"));
     ImportRow {
         import,
@@ -118,6 +121,7 @@ fn row(import: String, role: &str, name: &str, format: &str, found: &Import) -> 
         prompt_tokens: found.charged.map(|charged| charged.prompt_tokens as i64),
         completion_tokens: found.charged.map(|charged| charged.completion_tokens as i64),
         cost: found.charged.and_then(|charged| charged.cost),
+        ends: files.ends.as_ref().map(|ends| ends.tokens.join(" ")),
     }
 }
 

@@ -43,13 +43,12 @@ pub fn prepare(experiment: &Experiment, settings: &Settings, interrupts: &Atomic
                 let mine = recording.students(experiment).filter(|student| settings.asks_for(&student.run));
                 let wanted = seen(&sequences(&train, recording.data.context), &views(mine));
                 let tokenizer = tokens::tokenizer_of(&recording.data, &recording.files, &data)?;
-                let eos_token = recording.data.examples.as_ref().and_then(|examples| examples.eos_token.as_deref());
                 let judge = Judge {
                     name: &recording.name,
                     recipe: &asked.recipe,
                     service: &asked.service,
                     tokenizer: &tokenizer,
-                    eos_token,
+                    examples: recording.data.examples.as_ref(),
                     split: &train,
                     context: recording.data.context,
                     title: &place.title,

@@ -13,6 +13,7 @@ use super::block::Answers;
 use super::cache::Cache;
 use crate::data::batch::Row;
 use crate::data::sequences::sequences;
+use crate::data::tokenizer;
 use crate::data::tokens::TokenizedSplit;
 use crate::user_error;
 
@@ -55,7 +56,7 @@ pub fn metaseq_jsonl(
     if cache.title.kept.top_k == 0 {
         return Err(user_error!("the cache keeps draws only, and metaseq's format has no place for them; export parquet"));
     }
-    let text = |ids: &[u32]| tokenizer.decode(ids, true).map_err(|error| anyhow::anyhow!("decoding: {error}"));
+    let text = |ids: &[u32]| tokenizer::decode(tokenizer, ids, true);
     documents(cache, split, context, |name, ids, answers| {
         let k = cache.title.kept.top_k;
         let tokens = answers.ids.chunks(k).zip(answers.logprobs.chunks(k));

@@ -99,9 +99,7 @@ fn import(recording: &Recording, file: &AnswerFile, data: &Path, folder: &Path, 
         ExampleRecipe { format: recipe.format, keys, ..examples.clone() }
     });
     let tokenizer = tokenizer_of(&recording.data, &recording.files, data)?;
-    let eos_token = examples.as_ref().and_then(|examples| examples.eos_token.as_deref());
-    let vocab_size = recording.data.tokenizer.vocab_size();
-    let vocabulary = Vocabulary::new(&tokenizer, vocab_size, eos_token)?;
+    let vocabulary = Vocabulary::new(&tokenizer, recording.data.tokenizer.vocab_size(), examples.as_ref())?;
     let encoder = Encoder::new(&vocabulary, examples.as_ref(), context)?;
     let keys = examples.as_ref().map_or(Keys::default(), |examples| examples.keys.clone());
     let mut reader = Reader::new(path, recipe.format, keys, *on_bad_line)?;

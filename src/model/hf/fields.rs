@@ -8,11 +8,12 @@ use std::path::{Path, PathBuf};
 use anyhow::Result;
 use serde_json::{Map, Value, json};
 
+use crate::guard::read_file;
 use crate::user_error;
 
 /// Larger than any model's; keeps products of three sizes within 64 bits.
 const LARGEST: u64 = 1 << 20;
-const MOST_LAYERS: u64 = 4096;
+pub const MOST_LAYERS: u64 = 4096;
 
 /// Bookkeeping, generation, training and file format: nothing that evaluation on given tokens depends on.
 const WITHOUT_EFFECT: [&str; 51] = [
@@ -80,9 +81,9 @@ impl Fields {
     /// Reads the `config.json` in `folder`.
     pub fn read(folder: &Path) -> Result<Self> {
         let path = folder.join("config.json");
-        let text = std::fs::read_to_string(&path)
+        let bytes = read_file(&path)
             .map_err(|error| user_error!("{}: {error}; give a folder with a Hugging Face checkpoint", path.display()))?;
-        match serde_json::from_str(&text) {
+        match serde_json::from_slice(&bytes) {
             Ok(Value::Object(map)) => Ok(Self { path, map, asked: RefCell::default() }),
             Ok(_) => Err(user_error!("{}: expected a JSON object", path.display())),
             Err(error) => Err(user_error!("{}: {error}", path.display())),

@@ -29,6 +29,7 @@ use fields::Fields;
 use tensors::Tensors;
 
 pub use export::export;
+pub use fields::MOST_LAYERS;
 
 /// Where a parameter lies in a family's checkpoints.
 #[derive(Clone, Debug, PartialEq, Eq)]

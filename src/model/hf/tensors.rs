@@ -1,7 +1,8 @@
 //! The tensors in a checkpoint folder: one safetensors file, or several with an index. Headers are read at once, tensors when
 //! asked for. Pickled files are never read.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::fmt;
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
@@ -9,8 +10,10 @@ use std::path::{Path, PathBuf};
 use anyhow::Result;
 use safetensors::tensor::{Dtype, Metadata, TensorInfo};
 use serde::Deserialize;
+use serde::de::{Deserializer as _, IgnoredAny, MapAccess, Visitor};
 use tch::{Kind, Tensor};
 
+use crate::guard::{open_file, read_file};
 use crate::user_error;
 
 /// As safetensors itself limits it.
@@ -44,8 +47,8 @@ impl Tensors {
             let why = if pickled { "; pickled weights are not read: save them again with safe_serialization=True" } else { "" };
             return Err(user_error!("{}: no model.safetensors and no model.safetensors.index.json{why}", folder.display()));
         }
-        let text = std::fs::read_to_string(&index).map_err(|error| user_error!("{}: {error}", index.display()))?;
-        let Index { weight_map } = serde_json::from_str(&text).map_err(|error| user_error!("{}: {error}", index.display()))?;
+        let text = read_file(&index).map_err(|error| user_error!("{}: {error}", index.display()))?;
+        let Index { weight_map } = serde_json::from_slice(&text).map_err(|error| user_error!("{}: {error}", index.display()))?;
         let mut files: HashMap<String, HashMap<String, Entry>> = HashMap::new();
         let mut all = HashMap::new();
         for (name, file) in weight_map {
@@ -115,10 +118,35 @@ fn kind(dtype: Dtype) -> Option<Kind> {
     }
 }
 
+/// A key that the JSON object `text` has more than once. JSON's readers take the last without a word.
+fn twice(text: &[u8]) -> Option<String> {
+    struct Keys;
+    impl<'de> Visitor<'de> for Keys {
+        type Value = Option<String>;
+
+        fn expecting(&self, to: &mut fmt::Formatter) -> fmt::Result {
+            to.write_str("an object")
+        }
+
+        fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+            let (mut known, mut repeated) = (HashSet::new(), None);
+            while let Some((key, IgnoredAny)) = map.next_entry::<String, IgnoredAny>()? {
+                if known.contains(&key) {
+                    repeated = repeated.or(Some(key));
+                } else {
+                    known.insert(key);
+                }
+            }
+            Ok(repeated)
+        }
+    }
+    serde_json::Deserializer::from_slice(text).deserialize_map(Keys).ok().flatten()
+}
+
 /// What the header of a safetensors file promises, held against the file's length.
 fn header(path: &Path) -> Result<HashMap<String, Entry>> {
     let mistake = |what: String| user_error!("{}: {what}", path.display());
-    let mut file = File::open(path).map_err(|error| mistake(error.to_string()))?;
+    let mut file = open_file(path).map_err(|error| mistake(error.to_string()))?;
     let length = file.metadata().map_err(|error| mistake(error.to_string()))?.len();
     let mut prefix = [0; 8];
     file.read_exact(&mut prefix).map_err(|_| mistake(format!("truncated: {length} bytes are no safetensors file")))?;
@@ -131,6 +159,9 @@ fn header(path: &Path) -> Result<HashMap<String, Entry>> {
     }
     let mut text = vec![0; size as usize];
     file.read_exact(&mut text).map_err(|error| mistake(error.to_string()))?;
+    if let Some(name) = twice(&text) {
+        return Err(mistake(format!("the header has tensor {name} twice")));
+    }
     let metadata: Metadata = serde_json::from_slice(&text).map_err(|error| mistake(format!("the header: {error}")))?;
     let data = length - 8 - size;
     let mut entries = HashMap::new();

@@ -26,9 +26,10 @@ use crate::data::format::openai::{Rows, Said, said};
 use crate::data::import::{Charged, Import};
 use crate::data::json::Json;
 use crate::data::sequences::Sequence;
+use crate::data::tokenizer;
 use crate::data::tokens::TokenizedSplit;
 use crate::data::vocabulary::Vocabulary;
-use crate::experiment::recipe::{EchoRows, EndpointRecipe};
+use crate::experiment::recipe::{EchoRows, EndpointRecipe, ExampleRecipe};
 use crate::record::journal::Fence;
 use crate::{UserError, user_error};
 
@@ -44,8 +45,8 @@ pub struct Judge<'a> {
     pub recipe: &'a EndpointRecipe,
     pub service: &'a Service,
     pub tokenizer: &'a Tokenizer,
-    /// The token that ends a text, where it has an unusual name.
-    pub eos_token: Option<&'a str>,
+    /// What the split was made of, where it is of examples.
+    pub examples: Option<&'a ExampleRecipe>,
     pub split: &'a TokenizedSplit,
     pub context: usize,
     /// Of the cache.
@@ -75,7 +76,7 @@ impl Judge<'_> {
             return Ok(Some(import.clone()));
         }
         drop(cache);
-        let vocabulary = Vocabulary::new(self.tokenizer, self.title.vocab_size, self.eos_token)?;
+        let vocabulary = Vocabulary::new(self.tokenizer, self.title.vocab_size, self.examples)?;
         let units = self.units(&missing, &vocabulary)?;
         let mut ledger = Ledger::open(answers, fence)?;
         let questions: Vec<Question> =
@@ -238,7 +239,7 @@ impl Judge<'_> {
             return (theirs != u64::from(id)).then(|| self.tokenizer.id_to_token(id).unwrap_or_default());
         }
         let theirs = token.text.as_deref().unwrap_or_default();
-        let ours = self.tokenizer.decode(&[id], false).unwrap_or_default();
+        let ours = tokenizer::decode(self.tokenizer, &[id], false).unwrap_or_default();
         // What is special is written in many ways; some tokenizers drop a leading space.
         (!is_unclear(theirs) && !is_unclear(&ours) && theirs.trim() != ours.trim()).then_some(ours)
     }

@@ -2,12 +2,13 @@
 
 use std::ops::Range;
 
-use anyhow::{Result, anyhow};
+use anyhow::Result;
 use serde_json::{Value, json};
 
 use super::judge::Judge;
 use super::question::{Generation, Question};
 use crate::data::sequences::Sequence;
+use crate::data::tokenizer;
 use crate::data::vocabulary::Vocabulary;
 use crate::experiment::recipe::{EchoRows, Sent};
 use crate::user_error;
@@ -35,9 +36,8 @@ impl Judge<'_> {
             Sent::Text => {
                 let mut documents: Vec<usize> = wanted.iter().map(|sequence| sequence.document).collect();
                 documents.dedup();
-                let eos = vocabulary.eos().ok();
                 let begin = vocabulary.encode_first("")?;
-                let units = documents.iter().map(|&document| self.document(document, &begin, eos, vocabulary));
+                let units = documents.iter().map(|&document| self.document(document, &begin, vocabulary));
                 let (units, other): (Vec<_>, Vec<_>) = units.collect::<Result<Vec<_>>>()?.into_iter().partition(Result::is_ok);
                 if let Some(Err(first)) = other.into_iter().next() {
                     return Err(user_error!("teacher {}: {first}; set sent = \"tokens\", if the server takes ids", self.name));
@@ -57,20 +57,14 @@ impl Judge<'_> {
     }
 
     /// Document `document` as text; as `Err` within `Ok`, why it cannot be sent so.
-    fn document(
-        &self,
-        document: usize,
-        begin: &[u32],
-        eos: Option<u32>,
-        vocabulary: &Vocabulary,
-    ) -> Result<Result<Unit, String>> {
+    fn document(&self, document: usize, begin: &[u32], vocabulary: &Vocabulary) -> Result<Result<Unit, String>> {
         let ids = self.split.offsets[document] as usize..self.split.offsets[document + 1] as usize;
         let (whole, prompt) = (self.split.document(document), self.split.prompt(document));
-        let ends = prompt.is_some() && whole.last().copied() == eos && eos.is_some();
+        let ends = prompt.is_some() && whole.last().is_some_and(|&last| vocabulary.is_end(last));
         let sent = &whole[..whole.len() - usize::from(ends)];
         let name = self.name_of(document);
         let bare = sent.strip_prefix(begin).unwrap_or(sent);
-        let text = self.tokenizer.decode(bare, false).map_err(|error| anyhow!("decoding: {error}"))?;
+        let text = tokenizer::decode(self.tokenizer, bare, false)?;
         if vocabulary.encode(&text, false)? != bare {
             let where_from =
                 if prompt.is_some() { "its source and target were cut into tokens apart" } else { "it is no plain text" };
@@ -80,7 +74,7 @@ impl Judge<'_> {
         }
         let question = Question::judge(name.clone(), &self.recipe.model, json!(text), sent.len() as u64, self.title.kept.top_k);
         let one = &bare[..1.min(bare.len())];
-        let first = self.tokenizer.decode(one, false).map_err(|error| anyhow!("decoding: {error}"))?;
+        let first = tokenizer::decode(self.tokenizer, one, false)?;
         if self.recipe.echo_rows == EchoRows::Next && (!begin.is_empty() || vocabulary.encode(&first, false)? != one) {
             return Ok(Err(format!(
                 "what follows the first token of {name:?} cannot be asked for as text, since it is none by itself"
