@@ -38,6 +38,7 @@ lint: libtorch
 
 oracle: build
 	$(PYTHON) scripts/oracle/objectives.py $(TARGET)/release/hydrometer
+	$(PYTHON) tests/fixtures/check_export.py $(TARGET)/release/hydrometer
 	@for checkpoint in tests/fixtures/checkpoints/*/; do \
 	  echo $$checkpoint; \
 	  $(PYTHON) tests/fixtures/compare_with_transformers.py $$checkpoint tests/fixtures/checkpoints/text.jsonl \

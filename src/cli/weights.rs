@@ -35,7 +35,16 @@ pub fn export(run: &str, runs: &Path, out: &Path) -> Result<String> {
     }
     let mesh = Mesh::single(Device::Cpu);
     let weights = checkpoint::load_weights(&final_weights(&folder), &recipe.model, Kind::Float, &mesh)?;
-    hf::export(out, &recipe.model, &weights, Some(&job.data.join("tokenizer.json")), FILE_BYTES, &mesh)?;
+    let gone = start.as_ref().filter(|folder| !folder.join("config.json").exists());
+    if let Some(folder) = gone {
+        eprintln!("{} is gone: what it said of special tokens and chats is not exported", folder.display());
+    }
+    let tokenizer = job.data.join("tokenizer.json");
+    let special = hf::SpecialTokens::of(&tokenizer, start.as_deref().filter(|_| gone.is_none()), recipe.data.examples.as_ref())?;
+    if let Some(warning) = special.warning(recipe.model.variant.family) {
+        eprintln!("{}: {warning}", out.display());
+    }
+    hf::export_with(out, &recipe.model, &weights, Some(&special), FILE_BYTES, &mesh)?;
     Ok(run)
 }
 

@@ -15,6 +15,7 @@ mod damaged_lines_are_named_or_counted;
 mod endpoints_are_paid_once;
 mod every_format_trains_all_arms_alike;
 mod every_objective_trains_alike_on_any_mesh;
+mod exports_say_their_special_tokens;
 mod fixtures;
 mod frames_keep_their_rows;
 mod frames_leave_in_other_formats;

@@ -1,4 +1,4 @@
-//! A model as a Hugging Face folder: `config.json`, safetensors under the family's names, `tokenizer.json`.
+//! A model as a Hugging Face folder: `config.json`, safetensors under the family's names, `tokenizer.json` and its special tokens.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs;
@@ -10,18 +10,33 @@ use serde_json::json;
 use tch::{Device, Tensor};
 
 use super::Place;
+use super::special::SpecialTokens;
 use crate::dist::Mesh;
 use crate::model::{ModelConfig, Weights};
 use crate::record::store::replace_bytes;
 use crate::user_error;
 
 /// Writes `weights` of `config` to `folder`, which must be new or empty, in f32, at most `file_bytes` a file (a larger tensor
-/// gets one of its own), with a copy of `tokenizer`. Every rank calls, the first writes.
+/// gets one of its own), with a copy of `tokenizer` and what the files beside it say of its special tokens. Every rank calls, the
+/// first writes.
 pub fn export(
     folder: &Path,
     config: &ModelConfig,
     weights: &Weights,
     tokenizer: Option<&Path>,
+    file_bytes: u64,
+    mesh: &Mesh,
+) -> Result<()> {
+    let special = tokenizer.map(|path| SpecialTokens::of(path, path.parent(), None)).transpose()?;
+    export_with(folder, config, weights, special.as_ref(), file_bytes, mesh)
+}
+
+/// The same, with a tokenizer whose special tokens are `special`.
+pub fn export_with(
+    folder: &Path,
+    config: &ModelConfig,
+    weights: &Weights,
+    special: Option<&SpecialTokens>,
     file_bytes: u64,
     mesh: &Mesh,
 ) -> Result<()> {
@@ -73,11 +88,11 @@ pub fn export(
         let index = json!({ "metadata": { "total_size": total }, "weight_map": map });
         replace_bytes(&folder.join("model.safetensors.index.json"), format!("{index:#}\n").as_bytes())?;
     }
-    if let Some(path) = tokenizer {
-        let bytes = fs::read(path).map_err(|error| user_error!("{}: {error}", path.display()))?;
-        replace_bytes(&folder.join("tokenizer.json"), &bytes)?;
-    }
     let mut fields = family.fields(config);
+    if let Some(special) = special {
+        special.write(folder)?;
+        special.complete(&mut fields);
+    }
     fields["dtype"] = json!("float32");
     // Last: a folder with a config.json is whole.
     replace_bytes(&folder.join("config.json"), format!("{fields:#}\n").as_bytes())

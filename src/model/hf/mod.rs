@@ -7,6 +7,7 @@ mod llama;
 mod opt;
 mod qwen2;
 mod qwen3;
+mod special;
 mod tensors;
 #[cfg(test)]
 mod tests;
@@ -28,8 +29,9 @@ use crate::user_error;
 use fields::Fields;
 use tensors::Tensors;
 
-pub use export::export;
+pub use export::{export, export_with};
 pub use fields::MOST_LAYERS;
+pub use special::SpecialTokens;
 
 /// Where a parameter lies in a family's checkpoints.
 #[derive(Clone, Debug, PartialEq, Eq)]
