@@ -102,7 +102,7 @@ fn a_checkpoints_own_words_are_kept() {
         Value::Object(said),
         json!({
             "tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": 2048, "bos_token": null,
-            "eos_token": { "content": "<|im_end|>", "lstrip": false }, "pad_token": "<|endoftext|>",
+            "eos_token": { "content": "<|im_end|>", "lstrip": false }, "pad_token": "<|endoftext|>", "unk_token": null,
             "additional_special_tokens": ["<|im_start|>"], "chat_template": "{{ messages }}",
             "clean_up_tokenization_spaces": true, "add_prefix_space": true,
         })
