@@ -4,6 +4,7 @@ use std::any::Any;
 use std::cell::{Cell, RefCell};
 use std::fs::{self, File};
 use std::io;
+use std::os::unix::fs::FileTypeExt;
 use std::panic::{self, AssertUnwindSafe, PanicHookInfo};
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -83,13 +84,19 @@ fn message(payload: &(dyn Any + Send)) -> String {
     text.or_else(|| payload.downcast_ref::<String>().cloned()).unwrap_or_else(|| "a panic without a message".into())
 }
 
-/// Opens a regular file: a pipe could wait forever, a device never ends.
+/// Opens a regular file. Opening a pipe may wait for ever, a device never ends, and neither can be read twice.
 pub fn open_file(path: &Path) -> io::Result<File> {
     let kind = fs::metadata(path)?.file_type();
-    match kind.is_file() {
-        true => File::open(path),
-        false => Err(io::Error::other(if kind.is_dir() { "is a folder, not a file" } else { "is not a regular file" })),
-    }
+    let found = match () {
+        () if kind.is_file() => return File::open(path),
+        () if kind.is_dir() => "a folder",
+        () if kind.is_fifo() => "a pipe",
+        () if kind.is_socket() => "a socket",
+        () => "a device",
+    };
+    Err(io::Error::other(format!(
+        "not a regular file but {found}; name a file, and write what comes from elsewhere to one first"
+    )))
 }
 
 /// The content of a regular file.

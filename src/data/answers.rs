@@ -1,9 +1,10 @@
 //! A teacher's answers by the ids of the student's vocabulary.
 
-use super::damage::{Damage, Kind, shown};
+use super::damage::{Damage, Kind};
 use super::example::{Answers, Entry, Scores};
 use super::json::Json;
 use super::vocabulary::Vocabulary;
+use crate::text::quoted;
 
 /// What a teacher says of a token.
 #[derive(Clone, Debug, PartialEq)]
@@ -64,7 +65,7 @@ pub fn score(written: Option<&Json>, key: &str, scores: Scores) -> Result<Option
     let score = match written {
         Json::Whole(n) => *n as f64,
         Json::Number(x) => *x,
-        Json::Text(text) => return bad(&format!("the text {}", shown(text))),
+        Json::Text(text) => return bad(&format!("the text {}", quoted(text))),
         other => return bad(other.kind()),
     };
     match scores {

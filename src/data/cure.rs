@@ -35,12 +35,3 @@ impl Says {
         }
     }
 }
-
-/// `text` between quotes, control characters escaped, cut to what a sentence bears.
-pub fn shown(text: &str) -> String {
-    const LONGEST: usize = 40;
-    match text.char_indices().nth(LONGEST) {
-        None => format!("{text:?}"),
-        Some((end, _)) => format!("{:?}", format!("{}…", &text[..end])),
-    }
-}

@@ -70,15 +70,6 @@ impl Damage {
     }
 }
 
-/// `text` as it is shown in a message: quoted, and of a long one the beginning.
-pub fn shown(text: &str) -> String {
-    const SHOWN: usize = 120;
-    match text.char_indices().nth(SHOWN) {
-        Some((end, _)) => format!("{:?}...", &text[..end]),
-        None => format!("{text:?}"),
-    }
-}
-
 impl fmt::Display for Damage {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         f.write_str(&self.what)

@@ -4,8 +4,8 @@ use std::fmt;
 
 use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 
-use super::cure::shown;
 use super::damage::{Damage, Kind};
+use crate::text::quoted;
 
 #[derive(Clone, Debug, PartialEq)]
 pub enum Json {
@@ -40,7 +40,7 @@ impl Json {
         match Self::value(line) {
             Ok(object @ Json::Object(_)) => Ok(object),
             Ok(other) => {
-                let what = format!("expected a JSON object, found {}: {}", other.kind(), shown(line.trim()));
+                let what = format!("expected a JSON object, found {}: {}", other.kind(), quoted(line.trim()));
                 Err(Damage::new(Kind::NotAnObject, what))
             }
             Err(error) if error.is_eof() => Err(Damage::new(Kind::Torn, "the JSON ends before it is complete")),
@@ -52,7 +52,7 @@ impl Json {
                 while !line.is_char_boundary(at) {
                     at -= 1;
                 }
-                let rest = if line[at..].is_empty() { String::new() } else { format!(", at {}", shown(&line[at..])) };
+                let rest = if line[at..].is_empty() { String::new() } else { format!(", at {}", quoted(&line[at..])) };
                 Err(Damage::new(Kind::NotJson, format!("not JSON: {message} at column {column}{rest}")))
             }
         }
@@ -61,7 +61,7 @@ impl Json {
     /// The keys of an object, for a sentence.
     pub fn keys(&self) -> String {
         let Json::Object(fields) = self else { return String::new() };
-        let mut names: Vec<String> = fields.iter().take(6).map(|(name, _)| shown(name)).collect();
+        let mut names: Vec<String> = fields.iter().take(6).map(|(name, _)| quoted(name)).collect();
         if fields.len() > names.len() {
             names.push("…".to_string());
         }
@@ -152,10 +152,10 @@ fn wrong(key: &str, wanted: &str, found: &Json) -> Damage {
         Json::Bool(value) => format!(": {value}"),
         Json::Whole(value) => format!(": {value}"),
         Json::Number(value) => format!(": {value:e}"),
-        Json::Text(value) => format!(": {}", shown(value)),
+        Json::Text(value) => format!(": {}", quoted(value)),
         Json::Null | Json::List(_) | Json::Object(_) => String::new(),
     };
-    Damage::new(Kind::WrongType, format!("{} must be {wanted}, not {}{value}", shown(key), found.kind()))
+    Damage::new(Kind::WrongType, format!("{} must be {wanted}, not {}{value}", quoted(key), found.kind()))
 }
 
 /// `line` with `-Infinity`, `Infinity` and `NaN` outside of strings replaced by what [`INFINITE`] stands for.

@@ -6,15 +6,14 @@
 //! files that were joined) is no text.
 
 use std::fmt;
-use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Seek, SeekFrom};
-use std::os::unix::fs::FileTypeExt;
 use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
 
 use super::damage::{Damage, Kind};
+use crate::guard::open_file;
 use crate::user_error;
 
 /// Bytes of a line, at most; a longer one is damage.
@@ -73,9 +72,7 @@ impl LineEnd {
 /// The unpacked bytes of a regular file. What its first bytes say, not its name, tells whether it is packed.
 pub fn open(path: &Path) -> Result<Box<dyn BufRead + Send>> {
     let unreadable = |error: std::io::Error| user_error!("{}: {}", path.display(), reason(&error));
-    // Opening what is no regular file may wait for ever, and reading it twice gives something else.
-    regular(path)?;
-    let mut file = File::open(path).map_err(unreadable)?;
+    let mut file = open_file(path).map_err(unreadable)?;
     let mut magic = Vec::new();
     file.by_ref().take(4).read_to_end(&mut magic).map_err(unreadable)?;
     file.seek(SeekFrom::Start(0)).map_err(unreadable)?;
@@ -87,18 +84,6 @@ pub fn open(path: &Path) -> Result<Box<dyn BufRead + Send>> {
         }
         _ => Box::new(BufReader::with_capacity(1 << 16, file)),
     })
-}
-
-fn regular(path: &Path) -> Result<()> {
-    let kind = std::fs::metadata(path).map_err(|error| user_error!("{}: {}", path.display(), reason(&error)))?.file_type();
-    let found = match () {
-        () if kind.is_file() => return Ok(()),
-        () if kind.is_dir() => "a folder",
-        () if kind.is_fifo() => "a pipe",
-        () if kind.is_socket() => "a socket",
-        () => "a device",
-    };
-    Err(user_error!("{}: not a regular file but {found}; write the data to a file first", path.display()))
 }
 
 /// What the system says, in words of a sentence: without `(os error 13)`.

@@ -6,11 +6,12 @@ use std::collections::HashMap;
 use anyhow::Result;
 use tokenizers::Tokenizer;
 
-use super::damage::{Damage, Kind, shown};
+use super::damage::{Damage, Kind};
 use super::example::Token;
 use super::spelling::Spelling;
 use super::{ends, tokenizer};
 use crate::experiment::recipe::ExampleRecipe;
+use crate::text::quoted;
 use crate::user_error;
 
 pub struct Vocabulary<'a> {
@@ -200,10 +201,10 @@ impl<'a> Vocabulary<'a> {
         let theirs = token
             .text
             .as_ref()
-            .map_or_else(|| format!("of bytes {:?}", token.bytes.as_deref().unwrap_or_default()), |text| shown(text));
+            .map_or_else(|| format!("of bytes {:?}", token.bytes.as_deref().unwrap_or_default()), |text| quoted(text));
         let what = format!(
             "token id {id} is {} in the tokenizer but {theirs} in the log: the id is of another tokenizer; use the teacher's tokenizer",
-            shown(&ours)
+            quoted(&ours)
         );
         Err(Damage::new(Kind::Contradictory, what))
     }
@@ -226,7 +227,7 @@ impl<'a> Vocabulary<'a> {
         }
         match (&token.bytes, &token.text) {
             (_, Some(text)) if text.contains('\u{fffd}') && token.bytes.as_ref().is_none_or(|bytes| bytes == text.as_bytes()) => {
-                format!("the token {} is a part of a character, and neither an id nor its bytes tell which; {IDS}", shown(text))
+                format!("the token {} is a part of a character, and neither an id nor its bytes tell which; {IDS}", quoted(text))
             }
             (None, Some(text)) if text.is_empty() => format!("a token has neither an id, nor bytes, nor a text; {IDS}"),
             (Some(bytes), text) if text.as_ref().is_none_or(|text| text.as_bytes() != bytes) => {

@@ -7,9 +7,10 @@
 use super::Keys;
 use super::prompt::{self, Prompt};
 use crate::data::answers::{row_name, score};
-use crate::data::damage::{Damage, Kind, shown};
+use crate::data::damage::{Damage, Kind};
 use crate::data::example::{Answers, Beside, Entry, Example, Piece, Scores, Token};
 use crate::data::json::Json;
+use crate::text::quoted;
 
 /// The response within a line.
 pub fn response(json: &Json) -> &Json {
@@ -65,7 +66,7 @@ pub fn said(json: &Json) -> Result<Said, Damage> {
     };
     let message = choice.get("message");
     if let Some(Json::Text(refusal)) = message.and_then(|message| message.get("refusal")) {
-        return Err(Damage::new(Kind::Refused, format!("the model refused to answer: {}", shown(refusal))));
+        return Err(Damage::new(Kind::Refused, format!("the model refused to answer: {}", quoted(refusal))));
     }
     let logprobs = choice.need("logprobs").map_err(|_| {
         Damage::new(Kind::MissingKey, "expected \"logprobs\" beside the text; ask the API for them, e.g. logprobs = 20")
@@ -131,7 +132,7 @@ pub fn refusal(json: &Json) -> Option<String> {
     let absent = json.given("response") == Some(&Json::Null) && !json.has("choices");
     let status = status.map(|status| format!(" (status {status})")).unwrap_or_default();
     match (error, message) {
-        (_, Some(message)) => Some(format!("the API has refused this request{status}: {}", shown(&message))),
+        (_, Some(message)) => Some(format!("the API has refused this request{status}: {}", quoted(&message))),
         (None, _) if status.is_empty() && absent => Some("the API has not answered this request: \"response\" is null".into()),
         (None, _) if status.is_empty() => None,
         _ => Some(format!("the API has refused this request{status} without a message")),

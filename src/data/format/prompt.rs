@@ -5,6 +5,7 @@ use super::openai::response;
 use crate::data::damage::{Damage, Kind};
 use crate::data::example::{Piece, Token};
 use crate::data::json::Json;
+use crate::text::quoted;
 
 pub struct Prompt {
     pub piece: Piece,
@@ -109,9 +110,7 @@ fn content(message: &Json) -> Result<String, Damage> {
         Json::List(parts) => {
             let text = |part: &Json| match (part.get("type"), part.get("text")) {
                 (_, Some(text)) => text.text("text").map(str::to_string),
-                (Some(Json::Text(kind)), None) => {
-                    Err(other(&format!("it has a part of type {}", crate::data::damage::shown(kind))))
-                }
+                (Some(Json::Text(kind)), None) => Err(other(&format!("it has a part of type {}", quoted(kind)))),
                 _ => part.text("content").map(str::to_string),
             };
             Ok(parts.iter().map(text).collect::<Result<Vec<_>, _>>()?.concat())
