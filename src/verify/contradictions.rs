@@ -71,7 +71,7 @@ fn import(row: &ImportRow) -> Option<String> {
     } else if whole.into_iter().chain(charged.into_iter().flatten()).any(|count| count < 0) {
         "a count below 0".into()
     } else if shares.into_iter().flatten().any(|share| !(0.0..=1.0).contains(&share))
-        || row.cost.is_some_and(|cost| !(cost >= 0.0))
+        || row.cost.is_some_and(|cost| cost.is_nan() || cost < 0.0)
     {
         "a share or a cost that is none".into()
     } else {

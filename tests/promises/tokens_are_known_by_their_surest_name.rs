@@ -298,7 +298,9 @@ fn one_rule_says_in_every_format_what_is_no_score() {
     let others = ["NaN", "Infinity", "0.5", "1e300", "null", "\"-2.0\"", "[-2.0]", "true"].map(rows);
     for at in 0..others[0].len() {
         let (format, lab) = (others[0][at].0, Lab::new());
-        lab.write("lines.jsonl", &others.each_ref().map(|rows| rows[at].1.clone()).join("\n"));
+        let good = rows("-2.0")[at].1.clone();
+        let lines = others.iter().map(|rows| rows[at].1.clone()).chain([good]).collect::<Vec<_>>();
+        lab.write("lines.jsonl", &lines.join("\n"));
         let output = lab.run(&["data", "lines.jsonl", "--format", format, "--on-bad-line", "skip", "--output", "json"]);
         let found: Value = serde_json::from_slice(&output.stdout).unwrap();
         assert_eq!(found["bad"], json!({ "bad-score": others.len() }), "{format} {at}");
