@@ -108,7 +108,7 @@ fn text(choice: &Json) -> Option<String> {
         Some(_) => true,
     };
     let key = if choice.has("message") { "content" } else { "text" };
-    let whole = !["tool_calls", "function_call", "reasoning_content", "reasoning", "thinking"].iter().any(|key| more(key));
+    let whole = !["tool_calls", "function_call", "reasoning_content", "reasoning", "thinking"].iter().any(more);
     within.get(key).filter(|_| whole).and_then(|text| text.text(key).ok()).map(str::to_string)
 }
 
