@@ -14,6 +14,8 @@ use crate::sweep::job::{Status, baselines, fidelity_run, journal_path, judge};
 pub struct Frozen {
     pub frames: Frames,
     pub kept: Vec<String>,
+    /// The oldest version of the arithmetic among the runs that were read; `None` where none was.
+    pub numerics: Option<u32>,
 }
 
 /// Reads every run of `experiment` under `runs`: students in the order of the plan, then teachers, then the baseline. A run
@@ -67,7 +69,7 @@ pub fn freeze(experiment: &Experiment, runs: &Path, earlier: Option<&Frames>) ->
         documents: DocumentRow::frame(&rows.documents)?,
         imports: None,
     };
-    Ok(Frozen { frames, kept: rows.kept })
+    Ok(Frozen { frames, kept: rows.kept, numerics: rows.numerics })
 }
 
 #[derive(Default)]
@@ -81,6 +83,8 @@ struct Rows {
     values: Vec<Vec<Option<String>>>,
     /// Runs whose rows were taken from elsewhere.
     kept: Vec<String>,
+    /// The oldest of those that were not.
+    numerics: Option<u32>,
 }
 
 impl Rows {
@@ -96,6 +100,7 @@ impl Rows {
             axes,
             values,
             kept: Vec::new(),
+            numerics: None,
         })
     }
 
@@ -141,6 +146,7 @@ impl Rows {
             self.take(run, earlier);
             return Ok(());
         }
+        self.numerics = self.numerics.into_iter().chain(journal::numerics(&events)).min();
         let status = Status::of(&events);
         let trained = role != "baseline";
         let mut row = RunRow {
