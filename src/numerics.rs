@@ -22,11 +22,12 @@ pub struct Change {
 
 /// Every version, the oldest first.
 pub const HISTORY: [Change; 2] = [
-    Change { version: 1, date: "2026-11-23", what: "the first arithmetic, and that of results which record no version" },
+    Change { version: 1, date: "2026-11-24", what: "the first arithmetic, and that of results which record no version" },
     Change {
         version: 2,
         date: "2026-11-24",
-        what: "the rounding of cached teacher probabilities, which moves the losses of distilled arms by up to 0.5%",
+        what: "the rounding of cached teacher probabilities, which moves the losses of distilled arms by up to 0.5%, \
+               and the precision of logits in bf16",
     },
 ];
 

@@ -63,8 +63,11 @@ impl Verify {
         }
         if self.common.smoke {
             let (golden, numbers) = self.golden(output, &interrupts)?;
-            // Either is something to verify.
-            found = if found == Found::Nothing || golden == Found::Nothing { found.min(golden) } else { found.max(golden) };
+            found = match (found, golden) {
+                // Either is something to verify.
+                (Found::Nothing, other) | (other, Found::Nothing) => other,
+                (one, other) => one.max(other),
+            };
             told["golden"] = numbers;
         }
         if output == Output::Json {
@@ -171,14 +174,16 @@ impl Verify {
             match exact {
                 true => say!("{path}: of this machine's family, {its} threads a run, libtorch {libtorch}: compared bit by bit"),
                 false => say!(
-                    "{path}: of {cpu_family}, {its} threads a run, libtorch {libtorch}; this is {}, {threads} threads on {ranks} \
-                     ranks, libtorch {}: evaluations are compared within {tolerance}%, not bit by bit",
+                    "{path}: of {cpu_family}, {its} threads a run, libtorch {libtorch}; this is {}, {threads} threads{}, libtorch {}: \
+                     evaluations are compared within {tolerance}%, not bit by bit",
                     family(),
+                    if ranks > 1 { format!(" on each of {ranks} ranks") } else { String::new() },
                     torch_version()
                 ),
             }
-            let how = if exact { "to the bit" } else { "within the tolerance" };
-            say!("{name}: the smoke tier {} the golden {how}", if held { "trains to" } else { "does not train to" });
+            let (holds, how) =
+                (if held { "holds" } else { "does not hold" }, if exact { "to the bit" } else { "within the tolerance" });
+            say!("{name}: the golden of the smoke tier {holds} {how}");
         }
         let found = if held { Found::Agreement } else { Found::Refuted };
         Ok((found, json!({ "file": path, "whole": whole, "exact": exact, "rung": rung, "runs": agreements })))
@@ -293,7 +298,7 @@ fn age(version: u32, accept_stale: bool) -> Option<String> {
         (older, accepted) => {
             let changed: Vec<&str> = changes_since(older).map(|change| change.what).collect();
             let what = if accepted { "stale, as is known" } else { "stale" };
-            let cure = if accepted { "" } else { "; `hydrometer run` with --rerun all makes them anew" };
+            let cure = if accepted { "" } else { "; `hydrometer run` makes them anew in an empty folder of runs, --runs DIR" };
             Some(format!(
                 "{what}: made by numerics {older}, the code's are {NUMERICS}, which changed {}{cure}",
                 changed.join(" and ")
