@@ -167,7 +167,7 @@ impl Verify {
         if output == Output::Human {
             agreements.iter().for_each(|agreement| say!("{agreement}"));
             if !whole {
-                say!("{} is not the golden that was written: its checksum differs", path.display());
+                say!("{} is not the text that was written: it was edited, or its checksum differs", path.display());
             }
             let Golden { cpu_family, threads: its, libtorch, .. } = &golden;
             let (path, tolerance) = (path.display(), 100.0 * TOLERANCE);

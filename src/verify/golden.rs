@@ -86,12 +86,14 @@ pub fn nearest(folder: &Path) -> Result<Option<Read>> {
 
 fn read(path: &Path) -> Result<Read> {
     let parse = || -> Result<Read> {
-        let mut all: BTreeMap<String, Value> = serde_json::from_slice(&std::fs::read(path)?)?;
-        let recorded = all.remove("sha256");
+        let text = std::fs::read_to_string(path)?;
+        let mut all: BTreeMap<String, Value> = serde_json::from_str(&text)?;
+        all.remove("sha256");
         let golden: Golden = serde_json::from_value(Value::Object(all.into_iter().collect()))?;
         let stem = path.file_stem().unwrap_or_default().to_string_lossy();
         ensure!(golden.cpu_family == stem, "it is of the family {}, which its name is not", golden.cpu_family);
-        let whole = recorded.is_some_and(|recorded| recorded == golden.checksum());
+        // The text, checksum and all: two decimals may be one number.
+        let whole = text == golden.text()?;
         Ok(Read { path: path.to_path_buf(), golden, whole })
     };
     parse().with_context(|| format!("{} is damaged", path.display()))
@@ -147,17 +149,18 @@ impl Golden {
         Ok(known.chain(strangers).collect())
     }
 
-    fn checksum(&self) -> String {
-        sha256_hex(serde_json::to_string(self).unwrap_or_default().as_bytes())
+    /// The file that it is.
+    fn text(&self) -> Result<String> {
+        let mut all = serde_json::to_value(self)?;
+        all["sha256"] = sha256_hex(serde_json::to_string(self)?.as_bytes()).into();
+        Ok(laid_out(&all, 0) + "\n")
     }
 
     /// Writes it into `folder`; returns its path.
     pub fn write(&self, folder: &Path) -> Result<PathBuf> {
-        let mut all = serde_json::to_value(self)?;
-        all["sha256"] = self.checksum().into();
         std::fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
         let path = file(folder, &self.cpu_family);
-        replace_bytes(&path, (laid_out(&all, 0) + "\n").as_bytes())?;
+        replace_bytes(&path, self.text()?.as_bytes())?;
         Ok(path)
     }
 }
