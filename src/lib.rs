@@ -5,7 +5,7 @@
 //! once and its answers are kept; a [`model`], sharded over the ranks of [`dist`], is held to an [`objective`] and stepped by
 //! [`train`]; [`eval`] measures it on held-out text; [`record`] writes down what happened, in journals and then in frames.
 //! From the frames alone, [`stats`] and [`report`] make tables, plots, pages and verdicts; [`verify`] holds what is committed to
-//! them. What the program says goes through the [`terminal`].
+//! them, and what trains to the version of its [`numerics`]. What the program says goes through the [`terminal`].
 
 pub mod cli;
 pub mod data;
@@ -15,6 +15,7 @@ pub mod eval;
 pub mod experiment;
 pub mod guard;
 pub mod model;
+pub mod numerics;
 pub mod objective;
 pub mod record;
 pub mod report;

@@ -7,6 +7,7 @@ use serde_json::json;
 
 use super::Output;
 use crate::dist::c10d;
+use crate::numerics::{self, NUMERICS};
 use crate::record::provenance::{cpu_model, memory_gb};
 use crate::{say, terminal};
 
@@ -40,6 +41,13 @@ pub fn doctor(output: Output) -> Result<ExitCode> {
     add("cpu", cpu_model(), None);
     let cores = std::thread::available_parallelism().map_or(1, |n| n.get());
     add("cores", cores.to_string(), None);
+    add("CPU family", numerics::family(), None);
+    add("numerics", format!("version {NUMERICS}"), None);
+    let settings = numerics::settings();
+    if !settings.is_empty() {
+        let shown: Vec<String> = settings.iter().map(|(name, value)| format!("{name}={value}")).collect();
+        add("environment", shown.join(" "), Some("these change the bits of what is trained; unset them to compare with others"));
+    }
     add("ATen kernels", c10d::cpu_capability(), None);
     if has("amx_bf16") {
         add("bf16 products", "AMX through oneDNN; ONEDNN_VERBOSE=1 shows it at work".into(), None);

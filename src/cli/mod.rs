@@ -124,7 +124,11 @@ impl Common {
 
     /// The same for who looks at no run.
     fn read(&self) -> Result<Experiment> {
-        load(&self.experiment, &Options { smoke: self.smoke, tp: self.tp as usize, dp: self.dp as usize })
+        load(&self.experiment, &self.options())
+    }
+
+    fn options(&self) -> Options {
+        Options { smoke: self.smoke, tp: self.tp as usize, dp: self.dp as usize }
     }
 
     fn results(&self, experiment: &Experiment) -> PathBuf {

@@ -105,11 +105,12 @@ impl Run {
             !provenance.frames.is_empty() && provenance.experiment_toml == experiment.toml && know(frames, &statuses)
         });
         if ending.started + ending.elsewhere > 0 || !stand {
-            let Frozen { mut frames, kept } = freeze(&experiment, &self.common.runs, earlier.as_ref().map(|(frames, _)| frames))?;
+            let Frozen { mut frames, kept, numerics } =
+                freeze(&experiment, &self.common.runs, earlier.as_ref().map(|(frames, _)| frames))?;
             frames.imports = Some(imports::frame(&experiment, &self.common.runs, &results)?);
             frames.write(&results)?;
             let kept = earlier.map_or(Vec::new(), |(_, provenance)| kept_from(&provenance, &kept));
-            let provenance = gather(&experiment, &settings, &results, kept)?;
+            let provenance = gather(&experiment, &settings, &results, kept, numerics)?;
             replace_bytes(&results.join(provenance::FILE), serde_json::to_string_pretty(&provenance)?.as_bytes())?;
         }
         remove_parts(&results, Duration::from_secs(3600));

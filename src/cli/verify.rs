@@ -1,15 +1,20 @@
 //! `hydrometer verify`: whether what is committed still follows from its frames.
 
+use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
 
-use anyhow::{Result, anyhow};
+use anyhow::{Context, Result, anyhow};
 use clap::Args;
 use serde_json::{Value, json};
 
 use super::known::Known;
 use super::run::count_interrupts;
 use super::{Common, NOTHING, Output, REFUTED};
-use crate::experiment::file_name;
+use crate::dist::c10d::torch_version;
+use crate::experiment::{Experiment, file_name, load_smoke_in};
+use crate::numerics::{NUMERICS, changes_since, family, settings};
 use crate::record::frames::{Frames, NAMES, RunRow, file_of};
 use crate::record::freeze::freeze;
 use crate::record::provenance;
@@ -18,31 +23,52 @@ use crate::report::claims::{Outcome, decide};
 use crate::stats::verdict::Verdict;
 use crate::sweep::retry::RETRIES;
 use crate::sweep::{schedule, session};
+use crate::text::quoted;
 use crate::verify::artefacts::{Fault, Findings, compare};
-use crate::verify::numerics::{self, Rung};
-use crate::{note, say, terminal};
+use crate::verify::golden::{self, Golden};
+use crate::verify::numerics::{self, Rung, TOLERANCE};
+use crate::{note, say, terminal, user_error};
 
 #[derive(Args, Debug)]
 pub struct Verify {
     #[command(flatten)]
     common: Common,
-    /// Train everything again as well, and say how far the numbers agree. --smoke does so too.
+    /// Train everything again as well, and say how far the numbers agree with those of the results.
     #[arg(long)]
     rerun: bool,
     /// A claim that is refuted is a result: end with 4 only where a file is not what the frames give, or numbers do not come again.
     #[arg(long)]
     accept_refuted: bool,
-    /// Runs at a time with --rerun; the same bits need the same number of threads a run.
-    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
-    jobs: u32,
+    /// The results are known to be of an older version of the arithmetic and wait to be made again; it is a fault if they are not.
+    #[arg(long)]
+    accept_stale: bool,
+    /// With --smoke: write what the smoke tier trains to as the golden of this machine's processor family, and compare with none.
+    #[arg(long, requires = "smoke", conflicts_with = "rerun")]
+    write_golden: bool,
+    /// Where the goldens of experiments are.
+    #[arg(long, value_name = "DIR", default_value = "results/goldens")]
+    goldens: PathBuf,
+    /// Runs at a time where something is trained [default: 1; against a golden, what leaves each run as many threads as it had].
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    jobs: Option<u32>,
 }
 
 impl Verify {
     pub fn verify(&self, output: Output) -> Result<ExitCode> {
-        let (mut found, mut told) = artefacts(&self.common, self.accept_refuted, output)?;
-        if (self.rerun || self.common.smoke) && found != Found::Nothing {
-            let (again, numbers) = self.train_again(output)?;
+        let (mut found, mut told) = artefacts(self, output)?;
+        let interrupts = if self.rerun || self.common.smoke { count_interrupts()? } else { Arc::default() };
+        if self.rerun && found != Found::Nothing {
+            let (again, numbers) = self.train_again(output, &interrupts)?;
             (found, told["rerun"]) = (found.max(again), numbers);
+        }
+        if self.common.smoke {
+            let (golden, numbers) = self.golden(output, &interrupts)?;
+            found = match (found, golden) {
+                // Either is something to verify.
+                (Found::Nothing, other) | (other, Found::Nothing) => other,
+                (one, other) => one.max(other),
+            };
+            told["golden"] = numbers;
         }
         if output == Output::Json {
             terminal::json(&told);
@@ -55,34 +81,14 @@ impl Verify {
     }
 
     /// Trains the experiment in a folder of its own and compares its numbers with the frames that are there.
-    fn train_again(&self, output: Output) -> Result<(Found, Value)> {
+    fn train_again(&self, output: Output, interrupts: &Arc<AtomicUsize>) -> Result<(Found, Value)> {
         let experiment = self.common.load()?;
         // Damaged frames are named already; there is nothing to hold new numbers against.
         let Ok(kept) = Frames::read(&self.common.results(&experiment)) else { return Ok((Found::Refuted, Value::Null)) };
-        let runs = self.common.runs.join(file_name(&format!("rerun-{}", experiment.name)));
-        match std::fs::remove_dir_all(&runs) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error.into()),
-            _ => {}
-        }
-        let settings = schedule::Settings {
-            runs: runs.clone(),
-            jobs: self.jobs as usize,
-            only: None,
-            rerun: None,
-            device: "cpu".into(),
-            tp: self.common.tp as usize,
-            dp: self.common.dp as usize,
-            recompute: false,
-            sequence_parallel: false,
-            retries: RETRIES,
-            fail_fast: false,
-        };
-        if session::run(&experiment, &settings, &count_interrupts()?)?.interrupted {
-            return Err(anyhow!("interrupted; nothing was verified by training"));
-        }
-        let again = freeze(&experiment, &runs, None)?.frames;
-        let mut agreements = numerics::compare(&kept, &again)?;
-        let outcomes = decide(&experiment.claims, &again)?;
+        let again = self.train(std::slice::from_ref(&experiment), self.jobs.unwrap_or(1), interrupts)?;
+        let again = again.first().context("nothing was trained")?;
+        let mut agreements = numerics::compare(&kept, again)?;
+        let outcomes = decide(&experiment.claims, again)?;
         let known = decide(&experiment.claims, &kept)?.into_iter().map(|outcome| outcome.verdict == Verdict::Refuted);
         let news: Vec<Outcome> =
             outcomes.iter().zip(known).filter(|(_, known)| !(self.accept_refuted && *known)).map(|(o, _)| o.clone()).collect();
@@ -93,9 +99,133 @@ impl Verify {
             outcomes.iter().for_each(|outcome| say!("trained again: {}", outcome.sentence));
             say!("{}: {}", experiment.name, rung.sentence());
         }
-        std::fs::remove_dir_all(&runs)?;
         let found = if rung == Rung::Refuted { Found::Refuted } else { Found::Agreement };
         Ok((found, json!({ "rung": rung, "runs": agreements, "claims": outcomes })))
+    }
+
+    /// Trains the smoke tier in every precision and holds it to the golden of this machine's family, or within a tolerance to that of
+    /// another.
+    fn golden(&self, output: Output, interrupts: &Arc<AtomicUsize>) -> Result<(Found, Value)> {
+        let experiment = self.common.load()?;
+        let (name, file) = (&experiment.name, self.common.experiment.display());
+        let folder = self.goldens.join(file_name(name));
+        let settings = settings();
+        if let Some((setting, value)) = settings.first_key_value() {
+            return Err(user_error!(
+                "{setting} is set to {}, which changes the bits of what is trained; unset it to compare with goldens",
+                quoted(value)
+            ));
+        }
+        let kept = match golden::nearest(&folder) {
+            _ if self.write_golden => None,
+            Ok(None) => {
+                note!(
+                    "{} has no goldens, so the smoke tier of {name} was not trained; `hydrometer verify {file} --smoke \
+                     --write-golden` writes that of this machine's family, {}",
+                    folder.display(),
+                    family()
+                );
+                return Ok((Found::Nothing, Value::Null));
+            }
+            Ok(found) => found,
+            Err(error) => {
+                tell(output, format_args!("{error:#}; git has those that are committed"));
+                return Ok((Found::Refuted, json!({ "fault": format!("{error:#}") })));
+            }
+        };
+        if let Some(kept) = kept.as_ref().filter(|kept| kept.golden.numerics != NUMERICS) {
+            let (path, version) = (kept.path.display(), kept.golden.numerics);
+            let fault =
+                format!("{path} is stale: it is of numerics {version}, the code's are {NUMERICS}; --write-golden replaces it");
+            tell(output, format_args!("{fault}"));
+            return Ok((Found::Refuted, json!({ "file": kept.path, "fault": fault })));
+        }
+        let ranks = i64::from(self.common.tp) * i64::from(self.common.dp);
+        if self.write_golden && ranks > 1 {
+            return Err(user_error!("a golden is of single ranks; leave --tp and --dp out"));
+        }
+        // Runs side by side share the cores, so that each may have as many threads as those of the golden.
+        let cores = std::thread::available_parallelism().map_or(1, |n| n.get());
+        let threads = kept.as_ref().and_then(|kept| usize::try_from(kept.golden.threads).ok()).filter(|&n| n > 0 && ranks == 1);
+        let jobs = self.jobs.unwrap_or(threads.map_or(1, |threads| (cores / threads).max(1) as u32));
+        let load = |precision| load_smoke_in(&self.common.experiment, precision, &self.common.options());
+        let variants = golden::PRECISIONS.map(load).into_iter().collect::<Result<Vec<_>>>()?;
+        let frames = self.train(&variants, jobs, interrupts)?;
+        let Some(golden::Read { path, golden, whole }) = kept else {
+            let path = Golden::of(name, &frames)?.write(&folder)?;
+            tell(output, format_args!("{}", path.display()));
+            return Ok((Found::Agreement, json!({ "file": path })));
+        };
+        let threads = golden::threads(&frames)?;
+        let exact = ranks == 1 && golden.is_exact(threads);
+        let mut agreements = golden.compare(&frames)?;
+        if exact {
+            agreements.iter_mut().filter(|one| one.rung != Rung::Bitwise).for_each(|one| one.rung = Rung::Refuted);
+        }
+        let rung = agreements.iter().map(|agreement| agreement.rung).max().unwrap_or(Rung::Refuted);
+        let held = whole && rung != Rung::Refuted;
+        if output == Output::Human {
+            agreements.iter().for_each(|agreement| say!("{agreement}"));
+            if !whole {
+                say!("{} is not the text that was written: it was edited, or its checksum differs", path.display());
+            }
+            let Golden { cpu_family, threads: its, libtorch, .. } = &golden;
+            let (path, tolerance) = (path.display(), 100.0 * TOLERANCE);
+            match exact {
+                true => say!("{path}: of this machine's family, {its} threads a run, libtorch {libtorch}: compared bit by bit"),
+                false => say!(
+                    "{path}: of {cpu_family}, {its} threads a run, libtorch {libtorch}; this is {}, {threads} threads{}, libtorch {}: \
+                     evaluations are compared within {tolerance}%, not bit by bit",
+                    family(),
+                    if ranks > 1 { format!(" on each of {ranks} ranks") } else { String::new() },
+                    torch_version()
+                ),
+            }
+            let (holds, how) =
+                (if held { "holds" } else { "does not hold" }, if exact { "to the bit" } else { "within the tolerance" });
+            say!("{name}: the golden of the smoke tier {holds} {how}");
+        }
+        let found = if held { Found::Agreement } else { Found::Refuted };
+        Ok((found, json!({ "file": path, "whole": whole, "exact": exact, "rung": rung, "runs": agreements })))
+    }
+
+    /// Trains `experiments`, one after the other, in a folder that is gone afterwards.
+    fn train(&self, experiments: &[Experiment], jobs: u32, interrupts: &Arc<AtomicUsize>) -> Result<Vec<Frames>> {
+        let name = experiments.first().map_or("", |experiment| &experiment.name);
+        let runs = self.common.runs.join(file_name(&format!("rerun-{name}")));
+        match std::fs::remove_dir_all(&runs) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error.into()),
+            _ => {}
+        }
+        let settings = schedule::Settings {
+            runs: runs.clone(),
+            jobs: jobs as usize,
+            only: None,
+            rerun: None,
+            device: "cpu".into(),
+            tp: self.common.tp as usize,
+            dp: self.common.dp as usize,
+            recompute: false,
+            sequence_parallel: false,
+            retries: RETRIES,
+            fail_fast: false,
+        };
+        let mut all = Vec::new();
+        for experiment in experiments {
+            if session::run(experiment, &settings, interrupts)?.interrupted {
+                return Err(anyhow!("interrupted; nothing was verified by training"));
+            }
+            all.push(freeze(experiment, &runs, None)?.frames);
+        }
+        std::fs::remove_dir_all(&runs)?;
+        Ok(all)
+    }
+}
+
+/// Says a line to people.
+fn tell(output: Output, line: std::fmt::Arguments) {
+    if output == Output::Human {
+        say!("{line}");
     }
 }
 
@@ -108,19 +238,26 @@ enum Found {
 }
 
 /// Compares the files of the results with what their frames give.
-fn artefacts(common: &Common, accept_refuted: bool, output: Output) -> Result<(Found, Value)> {
+fn artefacts(verify: &Verify, output: Output) -> Result<(Found, Value)> {
+    let Verify { common, accept_refuted, accept_stale, .. } = verify;
     let Known { name, results, claims, runs } = common.known()?;
     let any = |file: &String| results.join(file).exists();
     if !NAMES.map(file_of).iter().chain([&provenance::FILE.to_string()]).any(any) {
         let (results, file) = (results.display(), common.experiment.display());
-        note!("{results} has no frames, so nothing was verified; run `hydrometer run {file}` first");
+        // A smoke tier has its goldens.
+        if !common.smoke {
+            note!("{results} has no frames, so nothing was verified; run `hydrometer run {file}` first");
+        }
         return Ok((Found::Nothing, json!({ "experiment": name, "same": [], "faults": [], "claims": [] })));
     }
-    let Findings { same, faults, strangers, frames } = compare(&results, &claims)?;
+    let Findings { same, faults, strangers, frames, numerics } = compare(&results, &claims)?;
     let outcomes = frames.as_ref().map_or(Ok(Vec::new()), |frames| decide(&claims, frames))?;
     let present = frames.as_ref().map_or(Ok(Vec::new()), |frames| RunRow::rows(&frames.runs))?;
     let has = |run: &str| present.iter().any(|row| row.run == run && row.status != "new");
     let lacking = runs.iter().filter(|run| frames.is_some() && !has(run)).count();
+    let stale = numerics.is_some_and(|numerics| numerics < NUMERICS);
+    let age = numerics.and_then(|numerics| age(numerics, *accept_stale));
+    let current = if stale { *accept_stale } else { age.is_none() };
     let refuted = outcomes.iter().filter(|outcome| outcome.verdict == Verdict::Refuted).count();
     if output == Output::Human {
         for (file, fault) in &faults {
@@ -130,20 +267,44 @@ fn artefacts(common: &Common, accept_refuted: bool, output: Output) -> Result<(F
             say!("{} is no part of the results", results.join(file).display());
         }
         outcomes.iter().for_each(|outcome| say!("{}", outcome.sentence));
+        if let Some(sentence) = &age {
+            say!("{}: {sentence}", results.display());
+        }
         let all = same.len() + faults.len();
         if lacking > 0 {
             say!("{lacking} runs of the file are not in the frames; `hydrometer run` trains them");
         }
         say!("{name}: {} of {all} files follow from the frames to the byte; {refuted} claims refuted", same.len());
     }
-    let found = if faults.is_empty() && (refuted == 0 || accept_refuted) { Found::Agreement } else { Found::Refuted };
+    let found = if faults.is_empty() && current && (refuted == 0 || *accept_refuted) { Found::Agreement } else { Found::Refuted };
     let faults: Vec<_> = faults.iter().map(|(file, fault)| json!({ "file": file, "fault": fault })).collect();
     Ok((
         found,
         json!({
             "experiment": name, "same": same, "faults": faults, "strangers": strangers, "lacking": lacking, "claims": outcomes,
+            "numerics": { "result": numerics, "code": NUMERICS, "stale": stale },
         }),
     ))
+}
+
+/// What is to be said of results by numerics of this version, where something is.
+fn age(version: u32, accept_stale: bool) -> Option<String> {
+    match (version, accept_stale) {
+        (NUMERICS, false) => None,
+        (NUMERICS, true) => Some("not stale; leave --accept-stale out, and remove it from where it is listed as stale".into()),
+        (newer, _) if newer > NUMERICS => {
+            Some(format!("made by numerics {newer}, which this program, of {NUMERICS}, is too old for"))
+        }
+        (older, accepted) => {
+            let changed: Vec<&str> = changes_since(older).map(|change| change.what).collect();
+            let what = if accepted { "stale, as is known" } else { "stale" };
+            let cure = if accepted { "" } else { "; `hydrometer run` makes them anew in an empty folder of runs, --runs DIR" };
+            Some(format!(
+                "{what}: made by numerics {older}, the code's are {NUMERICS}, which changed {}{cure}",
+                changed.join(" and ")
+            ))
+        }
+    }
 }
 
 fn sentence(file: &str, fault: &Fault) -> String {

@@ -11,7 +11,7 @@ use super::fair::{self, Fairness, Match};
 use super::file::{File, Method as Arm};
 use super::name::file_name;
 use super::preset::Presets;
-use super::recipe::{TeacherRecipe, TrainRecipe, identity};
+use super::recipe::{Precision, TeacherRecipe, TrainRecipe, identity};
 use super::recorded::Origin;
 use super::resolve::{Settings, applies};
 use super::source::{Place, Setting};
@@ -26,7 +26,20 @@ const RUNS_MAX: usize = 100_000;
 
 /// Reads `path` and expands it. Every mistake of the user is a [`crate::UserError`] that points at its line.
 pub fn load(path: &Path, options: &Options) -> Result<Experiment> {
-    let file = File::read(path)?;
+    expand(File::read(path)?, options)
+}
+
+/// The `[smoke]` tier of `path` in `precision`, whatever the file says of it.
+pub fn load_smoke_in(path: &Path, precision: Precision, options: &Options) -> Result<Experiment> {
+    let mut file = File::read(path)?;
+    if !file.smoke.is_empty() {
+        let setting = Setting { value: precision.name().into(), at: file.whole.clone() };
+        file.smoke.insert("precision".into(), setting);
+    }
+    expand(file, &Options { smoke: true, ..*options })
+}
+
+fn expand(file: File, options: &Options) -> Result<Experiment> {
     if options.smoke && file.smoke.is_empty() {
         return Err(user_error!("{}: --smoke needs a [smoke] table, e.g. tokens = \"64k\"", file.whole.0));
     }

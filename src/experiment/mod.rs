@@ -29,7 +29,7 @@ use crate::data::damage::OnBadLine;
 use crate::data::ends::Ends;
 use crate::data::format::{Format, Keys};
 use claim::Claim;
-pub use expand::load;
+pub use expand::{load, load_smoke_in};
 use fair::Fairness;
 pub use name::{experiment as name_of, file_name};
 use recipe::TrainRecipe;

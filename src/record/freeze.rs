@@ -8,12 +8,14 @@ use super::frames::{CurveRow, DocumentRow, EvalRow, Frames, RunRow, axes_of, run
 use super::journal::{self, Event};
 use crate::experiment::Experiment;
 use crate::experiment::recipe::TrainRecipe;
-use crate::sweep::job::{Status, baselines, fidelity_run, journal_path, judge};
+use crate::sweep::job::{Status, baselines, cache_place, fidelity_run, journal_path, judge, recording_place};
 
 /// An experiment's frames and the runs whose rows come from earlier ones.
 pub struct Frozen {
     pub frames: Frames,
     pub kept: Vec<String>,
+    /// The oldest version of the arithmetic among the runs that were read and the caches that taught them; `None` where none was.
+    pub numerics: Option<u32>,
 }
 
 /// Reads every run of `experiment` under `runs`: students in the order of the plan, then teachers, then the baseline. A run
@@ -35,6 +37,16 @@ pub fn freeze(experiment: &Experiment, runs: &Path, earlier: Option<&Frames>) ->
     }
     for (run, student) in baselines(experiment) {
         rows.add(experiment, runs, &run, ("baseline", "unigram"), &student.recipe, none(), &earlier)?;
+    }
+    // What a cache was once taught stays in it.
+    let recordings = experiment.recordings.iter().map(|recording| recording_place(runs, recording));
+    for place in experiment.teachers.iter().map(|teacher| cache_place(runs, teacher)).chain(recordings) {
+        let events = journal::read(&journal_path(&place.folder))?;
+        let started = events.iter().filter_map(|event| match event {
+            Event::Started { numerics, .. } => Some(*numerics),
+            _ => None,
+        });
+        rows.numerics = rows.numerics.into_iter().chain(started).min();
     }
     rows.axes = experiment.axes.clone();
     for (at, row) in earlier.runs.iter().enumerate() {
@@ -67,7 +79,7 @@ pub fn freeze(experiment: &Experiment, runs: &Path, earlier: Option<&Frames>) ->
         documents: DocumentRow::frame(&rows.documents)?,
         imports: None,
     };
-    Ok(Frozen { frames, kept: rows.kept })
+    Ok(Frozen { frames, kept: rows.kept, numerics: rows.numerics })
 }
 
 #[derive(Default)]
@@ -81,6 +93,8 @@ struct Rows {
     values: Vec<Vec<Option<String>>>,
     /// Runs whose rows were taken from elsewhere.
     kept: Vec<String>,
+    /// The oldest of those that were not.
+    numerics: Option<u32>,
 }
 
 impl Rows {
@@ -96,6 +110,7 @@ impl Rows {
             axes,
             values,
             kept: Vec::new(),
+            numerics: None,
         })
     }
 
@@ -141,6 +156,7 @@ impl Rows {
             self.take(run, earlier);
             return Ok(());
         }
+        self.numerics = self.numerics.into_iter().chain(journal::numerics(&events)).min();
         let status = Status::of(&events);
         let trained = role != "baseline";
         let mut row = RunRow {

@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use super::number;
 use super::store::read_if_there;
+use crate::numerics::UNRECORDED;
 
 /// The journal's name in a run's folder.
 pub const FILE: &str = "journal.jsonl";
@@ -29,6 +30,9 @@ pub enum Event {
         threads: i64,
         params: i64,
         updates: i64,
+        /// Version of the arithmetic.
+        #[serde(default = "unrecorded")]
+        numerics: u32,
     },
     /// It goes on after this step; from nothing at 0.
     Resumed {
@@ -105,6 +109,10 @@ pub enum Event {
     Torn {
         after: i64,
     },
+}
+
+fn unrecorded() -> u32 {
+    UNRECORDED
 }
 
 /// A training step, after its update.
@@ -273,6 +281,21 @@ pub fn read(path: &Path) -> Result<Vec<Event>> {
         events.push(event);
     }
     Ok(events)
+}
+
+/// The oldest version of the arithmetic that had a part in what counts of a run; `None` where it has not started.
+pub fn numerics(events: &[Event]) -> Option<u32> {
+    let mut parts: Vec<u32> = Vec::new();
+    for event in events {
+        match event {
+            Event::Started { numerics, .. } => parts.push(*numerics),
+            // From nothing: only the start that led here counts.
+            Event::Resumed { step: 0 } => parts = parts.pop().into_iter().collect(),
+            Event::Requeued { anew: true } => parts.clear(),
+            _ => {}
+        }
+    }
+    parts.into_iter().min()
 }
 
 /// Whether what was written still counts once the run goes on after `step`.

@@ -9,11 +9,12 @@ use anyhow::{Result, anyhow};
 use serde::{Deserialize, Serialize};
 
 use super::fingerprint::{Fingerprint, fingerprints};
-use super::frames::{Frames, NAMES, file_of};
+use super::frames::{Frames, NAMES, RunRow, file_of};
 use super::store::{sha256_file, unreadable};
 use crate::dist::c10d;
 use crate::experiment::Experiment;
 use crate::experiment::claim::{Claim, ClaimNote};
+use crate::numerics::{self, NUMERICS, UNRECORDED};
 use crate::sweep::schedule::Settings;
 use crate::user_error;
 
@@ -66,6 +67,15 @@ pub struct Provenance {
     /// Runs whose rows earlier frames had, and where those came from.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub kept: Vec<Kept>,
+    /// Version of the arithmetic: the oldest that made a run in the tables. Absent in results from before it was recorded.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub numerics: Option<u32>,
+    /// The processor's family, which decides bits.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cpu_family: Option<String>,
+    /// Variables of the environment that made libtorch compute in another way than the processor alone would.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub cpu_settings: BTreeMap<String, String>,
 }
 
 /// Runs of an earlier time whose rows were kept.
@@ -75,6 +85,8 @@ pub struct Kept {
     pub cpu: String,
     pub finished_at: i64,
     pub runs: Vec<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub numerics: Option<u32>,
 }
 
 /// Where the rows of `runs` came from, as the provenance beside the `earlier` frames tells.
@@ -83,8 +95,8 @@ pub fn kept_from(earlier: &Provenance, runs: &[String]) -> Vec<Kept> {
     let mut all: Vec<Kept> = older.filter(|kept| !kept.runs.is_empty()).collect();
     let rest: Vec<String> = runs.iter().filter(|run| !all.iter().any(|kept| kept.runs.contains(run))).cloned().collect();
     if !rest.is_empty() {
-        let Provenance { commit, cpu, finished_at, .. } = earlier.clone();
-        all.push(Kept { commit, cpu, finished_at, runs: rest });
+        let Provenance { commit, cpu, finished_at, numerics, .. } = earlier.clone();
+        all.push(Kept { commit, cpu, finished_at, runs: rest, numerics });
     }
     all
 }
@@ -104,6 +116,11 @@ impl Provenance {
                 path.display()
             )
         })
+    }
+
+    /// Version of the arithmetic that made the numbers.
+    pub fn numerics(&self) -> u32 {
+        self.numerics.unwrap_or(UNRECORDED)
     }
 
     fn parse(text: &[u8]) -> Result<Self> {
@@ -126,8 +143,18 @@ pub struct MethodNote {
 }
 
 /// What can be told of this run of the program and of the frames it wrote into `results`; `kept` came from earlier ones. Outside a
-/// git checkout the commit is absent.
-pub fn gather(experiment: &Experiment, settings: &Settings, results: &Path, kept: Vec<Kept>) -> Result<Provenance> {
+/// git checkout the commit is absent. `numerics` is the oldest version of the arithmetic among the runs that did not.
+pub fn gather(
+    experiment: &Experiment,
+    settings: &Settings,
+    results: &Path,
+    kept: Vec<Kept>,
+    numerics: Option<u32>,
+) -> Result<Provenance> {
+    let frames = Frames::read(results)?;
+    let planned: Vec<String> = RunRow::rows(&frames.runs)?.into_iter().filter(|row| row.planned).map(|row| row.run).collect();
+    let shown = kept.iter().filter(|kept| kept.runs.iter().any(|run| planned.contains(run)));
+    let oldest = shown.map(|kept| kept.numerics.unwrap_or(UNRECORDED)).chain(numerics).min();
     let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs() as i64);
     let methods = experiment.methods.iter().map(|m| MethodNote { name: m.name.clone(), objective: m.objective.clone() });
     let arguments = std::env::args_os().skip(1).map(|argument| argument.to_string_lossy().into_owned());
@@ -163,8 +190,11 @@ pub fn gather(experiment: &Experiment, settings: &Settings, results: &Path, kept
         experiment_toml: experiment.toml.clone(),
         claims: experiment.claims.iter().map(Claim::note).collect(),
         frames: frame_hashes(results),
-        fingerprints: fingerprints(&Frames::read(results)?)?,
+        fingerprints: fingerprints(&frames)?,
         kept,
+        numerics: Some(oldest.unwrap_or(NUMERICS)),
+        cpu_family: Some(numerics::family()),
+        cpu_settings: numerics::settings(),
     })
 }
 

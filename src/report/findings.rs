@@ -152,6 +152,7 @@ pub fn facts(provenance: &Provenance) -> Vec<(&'static str, String)> {
         ("libtorch", p.libtorch.clone()),
         ("machine", format!("{}, {} cores{memory}", p.cpu, p.cores)),
         ("device", format!("{} on {}", p.device, p.os)),
+        ("arithmetic", arithmetic(p)),
         ("command", p.argv.join(" ")),
         ("finished", if p.finished_at > 0 { date(p.finished_at) } else { String::new() }),
     ];
@@ -162,6 +163,14 @@ pub fn facts(provenance: &Provenance) -> Vec<(&'static str, String)> {
     }
     facts.retain(|(_, value)| !value.is_empty());
     facts
+}
+
+/// What decided the bits; empty where results do not record it.
+fn arithmetic(provenance: &Provenance) -> String {
+    let version = provenance.numerics.map(|version| format!("numerics {version}"));
+    let family = provenance.cpu_family.as_ref().map(|family| format!("CPU family {family}"));
+    let settings = provenance.cpu_settings.iter().map(|(name, value)| format!("{name}={value}"));
+    version.into_iter().chain(family).chain(settings).collect::<Vec<_>>().join(", ")
 }
 
 /// How to run it again.

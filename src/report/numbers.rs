@@ -18,6 +18,7 @@ use super::format::{date, duration, fixed, flops, perplexity, quantity, signed};
 use super::input::{Input, Run, read};
 use super::table;
 use super::verdict;
+use crate::numerics::{NUMERICS, changes_since};
 use crate::record::export::Export;
 use crate::record::frames::Frames;
 use crate::record::provenance::Provenance;
@@ -68,6 +69,7 @@ pub fn numbers(frames: &Frames, provenance: &Provenance, claims: Option<&str>) -
             "finished": date(provenance.finished_at),
             "frames": provenance.frames,
         },
+        "numerics": arithmetic(provenance),
         "held_out": held_out,
         "runs": runs(&input),
         "comparisons": comparison.cells.iter().filter(|cell| cell.difference.as_ref().is_some_and(|d| d.nll.is_some())).count(),
@@ -76,6 +78,14 @@ pub fn numbers(frames: &Frames, provenance: &Provenance, claims: Option<&str>) -
         "references": references,
         "claims": claims.map(of_claims).transpose()?.unwrap_or_default(),
     }))
+}
+
+/// The version of the arithmetic that made the result, and what has changed since.
+fn arithmetic(provenance: &Provenance) -> Value {
+    let result = provenance.numerics();
+    let changes: Vec<&str> = changes_since(result).map(|change| change.what).collect();
+    let recorded = provenance.numerics.is_some();
+    json!({ "result": result, "code": NUMERICS, "stale": result < NUMERICS, "recorded": recorded, "changes": changes })
 }
 
 fn number(value: f64, text: String) -> Value {

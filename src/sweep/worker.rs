@@ -21,6 +21,7 @@ use crate::eval::fidelity::{Model, fidelity};
 use crate::eval::perplexity::Evaluation;
 use crate::experiment::recipe::TrainRecipe;
 use crate::guard::caught;
+use crate::numerics::NUMERICS;
 use crate::record::journal::{Event, Journal, TakenOver};
 use crate::record::store::{is_storage, remove_parts};
 use crate::shortage::{SAID, first_words, shortage};
@@ -246,6 +247,7 @@ fn dispatch(job: &Job, mesh: &Mesh, journal: Option<&Journal>, stop: &AtomicBool
                 threads: 1,
                 params: counts.len() as i64,
                 updates: 0,
+                numerics: NUMERICS,
             })?;
             journal.write(&Event::Resumed { step: 0 })?;
             let tokens = all.iter().map(|s| s.counted() as i64).sum();
@@ -265,5 +267,6 @@ fn started(job: &Job, recipe: &TrainRecipe) -> Event {
         threads: job.threads as i64,
         params: recipe.model.parameter_count() as i64,
         updates: recipe.updates() as i64,
+        numerics: NUMERICS,
     }
 }

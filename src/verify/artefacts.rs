@@ -54,6 +54,8 @@ pub struct Findings {
     pub strangers: Vec<PathBuf>,
     /// The frames, where all of them can be read.
     pub frames: Option<Frames>,
+    /// Version of the arithmetic that made them, where that can be read.
+    pub numerics: Option<u32>,
 }
 
 impl Findings {
@@ -73,6 +75,7 @@ pub fn compare(folder: &Path, claims: &[Claim]) -> Result<Findings> {
             return Ok(all);
         }
     };
+    all.numerics = Some(provenance.numerics());
     let found = frame_hashes(folder);
     for name in NAMES {
         let file = file_of(name);

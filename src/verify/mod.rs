@@ -2,4 +2,5 @@
 
 pub mod artefacts;
 mod contradictions;
+pub mod golden;
 pub mod numerics;

@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use anyhow::Result;
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 
-use crate::record::frames::{Frames, RunRow};
+use crate::record::frames::{CurveRow, DocumentRow, EvalRow, Frames, RunRow};
 use crate::report::claims::Outcome;
 use crate::report::input::Table;
 use crate::stats::verdict::Verdict;
@@ -15,7 +15,7 @@ use crate::stats::verdict::Verdict;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Rung {
-    /// Every loss and every evaluation, to the bit.
+    /// Every loss, every gradient's norm, every evaluation and every document, to the bit.
     Bitwise,
     /// Every evaluation within [`TOLERANCE`]: another machine or another number of threads.
     WithinTolerance,
@@ -48,7 +48,7 @@ pub struct Agreement {
     /// [`Rung::Refuted`] where it is not there, or its numbers are off and no claim is left to hold.
     pub rung: Rung,
     /// The first step that differs, and what there differs.
-    pub first: Option<(i64, &'static str)>,
+    pub first: Option<(i64, What)>,
     /// What that was, and what it is now; absent on a side that does not have it.
     pub values: (Option<f64>, Option<f64>),
     /// The largest relative difference of an evaluation's NLL.
@@ -80,7 +80,38 @@ impl fmt::Display for Agreement {
     }
 }
 
-type Series = BTreeMap<(i64, &'static str), f64>;
+/// What a run has of a step, in the order in which a difference is told.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum What {
+    Loss,
+    HardLoss,
+    GradNorm,
+    /// Of an evaluation, on this split.
+    Nll(String),
+    /// The summed NLL of a document of this split, by its place, from 1.
+    Document(String, usize),
+}
+
+impl fmt::Display for What {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        match self {
+            Self::Loss => f.write_str("loss"),
+            Self::HardLoss => f.write_str("hard_loss"),
+            Self::GradNorm => f.write_str("grad_norm"),
+            Self::Nll(split) => write!(f, "nll on {split}"),
+            Self::Document(split, at) => write!(f, "nll_sum of document {at} of {split}"),
+        }
+    }
+}
+
+impl Serialize for What {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+/// The numbers of a run by step.
+pub(super) type Series = BTreeMap<(i64, What), f64>;
 
 /// Compares the runs that `kept` plans with those of `again`, by id, in the order of `kept`.
 pub fn compare(kept: &Frames, again: &Frames) -> Result<Vec<Agreement>> {
@@ -102,30 +133,34 @@ pub fn compare(kept: &Frames, again: &Frames) -> Result<Vec<Agreement>> {
         .collect())
 }
 
-fn agreement(run: String, before: &Series, after: &Series, trouble: Option<String>) -> Agreement {
-    let same = |at: &(i64, &str)| before.get(at).map(|x| x.to_bits()) == after.get(at).map(|x| x.to_bits());
-    let mut first: Option<(i64, &'static str)> = None;
+/// How the numbers of `run` agree; `trouble` is what is wrong beside them.
+pub(super) fn agreement(run: String, before: &Series, after: &Series, trouble: Option<String>) -> Agreement {
+    // All that is no finite number is alike.
+    let bits =
+        |series: &Series, at: &(i64, What)| series.get(at).map(|x| if x.is_finite() { x.to_bits() } else { f64::NAN.to_bits() });
+    let same = |at: &(i64, What)| bits(before, at) == bits(after, at);
+    let mut first: Option<(i64, What)> = None;
     let mut largest = 0.0f64;
     for at in before.keys().chain(after.keys()) {
-        if !same(at) && first.is_none_or(|known| *at < known) {
-            first = Some(*at);
+        if !same(at) && first.as_ref().is_none_or(|known| at < known) {
+            first = Some(at.clone());
         }
-        if at.1 == "nll" {
+        if matches!(at.1, What::Nll(_)) {
             let difference = match before.get(at).zip(after.get(at)) {
-                Some((a, b)) if a.to_bits() == b.to_bits() => 0.0,
+                Some(_) if same(at) => 0.0,
                 Some((a, b)) => ((a - b) / a).abs(),
                 None => f64::INFINITY,
             };
             largest = if difference.is_nan() { f64::INFINITY } else { largest.max(difference) };
         }
     }
-    let rung = match (&trouble, first) {
+    let rung = match (&trouble, &first) {
         (Some(_), _) => Rung::Refuted,
         (None, None) => Rung::Bitwise,
         (None, Some(_)) if largest <= TOLERANCE => Rung::WithinTolerance,
         (None, Some(_)) => Rung::Refuted,
     };
-    let values = first.map_or((None, None), |at| (before.get(&at).copied(), after.get(&at).copied()));
+    let values = first.as_ref().map_or((None, None), |at| (before.get(at).copied(), after.get(at).copied()));
     Agreement { run, rung, first, values, largest, trouble }
 }
 
@@ -152,24 +187,34 @@ pub fn rung(agreements: &[Agreement], outcomes: &[Outcome]) -> Rung {
     }
 }
 
-fn statuses(frames: &Frames) -> Result<BTreeMap<String, String>> {
+pub(super) fn statuses(frames: &Frames) -> Result<BTreeMap<String, String>> {
     let runs = Table(&frames.runs);
     Ok(runs.text("run")?.into_iter().flatten().zip(runs.text("status")?.into_iter().flatten()).collect())
 }
 
-/// Losses of every step and the NLL of every evaluation, by run.
-fn series(frames: &Frames) -> Result<BTreeMap<String, Series>> {
+/// The numbers of every run: losses and the gradient's norm of each step, NLLs of evaluations, and those of documents, which belong
+/// to the last one.
+pub(super) fn series(frames: &Frames) -> Result<BTreeMap<String, Series>> {
     let mut all: BTreeMap<String, Series> = BTreeMap::new();
-    let mut add = |table: Table, what: &'static str| -> Result<()> {
-        let rows = table.text("run")?.into_iter().zip(table.whole("step")?).zip(table.number(what)?);
-        for ((run, step), value) in rows {
-            all.entry(run.unwrap_or_default()).or_default().insert((step.unwrap_or(0), what), value.unwrap_or(f64::NAN));
-        }
-        Ok(())
-    };
-    add(Table(&frames.curves), "loss")?;
-    add(Table(&frames.curves), "hard_loss")?;
-    add(Table(&frames.evals), "nll")?;
+    for row in CurveRow::rows(&frames.curves)? {
+        let series = all.entry(row.run).or_default();
+        series.insert((row.step, What::Loss), row.loss);
+        series.insert((row.step, What::HardLoss), row.hard_loss);
+        series.insert((row.step, What::GradNorm), row.grad_norm);
+    }
+    let mut last: BTreeMap<String, i64> = BTreeMap::new();
+    for row in EvalRow::rows(&frames.evals)? {
+        let step = last.entry(row.run.clone()).or_insert(row.step);
+        *step = row.step.max(*step);
+        all.entry(row.run).or_default().insert((row.step, What::Nll(row.split)), row.nll);
+    }
+    let mut seen: BTreeMap<(String, String), usize> = BTreeMap::new();
+    for row in DocumentRow::rows(&frames.documents)? {
+        let at = seen.entry((row.run.clone(), row.split.clone())).or_default();
+        *at += 1;
+        let step = last.get(&row.run).copied().unwrap_or(0);
+        all.entry(row.run).or_default().insert((step, What::Document(row.split, *at)), row.nll_sum);
+    }
     Ok(all)
 }
 
@@ -177,9 +222,13 @@ fn series(frames: &Frames) -> Result<BTreeMap<String, Series>> {
 mod tests {
     use super::*;
 
+    fn key(step: i64, what: &str) -> (i64, What) {
+        (step, if what == "loss" { What::Loss } else { What::Nll("valid".into()) })
+    }
+
     fn against(after: &[(i64, &'static str, f64)], trouble: Option<&str>) -> Agreement {
-        let before = Series::from([((1, "loss"), 4.0), ((2, "loss"), 3.0), ((2, "nll"), 5.0)]);
-        let after = after.iter().map(|&(step, what, value)| ((step, what), value)).collect();
+        let before = Series::from([(key(1, "loss"), 4.0), (key(2, "loss"), 3.0), (key(2, "nll"), 5.0)]);
+        let after = after.iter().map(|&(step, what, value)| (key(step, what), value)).collect();
         agreement("run".into(), &before, &after, trouble.map(String::from))
     }
 
@@ -188,7 +237,7 @@ mod tests {
         let same = against(&[(1, "loss", 4.0), (2, "loss", 3.0), (2, "nll", 5.0)], None);
         assert_eq!((same.rung, same.first), (Rung::Bitwise, None));
         let near = against(&[(1, "loss", 4.0), (2, "loss", 3.0 + 1e-15), (2, "nll", 5.01)], None);
-        assert_eq!((near.rung, near.first), (Rung::WithinTolerance, Some((2, "loss"))));
+        assert_eq!((near.rung, near.first), (Rung::WithinTolerance, Some(key(2, "loss"))));
         assert!((near.largest - 0.002).abs() < 1e-12);
         for off in [&[(2, "nll", 5.2)][..], &[(2, "nll", f64::NAN)], &[]] {
             assert_eq!(against(off, None).rung, Rung::Refuted);

@@ -23,6 +23,7 @@ mod exports_say_their_special_tokens;
 mod fixtures;
 mod frames_keep_their_rows;
 mod frames_leave_in_other_formats;
+mod goldens_hold_what_is_trained;
 mod interrupted_runs_resume_bit_for_bit;
 mod killed_sweeps_lose_nothing_that_is_done;
 mod known_silent_bugs_are_told_apart;
