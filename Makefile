@@ -1,6 +1,7 @@
 # make quickstart   set everything up, build, run the main job
 # make test         all tests
 # make verify       committed results follow from their frames; the quickstart's smoke tier trains to the same numbers again
+# make readme       README.md and docs/ with the numbers that the committed results give
 # make paper        paper/hydrometer.pdf from the committed results; make paper-check holds it to them
 # make notebooks    execute notebooks/ and hold their outputs to the committed ones; UPDATE=1 writes them anew
 # make build | bench | lint | libtorch | libtorch-cuda
@@ -11,7 +12,7 @@ CARGO ?= cargo
 PYTHON ?= python3
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 
-.PHONY: quickstart test verify paper paper-check notebooks build bench lint oracle endpoint libtorch libtorch-cuda prerequisites
+.PHONY: quickstart test verify readme paper paper-check notebooks build bench lint oracle endpoint libtorch libtorch-cuda prerequisites
 
 quickstart: build
 	$(TARGET)/release/hydrometer run experiments/quickstart.toml
@@ -27,6 +28,9 @@ verify: build
 	done
 	@[ -e results/quickstart-smoke/runs.parquet ] || $(TARGET)/release/hydrometer run experiments/quickstart.toml --smoke
 	$(TARGET)/release/hydrometer verify experiments/quickstart.toml --smoke
+
+readme: build
+	@$(TARGET)/release/hydrometer quote README.md docs/*.md
 
 paper: build
 	@$(PYTHON) scripts/paper.py $(TARGET)/release/hydrometer
