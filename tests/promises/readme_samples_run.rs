@@ -14,8 +14,8 @@ fn file(name: &str) -> String {
 
 /// The fenced blocks of `language`.
 fn blocks(text: &str, language: &str) -> Vec<String> {
-    let parts = text.split(&format!("```{language}\n")).skip(1);
-    parts.map(|part| part.split("\n```").next().unwrap().to_string() + "\n").collect()
+    let fence = format!("```{language}\n");
+    text.split(&fence).skip(1).map(|part| part.split("\n```").next().unwrap().to_string() + "\n").collect()
 }
 
 /// A text of a few thousand different sentences.
