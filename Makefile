@@ -2,6 +2,7 @@
 # make test         all tests
 # make verify       committed results follow from their frames; the quickstart's smoke tier trains to its golden
 # make goldens      write the golden of this machine's processor family
+# make readme       README.md and docs/ with the numbers that the committed results give
 # make paper        paper/hydrometer.pdf from the committed results; make paper-check holds it to them
 # make notebooks    execute notebooks/ and hold their outputs to the committed ones; UPDATE=1 writes them anew
 # make fuzz        the tests that damage files at random, SECONDS each (300)
@@ -13,7 +14,7 @@ CARGO ?= cargo
 PYTHON ?= python3
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 
-.PHONY: quickstart test fuzz verify goldens paper paper-check notebooks build bench lint oracle endpoint libtorch libtorch-cuda prerequisites
+.PHONY: quickstart test fuzz verify goldens readme paper paper-check notebooks build bench lint oracle endpoint libtorch libtorch-cuda prerequisites
 
 quickstart: build
 	$(TARGET)/release/hydrometer run experiments/quickstart.toml
@@ -44,6 +45,9 @@ verify: build
 
 goldens: build
 	$(TARGET)/release/hydrometer verify experiments/quickstart.toml --smoke --write-golden
+
+readme: build
+	@$(TARGET)/release/hydrometer quote README.md docs/*.md
 
 paper: build
 	@$(PYTHON) scripts/paper.py $(TARGET)/release/hydrometer

@@ -4,13 +4,15 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Result;
-use clap::Args;
+use clap::{Args, ValueEnum};
 use serde_json::json;
 
 use super::{Output, results_of};
 use crate::record::checked::Checked;
 use crate::report::format::{fixed, signed};
 use crate::report::pooled::{Pooled, over_data, over_experiments, shared};
+use crate::report::table::csv::csv;
+use crate::report::table::document::{Language, document};
 use crate::report::{Cell, Comparison, comparison, table};
 use crate::{note, say, terminal, user_error};
 
@@ -22,10 +24,34 @@ pub struct Compare {
     /// The arm that others are compared with [default: that of the report].
     #[arg(long, value_name = "ARM")]
     to: Option<String>,
+    /// What the tables are written in. `--output json` has all numbers too, in a form of its own.
+    #[arg(long, value_enum, default_value = "terminal")]
+    format: Format,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Format {
+    /// At most 110 columns, with a sentence on each arm's evidence.
+    Terminal,
+    /// As in report.md.
+    Markdown,
+    /// A tabular of the package booktabs.
+    Latex,
+    /// A #table.
+    Typst,
+    /// Unrounded numbers, a row an arm; interval ends in columns of their own.
+    Csv,
 }
 
 impl Compare {
     pub fn compare(&self, output: Output) -> Result<ExitCode> {
+        if output == Output::Json && self.format != Format::Terminal {
+            let format = self.format.to_possible_value().map_or_else(String::new, |value| value.get_name().to_string());
+            return Err(user_error!(
+                "--format {format} and --output json ask for two forms of one output; leave out one of them (--output json is the \
+                 comparison as one JSON document)"
+            ));
+        }
         let (mut comparisons, mut changed_frames) = (Vec::new(), Vec::new());
         for path in &self.results {
             let folder = results_of(path)?;
@@ -52,6 +78,15 @@ impl Compare {
         match output {
             Output::Json => {
                 terminal::json(&json!({ "comparisons": comparisons, "pooled": pooled, "changed_frames": changed_frames }))
+            }
+            Output::Human if self.format != Format::Terminal => {
+                let text = match self.format {
+                    Format::Latex => document(&comparisons, &pooled, Language::Latex),
+                    Format::Typst => document(&comparisons, &pooled, Language::Typst),
+                    Format::Csv => csv(&comparisons, &pooled),
+                    Format::Markdown | Format::Terminal => document(&comparisons, &pooled, Language::Markdown),
+                };
+                terminal::block(text.trim_end_matches('\n'));
             }
             Output::Human => {
                 for (at, found) in comparisons.iter().enumerate() {

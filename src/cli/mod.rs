@@ -11,6 +11,7 @@ mod known;
 mod loss;
 mod place;
 mod plan;
+mod quote;
 mod reading;
 mod report;
 mod run;
@@ -71,6 +72,8 @@ enum Verb {
     Compare(compare::Compare),
     /// Write the weights of a run as a Hugging Face folder, the frames as CSV or TensorBoard events, or a report's numbers as JSON.
     Export(export::Export),
+    /// Write the numbers that a Markdown file quotes into it, from the frames.
+    Quote(quote::Quote),
     /// Rebuild tables, plots, pages and claims from the frames and demand the same bytes; refuse refuted claims.
     Verify(verify::Verify),
     /// Read a file of data to its end: its format, its examples, its damaged lines by kind.
@@ -187,6 +190,7 @@ impl Cli {
             Verb::Why(why) => why.why(self.output),
             Verb::Report(common) => report::report(&common, self.output),
             Verb::Compare(compare) => compare.compare(self.output),
+            Verb::Quote(quote) => quote.quote(self.output),
             Verb::Export(export) => export.export(self.output),
             Verb::Verify(verify) => verify.verify(self.output),
             Verb::Data(data) => data.run(self.output),

@@ -1,5 +1,6 @@
 //! Tables, plots and pages: a pure function of the frames folder. The same frames give the same bytes.
 
+mod block;
 pub mod claims;
 mod comparison;
 mod difference;
@@ -14,6 +15,7 @@ mod page;
 mod plot;
 mod png;
 pub mod pooled;
+pub mod quote;
 pub mod table;
 #[cfg(test)]
 mod tests;

@@ -40,7 +40,7 @@ fn cell(value: &AnyValue) -> String {
     }
 }
 
-fn quoted(text: &str) -> String {
+pub fn quoted(text: &str) -> String {
     let plain = !text.is_empty() && !text.contains([',', '"', '\n', '\r']);
     if plain { text.to_string() } else { format!("\"{}\"", text.replace('"', "\"\"")) }
 }

@@ -1,7 +1,11 @@
-//! Arms side by side as a table: for a terminal, for Markdown and for HTML.
+//! Arms side by side as a table: for a terminal, for pages, and for other people's texts.
 
 mod comparison;
+pub mod csv;
+pub mod document;
+mod latex;
 mod metrics;
+mod typst;
 
 use tabled::builder::Builder;
 use tabled::settings::object::{Columns, Object, Rows};
@@ -13,6 +17,7 @@ pub use comparison::{comparison, perplexity_text, probability};
 pub use metrics::{TITLE as METRICS_TITLE, mean as metric_mean, metrics, text as metric_text};
 
 use super::comparison::{Cell, Comparison, Estimate, Reference};
+use super::findings;
 use super::format::{fixed, html as escape_html, markdown as escape_markdown, shorten};
 
 const WIDTH: usize = 110;
@@ -36,6 +41,8 @@ enum Row<'a> {
     /// What the rows under it have in common.
     Facet(String),
     Cell(&'a Cell, Vec<String>),
+    /// What stands for no cell: an arm over several data sets.
+    Plain(Vec<String>),
     Reference(Vec<String>),
 }
 
@@ -69,6 +76,11 @@ impl<'a> Table<'a> {
         Self { head: named("arm".into(), columns), rows, note }
     }
 
+    /// A table of other rows, the first column of which names them.
+    fn plain((head, rows): findings::Rows, note: String) -> Self {
+        Self { head: head.into_iter().map(String::from).collect(), rows: rows.into_iter().map(Row::Plain).collect(), note }
+    }
+
     /// At most 110 columns, teachers and the unigram baseline under a rule.
     fn terminal(&self) -> String {
         let references = self.rows.iter().filter(|row| matches!(row, Row::Reference(_))).count();
@@ -76,7 +88,7 @@ impl<'a> Table<'a> {
         let mut rows = vec![self.head.clone()];
         rows.extend(self.rows.iter().map(|row| match row {
             Row::Facet(name) => alone(name.clone(), columns),
-            Row::Cell(_, texts) | Row::Reference(texts) => texts.clone(),
+            Row::Cell(_, texts) | Row::Plain(texts) | Row::Reference(texts) => texts.clone(),
         }));
         let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
         let others: usize = (1..columns).map(width).sum::<usize>() + GAP * (columns + 1);
@@ -111,7 +123,7 @@ impl<'a> Table<'a> {
         let rule = format!("|:--|{}\n", "--:|".repeat(columns - 1));
         let row = |row: &Row| match row {
             Row::Facet(name) => line(alone(format!("**{}**", escape_markdown(name)), columns)),
-            Row::Cell(_, texts) | Row::Reference(texts) => escaped(texts),
+            Row::Cell(_, texts) | Row::Plain(texts) | Row::Reference(texts) => escaped(texts),
         };
         let body: String = self.rows.iter().map(row).collect();
         format!("{}{rule}{body}\n{}\n", escaped(&self.head), escape_markdown(&self.note))
@@ -139,6 +151,7 @@ impl<'a> Table<'a> {
                     ));
                 }
                 Row::Cell(cell, row) => bodies.push_str(&line(swatch(cell), row)),
+                Row::Plain(row) => bodies.push_str(&line(String::new(), row)),
                 Row::Reference(row) => references.push_str(&line(String::new(), row)),
             }
         }

@@ -1,4 +1,5 @@
 mod claims;
+mod formats;
 mod metrics;
 
 use std::collections::{BTreeMap, BTreeSet};
