@@ -21,6 +21,7 @@ mod verify;
 mod weights;
 mod why;
 
+use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -121,6 +122,13 @@ struct Common {
 impl Common {
     fn load(&self) -> Result<Experiment> {
         let experiment = self.read()?;
+        let teachers = experiment.teachers.iter().map(|teacher| &teacher.data);
+        let all = experiment.students.iter().map(|student| &student.data).chain(teachers);
+        let data: BTreeSet<&PathBuf> = all.flat_map(|files| files.splits.values()).filter(|path| path.is_dir()).collect();
+        for folder in data {
+            place::outside(&self.runs, folder, "--runs DIR")?;
+            place::outside(&self.results(&experiment), folder, "--results DIR")?;
+        }
         alias::link(&experiment, &self.runs)?;
         Ok(experiment)
     }

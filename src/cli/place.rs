@@ -1,6 +1,6 @@
 //! Places that a flag names to write to: looked at before any work is done for them.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 
@@ -10,6 +10,29 @@ use crate::user_error;
 /// Makes `folder`, which `flag` names, and makes sure that files can be made in it; `what` it is the folder of.
 pub fn folder(folder: &Path, what: &str, flag: &str) -> Result<()> {
     writable(folder, &format!("the {what} folder"), &format!("choose another with {flag}"))
+}
+
+/// Makes sure that `folder`, which `flag` names, is not inside the data folder `data`: what is written there would be read as data.
+pub fn outside(folder: &Path, data: &Path, flag: &str) -> Result<()> {
+    match whole(folder).starts_with(whole(data)) {
+        true => Err(user_error!(
+            "{} is inside the data folder {}, where it would be read as data; choose another with {flag}, or give the data a folder \
+             of its own",
+            folder.display(),
+            data.display()
+        )),
+        false => Ok(()),
+    }
+}
+
+/// The absolute path of what may not be there yet, without links as far as it is there.
+fn whole(path: &Path) -> PathBuf {
+    let path = std::path::absolute(path).unwrap_or_else(|_| path.to_path_buf());
+    match (path.canonicalize(), path.parent(), path.file_name()) {
+        (Ok(found), ..) => found,
+        (Err(_), Some(parent), Some(name)) => whole(parent).join(name),
+        _ => path,
+    }
 }
 
 /// Makes sure that `file`, which `flag` names, can be made or replaced. What is no file, e.g. a device, is not replaced by one.

@@ -18,6 +18,10 @@ pub fn rank_of(command: &mut Command, rank: usize, world: usize, threads: usize,
     command.env("GOMP_SPINCOUNT", "20000");
     // tokenizers and polars must not start thread pools of their own in a rank.
     command.env("RAYON_NUM_THREADS", "1").env("POLARS_MAX_THREADS", "1");
+    // What a queue or torchrun has said to this process is no word to a rank that is alone.
+    for name in ["WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT", "TORCHELASTIC_USE_AGENT_STORE"] {
+        command.env_remove(name);
+    }
     if let Some(store) = store {
         command
             .env("WORLD_SIZE", world.to_string())

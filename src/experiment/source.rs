@@ -213,16 +213,20 @@ impl Setting {
                 Ok(n) => Ok(n),
             };
         }
-        let text = self.value.as_str().ok_or_else(wrong)?.trim();
-        let (digits, unit) = match text.char_indices().last() {
-            Some((at, 'k' | 'K')) => (&text[..at], 1e3),
-            Some((at, 'M')) => (&text[..at], 1e6),
-            Some((at, 'G' | 'B')) => (&text[..at], 1e9),
-            _ => (text, 1.0),
+        let tokens = match self.value.as_float() {
+            Some(number) => number,
+            None => {
+                let text = self.value.as_str().ok_or_else(wrong)?.trim();
+                let (digits, unit) = match text.char_indices().last() {
+                    Some((at, 'k' | 'K')) => (&text[..at], 1e3),
+                    Some((at, 'M')) => (&text[..at], 1e6),
+                    Some((at, 'G' | 'B')) => (&text[..at], 1e9),
+                    _ => (text, 1.0),
+                };
+                digits.parse::<f64>().map_err(|_| wrong())? * unit
+            }
         };
-        let number: f64 = digits.parse().map_err(|_| wrong())?;
-        let tokens = number * unit;
-        if number.is_finite() && tokens >= TOKENS_MAX as f64 {
+        if tokens.is_finite() && tokens >= TOKENS_MAX as f64 {
             return Err(many());
         }
         if (1.0..1e15).contains(&tokens) && (tokens - tokens.round()).abs() < 1e-6 {

@@ -1,11 +1,12 @@
 //! What must be there before any job: the data as tokens, and the answers of teachers that are recorded or asked for.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use anyhow::Result;
 
-use super::job::{answers_folder, data_folder, data_sets, recording_place};
+use super::job::{Status, answers_folder, data_folder, data_sets, recording_place, status};
 use super::lease::{Lease, Watch};
 use super::schedule::{Settings, views};
 use crate::data::batch::seen;
@@ -13,6 +14,7 @@ use crate::data::sequences::sequences;
 use crate::data::tokens::{self, TokenizedSplit};
 use crate::experiment::Experiment;
 use crate::experiment::recorded::Origin;
+use crate::model::hf;
 use crate::note;
 use crate::teacher::cache::Cache;
 use crate::teacher::endpoint::judge::Judge;
@@ -23,6 +25,7 @@ pub fn prepare(experiment: &Experiment, settings: &Settings, interrupts: &Atomic
     let interrupts = || interrupts.load(Ordering::Relaxed);
     let lease =
         |folder: &Path| -> Result<Option<Lease>> { Watch::new(folder).wait(|sentence| note!("{sentence}"), || interrupts() > 0) };
+    check_checkpoints(experiment, &settings.runs)?;
     for (folder, recipe, files, splits) in data_sets(experiment, &settings.runs) {
         let splits: Vec<&str> = splits.iter().map(String::as_str).collect();
         let Some(_lease) = lease(&folder)? else { return Ok(false) };
@@ -64,4 +67,19 @@ pub fn prepare(experiment: &Experiment, settings: &Settings, interrupts: &Atomic
         }
     }
     Ok(true)
+}
+
+/// Refuses a checkpoint of numbers that are not finite before anything begins with it: what is done needs it no more.
+fn check_checkpoints(experiment: &Experiment, runs: &Path) -> Result<()> {
+    let students = experiment.students.iter().map(|student| (&student.run, &student.start));
+    let teachers = experiment.teachers.iter().map(|teacher| (&teacher.run, &teacher.start));
+    let mut folders = BTreeSet::new();
+    for (run, start) in students.chain(teachers) {
+        if let Some(folder) = start
+            && status(runs, run)? != Status::Done
+        {
+            folders.insert(folder);
+        }
+    }
+    folders.into_iter().try_for_each(|folder| hf::open(folder)?.check_numbers())
 }

@@ -1,5 +1,6 @@
 //! Every mistake: exit code 2, one sentence, no folder of runs.
 
+use super::fixtures::folder;
 use super::lab::{EXPERIMENT, Lab};
 
 /// Runs the experiment after `change` and expects exit code 2 with `message` on standard error.
@@ -56,4 +57,54 @@ fn an_undefined_teacher() {
         &[],
         "unknown teacher \"bg\"; did you mean \"big\"?",
     );
+}
+
+#[test]
+fn runs_or_results_inside_the_data() {
+    for (flags, inside) in [
+        (["--runs", "texts/runs", "--results", "r"], "texts/runs is inside the data folder ./texts"),
+        (["--runs", "runs", "--results", "./texts/../texts/new/r"], "./texts/../texts/new/r is inside the data folder ./texts"),
+    ] {
+        let lab = Lab::new();
+        std::fs::create_dir(lab.path().join("texts")).unwrap();
+        std::fs::rename(lab.path().join("train.txt"), lab.path().join("texts/train.txt")).unwrap();
+        lab.write("lab.toml", &EXPERIMENT.replace("\"train.txt\"", "\"texts\""));
+        for verb in ["plan", "run"] {
+            let output = lab.run(&[&[verb, "lab.toml"], &flags[..]].concat());
+            let said = String::from_utf8_lossy(&output.stderr).into_owned();
+            assert_eq!((output.status.code(), said.trim().lines().count()), (Some(2), 1), "{verb}: {said}");
+            assert!(said.contains(inside), "{verb}: {said}");
+            assert_eq!(std::fs::read_dir(lab.path().join("texts")).unwrap().count(), 1, "nothing is written among the data");
+        }
+    }
+}
+
+/// A checkpoint whose numbers are not finite, for a student that it starts and for a teacher that it is.
+#[test]
+fn a_checkpoint_of_nan() {
+    let lab = Lab::new();
+    let hf = lab.path().join("hf");
+    std::fs::create_dir(&hf).unwrap();
+    for entry in std::fs::read_dir(folder("../chat")).unwrap() {
+        let path = entry.unwrap().path();
+        std::fs::copy(&path, hf.join(path.file_name().unwrap())).unwrap();
+    }
+    let weights = hf.join("model.safetensors");
+    let mut bytes = std::fs::read(&weights).unwrap();
+    // Whatever the type of the last number, all ones is none.
+    let end = bytes.len();
+    bytes[end - 4..].fill(0xff);
+    std::fs::write(&weights, bytes).unwrap();
+    let base = "[base]\ndata = { train = \"train.txt\", valid = \"valid.txt\", tokenizer = \"hf/tokenizer.json\" }\ncontext = 32\n\
+                tokens = 256\nbatch = 64\n";
+    let student = "student = { hidden_size = 8, intermediate_size = 16, num_hidden_layers = 1, num_attention_heads = 2, \
+                   num_key_value_heads = 1 }\n[teacher.them]\nhf = \"hf\"\n[method.soft-ce]\nobjective = \"soft-ce\"\ntop_k = 2\n";
+    let tail = "[method.finetune]\nobjective = \"hard-ce\"\n";
+    for text in [format!("{base}student = {{ hf = \"hf\" }}\n{tail}"), format!("{base}{student}{tail}")] {
+        lab.write("lab.toml", &text);
+        let output = lab.run(&["run", "lab.toml"]);
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!((output.status.code(), said.trim().lines().count()), (Some(2), 1), "{said}");
+        assert!(said.contains("holds numbers that are not finite"), "{said}");
+    }
 }

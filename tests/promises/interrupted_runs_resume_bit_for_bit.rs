@@ -112,3 +112,12 @@ fn a_second_run_trains_nothing_again() {
     assert!(!String::from_utf8_lossy(&output.stderr).contains("started"), "{}", String::from_utf8_lossy(&output.stderr));
     assert_eq!(lab.numbers("runs"), before);
 }
+
+/// What a queue or torchrun says to the program is no word to its workers, which are alone.
+#[test]
+fn in_an_environment_of_other_ranks() {
+    let lab = Lab::new();
+    let mut command = lab.command(&["run", "lab.toml", "--only", "finetune"]);
+    let output = command.env("WORLD_SIZE", "2").env("RANK", "0").env("MASTER_ADDR", "127.0.0.1").output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}

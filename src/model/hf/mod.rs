@@ -216,6 +216,11 @@ impl Checkpoint {
         Ok(tensor.narrow(0, place.part.0 * rows, rows).contiguous())
     }
 
+    /// Reads every parameter: whether all numbers are finite.
+    pub fn check_numbers(&self) -> Result<()> {
+        parameters(&self.config).iter().try_for_each(|parameter| self.tensor(parameter).map(drop))
+    }
+
     /// Whether `tp` ranks can share the model and sequences of `context` tokens fit it.
     pub fn check_use(&self, tp: usize, context: usize) -> Result<()> {
         let checked = self.config.check(tp).and_then(|()| self.config.check_context(context));
