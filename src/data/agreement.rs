@@ -87,7 +87,8 @@ fn agree(spelled: &[u8], text: &[u8], may_lack: Lack) -> bool {
         Lack::Stop => {
             let begin = text.trim_ascii();
             let rest = spelled.trim_ascii_start().strip_prefix(begin);
-            if rest.is_some_and(|rest| rest.trim_ascii().len() <= STOP_MAX) {
+            // A text of nothing is no beginning of an answer.
+            if !begin.is_empty() && rest.is_some_and(|rest| rest.trim_ascii().len() <= STOP_MAX) {
                 return true;
             }
         }

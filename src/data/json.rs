@@ -20,9 +20,11 @@ pub enum Json {
     Object(Vec<(String, Json)>),
 }
 
-/// Stands for a number that JSON has no word for, where Python wrote one.
-const INFINITE: [(&str, f64); 3] =
-    [("\u{1}-Infinity", f64::NEG_INFINITY), ("\u{1}Infinity", f64::INFINITY), ("\u{1}NaN", f64::NAN)];
+/// Words of Python for numbers that JSON has none for, and the numbers that stand for them while a line is parsed: the two largest
+/// of all, which nothing measures.
+const WORDS: [(&str, &str); 2] = [("Infinity", "1.7976931348623157e308"), ("NaN", "1.7976931348623155e308")];
+const INFINITE: f64 = f64::MAX;
+const NOT_A_NUMBER: f64 = f64::MAX.next_down();
 
 impl Json {
     /// Parses a line, whatever its value.
@@ -158,15 +160,15 @@ fn wrong(key: &str, wanted: &str, found: &Json) -> Damage {
     Damage::new(Kind::WrongType, format!("{} must be {wanted}, not {}{value}", quoted(key), found.kind()))
 }
 
-/// `line` with `-Infinity`, `Infinity` and `NaN` outside of strings replaced by what [`INFINITE`] stands for.
+/// `line` with `Infinity` and `NaN` outside of strings replaced as [`WORDS`] says; a sign stays before them.
 fn pythonic(line: &str) -> String {
     let mut out = String::with_capacity(line.len() + 32);
     let (mut rest, mut quoted) = (line, false);
     'next: while let Some(c) = rest.chars().next() {
         if !quoted {
-            for (mark, _) in INFINITE {
-                if let Some(after) = rest.strip_prefix(&mark[1..]) {
-                    out += &format!("\"\\u0001{}\"", &mark[1..]);
+            for (word, number) in WORDS {
+                if let Some(after) = rest.strip_prefix(word) {
+                    out += number;
                     rest = after;
                     continue 'next;
                 }
@@ -211,14 +213,15 @@ impl<'de> Deserialize<'de> for Json {
             }
 
             fn visit_f64<E>(self, value: f64) -> Result<Json, E> {
-                Ok(Json::Number(value))
+                Ok(Json::Number(match value.abs() {
+                    INFINITE => f64::INFINITY.copysign(value),
+                    NOT_A_NUMBER => f64::NAN,
+                    _ => value,
+                }))
             }
 
             fn visit_str<E>(self, value: &str) -> Result<Json, E> {
-                Ok(INFINITE
-                    .iter()
-                    .find(|(mark, _)| *mark == value)
-                    .map_or_else(|| Json::Text(value.into()), |(_, x)| Json::Number(*x)))
+                Ok(Json::Text(value.into()))
             }
 
             fn visit_seq<A: SeqAccess<'de>>(self, mut values: A) -> Result<Json, A::Error> {
@@ -254,6 +257,9 @@ mod tests {
         assert_eq!(inner[1], ("a".into(), Json::Number(f64::NEG_INFINITY)));
         assert_eq!(inner[2], ("x".into(), Json::Number(2.5)));
         assert_eq!(json.need("t").unwrap().text("t"), Ok("NaN \"-Infinity\""));
+        // No text is taken for a number.
+        let forged = Json::object(r#"{"t": "\u0001NaN", "n": NaN}"#).unwrap();
+        assert_eq!(forged.need("t").unwrap().text("t"), Ok("\u{1}NaN"));
         let list = json.need("n").unwrap().list("n").unwrap();
         assert_eq!(list[0].number("n").unwrap_err().kind, Kind::BadScore);
         assert_eq!(list[2].number("n"), Ok(f64::INFINITY));

@@ -2,6 +2,9 @@
 
 use serde::de::IgnoredAny;
 
+use super::format::Format;
+use super::json::Json;
+
 /// What `text`, the beginning of a file or the `whole` of it, is, and what to do; nothing where it is no such file. With
 /// `objects`, most of its lines are objects by themselves.
 pub fn kind(text: &str, whole: bool, objects: bool) -> Option<(String, String)> {
@@ -26,7 +29,7 @@ pub fn kind(text: &str, whole: bool, objects: bool) -> Option<(String, String)> 
         true => ("this is one JSON list".to_string(), "write its objects one a line, e.g. with jq -c '.[]'".to_string()),
         false => {
             let query =
-                key_of_list(text).map_or(".".to_string(), |key| match key.chars().all(|c| c.is_alphanumeric() || c == '_') {
+                key_of_examples(text).map_or(".".to_string(), |key| match key.chars().all(|c| c.is_alphanumeric() || c == '_') {
                     true => format!(".{key}[]"),
                     false => format!(".[{key:?}][]"),
                 });
@@ -57,11 +60,16 @@ pub fn is_part(line: &str) -> bool {
             .is_some_and(|(_, rest)| rest.trim_start().starts_with(':'))
 }
 
-/// The key of the first list, where it is one of the outermost object and has objects.
-pub fn key_of_list(text: &str) -> Option<&str> {
+/// The key of the first list, where it is one of the outermost object and the first of its objects is an example of some format.
+pub fn key_of_examples(text: &str) -> Option<&str> {
     let (before, list) = text.split_once('[')?;
     let key = before.trim_end().strip_suffix(':')?.trim_end().strip_suffix('"')?;
     let (outer, key) = key.rsplit_once('"')?;
-    (outer.matches('{').count() == 1 && list.trim_start().starts_with('{') && key.len() <= 40 && !key.contains(['\\', '\'']))
-        .then_some(key)
+    let first = || serde_json::Deserializer::from_str(list).into_iter::<Json>().next()?.ok();
+    (outer.matches('{').count() == 1
+        && list.trim_start().starts_with('{')
+        && key.len() <= 40
+        && !key.contains(['\\', '\''])
+        && Format::of(&first()?).is_some())
+    .then_some(key)
 }

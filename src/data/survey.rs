@@ -10,7 +10,7 @@ use super::cure::Says;
 use super::damage::Damage;
 use super::format::Format;
 use super::json::Json;
-use super::json_file::key_of_list;
+use super::json_file::key_of_examples;
 use super::lines::{LineEnd, Lines, Place, open, reason};
 use crate::user_error;
 
@@ -187,13 +187,20 @@ impl Looker<'_> {
         match fault {
             Fault::Damage(place, damage) => user_error!("{place}: {damage}; mend the line: no line before it tells the format"),
             Fault::Keys(place, line) => {
-                if let Some(key) = key_of_list(&line) {
+                if let Some(key) = key_of_examples(&line) {
                     return user_error!(
                         "{place}: the line has a list of objects under {key:?}; write them one a line, e.g. with jq -c '.{key}[]'"
                     );
                 }
+                let json = Json::value(&line).unwrap_or(Json::Null);
+                if let Some(key) = ["messages", "conversations", "conversation", "dialog"].into_iter().find(|key| json.has(key)) {
+                    return user_error!(
+                        "{place}: this is a conversation ({key:?}) without an answer's logprobs; write its turns as \
+                         {{\"prompt\": ..., \"completion\": ...}}, or put the API's response beside its \"messages\""
+                    );
+                }
                 let known: Vec<&str> = Format::ALL.iter().map(|format| format.name()).collect();
-                let keys = Json::value(&line).map_or(String::new(), |json| json.keys());
+                let keys = json.keys();
                 let (names, other) = (known.join(", "), self.says.keys());
                 user_error!("{place}: keys {keys} are those of no known format; name it ({names}), and {other}")
             }
@@ -211,17 +218,18 @@ enum Fault {
 /// The format that the first lines of a file tell, and which line does; nothing where it has no lines.
 fn told(shard: &Shard) -> Result<Result<Option<(Format, Place)>, Fault>> {
     let mut lines = Lines::open(&shard.path, shard.end)?;
-    let mut damaged = None;
+    let (mut damaged, mut untold) = (None, None);
     for _ in 0..TELLING_LINES {
         let Some(line) = lines.next_filled() else { break };
         let found = line.text.and_then(|text| Ok((Json::object(&text)?, text)));
         match found.map(|(json, text)| (Format::of(&json), text)) {
             Ok((Some(format), _)) => return Ok(Ok(Some((format, line.place)))),
-            Ok((None, text)) => return Ok(Err(Fault::Keys(line.place, text))),
-            Err(damage) => damaged = damaged.or(Some((line.place, damage))),
+            // A line with a null where its text should be tells nothing; the next one may.
+            Ok((None, text)) => untold = untold.or(Some(Fault::Keys(line.place, text))),
+            Err(damage) => damaged = damaged.or(Some(Fault::Damage(line.place, damage))),
         }
     }
-    Ok(damaged.map_or(Ok(None), |(place, damage)| Err(Fault::Damage(place, damage))))
+    Ok(untold.or(damaged).map_or(Ok(None), Err))
 }
 
 /// The file itself, or the files under a folder in order of their paths, hidden ones left out.

@@ -1,5 +1,6 @@
 //! The formats that are read, a file each; docs/data-formats.md has an example of every one.
 
+mod finish;
 mod metaseq;
 pub mod openai;
 mod pairs;
@@ -81,7 +82,9 @@ impl Format {
     /// The format that the keys of a line tell.
     pub fn of(line: &Json) -> Option<Self> {
         let within = openai::response(line);
+        // Of a question with a choice of answers, they are texts.
         let choice = within.get("choices").and_then(|choices| choices.list("choices").ok()?.first());
+        let choice = choice.filter(|choice| matches!(choice, Json::Object(_)));
         let has_answers = |json: &Json| json.has("prompt_logprobs");
         let first = |key: &str| line.get(key).and_then(|list| list.list(key).ok()?.first());
         Some(match line {

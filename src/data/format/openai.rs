@@ -4,8 +4,8 @@
 //! A line is the response, with the request's `prompt` or `messages` beside it or under `request`; the response may stand under
 //! `response`, and there under `body`, as the batch API writes it; or it is a flat `{source, text, logprobs}`.
 
-use super::Keys;
 use super::prompt::{self, Prompt};
+use super::{Keys, finish};
 use crate::data::answers::{row_name, score};
 use crate::data::damage::{Damage, Kind};
 use crate::data::example::{Answers, Beside, Entry, Example, Piece, Scores, Token};
@@ -20,7 +20,7 @@ pub fn response(json: &Json) -> &Json {
 
 pub fn parse(json: &Json, keys: &Keys, example: &mut Example) -> Result<(), Damage> {
     let Said { mut tokens, mut rows, mut text, cut, stopped, .. } = said(json)?;
-    let prompt = prompt::of(json, keys)?.ok_or_else(prompt::missing)?;
+    let prompt = prompt::of(json, keys, text.as_deref())?.ok_or_else(prompt::missing)?;
     let echoed = echoed(&tokens, &prompt, &rows, text.as_deref(), response(json))?;
     tokens.drain(..echoed);
     rows.drain(..echoed);
@@ -68,6 +68,11 @@ pub fn said(json: &Json) -> Result<Said, Damage> {
     if let Some(Json::Text(refusal)) = message.and_then(|message| message.get("refusal")) {
         return Err(Damage::new(Kind::Refused, format!("the model refused to answer: {}", quoted(refusal))));
     }
+    if choice.has("delta") && message.is_none() && !choice.has("text") {
+        let what = "this is a piece of a streamed answer (\"delta\"); collect the pieces into one answer a line first";
+        return Err(Damage::new(Kind::Refused, what));
+    }
+    let finish = finish::of(choice)?;
     let logprobs = choice.need("logprobs").map_err(|_| {
         Damage::new(Kind::MissingKey, "expected \"logprobs\" beside the text; ask the API for them, e.g. logprobs = 20")
     })?;
@@ -76,15 +81,12 @@ pub fn said(json: &Json) -> Result<Said, Damage> {
         (_, true) => completion(logprobs, &choice_ids(choice, response)?)?,
         _ => return Err(Damage::new(Kind::MissingKey, "expected \"tokens\" or \"content\" in \"logprobs\"")),
     };
-    let finish = choice.get("finish_reason");
-    let finishes = |reason: &str| finish.is_some_and(|finish| *finish == Json::Text(reason.into()));
-    if finishes("stop")
+    if finish.ended
         && let (Some(last), Some(row)) = (tokens.last_mut(), rows.last_mut())
     {
         name_end(last, row.iter_mut().flatten());
     }
-    let stopped = finishes("stop") && choice.given("stop_reason") != Some(&Json::Null);
-    Ok(Said { tokens, own, rows, text: text(choice), cut: finishes("length"), stopped })
+    Ok(Said { tokens, own, rows, text: text(choice), cut: finish.cut, stopped: finish.stopped })
 }
 
 /// Marks the last token of an answer that its maker ended, and its entry in its row, as what ends a text, where a server hides
@@ -240,14 +242,9 @@ fn completion(logprobs: &Json, ids: &[Option<&[Json]>; 2]) -> Result<Parts, Dama
     with_ids(&mut tokens, logprobs, ids)?;
     let (mut own, mut rows) = (Vec::new(), Vec::new());
     for (index, ((token, written), top)) in tokens.iter().zip(scores).zip(tops).enumerate() {
-        // Nothing foretells the first token of a prompt.
-        if *top == Json::Null {
-            own.push(match written {
-                Json::Null => None,
-                written => {
-                    score(Some(written), "token_logprobs", Scores::Logprobs).map_err(|damage| damage.of(row_name(index)))?
-                }
-            });
+        // Nothing foretells the first token of a prompt. Any other token has a score at least.
+        if *top == Json::Null && *written == Json::Null && index == 0 {
+            own.push(None);
             rows.push(None);
             continue;
         }
@@ -256,6 +253,7 @@ fn completion(logprobs: &Json, ids: &[Option<&[Json]>; 2]) -> Result<Parts, Dama
             let mut entries = Vec::new();
             match top {
                 // Some servers write them as chats do.
+                Json::Null => {}
                 Json::List(items) => entries = items.iter().map(alternative).collect::<Result<_, _>>()?,
                 _ => {
                     for (text, written) in top.fields("top_logprobs")? {
@@ -485,6 +483,36 @@ mod tests {
             assert_eq!(example.answers.unwrap().beside.target.as_deref(), Some(" or"));
         }
         assert_eq!(parse(&line(r#"["", "\ufffd", "e", " or"]"#, "")).unwrap_err().kind, Kind::Misaligned);
+    }
+
+    #[test]
+    fn pieces_of_a_stream_and_withdrawn_answers_are_no_answers() {
+        let logprobs = r#""logprobs": {"content": [{"token": "a", "logprob": -1.0}]}"#;
+        for (choice, told) in [
+            (format!(r#"{{"delta": {{"content": "a"}}, {logprobs}}}"#), "a piece of a streamed answer"),
+            (
+                format!(r#"{{"message": {{"content": "a"}}, "finish_reason": "content_filter", {logprobs}}}"#),
+                "\"content_filter\"",
+            ),
+            (r#"{"message": {"content": ""}, "finish_reason": "content_filter", "logprobs": null}"#.into(), "\"content_filter\""),
+        ] {
+            let damage = parse(&format!(r#"{{"prompt": "q", "choices": [{choice}]}}"#)).unwrap_err();
+            assert!(damage.kind == Kind::Refused && damage.what.contains(told), "{damage}");
+        }
+    }
+
+    #[test]
+    fn a_row_of_null_keeps_its_token_where_the_score_is_known() {
+        let line = |own: &str| {
+            format!(
+                r#"{{"prompt": "q", "choices": [{{"logprobs": {{"tokens": ["a", "b"], "token_logprobs": [-1.0, {own}],
+                "top_logprobs": [{{"a": -1.0}}, null]}}}}]}}"#
+            )
+            .replace('\n', " ")
+        };
+        let row = parse(&line("-0.5")).unwrap().answers.unwrap().rows.remove(1).unwrap();
+        assert_eq!(row.iter().map(|entry| (entry.token.clone(), entry.score)).collect::<Vec<_>>(), [(Token::text("b"), -0.5)]);
+        assert_eq!(parse(&line("null")).unwrap_err().kind, Kind::BadScore);
     }
 
     #[test]

@@ -32,15 +32,16 @@ pub fn missing() -> Damage {
     Damage::new(Kind::MissingKey, what)
 }
 
-/// The prompt of a line. The ids that a server has read are surer than a text.
-pub fn of(json: &Json, keys: &Keys) -> Result<Option<Prompt>, Damage> {
+/// The prompt of a line that is answered by the text `answer`, as far as it is known. The ids that a server has read are surer
+/// than a text.
+pub fn of(json: &Json, keys: &Keys, answer: Option<&str>) -> Result<Option<Prompt>, Damage> {
     if let Some(key) = &keys.source {
         let found = json.get(key).or(request(json).get(key)).map_or_else(|| json.need(key), Ok)?;
         return Ok(Some(Prompt::text(found.text(key)?.to_string())));
     }
     match ids(json)? {
         Some(tokens) => Ok(Some(Prompt { piece: Piece::Tokens(tokens), text: beside(json)? })),
-        None => words(json),
+        None => words(json, answer),
     }
 }
 
@@ -61,8 +62,9 @@ pub fn ids(json: &Json) -> Result<Option<Vec<Token>>, Damage> {
     found.map(|ids| tokens(ids.list(KEY)?, KEY)).transpose()
 }
 
-/// `prompt`, `source` or `src`, or the `messages`. Messages are joined by line ends, without their roles.
-pub fn words(json: &Json) -> Result<Option<Prompt>, Damage> {
+/// `prompt`, `source` or `src`, or the `messages`. Messages are joined by line ends, without their roles; the answer itself, where a
+/// log adds it to the conversation, is none of them.
+fn words(json: &Json, answer: Option<&str>) -> Result<Option<Prompt>, Damage> {
     let request = request(json);
     for key in ["prompt", "source", "src"] {
         if let Some(found) = request.get(key).or(json.get(key)) {
@@ -70,8 +72,17 @@ pub fn words(json: &Json) -> Result<Option<Prompt>, Damage> {
         }
     }
     let Some(messages) = request.get("messages").or(json.get("messages")) else { return Ok(None) };
-    let messages = messages.list("messages")?.iter().enumerate();
-    let texts = messages.map(|(index, message)| content(message).map_err(|damage| damage.of(format!("message {}", index + 1))));
+    let mut messages = messages.list("messages")?;
+    if let ([.., _, last], Some(answer)) = (messages, answer.map(str::trim).filter(|answer| !answer.is_empty()))
+        && last.get("role") == Some(&Json::Text("assistant".into()))
+        && content(last).is_ok_and(|content| content.trim() == answer)
+    {
+        messages = &messages[..messages.len() - 1];
+    }
+    let texts = messages
+        .iter()
+        .enumerate()
+        .map(|(index, message)| content(message).map_err(|damage| damage.of(format!("message {}", index + 1))));
     Ok(Some(Prompt::text(texts.collect::<Result<Vec<_>, _>>()?.join("\n"))))
 }
 
@@ -124,7 +135,7 @@ mod tests {
     use super::*;
 
     fn read(line: &str) -> Result<Option<Piece>, Damage> {
-        of(&Json::object(line).unwrap(), &Keys::default()).map(|prompt| prompt.map(|prompt| prompt.piece))
+        of(&Json::object(line).unwrap(), &Keys::default(), Some("The mill")).map(|prompt| prompt.map(|prompt| prompt.piece))
     }
 
     #[test]
@@ -143,6 +154,9 @@ mod tests {
                 text("ab"),
             ),
             (r#"{"choices": []}"#, Ok(None)),
+            // The answer stands in the conversation already; what begins otherwise was there before it.
+            (r#"{"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "The mill"}]}"#, text("q")),
+            (r#"{"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "The"}]}"#, text("q\nThe")),
         ] {
             assert_eq!(read(line), wanted, "{line}");
         }

@@ -1,9 +1,9 @@
 //! vLLM's dumps: `prompt_logprobs` (nothing of the first token; K entries a token, or K + 1 where the token itself is not among
 //! the K), or generations in `outputs` with `logprobs`. Entries go by token id: `{"42": {"logprob", "rank", "decoded_token"}}`.
 
-use super::Keys;
 use super::openai::{refusal, response};
 use super::prompt::{self, Prompt};
+use super::{Keys, finish};
 use crate::data::answers::{row_name, score};
 use crate::data::damage::{Damage, Kind};
 use crate::data::example::{Answers, Beside, Entry, Example, Piece, Scores, Token};
@@ -15,26 +15,26 @@ pub fn parse(json: &Json, keys: &Keys, example: &mut Example) -> Result<(), Dama
     }
     let response = response(json);
     let choice = response.get("choices").and_then(|choices| choices.list("choices").ok()?.first()).unwrap_or(json);
+    let output = json.get("outputs").and_then(|outputs| outputs.list("outputs").ok()?.first());
     let read = match prompt::ids(json)? {
         Some(tokens) => {
             let text = json.get("prompt").and_then(|text| text.text("prompt").ok()).map(str::to_string);
             Some(Prompt { piece: Piece::Tokens(tokens), text })
         }
-        None => prompt::of(json, keys)?,
+        None => prompt::of(json, keys, output.and_then(|output| output.get("text")?.text("text").ok()))?,
     };
-    let output = json.get("outputs").and_then(|outputs| outputs.list("outputs").ok()?.first());
     if let Some(output) = output.filter(|output| output.has("logprobs")) {
         let ids = tokens(output.need("token_ids")?, "token_ids")?;
-        let rows = rows(output.need("logprobs")?, "logprobs")?;
+        let rows = rows(output.need("logprobs")?, "logprobs", 0)?;
         aligned(ids.len(), rows.len(), "token_ids", "logprobs")?;
         let read = read.ok_or_else(prompt::missing)?;
-        let finishes = |reason: &str| output.get("finish_reason").is_some_and(|found| *found == Json::Text(reason.into()));
+        let finish = finish::of(output)?;
         let beside = Beside {
             source: read.beside(),
             target: output.get("text").and_then(|text| text.text("text").ok()).map(str::to_string),
-            stopped: finishes("stop") && output.given("stop_reason") != Some(&Json::Null),
+            stopped: finish.stopped,
         };
-        (example.source, example.target, example.cut) = (Some(read.piece), Some(Piece::Tokens(ids)), finishes("length"));
+        (example.source, example.target, example.cut) = (Some(read.piece), Some(Piece::Tokens(ids)), finish.cut);
         example.answers = Some(Answers { scores: Scores::Logprobs, rows, beside });
         return Ok(());
     }
@@ -42,7 +42,7 @@ pub fn parse(json: &Json, keys: &Keys, example: &mut Example) -> Result<(), Dama
         return Err(Damage::new(Kind::MissingKey, "expected \"logprobs\" in \"outputs\"; ask vLLM for them, e.g. logprobs = 20"));
     }
     let answers = choice.get("prompt_logprobs").map_or_else(|| json.need("prompt_logprobs"), Ok)?;
-    let rows = rows(answers, "prompt_logprobs")?;
+    let rows = rows(answers, "prompt_logprobs", 1)?;
     if rows.first().is_some_and(Option::is_some) {
         return Err(Damage::new(Kind::Misaligned, "\"prompt_logprobs\" must begin with null: nothing predicts the first token"));
     }
@@ -66,10 +66,13 @@ fn tokens(json: &Json, key: &str) -> Result<Vec<Token>, Damage> {
     json.list(key)?.iter().map(|id| id.id(key).map(Token::id)).collect()
 }
 
-fn rows(json: &Json, key: &str) -> Result<Vec<Option<Vec<Entry>>>, Damage> {
-    let row = |cell: &Json| -> Result<Option<Vec<Entry>>, Damage> {
-        if *cell == Json::Null {
-            return Ok(None);
+/// Rows of answers, of which the first `unsaid` may be null.
+fn rows(json: &Json, key: &str, unsaid: usize) -> Result<Vec<Option<Vec<Entry>>>, Damage> {
+    let row = |index: usize, cell: &Json| -> Result<Option<Vec<Entry>>, Damage> {
+        match *cell == Json::Null {
+            true if index < unsaid => return Ok(None),
+            true => return Err(Damage::new(Kind::BadScore, format!("{key:?} is null here, so that the token has no score"))),
+            false => {}
         }
         let mut entries = Vec::new();
         for (id, entry) in cell.fields(key)? {
@@ -85,7 +88,7 @@ fn rows(json: &Json, key: &str) -> Result<Vec<Option<Vec<Entry>>>, Damage> {
         Ok(Some(entries))
     };
     let rows = json.list(key)?.iter().enumerate();
-    rows.map(|(index, cell)| row(cell).map_err(|damage| damage.of(row_name(index)))).collect()
+    rows.map(|(index, cell)| row(index, cell).map_err(|damage| damage.of(row_name(index)))).collect()
 }
 
 #[cfg(test)]
