@@ -10,8 +10,8 @@ use serde_json::json;
 use super::Output;
 use super::reading::{Reading, counts, need_some, with};
 use crate::data::example::Piece;
-use crate::data::format::Keys;
-use crate::{say, terminal};
+use crate::data::format::{Format, Keys};
+use crate::{say, terminal, user_error};
 
 #[derive(Args, Debug)]
 pub struct Data {
@@ -31,7 +31,16 @@ impl Data {
     /// Reads the file to its end. Nothing of it is kept.
     pub fn run(self, output: Output) -> Result<ExitCode> {
         let keys = Keys { source: self.source_key, target: self.target_key };
+        let (source, target) = (keys.source.is_some(), keys.target.is_some());
         let (mut reader, format) = self.reading.examples(&self.path, keys)?;
+        let idle = match format {
+            _ if source && format.is_plain() => Some("--source-key"),
+            Format::OpenAi | Format::Vllm if target => Some("--target-key"),
+            _ => None,
+        };
+        if let Some(flag) = idle {
+            return Err(user_error!("{flag} does not apply to {}; leave it out, or name the --format", format.name()));
+        }
         let (mut examples, mut sources, mut bytes, mut rows, mut entries) = (0u64, 0u64, 0u64, 0u64, 0u64);
         while let Some(example) = reader.next_example()? {
             examples += 1;

@@ -250,10 +250,20 @@ fn marked(text: &str) -> Option<(&'static str, &'static str, bool)> {
             ("this is a pointer of git-annex, not the file itself", "fetch the file with git annex get", false)
         }
         () if begins(&["{\\rtf"]) => ("this is RTF, which is not read", "save it as plain text in UTF-8", false),
-        () if begins(&["<!doctype html", "<html"]) => ("this is HTML, which is not read", "extract its text", true),
+        () if begins(&["<!doctype html", "<html", "<svg"]) => ("this is HTML, which is not read", "extract its text", true),
         () if begins(&["<?xml", "<!doctype"]) => ("this is XML, which is not read", "extract its text", true),
         () => return None,
     })
+}
+
+/// What a file of another kind that was wanted here seems to be, by its first bytes, and what to do: a pointer of Git LFS, a page of a
+/// website, an archive.
+pub fn instead(start: &[u8]) -> Option<String> {
+    let start = &start[..start.len().min(HEAD)];
+    if let Some((what, cure, _)) = marked(&String::from_utf8_lossy(start)) {
+        return Some(format!("{what}; {cure}"));
+    }
+    binary(start).map(|other| other.what)
 }
 
 const ROWS: &str = "write its rows as JSON, one object a line";

@@ -16,6 +16,8 @@ use super::damage::{Damage, Kind};
 use crate::guard::open_file;
 use crate::user_error;
 
+/// The byte order mark of UTF-8.
+pub const BOM: &[u8] = b"\xef\xbb\xbf";
 /// Bytes of a line, at most; a longer one is damage.
 pub const LINE_MAX: usize = 64 << 20;
 
@@ -172,8 +174,8 @@ fn decode(mut bytes: Vec<u8>, end: LineEnd) -> Result<String, Damage> {
     if end == LineEnd::Return && bytes.first() == Some(&b'\n') {
         bytes.remove(0);
     }
-    if bytes.starts_with(b"\xef\xbb\xbf") {
-        bytes.drain(..3);
+    while bytes.starts_with(BOM) {
+        bytes.drain(..BOM.len());
     }
     String::from_utf8(bytes)
         .map_err(|error| Damage::new(Kind::NotUtf8, format!("byte {} is not UTF-8", error.utf8_error().valid_up_to() + 1)))

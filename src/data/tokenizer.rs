@@ -9,9 +9,11 @@ use tokenizers::pre_tokenizers::byte_level::ByteLevel;
 use tokenizers::processors::template::TemplateProcessing;
 use tokenizers::{AddedToken, Encoding, Tokenizer, TokenizerBuilder};
 
+use super::content::instead;
 use super::corpus::Reader;
 use super::ends::Ends;
 use super::example::Piece;
+use super::lines::BOM;
 use crate::guard::{caught, read_file};
 use crate::user_error;
 
@@ -103,7 +105,7 @@ pub fn ordinary_ids(tokenizer: &Tokenizer) -> usize {
 pub fn open(path: &Path) -> Result<Tokenizer> {
     let bytes = read_file(path).map_err(|error| user_error!("{}: {error}", path.display()))?;
     let read = || -> tokenizers::Result<Tokenizer> {
-        let mut tokenizer = Tokenizer::from_bytes(&bytes)?;
+        let mut tokenizer = Tokenizer::from_bytes(bytes.strip_prefix(BOM).unwrap_or(&bytes))?;
         tokenizer.with_truncation(None)?;
         tokenizer.with_padding(None);
         if vocab_size(&tokenizer) > IDS {
@@ -123,7 +125,10 @@ pub fn open(path: &Path) -> Result<Tokenizer> {
         Ok(tokenizer)
     };
     let read = caught(read).unwrap_or_else(|panic| Err(panic.into()));
-    read.map_err(|error| user_error!("{}: not a tokenizer.json: {}", path.display(), one_line(&error.to_string())))
+    read.map_err(|error| {
+        let why = instead(&bytes).unwrap_or_else(|| one_line(&error.to_string()));
+        user_error!("{}: not a tokenizer.json: {why}", path.display())
+    })
 }
 
 /// `text` in tokens; with `special`, between what the tokenizer puts before and after a text. A `tokenizer.json` that cannot do

@@ -252,6 +252,30 @@ fn lines_that_tell_no_format_say_what_is_wrong_with_them() {
     }
 }
 
+#[test]
+fn the_first_line_that_tells_a_format_tells_it() {
+    let lab = Lab::new();
+    lab.write("x", "{\"src\": \"a\", \"tgt\": null}\n{\"src\": \"a\", \"tgt\": \"b\"}\n");
+    let said = refused(&lab, &["data", "x"]);
+    assert!(said.contains("x:1: expected a JSON object with a \"tgt\"; it is null here"), "{said}");
+    lab.ok(&["data", "x", "--on-bad-line", "skip"]);
+    lab.write("x", "{\"messages\": [{\"role\": \"user\", \"content\": \"q\"}]}\n");
+    let said = refused(&lab, &["data", "x"]);
+    assert!(said.contains("a conversation (\"messages\")") && !said.contains("jq"), "{said}");
+    // Answers to choose from are none of an API.
+    for (line, format) in [
+        ("{\"prompt\": \"x\", \"completion\": \"y\", \"choices\": [\"A\", \"B\"]}", "prompt-completion-jsonl"),
+        ("{\"text\": \"x\", \"choices\": [\"A\", \"B\"], \"answer\": 0}", "jsonl"),
+    ] {
+        lab.write("x", line);
+        let output = lab.run(&["data", "x", "--output", "json"]);
+        let found: Value = serde_json::from_slice(&output.stdout).unwrap();
+        assert_eq!(found["format"], format, "{line}");
+    }
+    let said = refused(&lab, &["data", "x", "--source-key", "q"]);
+    assert!(said.contains("--source-key does not apply to jsonl"), "{said}");
+}
+
 /// Flips, cuts, NULs and joins of good files: whatever comes of it, nothing panics, and braces are never learned as prose.
 #[test]
 fn damage_never_makes_prose_of_json_lines() {

@@ -237,3 +237,27 @@ fn a_million_layers() {
         assert!(began.elapsed() < SLOW);
     }
 }
+
+#[test]
+fn pointers_and_pages_in_the_place_of_files_are_named() {
+    let lab = copy(&folder("../chat"));
+    let pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n";
+    for file in ["config.json", "tokenizer.json", "model.safetensors"] {
+        let path = lab.path().join(file);
+        let whole = fs::read(&path).unwrap();
+        for (instead, said) in [
+            (pointer, "a pointer of Git LFS"),
+            ("<!DOCTYPE html><html>", "HTML"),
+            ("PK\u{3}\u{4}\u{0}\u{0}\u{0}\u{0}\u{0}\u{0}", "a zip archive"),
+        ] {
+            fs::write(&path, instead).unwrap();
+            refused(lab.path(), said);
+        }
+        // A byte order mark before JSON is none of it.
+        if file != "model.safetensors" {
+            fs::write(&path, [b"\xef\xbb\xbf", &whole[..]].concat()).unwrap();
+            read(lab.path()).unwrap();
+        }
+        fs::write(&path, whole).unwrap();
+    }
+}

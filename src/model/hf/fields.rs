@@ -8,6 +8,8 @@ use std::path::{Path, PathBuf};
 use anyhow::Result;
 use serde_json::{Map, Value, json};
 
+use crate::data::content::instead;
+use crate::data::lines::BOM;
 use crate::guard::read_file;
 use crate::user_error;
 
@@ -83,10 +85,10 @@ impl Fields {
         let path = folder.join("config.json");
         let bytes = read_file(&path)
             .map_err(|error| user_error!("{}: {error}; give a folder with a Hugging Face checkpoint", path.display()))?;
-        match serde_json::from_slice(&bytes) {
+        match serde_json::from_slice(bytes.strip_prefix(BOM).unwrap_or(&bytes)) {
             Ok(Value::Object(map)) => Ok(Self { path, map, asked: RefCell::default() }),
             Ok(_) => Err(user_error!("{}: expected a JSON object", path.display())),
-            Err(error) => Err(user_error!("{}: {error}", path.display())),
+            Err(error) => Err(user_error!("{}: {}", path.display(), instead(&bytes).unwrap_or_else(|| error.to_string()))),
         }
     }
 

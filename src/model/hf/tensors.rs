@@ -13,6 +13,7 @@ use serde::Deserialize;
 use serde::de::{Deserializer as _, IgnoredAny, MapAccess, Visitor};
 use tch::{Kind, Tensor};
 
+use crate::data::content::instead;
 use crate::guard::{open_file, read_file};
 use crate::user_error;
 
@@ -143,6 +144,15 @@ fn twice(text: &[u8]) -> Option<String> {
     serde_json::Deserializer::from_slice(text).deserialize_map(Keys).ok().flatten()
 }
 
+/// What another file in the place of one of safetensors seems to be.
+fn beginning(path: &Path, file: &mut File) -> Result<Option<String>> {
+    let mut start = Vec::new();
+    let read = file.seek(SeekFrom::Start(0)).and_then(|_| file.by_ref().take(1024).read_to_end(&mut start));
+    read.map_err(|error| user_error!("{}: {error}", path.display()))?;
+    // A torn file of safetensors is known by its header.
+    Ok(if start.get(8) == Some(&b'{') { None } else { instead(&start) })
+}
+
 /// What the header of a safetensors file promises, held against the file's length.
 fn header(path: &Path) -> Result<HashMap<String, Entry>> {
     let mistake = |what: String| user_error!("{}: {what}", path.display());
@@ -152,9 +162,13 @@ fn header(path: &Path) -> Result<HashMap<String, Entry>> {
     file.read_exact(&mut prefix).map_err(|_| mistake(format!("truncated: {length} bytes are no safetensors file")))?;
     let size = u64::from_le_bytes(prefix);
     if size > LARGEST_HEADER {
-        return Err(mistake("not a safetensors file: its first 8 bytes are no header size".into()));
+        let why = beginning(path, &mut file)?.unwrap_or_else(|| "its first 8 bytes are no header size".into());
+        return Err(mistake(format!("not a safetensors file: {why}")));
     }
     if size > length - 8 {
+        if let Some(why) = beginning(path, &mut file)? {
+            return Err(mistake(format!("not a safetensors file: {why}")));
+        }
         return Err(mistake(format!("truncated: the header takes {size} bytes, the file has {length}")));
     }
     let mut text = vec![0; size as usize];
