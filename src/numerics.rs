@@ -57,9 +57,24 @@ pub fn settings() -> BTreeMap<String, String> {
     SETTINGS.iter().filter_map(set).collect()
 }
 
+/// The settings under which oneDNN and MKL compute on a processor with AMX as on one without: the family is then the narrower one.
+const WITHOUT_AMX: [(&str, &str); 2] = [("MKL_ENABLE_INSTRUCTIONS", "AVX512_E3"), ("ONEDNN_MAX_CPU_ISA", "AVX512_CORE_BF16")];
+
+/// Whether `settings` are [`WITHOUT_AMX`] and nothing else.
+fn are_without_amx(settings: &BTreeMap<String, String>) -> bool {
+    settings.iter().map(|(name, value)| (name.as_str(), value.as_str())).eq(WITHOUT_AMX)
+}
+
+/// The first of [`settings`] that makes the bits another family's than [`family`], with its value.
+pub fn foreign_setting() -> Option<(String, String)> {
+    let settings = settings();
+    if are_without_amx(&settings) { None } else { settings.into_iter().next() }
+}
+
 /// The family of this machine's processor, e.g. `intel-amx`: what chooses the kernels of ATen, oneDNN and MKL, and so the bits.
 pub fn family() -> String {
-    family_of(&std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default(), std::env::consts::ARCH)
+    let family = family_of(&std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default(), std::env::consts::ARCH);
+    if family == "intel-amx" && are_without_amx(&settings()) { "intel-avx512-bf16".into() } else { family }
 }
 
 /// The same from what Linux tells of a processor. Vendor and features alone decide: MKL takes other paths on other vendors'
@@ -102,6 +117,15 @@ mod tests {
         assert_eq!(versions, (1..=NUMERICS).collect::<Vec<_>>());
         assert_eq!(changes_since(1).count() as u32, NUMERICS - 1);
         assert_eq!(changes_since(NUMERICS).count(), 0);
+    }
+
+    #[test]
+    fn only_both_settings_together_make_the_narrower_family() {
+        let set = |pairs: &[(&str, &str)]| pairs.iter().map(|(name, value)| (name.to_string(), value.to_string())).collect();
+        assert!(are_without_amx(&set(&WITHOUT_AMX)));
+        assert!(!are_without_amx(&set(&WITHOUT_AMX[..1])));
+        assert!(!are_without_amx(&set(&[WITHOUT_AMX[0], ("ONEDNN_MAX_CPU_ISA", "AVX2")])));
+        assert!(!are_without_amx(&set(&[WITHOUT_AMX[0], WITHOUT_AMX[1], ("MKL_CBWR", "AVX2")])));
     }
 
     #[test]

@@ -14,7 +14,7 @@ use super::run::count_interrupts;
 use super::{Common, NOTHING, Output, REFUTED};
 use crate::dist::c10d::torch_version;
 use crate::experiment::{Experiment, file_name, load_smoke_in};
-use crate::numerics::{NUMERICS, changes_since, family, settings};
+use crate::numerics::{NUMERICS, changes_since, family, foreign_setting};
 use crate::record::frames::{Frames, NAMES, RunRow, file_of};
 use crate::record::freeze::freeze;
 use crate::record::provenance;
@@ -109,11 +109,10 @@ impl Verify {
         let experiment = self.common.load()?;
         let (name, file) = (&experiment.name, self.common.experiment.display());
         let folder = self.goldens.join(file_name(name));
-        let settings = settings();
-        if let Some((setting, value)) = settings.first_key_value() {
+        if let Some((setting, value)) = foreign_setting() {
             return Err(user_error!(
                 "{setting} is set to {}, which changes the bits of what is trained; unset it to compare with goldens",
-                quoted(value)
+                quoted(&value)
             ));
         }
         let kept = match golden::nearest(&folder) {

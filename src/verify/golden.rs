@@ -13,7 +13,7 @@ use serde_json::Value;
 use super::numerics::{Agreement, Series, What, agreement, series, statuses};
 use crate::dist::c10d;
 use crate::experiment::recipe::Precision;
-use crate::numerics::{NUMERICS, family};
+use crate::numerics::{NUMERICS, family, settings};
 use crate::record::frames::{Frames, RunRow};
 use crate::record::provenance::cpu_model;
 use crate::record::store::{replace_bytes, sha256_hex};
@@ -29,7 +29,7 @@ pub struct Golden {
     /// Version of the arithmetic.
     pub numerics: u32,
     pub cpu_family: String,
-    /// The processor that it was made on, for people.
+    /// The processor that it was made on, and the settings that narrowed it, for people.
     pub cpu: String,
     /// CPU threads of each run.
     pub threads: i64,
@@ -106,7 +106,10 @@ impl Golden {
             experiment: experiment.into(),
             numerics: NUMERICS,
             cpu_family: family(),
-            cpu: cpu_model(),
+            cpu: std::iter::once(cpu_model())
+                .chain(settings().iter().map(|(name, value)| format!("{name}={value}")))
+                .collect::<Vec<_>>()
+                .join(" "),
             threads: threads(frames)?,
             libtorch: c10d::torch_version(),
             runs: BTreeMap::new(),
