@@ -1,31 +1,29 @@
 //! hydrometer answers "distill or finetune?" for language models, with evidence anyone can re-run.
 //!
-//! The house, in the order the data flows:
-//! [`experiment`] says what is asked and [`sweep`] runs it; [`data`] gives every arm the same batches; a [`teacher`] is asked
-//! once and its answers are kept; a [`model`], sharded over the ranks of [`dist`], is held to an [`objective`] and stepped by
-//! [`train`]; [`eval`] measures it on held-out text; [`record`] writes down what happened, in journals and then in frames.
-//! From the frames alone, [`stats`] and [`report`] make tables, plots, pages and verdicts; [`verify`] holds what is committed to
-//! them, and what trains to the version of its [`numerics`]. What the program says goes through the [`terminal`].
+//! The rooms, each of which may import only those before it (a test holds this):
+//!
+//! 1. `hydrometer-base`: errors, files, text, units, the version of the arithmetic;
+//! 2. [`data`]: file formats, tokenizers, examples, sequences and the plan of batches;
+//! 3. [`record`]: journals, Parquet frames, provenance and their export;
+//! 4. [`report`], with its [`stats`] and [`verify`]: tables, plots, pages and verdicts from the frames alone;
+//! 5. [`dist`], [`model`] and [`objective`]: process groups, sharded decoders and loss functions, on libtorch;
+//! 6. [`teacher`]: top-k logprobs from checkpoints, files and endpoints, cached;
+//! 7. [`eval`]: perplexity and fidelity on held-out text;
+//! 8. [`train`]: recipes, the training loop, checkpoints;
+//! 9. [`experiment`]: the TOML file, resolved into the runs it means;
+//! 10. [`sweep`]: scheduling, leases, workers, and frames built from journals;
+//! 11. [`cli`]: one file per subcommand.
 
 pub mod cli;
-pub mod data;
-pub mod dist;
-mod error;
 pub mod eval;
 pub mod experiment;
-pub mod guard;
-pub mod model;
-pub mod numerics;
-pub mod objective;
-pub mod record;
-pub mod report;
-pub mod shortage;
-pub mod stats;
 pub mod sweep;
 pub mod teacher;
-pub mod terminal;
-pub mod text;
 pub mod train;
-pub mod verify;
 
-pub use error::UserError;
+pub use hydrometer_base::{UserError, guard, numerics, shortage, terminal, text};
+pub use hydrometer_data as data;
+pub use hydrometer_record as record;
+pub use hydrometer_report as report;
+pub use hydrometer_report::{stats, verify};
+pub use hydrometer_torch::{dist, model, objective};

@@ -5,16 +5,16 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::{Args, ValueEnum};
+use hydrometer_base::units::{fixed, signed};
+use hydrometer_base::{note, say, terminal, user_error};
+use hydrometer_record::checked::Checked;
+use hydrometer_report::pooled::{Pooled, over_data, over_experiments, shared};
+use hydrometer_report::table::csv::csv;
+use hydrometer_report::table::document::{Language, document};
+use hydrometer_report::{Cell, Comparison, comparison, table};
 use serde_json::json;
 
 use super::{Output, results_of};
-use crate::record::checked::Checked;
-use crate::report::format::{fixed, signed};
-use crate::report::pooled::{Pooled, over_data, over_experiments, shared};
-use crate::report::table::csv::csv;
-use crate::report::table::document::{Language, document};
-use crate::report::{Cell, Comparison, comparison, table};
-use crate::{note, say, terminal, user_error};
 
 #[derive(Args, Debug)]
 pub struct Compare {

@@ -5,13 +5,13 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::Args;
+use hydrometer_base::{say, terminal, user_error};
+use hydrometer_data::example::Piece;
+use hydrometer_data::format::{Format, Keys};
 use serde_json::json;
 
 use super::Output;
 use super::reading::{Reading, counts, need_some, with};
-use crate::data::example::Piece;
-use crate::data::format::{Format, Keys};
-use crate::{say, terminal, user_error};
 
 #[derive(Args, Debug)]
 pub struct Data {

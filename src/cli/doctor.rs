@@ -3,13 +3,14 @@
 use std::process::{Command, ExitCode};
 
 use anyhow::Result;
+use hydrometer_base::numerics::{self, NUMERICS};
+use hydrometer_base::{say, terminal};
+use hydrometer_record::provenance::cpu_model;
+use hydrometer_torch::dist::c10d;
 use serde_json::json;
 
 use super::Output;
-use crate::dist::c10d;
-use crate::numerics::{self, NUMERICS};
-use crate::record::provenance::{cpu_model, memory_gb};
-use crate::{say, terminal};
+use crate::sweep::provenance::memory_gb;
 
 struct Check {
     name: &'static str,

@@ -5,21 +5,21 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::Args;
+use hydrometer_base::{note, say, terminal, user_error};
+use hydrometer_data::corpus;
+use hydrometer_data::damage::Tally;
+use hydrometer_data::tokenizer;
+use hydrometer_data::tokens::TokenizedSplit;
+use hydrometer_torch::dist::{Mesh, launch};
+use hydrometer_torch::model::Precision;
+use hydrometer_torch::model::hf;
 use serde_json::json;
 
 use super::Output;
 use super::reading::{Reading, counts, need_some, with};
-use crate::data::corpus;
-use crate::data::damage::Tally;
-use crate::data::tokenizer;
-use crate::data::tokens::TokenizedSplit;
-use crate::dist::{Mesh, launch};
 use crate::eval::perplexity::evaluate_rows;
 use crate::eval::windows::windows;
-use crate::experiment::recipe::Precision;
-use crate::model::hf;
 use crate::sweep::worker;
-use crate::{note, say, terminal, user_error};
 
 /// Longest context where none is asked for.
 const CONTEXT: usize = 1024;

@@ -5,16 +5,16 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::{Args, ValueEnum};
+use hydrometer_base::{note, say, terminal};
+use hydrometer_record::checked::Checked;
+use hydrometer_record::export::csv::Csv;
+use hydrometer_record::export::tensorboard::TensorBoard;
+use hydrometer_record::export::{self, export};
+use hydrometer_report::CLAIMS;
+use hydrometer_report::numbers::Numbers;
 use serde_json::json;
 
 use super::{Output, place, results_of, weights};
-use crate::record::checked::Checked;
-use crate::record::export::csv::Csv;
-use crate::record::export::tensorboard::TensorBoard;
-use crate::record::export::{self, export};
-use crate::report::CLAIMS;
-use crate::report::numbers::Numbers;
-use crate::{note, say, terminal};
 
 #[derive(Args, Debug)]
 pub struct Export {

@@ -4,14 +4,14 @@
 use std::path::PathBuf;
 
 use anyhow::Result;
+use hydrometer_base::UserError;
+use hydrometer_base::note;
+use hydrometer_record::frames::{Frames, RunRow};
+use hydrometer_record::provenance::Provenance;
+use hydrometer_report::claim::Claim;
 
 use super::Common;
-use crate::UserError;
-use crate::experiment::claim::Claim;
 use crate::experiment::name_of;
-use crate::note;
-use crate::record::frames::{Frames, RunRow};
-use crate::record::provenance::Provenance;
 
 /// An experiment whose frames are looked at.
 pub struct Known {

@@ -5,16 +5,16 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::{Args, ValueEnum};
+use hydrometer_base::fs::{is_storage, replace_by_name};
+use hydrometer_base::text::number;
+use hydrometer_base::{note, say, terminal, user_error};
+use hydrometer_torch::objective::case::Case;
+use hydrometer_torch::objective::{Loss, Objective, TEMPERATURES, TEMPERATURES_WORDS, Tail};
 use serde_json::json;
 use tch::Kind;
 
 use super::{Output, place};
 use crate::experiment::applies;
-use crate::objective::case::Case;
-use crate::objective::{Loss, Objective, TEMPERATURES, TEMPERATURES_WORDS, Tail};
-use crate::record::store::{is_storage, replace_by_name};
-use crate::text::number;
-use crate::{note, say, terminal, user_error};
 
 #[derive(Args, Debug)]
 pub struct LossArgs {

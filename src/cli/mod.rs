@@ -28,10 +28,10 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use hydrometer_base::{UserError, terminal, user_error};
 
 use crate::experiment::{Experiment, Options, load, name_of};
 use crate::sweep::{alias, worker};
-use crate::{UserError, terminal, user_error};
 
 /// Some run failed or diverged.
 const FAILED: u8 = 3;

@@ -3,9 +3,8 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
-
-use crate::record::store::writable;
-use crate::user_error;
+use hydrometer_base::fs::writable;
+use hydrometer_base::user_error;
 
 /// Makes `folder`, which `flag` names, and makes sure that files can be made in it; `what` it is the folder of.
 pub fn folder(folder: &Path, what: &str, flag: &str) -> Result<()> {

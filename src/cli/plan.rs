@@ -5,26 +5,28 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::Args;
+use hydrometer_base::identity::identity;
+use hydrometer_base::units::{duration, flops, quantity};
+use hydrometer_base::{note, say, terminal};
+use hydrometer_data::ends::Ends;
+use hydrometer_data::recipe::Eos;
+use hydrometer_record::checked::Checked;
+use hydrometer_report::claims::decide;
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 use tabled::builder::Builder;
 use tabled::settings::Style;
 
 use super::{Common, Output, arms};
-use crate::data::ends::Ends;
 use crate::experiment::budget::{Budget, longest_by_seed};
 use crate::experiment::fair::Match;
-use crate::experiment::recipe::{Eos, identity};
-use crate::experiment::recorded::{Origin, Recording};
 use crate::experiment::{Experiment, Skipped};
-use crate::record::checked::Checked;
-use crate::report::claims::decide;
-use crate::report::format::{duration, flops, quantity};
 use crate::sweep::estimate::{Estimate, History, estimate};
 use crate::sweep::job::{Status, answers_folder, cache_place, recording_place, status};
 use crate::sweep::machine::Machine;
 use crate::teacher::endpoint::ledger::Ledger;
-use crate::{note, say, terminal};
+use crate::teacher::recording::Origin;
+use crate::teacher::recording::Recording;
 
 /// Runs that are shown one by one without being asked for; of more, the arms.
 const SHOWN: usize = 50;
@@ -347,7 +349,7 @@ fn teachers(experiment: &Experiment, common: &Common) -> Result<Vec<Value>> {
 
 /// Target tokens that `recording` is asked about, at most: prompts and what else a document has come on top.
 fn asked_tokens(experiment: &Experiment, recording: &Recording) -> u64 {
-    longest_by_seed(recording.students(experiment))
+    longest_by_seed(experiment.students_of(recording))
 }
 
 /// A run that was interrupted is still to do: `new`.

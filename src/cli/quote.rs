@@ -5,12 +5,12 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::Args;
+use hydrometer_base::fs::replace_bytes;
+use hydrometer_base::{note, say, terminal, user_error};
+use hydrometer_report::quote::{Filled, Results, fill};
 use serde_json::{Value, json};
 
 use super::{Output, REFUTED};
-use crate::record::store::replace_bytes;
-use crate::report::quote::{Filled, Results, fill};
-use crate::{note, say, terminal, user_error};
 
 #[derive(Args, Debug)]
 pub struct Quote {

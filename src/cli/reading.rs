@@ -5,14 +5,13 @@ use std::path::Path;
 use anyhow::Result;
 use clap::Args;
 use clap::builder::PossibleValuesParser;
+use hydrometer_base::user_error;
+use hydrometer_data::corpus::Reader;
+use hydrometer_data::cure::Says;
+use hydrometer_data::damage::{OnBadLine, Tally};
+use hydrometer_data::format::{Format, Keys};
+use hydrometer_data::survey::{Survey, Wanted};
 use serde_json::{Value, json};
-
-use crate::data::corpus::Reader;
-use crate::data::cure::Says;
-use crate::data::damage::{OnBadLine, Tally};
-use crate::data::format::{Format, Keys};
-use crate::data::survey::{Survey, Wanted};
-use crate::user_error;
 
 #[derive(Args, Debug)]
 pub struct Reading {

@@ -4,18 +4,18 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::Result;
+use hydrometer_base::fs::writable;
+use hydrometer_base::{note, say, terminal, user_error};
+use hydrometer_record::checked::{changed, warning};
+use hydrometer_record::frames::{Frames, NAMES, file_of};
+use hydrometer_record::provenance::{self, Provenance};
+use hydrometer_report::claim::Claim;
+use hydrometer_report::claims::decide;
+use hydrometer_report::{CLAIMS, comparison, table, write};
 use serde_json::json;
 
 use super::known::Known;
 use super::{Common, Output, REFUTED};
-use crate::experiment::claim::Claim;
-use crate::record::checked::{changed, warning};
-use crate::record::frames::{Frames, NAMES, file_of};
-use crate::record::provenance::{self, Provenance};
-use crate::record::store::writable;
-use crate::report::claims::decide;
-use crate::report::{CLAIMS, comparison, table, write};
-use crate::{note, say, terminal, user_error};
 
 pub fn report(common: &Common, output: Output) -> Result<ExitCode> {
     let Known { results, claims, .. } = common.known()?;

@@ -9,22 +9,21 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use clap::{Args, ValueEnum};
+use hydrometer_base::fs::{remove_parts, replace_bytes, writable};
+use hydrometer_base::{note, user_error};
+use hydrometer_record::checked::changed;
+use hydrometer_record::frames::{Frames, NAMES, file_of};
+use hydrometer_record::provenance::{self, Provenance, kept_from};
+use hydrometer_report::input::Table;
 
 use super::report::{show, writable_results};
 use super::{Common, FAILED, Output};
 use crate::experiment::Experiment;
-use crate::record::checked::changed;
-use crate::record::frames::{Frames, NAMES, file_of};
-use crate::record::freeze::{Frozen, freeze};
-use crate::record::imports;
-use crate::record::provenance::{self, Provenance, gather, kept_from};
-use crate::record::store::{remove_parts, replace_bytes, writable};
-use crate::report;
-use crate::report::input::Table;
+use crate::sweep::build_frames::{Frozen, freeze};
 use crate::sweep::job::{Status, baselines, status};
+use crate::sweep::provenance::gather;
 use crate::sweep::retry::RETRIES;
-use crate::sweep::{schedule, session, worker};
-use crate::{note, user_error};
+use crate::sweep::{imports, schedule, session, worker};
 
 #[derive(Args, Debug)]
 pub struct Run {
@@ -114,7 +113,7 @@ impl Run {
             replace_bytes(&results.join(provenance::FILE), serde_json::to_string_pretty(&provenance)?.as_bytes())?;
         }
         remove_parts(&results, Duration::from_secs(3600));
-        let files = report::write(&results, &experiment.claims)?;
+        let files = hydrometer_report::write(&results, &experiment.claims)?;
         let mut all: Vec<_> = NAMES.iter().map(|name| results.join(file_of(name))).collect();
         all.push(results.join(provenance::FILE));
         // Results from before there were imports lack theirs.

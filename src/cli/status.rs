@@ -3,12 +3,12 @@
 use std::process::ExitCode;
 
 use anyhow::Result;
+use hydrometer_base::units::{duration, quantity};
+use hydrometer_base::{say, terminal};
 use serde_json::json;
 
 use super::{Common, Output};
-use crate::report::format::{duration, quantity};
 use crate::sweep::state::{State, seconds_left, states};
-use crate::{say, terminal};
 
 pub fn status(common: &Common, output: Output) -> Result<ExitCode> {
     let experiment = common.load()?;

@@ -7,6 +7,18 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result};
 use clap::{Args, ValueEnum};
+use hydrometer_base::fs::{replace_file, sha256_file};
+use hydrometer_base::text::number;
+use hydrometer_base::units::quantity;
+use hydrometer_base::{note, say, terminal, user_error};
+use hydrometer_data::damage::Tally;
+use hydrometer_data::sequences::sequences;
+use hydrometer_data::tokenizer;
+use hydrometer_data::tokens::TokenizedSplit;
+use hydrometer_torch::dist::{Mesh, launch};
+use hydrometer_torch::model::Precision;
+use hydrometer_torch::model::hf;
+use hydrometer_torch::objective::{TEMPERATURES, TEMPERATURES_WORDS};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::{Value, json};
 
@@ -14,16 +26,6 @@ use super::ask::{Ask, Asked};
 use super::eval::{Text, precision};
 use super::reading::{Reading, counts, with};
 use super::{Output, place};
-use crate::data::damage::Tally;
-use crate::data::sequences::sequences;
-use crate::data::tokenizer;
-use crate::data::tokens::TokenizedSplit;
-use crate::dist::{Mesh, launch};
-use crate::experiment::recipe::{Precision, StartRecipe, checkpoint_identity};
-use crate::model::hf;
-use crate::objective::{TEMPERATURES, TEMPERATURES_WORDS};
-use crate::record::store::{replace_file, sha256_file};
-use crate::report::format::quantity;
 use crate::sweep::worker;
 use crate::teacher::cache::Cache;
 use crate::teacher::export;
@@ -32,8 +34,7 @@ use crate::teacher::kept::Kept;
 use crate::teacher::source::Source;
 use crate::teacher::teach::Lecturer;
 use crate::teacher::title::{self, Title};
-use crate::text::number;
-use crate::{note, say, terminal, user_error};
+use crate::train::recipe::{StartRecipe, checkpoint_identity};
 
 /// Longest sequence where none is asked for.
 const CONTEXT: usize = 512;

@@ -7,27 +7,32 @@ use std::sync::atomic::AtomicUsize;
 
 use anyhow::{Context, Result, anyhow};
 use clap::Args;
+use hydrometer_base::fs::file_name;
+use hydrometer_base::numerics::{NUMERICS, changes_since, family, foreign_setting};
+use hydrometer_base::text::quoted;
+use hydrometer_base::{note, say, terminal, user_error};
+use hydrometer_record::frames::{Frames, NAMES, RunRow, file_of};
+use hydrometer_record::provenance;
+use hydrometer_report::CLAIMS;
+use hydrometer_report::claims::{Outcome, decide};
+use hydrometer_report::stats::verdict::Verdict;
+use hydrometer_report::verify::artefacts::{Fault, Findings, compare};
+use hydrometer_report::verify::golden::{self, Golden};
+use hydrometer_report::verify::numerics::{self, Rung, TOLERANCE};
+use hydrometer_torch::dist::c10d::torch_version;
+use hydrometer_torch::model::Precision;
 use serde_json::{Value, json};
 
 use super::known::Known;
 use super::run::count_interrupts;
 use super::{Common, NOTHING, Output, REFUTED};
-use crate::dist::c10d::torch_version;
-use crate::experiment::{Experiment, file_name, load_smoke_in};
-use crate::numerics::{NUMERICS, changes_since, family, foreign_setting};
-use crate::record::frames::{Frames, NAMES, RunRow, file_of};
-use crate::record::freeze::freeze;
-use crate::record::provenance;
-use crate::report::CLAIMS;
-use crate::report::claims::{Outcome, decide};
-use crate::stats::verdict::Verdict;
+use crate::experiment::{Experiment, load_smoke_in};
+use crate::sweep::build_frames::freeze;
 use crate::sweep::retry::RETRIES;
 use crate::sweep::{schedule, session};
-use crate::text::quoted;
-use crate::verify::artefacts::{Fault, Findings, compare};
-use crate::verify::golden::{self, Golden};
-use crate::verify::numerics::{self, Rung, TOLERANCE};
-use crate::{note, say, terminal, user_error};
+
+/// The number formats that a golden has, whatever the experiment file says.
+const GOLDEN_PRECISIONS: [Precision; 2] = [Precision::F32, Precision::Bf16];
 
 #[derive(Args, Debug)]
 pub struct Verify {
@@ -148,15 +153,15 @@ impl Verify {
         let threads = kept.as_ref().and_then(|kept| usize::try_from(kept.golden.threads).ok()).filter(|&n| n > 0 && ranks == 1);
         let jobs = self.jobs.unwrap_or(threads.map_or(1, |threads| (cores / threads).max(1) as u32));
         let load = |precision| load_smoke_in(&self.common.experiment, precision, &self.common.options());
-        let variants = golden::PRECISIONS.map(load).into_iter().collect::<Result<Vec<_>>>()?;
+        let variants = GOLDEN_PRECISIONS.map(load).into_iter().collect::<Result<Vec<_>>>()?;
         let frames = self.train(&variants, jobs, interrupts)?;
         let Some(golden::Read { path, golden, whole }) = kept else {
-            let path = Golden::of(name, &frames)?.write(&folder)?;
+            let path = Golden::of(name, &frames, &torch_version())?.write(&folder)?;
             tell(output, format_args!("{}", path.display()));
             return Ok((Found::Agreement, json!({ "file": path })));
         };
         let threads = golden::threads(&frames)?;
-        let exact = ranks == 1 && golden.is_exact(threads);
+        let exact = ranks == 1 && golden.is_exact(threads, &torch_version());
         let mut agreements = golden.compare(&frames)?;
         if exact {
             agreements.iter_mut().filter(|one| one.rung != Rung::Bitwise).for_each(|one| one.rung = Rung::Refuted);

@@ -4,16 +4,16 @@ use std::fs;
 use std::path::Path;
 
 use anyhow::Result;
+use hydrometer_base::fs::{folders_in, read_if_there, writable};
+use hydrometer_base::{note, user_error};
+use hydrometer_record::export::ANOTHER;
+use hydrometer_torch::dist::Mesh;
+use hydrometer_torch::model::hf;
 use tch::{Device, Kind};
 
-use crate::dist::Mesh;
-use crate::model::hf;
-use crate::record::export::ANOTHER;
-use crate::record::store::{folders_in, read_if_there, writable};
 use crate::sweep::job::{Job, Status, Work, status_in};
 use crate::train::checkpoint;
 use crate::train::run::final_weights;
-use crate::{note, user_error};
 
 /// Bytes of a file of weights, at most.
 const FILE_BYTES: u64 = 5_000_000_000;

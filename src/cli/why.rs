@@ -5,6 +5,7 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::Args;
+use hydrometer_base::{say, terminal, user_error};
 use serde_json::{Value, json};
 use tabled::builder::Builder;
 use tabled::settings::Style;
@@ -12,7 +13,6 @@ use tabled::settings::Style;
 use super::Output;
 use crate::experiment::{Options, load};
 use crate::sweep::kin::{nearest, recipes};
-use crate::{say, terminal, user_error};
 
 #[derive(Args, Debug)]
 pub struct Why {

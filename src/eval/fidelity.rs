@@ -1,14 +1,14 @@
 //! How near a student has come to its teacher on held-out text, whatever it was trained on.
 
 use anyhow::Result;
+use hydrometer_data::batch::Row;
+use hydrometer_data::sequences::sequences;
+use hydrometer_data::tokens::TokenizedSplit;
+use hydrometer_torch::dist::Mesh;
+use hydrometer_torch::dist::part;
+use hydrometer_torch::model::Decoder;
+use hydrometer_torch::model::batch::Batch;
 use tch::{Kind, Tensor};
-
-use crate::data::batch::{Batch, Row};
-use crate::data::sequences::sequences;
-use crate::data::tokens::TokenizedSplit;
-use crate::dist::Mesh;
-use crate::model::Decoder;
-use crate::model::parallel::part;
 
 /// Ids whose overlap is told.
 pub const TOP: i64 = 10;

@@ -1,14 +1,14 @@
 //! Hard-label NLL of held-out documents, and what goes with it.
 
 use anyhow::Result;
+use hydrometer_data::batch::Row;
+use hydrometer_data::sequences::sequences;
+use hydrometer_data::tokens::TokenizedSplit;
+use hydrometer_torch::dist::Mesh;
+use hydrometer_torch::model::Decoder;
+use hydrometer_torch::model::batch::Batch;
+use hydrometer_torch::objective::head::Head;
 use tch::{Device, Kind};
-
-use crate::data::batch::{Batch, Row};
-use crate::data::sequences::sequences;
-use crate::data::tokens::TokenizedSplit;
-use crate::dist::Mesh;
-use crate::model::Decoder;
-use crate::objective::head::Head;
 
 /// Equal-width bins of the top-1 probability (Guo et al. 2017 use 15).
 const BINS: usize = 15;

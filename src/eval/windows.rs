@@ -1,8 +1,8 @@
 //! Documents under a sliding window: every token is predicted once, with more to its left than a plain cut would leave it.
 
-use crate::data::batch::Row;
-use crate::data::sequences::Sequence;
-use crate::data::tokens::TokenizedSplit;
+use hydrometer_data::batch::Row;
+use hydrometer_data::sequences::Sequence;
+use hydrometer_data::tokens::TokenizedSplit;
 
 /// Windows of at most `context` input tokens, each `stride` further than the last. A window counts the targets that none before
 /// it has: those of a document's first window have what precedes them, the others more than `context − stride` tokens.
@@ -29,7 +29,7 @@ pub fn windows(split: &TokenizedSplit, context: usize, stride: usize) -> Vec<Row
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::data::sequences::sequences;
+    use hydrometer_data::sequences::sequences;
 
     fn split(lengths: &[usize]) -> TokenizedSplit {
         let mut split = TokenizedSplit { offsets: vec![0], ..TokenizedSplit::default() };

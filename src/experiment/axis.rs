@@ -3,12 +3,13 @@
 use std::collections::BTreeSet;
 
 use anyhow::Result;
+use hydrometer_base::suggest::unknown_key;
+use hydrometer_base::text::shown;
+use hydrometer_base::user_error;
 use toml_edit::Item;
 
 use super::resolve::{RUN_KEYS, Settings};
-use super::source::{Place, Setting, Source, unknown_key};
-use crate::text::shown;
-use crate::user_error;
+use super::source::{Place, Setting, Source};
 
 /// Settings that an axis gives a run, with their keys.
 pub type Values = Vec<(String, Setting)>;

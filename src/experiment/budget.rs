@@ -1,5 +1,5 @@
 //! What an experiment costs before it is run: tokens and FLOPs of students and teachers, by formula (see
-//! [`crate::model::ModelConfig::forward_flops_per_token`]).
+//! [`hydrometer_torch::model::ModelConfig::forward_flops_per_token`]).
 
 use std::collections::BTreeMap;
 

@@ -2,61 +2,21 @@
 
 use std::collections::BTreeSet;
 
-use anyhow::{Result, anyhow};
-use serde::{Deserialize, Serialize};
+use anyhow::Result;
+use hydrometer_base::suggest::unknown_key;
+use hydrometer_base::user_error;
+use hydrometer_report::claim::Claim;
+use hydrometer_report::claim::expectation::Expectation;
+use hydrometer_report::claim::expectation::Side;
 use toml_edit::{Item, TableLike};
 
-use super::expectation::{Expectation, Side};
 use super::name;
 use super::selector::Selector;
-use super::source::{Place, Setting, Source, unknown_key};
-use crate::user_error;
+use super::source::{Place, Setting, Source};
 
 pub const CLAIM_KEYS: [&str; 7] = ["id", "says", "at", "a", "b", "expect", "level"];
 /// Coverage of a claim's interval where the file names none.
 const LEVEL: f64 = 0.95;
-
-/// A claim with the runs it selects: of each arm one point of the sweep, over its seeds.
-#[derive(Clone, Debug)]
-pub struct Claim {
-    pub id: String,
-    /// In a sentence.
-    pub says: String,
-    /// As written.
-    pub expect: String,
-    pub expectation: Expectation,
-    /// Coverage of the interval that decides.
-    pub level: f64,
-    /// Runs of the first arm.
-    pub a: Vec<String>,
-    /// Runs of the second arm; none where the expectation does not ask for it.
-    pub b: Vec<String>,
-}
-
-/// A claim as it is kept beside the frames, for whoever has not what the file names.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct ClaimNote {
-    pub id: String,
-    pub says: String,
-    pub expect: String,
-    pub level: f64,
-    pub a: Vec<String>,
-    pub b: Vec<String>,
-}
-
-impl Claim {
-    pub fn note(&self) -> ClaimNote {
-        let Self { id, says, expect, level, a, b, .. } = self.clone();
-        ClaimNote { id, says, expect, level, a, b }
-    }
-
-    /// The claim that `note` was made of.
-    pub fn of(note: &ClaimNote) -> Result<Self> {
-        let expectation = Expectation::parse(&note.expect).map_err(|misread| anyhow!("claim {:?}: {}", note.id, misread.what))?;
-        let ClaimNote { id, says, expect, level, a, b } = note.clone();
-        Ok(Self { id, says, expect, expectation, level, a, b })
-    }
-}
 
 /// A claim as written.
 #[derive(Clone, Debug)]

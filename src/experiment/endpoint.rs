@@ -3,13 +3,15 @@
 use std::time::Duration;
 
 use anyhow::Result;
+use hydrometer_base::suggest::unknown;
+use hydrometer_base::suggest::unknown_key;
+use hydrometer_base::user_error;
+use hydrometer_torch::objective::Objective;
 
 use super::file::Table;
-use super::recipe::{EchoRows, EndpointRecipe, Sent};
-use super::source::{Setting, unknown, unknown_key};
-use crate::objective::Objective;
+use super::source::Setting;
 use crate::teacher::endpoint::service::{Budget, Price, Service};
-use crate::user_error;
+use crate::teacher::recipe::{EchoRows, EndpointRecipe, Sent};
 
 /// Keys of a teacher behind an endpoint.
 pub const ENDPOINT_KEYS: [&str; 10] =

@@ -4,27 +4,29 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use anyhow::Result;
+use hydrometer_base::fs::file_name;
+use hydrometer_base::identity::identity;
+use hydrometer_base::user_error;
+use hydrometer_torch::model::Precision;
+use hydrometer_torch::objective::{Objective, Tail};
 
 use super::axis::canonical;
 use super::claim::Candidates;
 use super::fair::{self, Fairness, Match};
 use super::file::{File, Method as Arm};
-use super::name::file_name;
 use super::preset::Presets;
-use super::recipe::{Precision, TeacherRecipe, TrainRecipe, identity};
-use super::recorded::Origin;
 use super::resolve::{Settings, applies};
 use super::source::{Place, Setting};
 use super::sweep::{self, Met};
 use super::taught::Taught;
 use super::{Experiment, Method, Options, Skipped, Student, taught};
-use crate::objective::{Objective, Tail};
-use crate::user_error;
+use crate::teacher::recording::Origin;
+use crate::train::recipe::{TeacherRecipe, TrainRecipe};
 
 /// Runs of an experiment, at most.
 const RUNS_MAX: usize = 100_000;
 
-/// Reads `path` and expands it. Every mistake of the user is a [`crate::UserError`] that points at its line.
+/// Reads `path` and expands it. Every mistake of the user is a [`hydrometer_base::UserError`] that points at its line.
 pub fn load(path: &Path, options: &Options) -> Result<Experiment> {
     expand(File::read(path)?, options)
 }

@@ -15,13 +15,17 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::Result;
+use hydrometer_base::identity::identity;
+use hydrometer_base::suggest::unknown;
+use hydrometer_base::suggest::unknown_key;
+use hydrometer_base::user_error;
+use hydrometer_data::recipe::DataRecipe;
+use hydrometer_torch::model::ModelConfig;
 use toml_edit::Item;
 
-use super::recipe::{DataRecipe, TrainRecipe, identity};
-use super::source::{Place, Source, unknown, unknown_key};
+use super::source::{Place, Source};
 use super::{Experiment, Student};
-use crate::model::ModelConfig;
-use crate::user_error;
+use crate::train::recipe::TrainRecipe;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Match {

@@ -4,15 +4,17 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
+use hydrometer_base::suggest::unknown;
+use hydrometer_base::suggest::unknown_key;
+use hydrometer_base::user_error;
 use toml_edit::Item;
 
 use super::claim::{self, Stated};
 use super::fair::{self, Rule};
 use super::name;
 use super::resolve::{RUN_KEYS, Settings, TEACHER_KEYS, applies, objective_name};
-use super::source::{Place, Setting, Source, unknown, unknown_key};
+use super::source::{Place, Setting, Source};
 use super::sweep::Sweep;
-use crate::user_error;
 
 pub const TOP_KEYS: [&str; 10] =
     ["question", "hypothesis", "revision", "base", "teacher", "method", "sweep", "fair", "smoke", "claim"];
@@ -50,7 +52,7 @@ pub struct Method {
 }
 
 impl File {
-    /// Reads `path`. Every mistake of the user is a [`crate::UserError`] that points at its line.
+    /// Reads `path`. Every mistake of the user is a [`hydrometer_base::UserError`] that points at its line.
     pub fn read(path: &Path) -> Result<Self> {
         let source = Source::read(path, "experiment file")?;
         let document = source.parse()?;

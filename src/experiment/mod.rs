@@ -5,12 +5,10 @@ pub mod budget;
 pub mod claim;
 pub mod endpoint;
 mod expand;
-pub mod expectation;
 pub mod fair;
 mod file;
 mod name;
 mod preset;
-pub mod recipe;
 pub mod recorded;
 mod resolve;
 mod selector;
@@ -18,26 +16,22 @@ mod source;
 mod sweep;
 mod taught;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
-use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use serde::{Deserialize, Serialize};
+use hydrometer_data::recipe::DataFiles;
+use hydrometer_report::claim::Claim;
 
-use crate::data::damage::OnBadLine;
-use crate::data::ends::Ends;
-use crate::data::format::{Format, Keys};
-use claim::Claim;
 pub use expand::{load, load_smoke_in};
 use fair::Fairness;
-pub use name::{experiment as name_of, file_name};
-use recipe::TrainRecipe;
-use recorded::Recording;
+pub use name::experiment as name_of;
 pub(crate) use resolve::applies;
 pub use source::AMOUNT_MAX;
 
 use crate::teacher::kept::Kept;
+use crate::teacher::recording::Recording;
+use crate::train::recipe::TrainRecipe;
 
 /// What the command line says about reading the file.
 #[derive(Clone, Copy, Debug)]
@@ -75,6 +69,14 @@ pub struct Experiment {
     pub claims: Vec<Claim>,
     pub data_name: String,
     pub student_name: String,
+}
+
+impl Experiment {
+    /// The students that `recording` teaches.
+    pub fn students_of<'a>(&'a self, recording: &Recording) -> impl Iterator<Item = &'a Student> {
+        let index = self.recordings.iter().position(|known| std::ptr::eq(known, recording));
+        self.students.iter().filter(move |student| index.is_some() && student.recording == index)
+    }
 }
 
 /// An arm.
@@ -132,18 +134,4 @@ impl Student {
 pub struct Skipped {
     pub name: String,
     pub because: String,
-}
-
-/// Where the data lies and how it is read; not part of any identity.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct DataFiles {
-    /// `train`, `valid`, `test`; or `all`, from which they are derived.
-    pub splits: BTreeMap<String, PathBuf>,
-    pub tokenizer: Option<PathBuf>,
-    pub format: Format,
-    pub keys: Keys,
-    pub on_bad_line: OnBadLine,
-    /// Of examples, what ends a text.
-    #[serde(default)]
-    pub ends: Option<Ends>,
 }

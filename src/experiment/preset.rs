@@ -5,20 +5,24 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
+use hydrometer_base::fs::{sha256_file, sha256_hex};
+use hydrometer_base::suggest::unknown;
+use hydrometer_base::suggest::unknown_key;
+use hydrometer_base::user_error;
+use hydrometer_data::cure::Says;
+use hydrometer_data::damage::OnBadLine;
+use hydrometer_data::ends::{self, Ends};
+use hydrometer_data::format::{Format, Keys};
+use hydrometer_data::lines::reason;
+use hydrometer_data::recipe::DataFiles;
+use hydrometer_data::recipe::{DataRecipe, Eos, ExampleRecipe, Input, Packing, TokenizerRecipe, Truncation};
+use hydrometer_data::survey::{Survey, Wanted, files};
+use hydrometer_data::tokenizer;
+use hydrometer_torch::model::{ModelConfig, Variant, hf};
 
-use super::DataFiles;
-use super::recipe::{DataRecipe, Eos, ExampleRecipe, Input, Packing, RecordedRecipe, StartRecipe, TokenizerRecipe, Truncation};
-use super::source::{Setting, Source, unknown, unknown_key};
-use crate::data::cure::Says;
-use crate::data::damage::OnBadLine;
-use crate::data::ends::{self, Ends};
-use crate::data::format::{Format, Keys};
-use crate::data::lines::reason;
-use crate::data::survey::{Survey, Wanted, files};
-use crate::data::tokenizer;
-use crate::model::{ModelConfig, Variant, hf};
-use crate::record::store::{sha256_file, sha256_hex};
-use crate::user_error;
+use super::source::{Setting, Source};
+use crate::teacher::recipe::RecordedRecipe;
+use crate::train::recipe::StartRecipe;
 
 pub const MODEL_KEYS: [&str; 10] = [
     "hidden_size",

@@ -1,86 +1,21 @@
 //! A teacher of which there are only answers: `[teacher.NAME] recorded = "..."`, in a file, or `endpoint = "..."`, on request.
 
-use std::path::PathBuf;
-
 use anyhow::Result;
+use hydrometer_base::suggest::unknown_key;
+use hydrometer_base::user_error;
+use hydrometer_torch::objective::{Objective, Tail};
 
 use super::Experiment;
 use super::endpoint;
 use super::file::Table;
 use super::preset::Presets;
-use super::recipe::{DataRecipe, EndpointRecipe, RecordedRecipe, identity};
 use super::resolve::{Reading, Settings};
-use super::source::{Place, Setting, unknown_key};
-use super::{DataFiles, Student};
-use crate::data::damage::OnBadLine;
-use crate::data::format::Format;
-use crate::objective::{Objective, Tail};
-use crate::teacher::endpoint::service::Service;
+use super::source::{Place, Setting};
 use crate::teacher::kept::Kept;
-use crate::user_error;
+use crate::teacher::recording::{AnswerFile, Asked, Origin, Recording};
 
 /// Keys of a teacher whose answers are recorded.
 pub const RECORDED_KEYS: [&str; 2] = ["recorded", "format"];
-
-/// A teacher's answers, and what its cache must hold for which data.
-#[derive(Clone, Debug)]
-pub struct Recording {
-    /// The teacher's.
-    pub name: String,
-    pub origin: Origin,
-    pub data: DataRecipe,
-    pub files: DataFiles,
-    /// Of its answers, for all arms.
-    pub kept: Kept,
-}
-
-/// Where answers come from.
-#[derive(Clone, Debug)]
-pub enum Origin {
-    File(AnswerFile),
-    Endpoint(Asked),
-}
-
-/// A file of answers.
-#[derive(Clone, Debug)]
-pub struct AnswerFile {
-    pub recipe: RecordedRecipe,
-    pub path: PathBuf,
-    pub on_bad_line: OnBadLine,
-}
-
-/// A model that is asked for its answers.
-#[derive(Clone, Debug)]
-pub struct Asked {
-    pub recipe: EndpointRecipe,
-    pub service: Service,
-}
-
-impl Origin {
-    /// What the answers for `data` are known by.
-    pub fn identity(&self, data: &DataRecipe) -> String {
-        match self {
-            Self::File(AnswerFile { recipe, .. }) => identity(&(recipe, data)),
-            Self::Endpoint(Asked { recipe, .. }) => identity(&(recipe, data)),
-        }
-    }
-
-    /// For people: the format of a file, or the model that is asked.
-    pub fn words(&self) -> String {
-        match self {
-            Self::File(AnswerFile { recipe, .. }) => format!("recorded, {}", recipe.format.name()),
-            Self::Endpoint(Asked { recipe, .. }) => format!("endpoint, {}", recipe.model),
-        }
-    }
-
-    /// The format of the answers.
-    pub fn format(&self) -> &'static str {
-        match self {
-            Self::File(AnswerFile { recipe, .. }) => recipe.format.name(),
-            Self::Endpoint(_) => Format::OpenAi.name(),
-        }
-    }
-}
 
 /// Whether `own` describes a recorded teacher.
 pub fn is_recorded(own: &Table) -> bool {
@@ -141,12 +76,4 @@ fn asked_at(settings: &Settings, name: &str, own: &Table, revision: &str, object
         return Err(user_error!("{}: {why}", settings.place("objective", at).0));
     }
     Ok(Origin::Endpoint(Asked { recipe, service }))
-}
-
-impl Recording {
-    /// The arms that it teaches.
-    pub fn students<'a>(&self, experiment: &'a Experiment) -> impl Iterator<Item = &'a Student> {
-        let index = experiment.recordings.iter().position(|known| std::ptr::eq(known, self));
-        experiment.students.iter().filter(move |student| index.is_some() && student.recording == index)
-    }
 }

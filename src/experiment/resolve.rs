@@ -4,17 +4,21 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use anyhow::Result;
+use hydrometer_base::fs::sha256_file;
+use hydrometer_base::suggest::unknown;
+use hydrometer_base::suggest::unknown_key;
+use hydrometer_base::text::quoted;
+use hydrometer_base::user_error;
+use hydrometer_data::recipe::DataFiles;
+use hydrometer_data::recipe::{DataRecipe, Packing, TokenizerRecipe};
+use hydrometer_data::tokenizer;
+use hydrometer_torch::model::Precision;
+use hydrometer_torch::model::hf;
+use hydrometer_torch::objective::{Loss, Objective, TEMPERATURES, TEMPERATURES_WORDS, Tail};
 
-use super::DataFiles;
 use super::preset::{Model, Presets};
-use super::recipe::{DataRecipe, EvalRecipe, OptimizerRecipe, Packing, Precision, TokenizerRecipe, TrainRecipe};
-use super::source::{Place, Setting, unknown, unknown_key};
-use crate::data::tokenizer;
-use crate::model::hf;
-use crate::objective::{Loss, Objective, TEMPERATURES, TEMPERATURES_WORDS, Tail};
-use crate::record::store::sha256_file;
-use crate::text::quoted;
-use crate::user_error;
+use super::source::{Place, Setting};
+use crate::train::recipe::{EvalRecipe, OptimizerRecipe, TrainRecipe};
 
 /// Keys of a run; every one may stand in `[base]`, in a method, on an axis of the sweep and in `[smoke]`.
 pub const RUN_KEYS: [&str; 28] = [

@@ -2,12 +2,14 @@
 //! the values where a list is given.
 
 use anyhow::Result;
+use hydrometer_base::suggest::unknown;
+use hydrometer_base::suggest::unknown_key;
+use hydrometer_base::text::shown;
+use hydrometer_base::user_error;
 use toml_edit::TableLike;
 
 use super::resolve::{RUN_KEYS, Settings};
-use super::source::{Place, Setting, Source, unknown, unknown_key};
-use crate::text::shown;
-use crate::user_error;
+use super::source::{Place, Setting, Source};
 
 const METHOD: &str = "method";
 

@@ -6,10 +6,9 @@ use std::ops::{Range, RangeInclusive};
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
+use hydrometer_base::text::{number as short, quoted};
+use hydrometer_base::user_error;
 use toml_edit::{Document, Item, TableLike, Value};
-
-use crate::text::{number as short, quoted, shown};
-use crate::user_error;
 
 /// Bytes of a TOML file, at most.
 const BYTES_MAX: u64 = 16 << 20;
@@ -17,11 +16,6 @@ const BYTES_MAX: u64 = 16 << 20;
 const TOKENS_MAX: u64 = 1_000_000_000_000_000;
 /// Largest amount of money, in whatever currency: what is counted of it stays a number.
 pub const AMOUNT_MAX: f64 = 1e12;
-/// Names that a message lists, at most.
-const LISTED: usize = 40;
-/// A longer word is no misspelling of a key.
-const MISSPELT_MAX: usize = 60;
-
 /// The text of a TOML file and its path.
 #[derive(Clone, Debug)]
 pub struct Source {
@@ -120,34 +114,6 @@ impl Source {
 /// Of what follows `before`, both from 1.
 fn line_and_column(before: &str) -> (usize, usize) {
     (before.matches('\n').count() + 1, before.chars().rev().take_while(|&c| c != '\n').count() + 1)
-}
-
-/// `unknown tail "bukket"; did you mean "bucket"?`
-pub fn unknown(what: &str, found: &str, known: &[&str]) -> String {
-    format!("unknown {what} {}; {}", quoted(found), instead_of(found, known))
-}
-
-/// `unknown key "objctive" in [method.soft-ce]; did you mean "objective"?`
-pub fn unknown_key(found: &str, within: &str, known: &[&str]) -> String {
-    format!("unknown key {} in {}; {}", quoted(found), shown(within), instead_of(found, known))
-}
-
-fn instead_of(found: &str, known: &[&str]) -> String {
-    let short_enough = found.chars().count() <= MISSPELT_MAX;
-    let nearest = known
-        .iter()
-        .filter(|candidate| short_enough && candidate.len() <= MISSPELT_MAX)
-        .map(|candidate| (strsim::damerau_levenshtein(found, candidate), candidate))
-        .min_by_key(|(distance, _)| *distance)
-        .filter(|(distance, candidate)| *distance <= 1 + candidate.len() / 3);
-    match nearest {
-        Some((_, candidate)) => format!("did you mean {candidate:?}?"),
-        None => {
-            let listed: Vec<String> = known.iter().take(LISTED).map(|name| shown(name)).collect();
-            let more = known.len() - listed.len();
-            format!("known are {}{}", listed.join(", "), if more > 0 { format!(" and {more} more") } else { String::new() })
-        }
-    }
 }
 
 impl Setting {

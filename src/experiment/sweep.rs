@@ -7,12 +7,13 @@
 use std::collections::BTreeSet;
 
 use anyhow::Result;
+use hydrometer_base::suggest::unknown_key;
+use hydrometer_base::user_error;
 use toml_edit::{Item, TableLike};
 
 use super::axis::{Axis, Values};
 use super::selector::Selector;
-use super::source::{Place, Setting, Source, unknown_key};
-use crate::user_error;
+use super::source::{Place, Setting, Source};
 
 /// Points of an arm, at most.
 const POINTS_MAX: usize = 100_000;

@@ -1,19 +1,21 @@
 //! The teachers that the arms need: one for each way of training it that they ask for.
 
 use anyhow::Result;
+use hydrometer_base::fs::file_name;
+use hydrometer_base::identity::identity;
+use hydrometer_base::suggest::unknown;
+use hydrometer_base::user_error;
+use hydrometer_torch::objective::{Loss, Objective, Tail};
 use toml_edit::InlineTable;
 
 use super::expand::check;
 use super::file::{File, Table};
-use super::name::file_name;
 use super::preset::Presets;
-use super::recipe::{EvalRecipe, TrainRecipe, identity};
 use super::resolve::{ADAPT_KEYS, Reading, Settings};
-use super::source::{Place, Setting, unknown};
+use super::source::{Place, Setting};
 use super::{Experiment, Options, Teacher, endpoint, recorded};
-use crate::objective::{Loss, Objective, Tail};
 use crate::teacher::kept::Kept;
-use crate::user_error;
+use crate::train::recipe::{EvalRecipe, TrainRecipe};
 
 /// Which teacher an arm has: an index into [`Experiment::teachers`] or [`Experiment::recordings`].
 pub enum Taught {

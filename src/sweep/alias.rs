@@ -9,12 +9,12 @@ use std::os::unix::fs::symlink;
 use std::path::Path;
 
 use anyhow::Result;
+use hydrometer_base::fs::unreadable;
 use serde_json::Value;
 
 use super::job::cache_place;
 use crate::experiment::Experiment;
-use crate::experiment::recipe::TrainRecipe;
-use crate::record::store::unreadable;
+use crate::train::recipe::TrainRecipe;
 
 /// Links every run, teacher and cache of `experiment` that is not under `runs` by its name to the folder that holds its recipe, if
 /// any does. What cannot be linked is done again, no more.

@@ -3,16 +3,18 @@
 use std::path::Path;
 
 use anyhow::Result;
+use hydrometer_base::fs::{folders_in, read_if_there};
+use hydrometer_data::recipe::Packing;
+use hydrometer_record::journal::{self, Event};
+use hydrometer_torch::model::ModelConfig;
+use hydrometer_torch::model::Precision;
 use serde::Serialize;
 
 use super::job::{Job, Status, Work, journal_path, status};
 use super::memory::{Spread, peak_bytes};
 use crate::experiment::Experiment;
 use crate::experiment::budget::answers;
-use crate::experiment::recipe::{Packing, Precision, TrainRecipe};
-use crate::model::ModelConfig;
-use crate::record::journal::{self, Event};
-use crate::record::store::{folders_in, read_if_there};
+use crate::train::recipe::TrainRecipe;
 
 /// Bytes of a training step in a journal, about.
 const STEP_BYTES: u64 = 300;

@@ -3,13 +3,19 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
+use hydrometer_base::fs::file_name;
+use hydrometer_base::identity::identity;
+use hydrometer_data::recipe::DataFiles;
+use hydrometer_data::recipe::DataRecipe;
+use hydrometer_record::journal::{self, Event};
 use serde::{Deserialize, Serialize};
 
-use crate::experiment::recipe::{DataRecipe, EndpointRecipe, TrainRecipe, identity};
-use crate::experiment::recorded::{Asked, Recording};
-use crate::experiment::{DataFiles, Experiment, Student, Teacher, file_name};
-use crate::record::journal::{self, Event};
+use crate::experiment::{Experiment, Student, Teacher};
+use crate::teacher::recipe::EndpointRecipe;
+use crate::teacher::recording::Asked;
+use crate::teacher::recording::Recording;
 use crate::teacher::title::Title;
+use crate::train::recipe::TrainRecipe;
 
 /// A job, complete: written to `job.json` in its folder and read by every rank.
 #[derive(Clone, Debug, Serialize, Deserialize)]

@@ -4,11 +4,10 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use anyhow::Result;
+use hydrometer_base::fs::{folders_in, read_if_there};
+use hydrometer_base::note;
 use serde::Serialize;
 use serde_json::Value;
-
-use crate::note;
-use crate::record::store::{folders_in, read_if_there};
 
 /// A field whose values differ; absent on a side that does not have it.
 #[derive(Clone, Debug, PartialEq, Serialize)]

@@ -18,11 +18,11 @@ use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result};
+use hydrometer_base::fs::{replace_bytes, uncreated};
+use hydrometer_record::journal::{self, Fence};
 use serde::{Deserialize, Serialize};
 
 use super::holder::Holder;
-use crate::record::journal::{self, Fence};
-use crate::record::store::{replace_bytes, uncreated};
 
 /// How long a holder may be silent.
 const TERM: Duration = Duration::from_secs(30);
@@ -303,7 +303,7 @@ fn nonce() -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::record::journal::{Event, Journal};
+    use hydrometer_record::journal::{Event, Journal};
 
     /// A lease of `folder` by a process of another machine, silent from now on.
     fn elsewhere(folder: &Path, generation: u64, term_ms: u64) {

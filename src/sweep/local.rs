@@ -10,14 +10,14 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
+use hydrometer_base::fs::replace_bytes;
+use hydrometer_base::shortage::{last_words, shortage};
+use hydrometer_record::journal::{Event, parse_line};
+use hydrometer_torch::dist::c10d::Store;
+use hydrometer_torch::dist::launch;
 
 use super::job::Job;
 use super::worker::{MEMORY, SCATTERED, STORAGE};
-use crate::dist::c10d::Store;
-use crate::dist::launch;
-use crate::record::journal::{Event, parse_line};
-use crate::record::store::replace_bytes;
-use crate::shortage::{last_words, shortage};
 
 /// What a running job tells.
 pub enum News {

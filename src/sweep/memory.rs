@@ -1,18 +1,20 @@
 //! What a job keeps in memory at its peak, by formula, and whether this machine has as much.
 
 use anyhow::Result;
+use hydrometer_base::shortage::shown;
+use hydrometer_base::user_error;
+use hydrometer_data::recipe::Packing;
+use hydrometer_torch::model::ModelConfig;
+use hydrometer_torch::model::Precision;
+use hydrometer_torch::model::variant::FeedForward;
 
 use super::job::{Job, Work};
 use super::machine::Machine;
-use crate::experiment::recipe::{Packing, Precision, TrainRecipe};
-use crate::model::ModelConfig;
-use crate::model::variant::FeedForward;
-use crate::shortage::shown;
-use crate::user_error;
+use crate::train::recipe::TrainRecipe;
 
 /// The program with libtorch and its threads, before there is a model. Measured on x86-64 without CUDA.
 const PROGRAM_BYTES: f64 = 300e6;
-/// Bytes of logits that the head lets exist at a time, at most (see [`crate::objective::head`]).
+/// Bytes of logits that the head lets exist at a time, at most (see [`hydrometer_torch::objective::head`]).
 const LOGITS_BYTES: f64 = (192u64 << 20) as f64;
 /// Tokens of a chunk of the head, at most.
 const CHUNK_TOKENS: f64 = 4096.0;
@@ -202,7 +204,7 @@ mod tests {
         let machine = |all: u64| Machine { all: Some(all), ..Machine::default() };
         assert!(fit([&job(1, "cpu")].into_iter(), &machine(bytes * 9 / 10)).is_ok(), "the formula may be above what is measured");
         let error = fit([&job(1, "cpu")].into_iter(), &machine(bytes / 2)).unwrap_err();
-        assert!(error.is::<crate::UserError>(), "{error:#}");
+        assert!(error.is::<hydrometer_base::UserError>(), "{error:#}");
         let said = format!("{error:#}");
         assert!(said.contains("of memory, this machine has") && said.contains("try --recompute, a smaller batch"), "{said}");
         assert!(fit([&job(1, "cuda:0")].into_iter(), &machine(bytes / 2)).is_ok());

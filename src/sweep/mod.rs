@@ -2,8 +2,10 @@
 //! run on one folder.
 
 pub mod alias;
+pub mod build_frames;
 pub mod estimate;
 pub mod holder;
+pub mod imports;
 pub mod job;
 pub mod kin;
 pub mod lease;
@@ -12,9 +14,12 @@ pub mod machine;
 pub mod memory;
 mod prepare;
 pub mod progress;
+pub mod provenance;
 mod requeue;
 pub mod retry;
 pub mod schedule;
 pub mod session;
 pub mod state;
+#[cfg(test)]
+mod tests;
 pub mod worker;

@@ -5,20 +5,20 @@ use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use anyhow::Result;
+use hydrometer_base::note;
+use hydrometer_data::batch::seen;
+use hydrometer_data::sequences::sequences;
+use hydrometer_data::tokens::{self, TokenizedSplit};
+use hydrometer_torch::model::hf;
 
 use super::job::{Status, answers_folder, data_folder, data_sets, recording_place, status};
 use super::lease::{Lease, Watch};
 use super::schedule::{Settings, views};
-use crate::data::batch::seen;
-use crate::data::sequences::sequences;
-use crate::data::tokens::{self, TokenizedSplit};
 use crate::experiment::Experiment;
-use crate::experiment::recorded::Origin;
-use crate::model::hf;
-use crate::note;
 use crate::teacher::cache::Cache;
 use crate::teacher::endpoint::judge::Judge;
 use crate::teacher::recorded;
+use crate::teacher::recording::Origin;
 
 /// Prepares `experiment`; `interrupts` counts ctrl-C. Whether all is there.
 pub fn prepare(experiment: &Experiment, settings: &Settings, interrupts: &AtomicUsize) -> Result<bool> {
@@ -40,14 +40,15 @@ pub fn prepare(experiment: &Experiment, settings: &Settings, interrupts: &Atomic
                 for path in Cache::mend(&place.folder, &place.title)? {
                     note!("{} is damaged; what it held is imported again", path.display());
                 }
-                let arms = recording.students(experiment).map(|student| (student.method.as_str(), student.recipe.loss.objective));
+                let arms =
+                    experiment.students_of(recording).map(|student| (student.method.as_str(), student.recipe.loss.objective));
                 recorded::prepare(recording, file, &data, &place.folder, &place.title, &arms.collect::<Vec<_>>())?;
             }
             Origin::Endpoint(asked) => {
                 let ledger = answers_folder(&settings.runs, asked);
                 let Some(lease) = lease(&ledger)? else { return Ok(false) };
                 let train = TokenizedSplit::read(&data.join("train.tokens"))?;
-                let mine = recording.students(experiment).filter(|student| settings.asks_for(&student.run));
+                let mine = experiment.students_of(recording).filter(|student| settings.asks_for(&student.run));
                 let wanted = seen(&sequences(&train, recording.data.context), &views(mine));
                 let tokenizer = tokens::tokenizer_of(&recording.data, &recording.files, &data)?;
                 let judge = Judge {

@@ -3,13 +3,13 @@
 use std::io::IsTerminal;
 use std::time::{Duration, Instant};
 
+use hydrometer_base::note;
+use hydrometer_base::text::sentence;
+use hydrometer_record::journal::Event;
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 
 use super::job::Work;
 use super::schedule::Planned;
-use crate::note;
-use crate::record::journal::Event;
-use crate::text::sentence;
 
 /// Time between two plain lines about a job.
 const LINE_EVERY: Duration = Duration::from_secs(10);

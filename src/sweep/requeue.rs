@@ -4,13 +4,13 @@ use std::fs;
 use std::path::Path;
 
 use anyhow::{Context, Result};
+use hydrometer_base::note;
+use hydrometer_record::journal::{self, Event};
 
 use super::job::{Status, Work, journal_path, status_in};
 use super::lease::{Lease, Watch};
 use super::schedule::{Planned, Rerun};
 use super::session::record;
-use crate::note;
-use crate::record::journal::{self, Event};
 use crate::train::checkpoint;
 use crate::train::run::final_weights;
 

@@ -78,24 +78,23 @@ pub fn plan(experiment: &Experiment, settings: &Settings) -> Result<Vec<Planned>
         }
     }
     let mut planned: Vec<Planned> = Vec::new();
-    let mut add =
-        |run: &str, recipe: &crate::experiment::recipe::TrainRecipe, work: Work, needs: Vec<usize>, cost: (f64, u64)| {
-            let parallel = !matches!(work, Work::Unigram { .. });
-            let job = Job {
-                run: run.to_string(),
-                folder: runs.join(run),
-                data: data_folder(runs, &recipe.data),
-                work,
-                device: if parallel { settings.device.clone() } else { "cpu".into() },
-                threads,
-                tp: if parallel { settings.tp } else { 1 },
-                dp: if parallel { settings.dp } else { 1 },
-                recompute: settings.recompute,
-                sequence_parallel: settings.sequence_parallel,
-            };
-            planned.push(Planned { job, needs, flops: cost.0, tokens: cost.1 });
-            planned.len() - 1
+    let mut add = |run: &str, recipe: &crate::train::recipe::TrainRecipe, work: Work, needs: Vec<usize>, cost: (f64, u64)| {
+        let parallel = !matches!(work, Work::Unigram { .. });
+        let job = Job {
+            run: run.to_string(),
+            folder: runs.join(run),
+            data: data_folder(runs, &recipe.data),
+            work,
+            device: if parallel { settings.device.clone() } else { "cpu".into() },
+            threads,
+            tp: if parallel { settings.tp } else { 1 },
+            dp: if parallel { settings.dp } else { 1 },
+            recompute: settings.recompute,
+            sequence_parallel: settings.sequence_parallel,
         };
+        planned.push(Planned { job, needs, flops: cost.0, tokens: cost.1 });
+        planned.len() - 1
+    };
     let mut caches = vec![None; experiment.teachers.len()];
     let mut trained = vec![None; experiment.teachers.len()];
     for (index, teacher) in experiment.teachers.iter().enumerate() {

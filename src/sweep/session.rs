@@ -8,6 +8,8 @@ use std::sync::mpsc::{self, Receiver, Sender};
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, anyhow};
+use hydrometer_base::fs::{is_storage, uncreated};
+use hydrometer_record::journal::{self, Event, Journal};
 
 use super::job::{Job, Status, Work, journal_path, status_in};
 use super::lease::{Lease, Sight, Watch, by};
@@ -20,8 +22,6 @@ use super::requeue::{mend_weights, requeue};
 use super::retry::pause;
 use super::schedule::{Planned, Settings, plan};
 use crate::experiment::Experiment;
-use crate::record::journal::{self, Event, Journal};
-use crate::record::store::{is_storage, uncreated};
 use crate::train::checkpoint;
 
 /// Time between looks at what others do.

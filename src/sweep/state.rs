@@ -4,13 +4,13 @@ use std::fs;
 use std::path::Path;
 
 use anyhow::Result;
+use hydrometer_record::journal::{self, Event};
 use serde::Serialize;
 
 use super::job::{Status, baselines, cache_place, fidelity_run, journal_path, judge};
 use super::lease::{by, holder};
 use super::local::log_path;
 use crate::experiment::Experiment;
-use crate::record::journal::{self, Event};
 
 /// Lines of a log that are shown of a failure.
 const LOG_LINES: usize = 8;

@@ -9,26 +9,26 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow};
+use hydrometer_base::fs::{is_storage, remove_parts};
+use hydrometer_base::guard::caught;
+use hydrometer_base::numerics::NUMERICS;
+use hydrometer_base::shortage::{SAID, first_words, shortage};
+use hydrometer_base::user_error;
+use hydrometer_data::batch::seen;
+use hydrometer_data::sequences::sequences;
+use hydrometer_data::tokens::TokenizedSplit;
+use hydrometer_record::journal::{Event, Journal, TakenOver};
+use hydrometer_torch::dist::Mesh;
 use tch::Device;
 
 use super::job::{CachePlace, Job, Work, journal_path};
 use super::lease::{Lease, Watch};
-use crate::data::batch::seen;
-use crate::data::sequences::sequences;
-use crate::data::tokens::TokenizedSplit;
-use crate::dist::Mesh;
 use crate::eval::fidelity::{Model, fidelity};
 use crate::eval::perplexity::Evaluation;
-use crate::experiment::recipe::TrainRecipe;
-use crate::guard::caught;
-use crate::numerics::NUMERICS;
-use crate::record::journal::{Event, Journal, TakenOver};
-use crate::record::store::{is_storage, remove_parts};
-use crate::shortage::{SAID, first_words, shortage};
 use crate::teacher::cache::Cache;
 use crate::teacher::teach::Lecturer;
+use crate::train::recipe::TrainRecipe;
 use crate::train::run::{Outcome, Place, evaluation_events, train, trained_decoder};
-use crate::user_error;
 
 /// A rank's exit code where the ranks did not find each other.
 pub const SCATTERED: u8 = 75;

@@ -10,12 +10,12 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
+use hydrometer_base::fs::{replace_bytes, sha256_hex, unreadable};
+use hydrometer_base::user_error;
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 
 use super::pack::{Reader, Writer};
 use super::title::Title;
-use crate::record::store::{replace_bytes, sha256_hex, unreadable};
-use crate::user_error;
 
 /// What a teacher says of some tokens, token by token.
 #[derive(Clone, Debug, Default, PartialEq)]

@@ -10,15 +10,15 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow, ensure};
+use hydrometer_base::fs::{sha256_file, unreadable};
+use hydrometer_data::batch::Row;
+use hydrometer_data::tokens::TokenizedSplit;
+use hydrometer_torch::objective::targets::Teacher;
+use hydrometer_torch::objective::{Objective, Tail};
 use tch::{Device, Kind, Tensor};
 
 use super::block::{Answers, OpenBlock, Place};
 use super::title::{self, Title};
-use crate::data::batch::Row;
-use crate::data::tokens::TokenizedSplit;
-use crate::objective::targets::Teacher;
-use crate::objective::{Objective, Tail};
-use crate::record::store::{sha256_file, unreadable};
 
 /// An open cache.
 pub struct Cache {

@@ -3,6 +3,11 @@
 use std::io::Write;
 
 use anyhow::{Context, Result};
+use hydrometer_base::user_error;
+use hydrometer_data::batch::Row;
+use hydrometer_data::sequences::sequences;
+use hydrometer_data::tokenizer;
+use hydrometer_data::tokens::TokenizedSplit;
 use polars::prelude::*;
 use polars_io::prelude::{ParquetCompression, ParquetWriter};
 use serde::Serialize;
@@ -11,11 +16,6 @@ use tokenizers::Tokenizer;
 
 use super::block::Answers;
 use super::cache::Cache;
-use crate::data::batch::Row;
-use crate::data::sequences::sequences;
-use crate::data::tokenizer;
-use crate::data::tokens::TokenizedSplit;
-use crate::user_error;
 
 /// Targets of a row group.
 const GROUP: usize = 1 << 16;

@@ -7,15 +7,15 @@ use std::fs;
 use std::path::Path;
 
 use anyhow::{Context, Result};
+use hydrometer_data::answers::Answer;
+use hydrometer_data::encode::Encoded;
+use hydrometer_data::import::Import;
+use hydrometer_data::sequences::sequences;
+use hydrometer_data::tokens::TokenizedSplit;
 
 use super::block::{Answers, Block};
 use super::kept::Kept;
 use super::title::Title;
-use crate::data::answers::Answer;
-use crate::data::encode::Encoded;
-use crate::data::import::Import;
-use crate::data::sequences::sequences;
-use crate::data::tokens::TokenizedSplit;
 
 /// The report's name in a cache's folder; it says that the import is complete.
 pub const IMPORT: &str = "import.json";

@@ -3,14 +3,14 @@
 use std::collections::BTreeMap;
 
 use anyhow::Result;
+use hydrometer_data::batch::Row;
+use hydrometer_data::sequences::{Sequence, sequences};
+use hydrometer_data::tokens::TokenizedSplit;
 use serde::Serialize;
 
 use super::block::Answers;
 use super::cache::Cache;
 use super::teach::Lecturer;
-use crate::data::batch::Row;
-use crate::data::sequences::{Sequence, sequences};
-use crate::data::tokens::TokenizedSplit;
 
 /// Numbers of ids that the retained mass is told for, as far as they are kept.
 const KS: [usize; 12] = [1, 2, 5, 10, 20, 32, 50, 64, 100, 128, 200, 256];

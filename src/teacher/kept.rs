@@ -1,9 +1,9 @@
 //! What a cache keeps of a teacher's answers to one token.
 
+use hydrometer_torch::objective::{Objective, Tail};
 use serde::{Deserialize, Serialize};
 
 use super::pack::id_bits;
-use crate::objective::{Objective, Tail};
 
 /// Of a packed log-probability, at most on average.
 const LOGPROB_BITS: usize = 16;

@@ -6,21 +6,21 @@
 use std::path::Path;
 
 use anyhow::{Result, ensure};
+use hydrometer_base::user_error;
+use hydrometer_data::corpus::Reader;
+use hydrometer_data::encode::Encoder;
+use hydrometer_data::format::Keys;
+use hydrometer_data::import::Import;
+use hydrometer_data::recipe::ExampleRecipe;
+use hydrometer_data::sequences::sequences;
+use hydrometer_data::tokens::{TokenizedSplit, tokenizer_of};
+use hydrometer_data::vocabulary::Vocabulary;
+use hydrometer_torch::objective::{Objective, Tail};
 
 use super::cache::Cache;
 use super::imported::{IMPORT, Writer, clear};
+use super::recording::{AnswerFile, Recording};
 use super::title::Title;
-use crate::data::corpus::Reader;
-use crate::data::encode::Encoder;
-use crate::data::format::Keys;
-use crate::data::import::Import;
-use crate::data::sequences::sequences;
-use crate::data::tokens::{TokenizedSplit, tokenizer_of};
-use crate::data::vocabulary::Vocabulary;
-use crate::experiment::recipe::ExampleRecipe;
-use crate::experiment::recorded::{AnswerFile, Recording};
-use crate::objective::{Objective, Tail};
-use crate::user_error;
 
 /// Brings the answers of `recording`, which are in `file`, into the cache in `folder`, of this title, unless they are there, and checks that they are
 /// all that the data in `data` needs, and fit for the objectives of its `arms` (with their names).

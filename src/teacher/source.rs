@@ -5,12 +5,11 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
+use hydrometer_base::fs::{replace_bytes, sha256_hex};
+use hydrometer_base::user_error;
+use hydrometer_data::tokens::TokenizedSplit;
+use hydrometer_torch::model::Precision;
 use serde::{Deserialize, Serialize};
-
-use crate::data::tokens::TokenizedSplit;
-use crate::experiment::recipe::Precision;
-use crate::record::store::{replace_bytes, sha256_hex};
-use crate::user_error;
 
 const FILE: &str = "sources.json";
 

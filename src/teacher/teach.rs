@@ -3,19 +3,20 @@
 use std::path::Path;
 
 use anyhow::Result;
+use hydrometer_base::user_error;
+use hydrometer_data::batch::Row;
+use hydrometer_data::sequences::Sequence;
+use hydrometer_data::tokens::TokenizedSplit;
+use hydrometer_torch::dist::Mesh;
+use hydrometer_torch::model::Decoder;
+use hydrometer_torch::model::batch::Batch;
+use hydrometer_torch::objective::head::Head;
 use tch::{Device, Kind, Tensor};
 
 use super::block::{Answers, Block};
 use super::cache::Cache;
 use super::draws::numbers;
 use super::title::Title;
-use crate::data::batch::{Batch, Row};
-use crate::data::sequences::Sequence;
-use crate::data::tokens::TokenizedSplit;
-use crate::dist::Mesh;
-use crate::model::Decoder;
-use crate::objective::head::Head;
-use crate::user_error;
 
 /// Input tokens of a forward pass.
 const PASS_TOKENS: usize = 8192;

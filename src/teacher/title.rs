@@ -5,12 +5,12 @@ use std::fs;
 use std::path::Path;
 
 use anyhow::Result;
+use hydrometer_base::fs::{replace_bytes, sha256_hex, uncreated};
+use hydrometer_base::user_error;
 use serde::{Deserialize, Serialize};
 
 use super::kept::Kept;
 use super::pack::id_bits;
-use crate::record::store::{replace_bytes, sha256_hex, uncreated};
-use crate::user_error;
 
 pub const FILE: &str = "cache.json";
 /// Layout of the blocks.

@@ -5,13 +5,13 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow, ensure};
+use hydrometer_base::fs::{replace_bytes, sha256_file, sha256_hex};
+use hydrometer_torch::dist::Mesh;
+use hydrometer_torch::model::{ModelConfig, Weights};
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use tch::{Device, Kind, Tensor};
 
 use super::optimizer::AdamW;
-use crate::dist::Mesh;
-use crate::model::{ModelConfig, Weights};
-use crate::record::store::{replace_bytes, sha256_file, sha256_hex};
 
 /// Saves weights and, if given, the optimizer; every rank calls, the first writes. The SHA-256 goes to `<path>.sha256`, as
 /// `sha256sum -c` reads it.

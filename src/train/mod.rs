@@ -2,6 +2,7 @@
 
 pub mod checkpoint;
 pub mod optimizer;
+pub mod recipe;
 pub mod run;
 pub mod schedule;
 mod slope;

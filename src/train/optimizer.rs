@@ -1,11 +1,11 @@
 //! AdamW on the flat buffers of [`Weights`]: ATen's fused kernel, once for matrices (which decay), once for norms.
 
 use anyhow::Result;
+use hydrometer_torch::dist::{Mesh, c10d};
+use hydrometer_torch::model::Weights;
 use tch::{Kind, Tensor};
 
-use crate::dist::{Mesh, c10d};
-use crate::experiment::recipe::OptimizerRecipe;
-use crate::model::Weights;
+use crate::train::recipe::OptimizerRecipe;
 
 /// First and second moments, laid out as the master buffer.
 pub struct AdamW {

@@ -4,22 +4,25 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, anyhow};
+use hydrometer_data::batch::{Row, plan};
+use hydrometer_data::recipe::Packing;
+use hydrometer_data::sequences::sequences;
+use hydrometer_data::tokens::TokenizedSplit;
+use hydrometer_record::journal::{self, Evaluated, Event, Journal, Step};
+use hydrometer_torch::dist::Mesh;
+use hydrometer_torch::model::Precision;
+use hydrometer_torch::model::batch::Batch;
+use hydrometer_torch::model::{Decoder, Pass, Tokens, Weights};
+use hydrometer_torch::objective::head::{Head, Sums};
+use hydrometer_torch::objective::targets::Targets;
 
 use super::checkpoint;
 use super::optimizer::AdamW;
 use super::schedule::learning_rate;
 use super::slope::slope;
-use crate::data::batch::{Batch, Row, plan};
-use crate::data::sequences::sequences;
-use crate::data::tokens::TokenizedSplit;
-use crate::dist::Mesh;
 use crate::eval::perplexity::{Evaluation, evaluate};
-use crate::experiment::recipe::{Packing, Precision, TrainRecipe};
-use crate::model::{Decoder, Pass, Tokens, Weights};
-use crate::objective::head::{Head, Sums};
-use crate::objective::targets::Targets;
-use crate::record::journal::{self, Evaluated, Event, Journal, Step};
 use crate::teacher::cache::Cache;
+use crate::train::recipe::TrainRecipe;
 
 /// Where a run lives and what it reads.
 pub struct Place<'a> {

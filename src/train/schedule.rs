@@ -1,6 +1,6 @@
 //! The learning rate: linear warm-up, then half a cosine (Loshchilov & Hutter 2017).
 
-use crate::experiment::recipe::OptimizerRecipe;
+use crate::train::recipe::OptimizerRecipe;
 
 /// The learning rate of update `step` (from 0) of `updates`.
 pub fn learning_rate(recipe: &OptimizerRecipe, step: u64, updates: u64) -> f64 {

@@ -1,10 +1,9 @@
 //! Whether the logged loss moves as its own gradient says: a wrong objective cannot hide behind a falling curve.
 
 use anyhow::Result;
+use hydrometer_torch::dist::Mesh;
+use hydrometer_torch::model::Weights;
 use tch::{Tensor, no_grad};
-
-use crate::dist::Mesh;
-use crate::model::Weights;
 
 /// How far to each side, as the change of the loss that the gradient foretells, in parts of the loss: far enough that single
 /// precision sees the difference, near enough that the loss is straight.

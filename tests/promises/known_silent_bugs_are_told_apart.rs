@@ -6,8 +6,8 @@
 use std::thread;
 
 use hydrometer::dist::c10d::Store;
+use hydrometer::dist::part;
 use hydrometer::dist::{Axis, Mesh};
-use hydrometer::model::parallel::part;
 use hydrometer::objective::head::Head;
 use hydrometer::objective::reference::{Token, log_sum_exp, loss_and_gradient, softmax};
 use hydrometer::objective::targets::{Targets, Teacher};

@@ -3,8 +3,9 @@
 use std::thread;
 
 use hydrometer::dist::c10d::Store;
+use hydrometer::dist::part;
 use hydrometer::dist::{Axis, Mesh};
-use hydrometer::model::parallel::{part, shard};
+use hydrometer::model::parallel::shard;
 use hydrometer::model::parameters::Shard;
 use hydrometer::objective::head::Head;
 use hydrometer::objective::reference::{Token, log_sum_exp, loss_and_gradient};

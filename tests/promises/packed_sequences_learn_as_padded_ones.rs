@@ -4,10 +4,11 @@
 use std::collections::BTreeSet;
 use std::process::Command;
 
-use hydrometer::data::batch::{Batch, Row};
+use hydrometer::data::batch::Row;
 use hydrometer::data::encode::Encoded;
 use hydrometer::data::sequences::sequences;
 use hydrometer::data::tokens::TokenizedSplit;
+use hydrometer::model::batch::Batch;
 use hydrometer::model::{Decoder, Pass, Tokens, hf};
 use tch::{Kind, Tensor};
 

@@ -5,14 +5,15 @@
 
 use std::path::{Path, PathBuf};
 
-use hydrometer::data::batch::{Batch, Row};
+use hydrometer::data::batch::Row;
 use hydrometer::data::sequences::sequences;
 use hydrometer::data::tokens::{TokenizedSplit, prepare};
-use hydrometer::experiment::recorded::Origin;
 use hydrometer::experiment::{Experiment, Options, load};
+use hydrometer::model::batch::Batch;
 use hydrometer::objective::{Objective, Tail};
 use hydrometer::sweep::job::{data_folder, recording_place};
 use hydrometer::teacher::cache::Cache;
+use hydrometer::teacher::recording::Origin;
 use hydrometer::teacher::{imported, recorded};
 use tch::{Device, Tensor};
 

@@ -1,6 +1,7 @@
 //! What a file expands to.
 
-use super::super::recipe::identity;
+use hydrometer_base::identity::identity;
+
 use super::{BASE, Bench, Experiment, OPTIONS, Options, SAMPLE, SMOKE};
 use crate::teacher::kept::Kept;
 

@@ -1,7 +1,8 @@
 //! The manual names every key there is, in the order of the code, and no other.
 
+use hydrometer_report::claim::expectation::Metric;
+
 use super::super::claim::CLAIM_KEYS;
-use super::super::expectation::Metric;
 use super::super::fair::{FAIR_KEYS, Match};
 use super::super::file::{SMOKE_KEY, TOP_KEYS};
 use super::super::preset::{DATA_KEYS, MODEL_KEYS};
@@ -45,13 +46,13 @@ fn every_choice_is_in_the_manual() {
         assert!(MANUAL.contains(&format!("- `\"{}\"`: ", by.name())), "{}", by.name());
     }
     let line = |key: &str| MANUAL.lines().find(|line| line.starts_with(&format!("| `{key}` |"))).unwrap_or_default();
-    for tail in crate::objective::Tail::ALL {
+    for tail in hydrometer_torch::objective::Tail::ALL {
         assert!(line("tail").contains(&format!("`\"{}\"`", tail.name())), "{}", tail.name());
     }
-    for name in super::super::recipe::Packing::NAMES {
+    for name in hydrometer_data::recipe::Packing::NAMES {
         assert!(line("packing").contains(&format!("`\"{name}\"`")), "{name}");
     }
-    for name in crate::objective::Objective::NAMES {
+    for name in hydrometer_torch::objective::Objective::NAMES {
         assert!(line("objective").contains(&format!("`\"{name}\"`")), "{name}");
     }
 }

@@ -4,17 +4,17 @@ mod expansion;
 mod manual;
 mod mistakes;
 mod oracle;
-mod packing;
 
 use std::path::PathBuf;
 
+use hydrometer_base::UserError;
+
 use super::{Experiment, Options, load};
-use crate::UserError;
 
 const OPTIONS: Options = Options { smoke: false, tp: 1, dp: 1 };
 const SMOKE: Options = Options { smoke: true, ..OPTIONS };
 
-const BASE: &str = r#"question = "q?"
+pub(crate) const BASE: &str = r#"question = "q?"
 [base]
 data = "tiny"
 student = "small"
@@ -22,7 +22,7 @@ tokens = "1M"
 batch = "4k"
 "#;
 
-const SAMPLE: &str = r#"question = "With few target tokens, does distillation beat finetuning?"
+pub(crate) const SAMPLE: &str = r#"question = "With few target tokens, does distillation beat finetuning?"
 [base]
 data = "tiny"
 student = "small"
@@ -48,10 +48,10 @@ seeds = 2
 "#;
 
 /// A folder with presets and an experiment file.
-struct Bench(tempfile::TempDir);
+pub(crate) struct Bench(tempfile::TempDir);
 
 impl Bench {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let bench = Self(tempfile::tempdir().unwrap());
         for split in ["train", "valid", "test"] {
             bench.write(&format!("{split}.jsonl"), &format!("{{\"text\": \"{split}\"}}\n"));
@@ -83,7 +83,7 @@ impl Bench {
         load(&self.path("x.toml"), options)
     }
 
-    fn good(&self, toml: &str) -> Experiment {
+    pub(crate) fn good(&self, toml: &str) -> Experiment {
         self.load(toml, &OPTIONS).unwrap()
     }
 

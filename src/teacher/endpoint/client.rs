@@ -3,10 +3,10 @@
 use std::time::{Duration, SystemTime};
 
 use anyhow::Result;
+use hydrometer_data::json::Json;
 
 use super::question::Question;
 use super::service::{Key, Service};
-use crate::data::json::Json;
 
 /// Bytes of an answer, at most.
 const ANSWER_MAX: u64 = 256 << 20;

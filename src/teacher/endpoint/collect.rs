@@ -7,6 +7,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, anyhow};
+use hydrometer_base::{note, user_error};
 use rand::RngExt;
 
 use super::client::{Answer, Client, Trouble};
@@ -14,7 +15,6 @@ use super::ledger::{Ledger, Spent};
 use super::meter::Meter;
 use super::question::Question;
 use super::service::Service;
-use crate::{note, user_error};
 
 /// Time between looks at what has changed.
 const TICK: Duration = Duration::from_millis(20);

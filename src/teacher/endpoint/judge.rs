@@ -9,6 +9,19 @@ use std::collections::HashMap;
 use std::path::Path;
 
 use anyhow::Result;
+use hydrometer_base::{UserError, note, user_error};
+use hydrometer_data::answers::{Answer, Counts, by_id};
+use hydrometer_data::encode::Encoded;
+use hydrometer_data::example::{Answers, Beside, Entry, Scores, Token};
+use hydrometer_data::format::openai::{Rows, Said, said};
+use hydrometer_data::import::{Charged, Import};
+use hydrometer_data::json::Json;
+use hydrometer_data::recipe::ExampleRecipe;
+use hydrometer_data::sequences::Sequence;
+use hydrometer_data::tokenizer;
+use hydrometer_data::tokens::TokenizedSplit;
+use hydrometer_data::vocabulary::Vocabulary;
+use hydrometer_record::journal::Fence;
 use tokenizers::Tokenizer;
 
 use super::super::cache::Cache;
@@ -19,19 +32,7 @@ use super::ledger::{FILE, Ledger};
 use super::question::Question;
 use super::service::Service;
 use super::unit::Unit;
-use crate::data::answers::{Answer, Counts, by_id};
-use crate::data::encode::Encoded;
-use crate::data::example::{Answers, Beside, Entry, Scores, Token};
-use crate::data::format::openai::{Rows, Said, said};
-use crate::data::import::{Charged, Import};
-use crate::data::json::Json;
-use crate::data::sequences::Sequence;
-use crate::data::tokenizer;
-use crate::data::tokens::TokenizedSplit;
-use crate::data::vocabulary::Vocabulary;
-use crate::experiment::recipe::{EchoRows, EndpointRecipe, ExampleRecipe};
-use crate::record::journal::Fence;
-use crate::{UserError, note, user_error};
+use crate::teacher::recipe::{EchoRows, EndpointRecipe};
 
 /// Rows whose likeliest token is the one, before they tell anything.
 const TELLING: usize = 5;

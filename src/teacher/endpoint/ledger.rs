@@ -9,15 +9,15 @@ use std::io::{BufRead, BufReader, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow, ensure};
+use hydrometer_base::fs::replace_file;
+use hydrometer_base::note;
+use hydrometer_data::json::Json;
+use hydrometer_record::journal::{Fence, TakenOver};
 use serde_json::json;
 
 use super::client::{Answer, Usage};
 use super::question::Question;
 use super::service::{Price, Service};
-use crate::data::json::Json;
-use crate::note;
-use crate::record::journal::{Fence, TakenOver};
-use crate::record::store::replace_file;
 
 /// The file's name in its folder.
 pub const FILE: &str = "answers.jsonl";

@@ -3,12 +3,12 @@
 use std::io::IsTerminal;
 use std::time::{Duration, Instant};
 
+use hydrometer_base::note;
+use hydrometer_base::units::duration;
 use indicatif::{ProgressBar, ProgressStyle};
 
 use super::ledger::Spent;
 use super::service::Service;
-use crate::note;
-use crate::report::format::duration;
 
 /// Time between two plain lines.
 const LINE_EVERY: Duration = Duration::from_secs(10);

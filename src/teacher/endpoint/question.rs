@@ -1,8 +1,7 @@
 //! What an endpoint is asked: one request, and by what it is known again.
 
+use hydrometer_base::fs::sha256_hex;
 use serde_json::{Map, Value, json};
-
-use crate::record::store::sha256_hex;
 
 /// A request to be answered once.
 #[derive(Clone, Debug, PartialEq)]

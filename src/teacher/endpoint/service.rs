@@ -5,8 +5,7 @@ use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use anyhow::Result;
-
-use crate::user_error;
+use hydrometer_base::user_error;
 
 /// Requests at a time, where nothing else is asked for.
 pub const CONCURRENCY: usize = 4;

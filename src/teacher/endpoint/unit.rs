@@ -3,15 +3,15 @@
 use std::ops::Range;
 
 use anyhow::Result;
+use hydrometer_base::user_error;
+use hydrometer_data::sequences::Sequence;
+use hydrometer_data::tokenizer;
+use hydrometer_data::vocabulary::Vocabulary;
 use serde_json::{Value, json};
 
 use super::judge::Judge;
 use super::question::{Generation, Question};
-use crate::data::sequences::Sequence;
-use crate::data::tokenizer;
-use crate::data::vocabulary::Vocabulary;
-use crate::experiment::recipe::{EchoRows, Sent};
-use crate::user_error;
+use crate::teacher::recipe::{EchoRows, Sent};
 
 /// What is judged in one request.
 pub(super) struct Unit {

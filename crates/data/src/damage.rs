@@ -1,0 +1,146 @@
+//! Lines that cannot be learned from: what is wrong with them, and whether that stops the reading.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use anyhow::Result;
+use hydrometer_base::user_error;
+use serde::{Deserialize, Serialize};
+
+use super::cure::Says;
+use super::lines::Place;
+
+/// What is wrong with a line.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Damage {
+    pub kind: Kind,
+    /// In a few words, with what to do where that is not plain.
+    pub what: String,
+}
+
+macro_rules! kinds {
+    ($($(#[$meta:meta])* $kind:ident = $name:literal),* $(,)?) => {
+        /// The kinds of damage, as they are counted.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub enum Kind { $($(#[$meta])* $kind),* }
+        impl Kind {
+            pub const ALL: &[Kind] = &[$(Kind::$kind),*];
+
+            pub fn name(self) -> &'static str {
+                match self { $(Kind::$kind => $name),* }
+            }
+        }
+    };
+}
+
+kinds! {
+    /// The file cannot be read on: a damaged archive, a failing disk.
+    Unreadable = "unreadable",
+    TooLong = "too-long",
+    NotUtf8 = "not-utf8",
+    /// JSON that ends before it is complete.
+    Torn = "torn",
+    NotJson = "not-json",
+    NotAnObject = "not-an-object",
+    MissingKey = "missing-key",
+    WrongType = "wrong-type",
+    EmptyText = "empty-text",
+    /// A score that is no log-probability: above 0, not a finite number, a sum above 1.
+    BadScore = "bad-score",
+    /// Rows of answers and tokens that do not belong together.
+    Misaligned = "misaligned",
+    /// Two names of one token that are not of the same one, or tokens that spell another text than the line has.
+    Contradictory = "contradictory",
+    /// A token of the text, not just of the answers, that the vocabulary does not have.
+    UnknownToken = "unknown-token",
+    /// More tokens than the context, where nothing may be cut.
+    OverBudget = "over-budget",
+    /// An API's error where its answer would be.
+    Refused = "refused",
+}
+
+impl Damage {
+    pub fn new(kind: Kind, what: impl Into<String>) -> Self {
+        Self { kind, what: what.into() }
+    }
+
+    /// The same, of a part of the line.
+    pub fn of(self, part: impl fmt::Display) -> Self {
+        Self { what: format!("{part}: {}", self.what), ..self }
+    }
+}
+
+impl fmt::Display for Damage {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        f.write_str(&self.what)
+    }
+}
+
+/// What a damaged line does.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum OnBadLine {
+    /// Ends the reading with its place and what is wrong.
+    #[default]
+    Stop,
+    /// Is counted and left out.
+    Skip,
+}
+
+impl OnBadLine {
+    pub const NAMES: [&str; 2] = ["stop", "skip"];
+
+    pub fn named(name: &str) -> Option<Self> {
+        Some(match name {
+            "stop" => Self::Stop,
+            "skip" => Self::Skip,
+            _ => return None,
+        })
+    }
+}
+
+/// Lines read, and those left out.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Tally {
+    /// Lines that are not blank.
+    pub lines: u64,
+    /// Count of each kind of damage, by its name.
+    pub bad: BTreeMap<String, u64>,
+    /// The first damaged line and what is wrong with it.
+    pub first: Option<String>,
+    /// The first of each kind.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub firsts: BTreeMap<String, String>,
+}
+
+impl Tally {
+    pub fn bad_lines(&self) -> u64 {
+        self.bad.values().sum()
+    }
+
+    /// Counts a damaged line, or stops at it with a cure that can be had where the user `says` how data is read.
+    pub fn reject(&mut self, place: &Place, damage: &Damage, policy: OnBadLine, says: Says) -> Result<()> {
+        if policy == OnBadLine::Stop {
+            let mend = if damage.kind == Kind::Unreadable { "get the file anew" } else { "mend the line" };
+            let whole = match damage.kind {
+                Kind::NotUtf8 => "; where the whole file is Latin-1 or Windows-1252, convert it with iconv",
+                _ => "",
+            };
+            return Err(user_error!("{place}: {damage}; {mend}, or {}{whole}", says.skip()));
+        }
+        *self.bad.entry(damage.kind.name().to_string()).or_default() += 1;
+        let told = format!("{place}: {damage}");
+        self.firsts.entry(damage.kind.name().to_string()).or_insert_with(|| told.clone());
+        self.first.get_or_insert(told);
+        Ok(())
+    }
+
+    /// `12 of 100 lines left out: not-json 5, torn 7; the first: x.jsonl:3: ...; the first torn: x.jsonl:8: ...`, where any are.
+    pub fn words(&self) -> Option<String> {
+        let kinds: Vec<String> = self.bad.iter().map(|(kind, count)| format!("{kind} {count}")).collect();
+        let first = self.first.as_ref()?;
+        let others = self.firsts.iter().filter(|(_, told)| *told != first);
+        let others: String = others.map(|(kind, told)| format!("; the first {kind}: {told}")).collect();
+        Some(format!("{} of {} lines left out: {}; the first: {first}{others}", self.bad_lines(), self.lines, kinds.join(", ")))
+    }
+}

@@ -1,0 +1,67 @@
+//! Why an answer ends, as its API says it: whether its maker ended it decides whether a student is taught to end there.
+
+use hydrometer_base::text::quoted;
+
+use crate::damage::{Damage, Kind};
+use crate::json::Json;
+
+/// Reasons of an end that the model chose, or a stop string did; OpenAI's, vLLM's, TGI's and Anthropic's words.
+const ENDED: [&str; 9] =
+    ["stop", "eos", "eos_token", "end_turn", "stop_sequence", "tool_calls", "tool_use", "function_call", "complete"];
+/// Those of an end that may be a stop string's.
+const STOPPED: [&str; 2] = ["stop", "stop_sequence"];
+/// Reasons of an answer that could be no longer.
+const CUT: [&str; 5] = ["length", "max_tokens", "max_new_tokens", "max_output_tokens", "model_length"];
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Finish {
+    /// Whether the answer goes no further though its maker did not end it.
+    pub cut: bool,
+    /// Whether its maker is said to have ended it.
+    pub ended: bool,
+    /// Whether a stop string may be missing at the end of its text.
+    pub stopped: bool,
+}
+
+/// What `choice` (an OpenAI choice, a vLLM output) says by `finish_reason`. Where the key is not there nothing is known against the
+/// end; null is the word of an answer that was not finished. An answer that was withdrawn or broken off is damage.
+pub fn of(choice: &Json) -> Result<Finish, Damage> {
+    let reason = match choice.given("finish_reason") {
+        None => return Ok(Finish { cut: false, ended: false, stopped: false }),
+        Some(Json::Null) => return Ok(Finish { cut: true, ended: false, stopped: false }),
+        Some(reason) => reason.text("finish_reason")?,
+    };
+    let is_one_of = |reasons: &[&str]| reasons.iter().any(|one| reason.eq_ignore_ascii_case(one));
+    if is_one_of(&ENDED) || is_one_of(&CUT) {
+        let stopped = is_one_of(&STOPPED) && choice.given("stop_reason") != Some(&Json::Null);
+        return Ok(Finish { cut: is_one_of(&CUT), ended: is_one_of(&ENDED), stopped });
+    }
+    let what = format!("the answer ends by \"finish_reason\" {}, not where its maker ended it", quoted(reason));
+    Err(Damage::new(Kind::Refused, what))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_its_maker_ended_has_an_end() {
+        let finish = |reason: &str| of(&Json::object(&format!("{{{reason}}}")).unwrap());
+        let (cut, ended) = (|f: Finish| (f.cut, f.ended), |cut, ended| (cut, ended));
+        assert_eq!(finish("").map(cut), Ok(ended(false, false)));
+        assert_eq!(finish(r#""finish_reason": null"#).map(cut), Ok(ended(true, false)));
+        for reason in ["stop", "eos_token", "STOP", "end_turn", "tool_calls"] {
+            assert_eq!(finish(&format!(r#""finish_reason": "{reason}""#)).map(cut), Ok(ended(false, true)), "{reason}");
+        }
+        for reason in ["length", "LENGTH", "max_tokens"] {
+            assert_eq!(finish(&format!(r#""finish_reason": "{reason}""#)).map(cut), Ok(ended(true, false)), "{reason}");
+        }
+        for reason in ["content_filter", "abort", "error", ""] {
+            let damage = finish(&format!(r#""finish_reason": "{reason}""#)).unwrap_err();
+            assert!(damage.kind == Kind::Refused && damage.what.contains(&format!("{reason:?}")), "{damage}");
+        }
+        assert!(finish(r#""finish_reason": "stop""#).unwrap().stopped);
+        assert!(!finish(r#""finish_reason": "stop", "stop_reason": null"#).unwrap().stopped);
+        assert!(!finish(r#""finish_reason": "eos""#).unwrap().stopped);
+    }
+}

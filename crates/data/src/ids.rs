@@ -1,0 +1,153 @@
+//! Token ids in a file of their own, 4 bytes each: written while text is read, read where they are asked for. A split may be
+//! larger than memory.
+
+use std::borrow::Cow;
+use std::fs::{self, File};
+use std::io::{BufReader, BufWriter, Read, Write};
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use anyhow::{Context, Result, ensure};
+use hydrometer_base::fs::sha256_file;
+
+/// Ids that are kept in memory: of more, each is read from the file when it is needed.
+const IN_MEMORY: usize = 16 << 20;
+
+/// Ids that are read at a time.
+const STRETCH: usize = 1 << 16;
+
+/// The ids of a split.
+#[derive(Clone, Debug)]
+pub enum Ids {
+    Memory(Vec<u32>),
+    File { file: Arc<File>, len: usize },
+}
+
+impl Default for Ids {
+    fn default() -> Self {
+        Self::Memory(Vec::new())
+    }
+}
+
+impl Ids {
+    /// The `len` ids in the file at `path`.
+    pub fn open(path: &Path, len: usize) -> Result<Self> {
+        let file = File::open(path).with_context(|| format!("cannot read {}", path.display()))?;
+        let bytes = file.metadata()?.len();
+        ensure!(bytes == 4 * len as u64, "{} has {bytes} bytes, not {len} ids", path.display());
+        if len > IN_MEMORY {
+            return Ok(Self::File { file: Arc::new(file), len });
+        }
+        let mut buffer = Vec::with_capacity(4 * len);
+        BufReader::new(file).read_to_end(&mut buffer)?;
+        Ok(Self::Memory(ids(&buffer)))
+    }
+
+    pub fn len(&self) -> usize {
+        match self {
+            Self::Memory(ids) => ids.len(),
+            Self::File { len, .. } => *len,
+        }
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Adds `more`, to ids in memory.
+    pub fn extend(&mut self, more: &[u32]) {
+        match self {
+            Self::Memory(ids) => ids.extend(more),
+            Self::File { .. } => panic!("ids in a file are complete"),
+        }
+    }
+
+    /// All ids in order, some read at a time.
+    pub fn iter(&self) -> impl Iterator<Item = u32> + '_ {
+        let starts = (0..self.len()).step_by(STRETCH);
+        starts.flat_map(|start| self.range(start, self.len().min(start + STRETCH)).into_owned())
+    }
+
+    /// Ids `start .. end`. A disk that fails ends the process, as failing memory would.
+    pub fn range(&self, start: usize, end: usize) -> Cow<'_, [u32]> {
+        match self {
+            Self::Memory(ids) => Cow::Borrowed(&ids[start..end]),
+            Self::File { file, .. } => {
+                let mut buffer = vec![0; 4 * (end - start)];
+                let read = file.read_exact_at(&mut buffer, 4 * start as u64);
+                read.unwrap_or_else(|error| panic!("the tokens of the data cannot be read: {error}"));
+                Cow::Owned(ids(&buffer))
+            }
+        }
+    }
+}
+
+fn ids(bytes: &[u8]) -> Vec<u32> {
+    bytes.chunks_exact(4).map(|b| u32::from_le_bytes(b.try_into().expect("4 bytes"))).collect()
+}
+
+/// Writes ids one after the other; the file appears when it is complete, and nothing is left where it never is.
+pub struct Writer {
+    file: Option<BufWriter<File>>,
+    part: PathBuf,
+    path: PathBuf,
+    pub len: usize,
+}
+
+impl Writer {
+    pub fn create(path: &Path) -> Result<Self> {
+        let part = path.with_extension(format!("ids.{}.part", std::process::id()));
+        let file = File::create(&part).with_context(|| format!("cannot write {}", part.display()))?;
+        let file = Some(BufWriter::with_capacity(1 << 20, file));
+        Ok(Self { file, part, path: path.to_path_buf(), len: 0 })
+    }
+
+    pub fn extend(&mut self, ids: &[u32]) -> Result<()> {
+        let cannot = || format!("cannot write {}", self.part.display());
+        let file = self.file.as_mut().expect("open until it is finished");
+        ids.iter().try_for_each(|id| file.write_all(&id.to_le_bytes())).with_context(cannot)?;
+        self.len += ids.len();
+        Ok(())
+    }
+
+    /// Puts the file in its place; its SHA-256.
+    pub fn finish(mut self) -> Result<String> {
+        let file = self.file.take().expect("open until it is finished");
+        let cannot = || format!("cannot write {}", self.path.display());
+        file.into_inner().map_err(|error| error.into_error()).with_context(cannot)?.sync_all()?;
+        fs::rename(&self.part, &self.path).with_context(cannot)?;
+        sha256_file(&self.path)
+    }
+}
+
+impl Drop for Writer {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(&self.part);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_in_a_file_are_those_in_memory() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.ids");
+        let all: Vec<u32> = (0..1000).map(|i| i * 7919 % 50_000).collect();
+        let mut writer = Writer::create(&path).unwrap();
+        all.chunks(77).for_each(|chunk| writer.extend(chunk).unwrap());
+        assert_eq!(writer.len, 1000);
+        assert!(!path.exists(), "not before it is complete");
+        writer.finish().unwrap();
+        let stored = Ids::File { file: Arc::new(File::open(&path).unwrap()), len: 1000 };
+        let memory = Ids::open(&path, 1000).unwrap();
+        assert!(matches!(memory, Ids::Memory(_)));
+        for (start, end) in [(0, 1000), (17, 18), (500, 500), (990, 1000)] {
+            assert_eq!(*stored.range(start, end), all[start..end]);
+            assert_eq!(*memory.range(start, end), all[start..end]);
+        }
+        assert!(Ids::open(&path, 999).is_err());
+    }
+}

@@ -1,0 +1,255 @@
+//! The lines of a file as a stream, for text and JSON alike: plain, gzip or zstd, by content. Memory does not grow with a file.
+//!
+//! A line is known by its file, its number and the byte at which it begins (of the unpacked file): what an error names, and
+//! where reading can begin again. Bytes are cut at line ends before they are decoded, so that no character is torn. Carriage
+//! returns before a line end belong to it, and a byte order mark at the start of a line (of the file, or of one of several
+//! files that were joined) is no text.
+
+use std::fmt;
+use std::io::{BufRead, BufReader, Read, Seek, SeekFrom};
+use std::path::Path;
+use std::sync::Arc;
+
+use anyhow::{Context, Result};
+use hydrometer_base::guard::open_file;
+use hydrometer_base::user_error;
+
+use super::damage::{Damage, Kind};
+
+/// The byte order mark of UTF-8.
+pub const BOM: &[u8] = b"\xef\xbb\xbf";
+/// Bytes of a line, at most; a longer one is damage.
+pub const LINE_MAX: usize = 64 << 20;
+
+/// Where a line begins.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Place {
+    pub path: Arc<Path>,
+    /// From 1.
+    pub number: u64,
+    /// Byte of the unpacked file.
+    pub offset: u64,
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        write!(f, "{}:{}", self.path.display(), self.number)
+    }
+}
+
+/// A line without its end.
+pub struct Line {
+    pub place: Place,
+    pub text: Result<String, Damage>,
+    /// Whether a line end follows: not after the last line of some files.
+    pub ended: bool,
+}
+
+impl Line {
+    /// Whether it has nothing but white space.
+    pub fn is_blank(&self) -> bool {
+        self.text.as_ref().is_ok_and(|text| text.trim().is_empty())
+    }
+}
+
+/// The byte that ends a line.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum LineEnd {
+    /// `\n`, or `\r\n`; a `\r` elsewhere is part of the text.
+    #[default]
+    Feed,
+    /// `\r` alone, as old Macs wrote it.
+    Return,
+}
+
+impl LineEnd {
+    pub fn byte(self) -> u8 {
+        match self {
+            Self::Feed => b'\n',
+            Self::Return => b'\r',
+        }
+    }
+}
+
+/// The unpacked bytes of a regular file. What its first bytes say, not its name, tells whether it is packed.
+pub fn open(path: &Path) -> Result<Box<dyn BufRead + Send>> {
+    let unreadable = |error: std::io::Error| user_error!("{}: {}", path.display(), reason(&error));
+    let mut file = open_file(path).map_err(unreadable)?;
+    let mut magic = Vec::new();
+    file.by_ref().take(4).read_to_end(&mut magic).map_err(unreadable)?;
+    file.seek(SeekFrom::Start(0)).map_err(unreadable)?;
+    Ok(match magic[..] {
+        [0x1f, 0x8b, 8, ..] => Box::new(BufReader::with_capacity(1 << 16, flate2::read::MultiGzDecoder::new(file))),
+        // A frame, or one to be skipped, which some writers put first.
+        [0x28, 0xb5, 0x2f, 0xfd] | [0x50..=0x5f, 0x2a, 0x4d, 0x18] => {
+            Box::new(BufReader::with_capacity(1 << 16, zstd::Decoder::new(file).context("zstd")?))
+        }
+        _ => Box::new(BufReader::with_capacity(1 << 16, file)),
+    })
+}
+
+/// What the system says, in words of a sentence: without `(os error 13)`.
+pub fn reason(error: &std::io::Error) -> String {
+    let text = error.to_string();
+    text.split(" (os error").next().unwrap_or_default().to_string()
+}
+
+/// The lines of a file.
+pub struct Lines {
+    path: Arc<Path>,
+    /// Absent after the last line, or where reading failed.
+    reader: Option<Box<dyn BufRead + Send>>,
+    end: LineEnd,
+    number: u64,
+    offset: u64,
+}
+
+impl Lines {
+    pub fn open(path: &Path, end: LineEnd) -> Result<Self> {
+        Ok(Self { path: Arc::from(path), reader: Some(open(path)?), end, number: 0, offset: 0 })
+    }
+
+    /// The next line, blank ones too; `None` after the last.
+    pub fn next_line(&mut self) -> Option<Line> {
+        let reader = self.reader.as_mut()?;
+        let mut bytes = Vec::new();
+        let place = Place { path: Arc::clone(&self.path), number: self.number + 1, offset: self.offset };
+        let end = self.end.byte();
+        let (text, ended) = match read_line(reader, end, &mut bytes) {
+            Ok(0) => {
+                self.reader = None;
+                return None;
+            }
+            Ok(length) => {
+                self.number += 1;
+                self.offset += length;
+                let ended = bytes.ends_with(&[end]);
+                (if length as usize > bytes.len() { Err(too_long(length)) } else { decode(bytes, self.end) }, ended)
+            }
+            Err(error) => {
+                // What follows in this file is lost; other files are not.
+                self.reader = None;
+                let what = format!("the file cannot be read from here on: {}", reason(&error));
+                (Err(Damage::new(Kind::Unreadable, what)), false)
+            }
+        };
+        Some(Line { place, text, ended })
+    }
+
+    /// The next line that is not blank.
+    pub fn next_filled(&mut self) -> Option<Line> {
+        loop {
+            let line = self.next_line()?;
+            if !line.is_blank() {
+                return Some(line);
+            }
+        }
+    }
+}
+
+/// Appends the next line to `bytes` with its end, unless it is longer than [`LINE_MAX`]: then a part. Its whole length.
+fn read_line(mut reader: impl BufRead, end: u8, bytes: &mut Vec<u8>) -> std::io::Result<u64> {
+    let mut length = reader.by_ref().take(LINE_MAX as u64).read_until(end, bytes)? as u64;
+    while length >= LINE_MAX as u64 && !bytes.ends_with(&[end]) {
+        let buffer = reader.fill_buf()?;
+        let at = buffer.iter().position(|&byte| byte == end);
+        let used = at.map_or(buffer.len(), |at| at + 1);
+        reader.consume(used);
+        length += used as u64;
+        if used == 0 || at.is_some() {
+            break;
+        }
+    }
+    Ok(length)
+}
+
+fn too_long(length: u64) -> Damage {
+    Damage::new(Kind::TooLong, format!("the line is {} MB long; the limit is {} MB", length >> 20, LINE_MAX >> 20))
+}
+
+fn decode(mut bytes: Vec<u8>, end: LineEnd) -> Result<String, Damage> {
+    while bytes.last().is_some_and(|&last| last == b'\n' || last == b'\r') {
+        bytes.pop();
+    }
+    if end == LineEnd::Return && bytes.first() == Some(&b'\n') {
+        bytes.remove(0);
+    }
+    while bytes.starts_with(BOM) {
+        bytes.drain(..BOM.len());
+    }
+    String::from_utf8(bytes)
+        .map_err(|error| Damage::new(Kind::NotUtf8, format!("byte {} is not UTF-8", error.utf8_error().valid_up_to() + 1)))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use super::*;
+
+    fn all(path: &Path) -> Vec<(u64, u64, String)> {
+        let mut lines = Lines::open(path, LineEnd::Feed).unwrap();
+        std::iter::from_fn(|| lines.next_filled())
+            .map(|line| (line.place.number, line.place.offset, line.text.unwrap()))
+            .collect()
+    }
+
+    #[test]
+    fn packed_and_plain_files_have_the_same_lines_at_the_same_places_whatever_their_names() {
+        let folder = tempfile::tempdir().unwrap();
+        let text = "\u{feff}première\r\n\n  \n二番目 🙂\nlast";
+        let plain = folder.path().join("a.jsonl.gz");
+        std::fs::write(&plain, text).unwrap();
+        let zst = folder.path().join("a.jsonl");
+        std::fs::write(&zst, zstd::encode_all(text.as_bytes(), 3).unwrap()).unwrap();
+        let gz = folder.path().join("a");
+        // Two members in one file, as `cat a.gz b.gz` makes, torn within a character.
+        let (head, tail) = text.as_bytes().split_at(18);
+        let mut bytes = Vec::new();
+        for part in [head, tail] {
+            let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+            encoder.write_all(part).unwrap();
+            bytes.extend(encoder.finish().unwrap());
+        }
+        std::fs::write(&gz, bytes).unwrap();
+        let first = "première".len() as u64 + 3 + 2;
+        let wanted = vec![
+            (1, 0, "première".to_string()),
+            (4, first + 1 + 3, "二番目 🙂".to_string()),
+            (5, text.len() as u64 - 4, "last".to_string()),
+        ];
+        for path in [&plain, &zst, &gz] {
+            assert_eq!(all(path), wanted, "{}", path.display());
+        }
+        for (_, offset, line) in wanted {
+            let begins = text[offset as usize..].trim_start_matches('\u{feff}');
+            assert!(begins.starts_with(&line), "reading can begin at byte {offset}");
+        }
+    }
+
+    #[test]
+    fn a_torn_archive_and_a_byte_that_is_no_text_are_damage_of_their_own_line() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.jsonl");
+        std::fs::write(&path, b"good\nb\xffd\ngood\n").unwrap();
+        let kinds = |path: &Path| -> Vec<Option<Kind>> {
+            let mut lines = Lines::open(path, LineEnd::Feed).unwrap();
+            std::iter::from_fn(|| lines.next_filled()).map(|line| line.text.err().map(|damage| damage.kind)).collect()
+        };
+        assert_eq!(kinds(&path), [None, Some(Kind::NotUtf8), None]);
+        let packed = zstd::encode_all(&b"good\n".repeat(100_000)[..], 3).unwrap();
+        let torn = folder.path().join("t.jsonl.zst");
+        std::fs::write(&torn, &packed[..packed.len() - 8]).unwrap();
+        let kinds = kinds(&torn);
+        assert_eq!(kinds.iter().filter(|kind| **kind == Some(Kind::Unreadable)).count(), 1);
+        assert_eq!(kinds.last(), Some(&Some(Kind::Unreadable)));
+    }
+
+    #[test]
+    fn a_line_without_an_end_takes_bounded_memory() {
+        let mut bytes = Vec::new();
+        let endless = std::io::repeat(b'a').take(3 * LINE_MAX as u64);
+        let length = read_line(BufReader::new(endless), b'\n', &mut bytes).unwrap();
+        assert_eq!((length, bytes.len()), (3 * LINE_MAX as u64, LINE_MAX));
+    }
+}

@@ -1,0 +1,380 @@
+//! The Polars frames of an experiment, as Parquet in its results folder.
+//!
+//! A frame is built from plain rows and can be read back into them, so that its schema stands here once. Files appear by atomic
+//! rename.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Result, anyhow};
+use hydrometer_base::fs::{replace_file, unreadable};
+use hydrometer_base::guard::caught;
+use hydrometer_base::shortage::first_words;
+use hydrometer_base::user_error;
+use polars::prelude::*;
+use polars_io::SerReader;
+use polars_io::prelude::{ParquetCompression, ParquetReader, ParquetWriter};
+
+use super::imports::ImportRow;
+
+/// The frames of one experiment.
+#[derive(Clone, Debug)]
+pub struct Frames {
+    /// One row a run: students, teachers and the baseline.
+    pub runs: DataFrame,
+    /// One row a training step.
+    pub curves: DataFrame,
+    /// One row an evaluation.
+    pub evals: DataFrame,
+    /// One row a document at a run's final evaluation.
+    pub documents: DataFrame,
+    /// One row a split of the data and one a recorded teacher; `None` in results from before there was this frame.
+    pub imports: Option<DataFrame>,
+}
+
+/// Names of the frames; their files end in `.parquet`. What is written, read, hashed and verified goes by this list.
+pub const NAMES: [&str; 5] = ["runs", "curves", "evals", "documents", "imports"];
+/// The frame that results from before there was such a frame do not have.
+pub const OPTIONAL: &str = "imports";
+
+/// Rows of a frame for each byte of its file, at most: more are a length that was damaged. Runs of one value pack well, but not
+/// that well.
+const ROWS_PER_BYTE: u64 = 4096;
+
+/// What helps against a frame that is damaged.
+const CURE: &str = "`hydrometer run` writes it again, and git has those that are committed";
+
+/// The file of the frame `name`.
+pub fn file_of(name: &str) -> String {
+    format!("{name}.parquet")
+}
+
+impl Frames {
+    /// The frames that are there with their names, in the order of [`NAMES`].
+    pub fn named(&self) -> Vec<(&'static str, &DataFrame)> {
+        let [runs, curves, evals, documents, imports] = NAMES;
+        let all = [(runs, &self.runs), (curves, &self.curves), (evals, &self.evals), (documents, &self.documents)];
+        all.into_iter().chain(self.imports.as_ref().map(|frame| (imports, frame))).collect()
+    }
+
+    /// Writes a file a frame into `folder`; returns their paths.
+    pub fn write(&mut self, folder: &Path) -> Result<Vec<PathBuf>> {
+        let Self { runs, curves, evals, documents, imports } = self;
+        let frames = [Some(runs), Some(curves), Some(evals), Some(documents), imports.as_mut()];
+        let there = NAMES.into_iter().zip(frames).filter_map(|(name, frame)| Some((name, frame?)));
+        there
+            .map(|(name, frame)| {
+                let path = folder.join(file_of(name));
+                replace_file(&path, |file: &mut File| {
+                    ParquetWriter::new(file).with_compression(ParquetCompression::Zstd(None)).finish(frame)?;
+                    Ok(())
+                })?;
+                Ok(path)
+            })
+            .collect()
+    }
+
+    /// Reads the frames of `folder`; each has its columns, with no null where a number or a text must be.
+    pub fn read(folder: &Path) -> Result<Self> {
+        let [runs, curves, evals, documents, imports] = NAMES;
+        let read = |name: &str| read_frame(folder, name);
+        let imports = if folder.join(file_of(imports)).exists() { Some(read(imports)?) } else { None };
+        Ok(Self { runs: read(runs)?, curves: read(curves)?, evals: read(evals)?, documents: read(documents)?, imports })
+    }
+}
+
+/// Reads the frame `name` of `folder` and checks that its rows are what the program writes. Damage is an error that names the file.
+pub fn read_frame(folder: &Path, name: &str) -> Result<DataFrame> {
+    let path = folder.join(file_of(name));
+    let frame = read_parquet(&path)?;
+    let checked = match name {
+        "runs" => RunRow::rows(&frame).and_then(|_| axes_of(&frame).map(drop)),
+        "curves" => CurveRow::rows(&frame).map(drop),
+        "evals" => EvalRow::rows(&frame).map(drop),
+        "documents" => DocumentRow::rows(&frame).map(drop),
+        _ => ImportRow::rows(&frame).map(drop),
+    };
+    checked.map_err(|error| user_error!("{} is damaged: {error:#}; {CURE}", path.display()))?;
+    Ok(frame)
+}
+
+/// Reads a Parquet file whose reader may panic where it is damaged.
+fn read_parquet(path: &Path) -> Result<DataFrame> {
+    let file = File::open(path).map_err(|error| unreadable(path, error))?;
+    let size = file.metadata().map_err(|error| unreadable(path, error))?.len();
+    let read = || -> PolarsResult<DataFrame> {
+        let mut reader = ParquetReader::new(file);
+        let metadata = reader.get_metadata()?;
+        // The reader makes room for as many rows as the file says before it has any.
+        let rows = [metadata.num_rows].into_iter().chain(metadata.row_groups.iter().map(|group| group.num_rows()));
+        if let Some(rows) = rows.into_iter().find(|rows| *rows as u64 > size.saturating_mul(ROWS_PER_BYTE)) {
+            polars_bail!(ComputeError: "it says that it has {rows} rows in {size} bytes");
+        }
+        reader.finish()
+    };
+    let damaged = |why: String| user_error!("{} is damaged: {}; {CURE}", path.display(), first_words(&why));
+    match caught(read) {
+        Ok(Ok(frame)) => Ok(frame),
+        Ok(Err(error)) => Err(damaged(error.to_string())),
+        Err(panic) => Err(damaged(panic)),
+    }
+}
+
+/// Declares a row type together with the frame its rows make, a column a field.
+macro_rules! frame_rows {
+    ($(#[$meta:meta])* $row:ident { $($(#[$field_meta:meta])* $field:ident : $kind:ty),* $(,)? }) => {
+        $(#[$meta])*
+        #[derive(Clone, Debug, PartialEq)]
+        pub struct $row { $($(#[$field_meta])* pub $field: $kind),* }
+        impl $row {
+            /// The frame of these rows, in this order.
+            pub fn frame(rows: &[$row]) -> PolarsResult<DataFrame> {
+                DataFrame::new(rows.len(), vec![
+                    $(Column::new(stringify!($field).into(), rows.iter().map(|row| row.$field.clone()).collect::<Vec<_>>())),*
+                ])
+            }
+
+            /// The rows of a frame, in its order; columns that are no field are left out.
+            pub fn rows(frame: &DataFrame) -> ::anyhow::Result<Vec<$row>> {
+                $(let mut $field = <$kind as $crate::frames::Field>::column(frame, stringify!($field))?.into_iter();)*
+                (0..frame.height()).map(|_| Ok($row { $($field: $crate::frames::next(&mut $field)?),* })).collect()
+            }
+        }
+    };
+}
+
+pub(super) fn next<T>(values: &mut impl Iterator<Item = T>) -> Result<T> {
+    values.next().ok_or_else(|| anyhow!("columns of unequal length"))
+}
+
+/// What stands in a column of a frame.
+pub(super) trait Field: Sized {
+    fn of(column: &Column) -> PolarsResult<Vec<Option<Self>>>;
+
+    /// In every row of a frame without the column: one that was written before there was such a column.
+    fn absent() -> Option<Self> {
+        None
+    }
+
+    fn column(frame: &DataFrame, name: &str) -> Result<Vec<Self>> {
+        let missing = || anyhow!("the column `{name}` is missing");
+        let Ok(column) = frame.column(name) else {
+            // Also of no rows: a frame without the column is not one that this program has written.
+            if Self::absent().is_none() {
+                return Err(missing());
+            }
+            return (0..frame.height()).map(|_| Self::absent().ok_or_else(missing)).collect();
+        };
+        let null = || anyhow!("the column `{name}` has no value in some row");
+        Self::of(column)?.into_iter().map(|value| value.ok_or_else(null)).collect()
+    }
+}
+
+impl Field for String {
+    fn of(column: &Column) -> PolarsResult<Vec<Option<Self>>> {
+        Ok(column.cast(&DataType::String)?.str()?.iter().map(|value| value.map(String::from)).collect())
+    }
+}
+
+impl Field for i64 {
+    fn of(column: &Column) -> PolarsResult<Vec<Option<Self>>> {
+        Ok(column.cast(&DataType::Int64)?.i64()?.iter().collect())
+    }
+}
+
+impl Field for f64 {
+    fn of(column: &Column) -> PolarsResult<Vec<Option<Self>>> {
+        Ok(column.cast(&DataType::Float64)?.f64()?.iter().collect())
+    }
+}
+
+impl Field for bool {
+    fn of(column: &Column) -> PolarsResult<Vec<Option<Self>>> {
+        Ok(column.bool()?.iter().collect())
+    }
+
+    fn absent() -> Option<Self> {
+        Some(true)
+    }
+}
+
+impl<T: Field> Field for Option<T> {
+    fn of(column: &Column) -> PolarsResult<Vec<Option<Self>>> {
+        Ok(T::of(column)?.into_iter().map(Some).collect())
+    }
+
+    fn absent() -> Option<Self> {
+        Some(None)
+    }
+}
+pub(super) use frame_rows;
+
+frame_rows! {
+    /// A run of an experiment. Swept axes follow as further columns (see [`runs_frame`]).
+    RunRow {
+        run: String,
+        experiment: String,
+        /// `student`, `teacher` or `baseline`.
+        role: String,
+        /// The arm: a method's name, a teacher's name, or `unigram`.
+        method: String,
+        seed: i64,
+        /// `ok`, `failed`, `diverged`, `interrupted` or `new`.
+        status: String,
+        /// Whether the file plans this run, as it was when the frames were written. What it planned before keeps its rows, and is
+        /// in no table.
+        planned: bool,
+        /// Parameters, tied ones counted once.
+        params: Option<i64>,
+        /// Target tokens trained on.
+        tokens: i64,
+        updates: i64,
+        wall_s: Option<f64>,
+        tokens_per_s: Option<f64>,
+        train_flops: f64,
+        /// The teacher's training and its pass over the targets, before sharing among arms.
+        teacher_flops: f64,
+        precision: String,
+        tp: Option<i64>,
+        dp: Option<i64>,
+        threads: Option<i64>,
+        device: Option<String>,
+        /// Slope of the logged loss along its gradient, over the gradient's norm, before the first update.
+        gradient_check: Option<f64>,
+        /// The same before the last update.
+        last_gradient_check: Option<f64>,
+        error: Option<String>,
+    }
+}
+
+frame_rows! {
+    /// A training step. Losses in nats per target token of the global batch.
+    CurveRow {
+        run: String,
+        step: i64,
+        tokens: i64,
+        /// The arm's own objective.
+        loss: f64,
+        /// Cross-entropy on the labels, whatever the objective.
+        hard_loss: f64,
+        lr: f64,
+        /// Before clipping.
+        grad_norm: f64,
+        tokens_per_s: f64,
+        /// Mean Σ w_j of the teacher's top-k targets.
+        retained_mass: Option<f64>,
+        /// Mean −Σ w_j log w_j of the teacher's top-k targets, in nats.
+        teacher_entropy: Option<f64>,
+        /// Mean logsumexp of the student's logits: drift.
+        mean_lse: f64,
+    }
+}
+
+frame_rows! {
+    /// An evaluation on held-out text; hard-label numbers whatever the arm trained on.
+    EvalRow {
+        run: String,
+        step: i64,
+        tokens: i64,
+        split: String,
+        /// Nats per predicted token.
+        nll: f64,
+        perplexity: f64,
+        bits_per_byte: f64,
+        token_accuracy: f64,
+        /// Expected calibration error of the top-1 prediction, 15 equal-width bins (Guo et al. 2017).
+        ece: Option<f64>,
+        /// Mean KL(teacher ‖ student) in nats; null but at a student's last evaluation, where it has a teacher to be held against.
+        kl_to_teacher: Option<f64>,
+        /// Share of tokens for which teacher and student have the same likeliest id; null as above.
+        top_1_agreement: Option<f64>,
+        /// Share of the teacher's ten likeliest ids that are among the student's ten; null as above.
+        top_10_overlap: Option<f64>,
+    }
+}
+
+frame_rows! {
+    /// A held-out document at a run's final evaluation.
+    DocumentRow { run: String, split: String, document: String, nll_sum: f64, tokens: i64 }
+}
+
+/// Before the name of a swept axis whose name another column bears: `tokens` tells what a run was trained on, `swept_tokens` the
+/// budget that the sweep gave it, as written.
+pub const SWEPT: &str = "swept_";
+
+/// The swept axes of a runs frame under the names of the experiment file, each with its value in every row.
+pub fn axes_of(runs: &DataFrame) -> Result<Vec<(String, Vec<Option<String>>)>> {
+    let known = RunRow::frame(&[])?;
+    let names = runs.columns().iter().map(|column| column.name().as_str()).filter(|name| known.column(name).is_err());
+    names.map(|name| Ok((name.strip_prefix(SWEPT).unwrap_or(name).to_string(), Field::column(runs, name)?))).collect()
+}
+
+/// The runs frame: `rows` plus one text column per swept axis.
+pub fn runs_frame(rows: &[RunRow], axes: &[(String, Vec<Option<String>>)]) -> PolarsResult<DataFrame> {
+    let mut frame = RunRow::frame(rows)?;
+    for (axis, values) in axes {
+        let name = if frame.column(axis).is_err() { axis.clone() } else { format!("{SWEPT}{axis}") };
+        frame.with_column(Column::new(name.as_str().into(), values.clone()))?;
+    }
+    Ok(frame)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PAGE: &str = include_str!("../../../docs/frames.md");
+
+    /// Name and type of the columns in the table of a frame.
+    fn documented(name: &str) -> Vec<(String, String)> {
+        let (_, rest) = PAGE.split_once(&format!("\n## {name}.parquet\n")).unwrap_or_else(|| panic!("no {name}"));
+        let section = rest.split("\n## ").next().unwrap_or_default();
+        let cells = |line: &str| -> Option<(String, String)> {
+            let mut cells = line.strip_prefix("| `")?.split('|');
+            Some((cells.next()?.trim().trim_end_matches('`').to_string(), cells.next()?.trim().to_string()))
+        };
+        section.lines().filter_map(cells).collect()
+    }
+
+    #[test]
+    fn every_column_is_documented_with_its_type_and_in_its_place() {
+        let frames =
+            [RunRow::frame(&[]), CurveRow::frame(&[]), EvalRow::frame(&[]), DocumentRow::frame(&[]), ImportRow::frame(&[])];
+        for (name, frame) in NAMES.into_iter().zip(frames) {
+            let frame = frame.unwrap();
+            let columns = frame.columns().iter().map(|column| (column.name().to_string(), column.dtype().to_string()));
+            assert_eq!(documented(name), columns.collect::<Vec<_>>(), "docs/frames.md, {name}.parquet");
+        }
+    }
+
+    #[test]
+    fn rows_come_back_as_they_were_and_older_frames_lack_what_was_added_since() {
+        let row = |run: &str| EvalRow {
+            run: run.into(),
+            step: 1,
+            tokens: 10,
+            split: "valid".into(),
+            nll: 0.1 + 0.2,
+            perplexity: f64::INFINITY,
+            bits_per_byte: 1.0,
+            token_accuracy: 0.5,
+            ece: None,
+            kl_to_teacher: Some(2.0),
+            top_1_agreement: Some(0.5),
+            top_10_overlap: None,
+        };
+        let rows = vec![row("a"), row("b")];
+        let frame = EvalRow::frame(&rows).unwrap();
+        assert_eq!(EvalRow::rows(&frame).unwrap(), rows);
+        assert!(EvalRow::rows(&frame.drop("ece").unwrap()).unwrap() == rows, "what may be null may be absent");
+        assert!(EvalRow::rows(&frame.drop("nll").unwrap()).is_err());
+    }
+
+    #[test]
+    fn a_swept_axis_is_a_column_and_does_not_take_the_place_of_another() {
+        let axis = |name: &str| (name.to_string(), Vec::new());
+        let frame = runs_frame(&[], &[axis("tokens"), axis("top_k")]).unwrap();
+        let names: Vec<&str> = frame.columns().iter().map(|column| column.name().as_str()).collect();
+        assert_eq!(names[names.len() - 2..], ["swept_tokens", "top_k"]);
+    }
+}

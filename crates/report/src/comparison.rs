@@ -1,0 +1,332 @@
+//! The answer of an experiment: its cells side by side, each against the reference's cell by seed.
+
+use std::cmp::Ordering;
+use std::collections::BTreeMap;
+
+use anyhow::Result;
+use hydrometer_base::units::parse_quantity;
+use hydrometer_record::frames::{EvalRow, Frames};
+use hydrometer_record::provenance::Provenance;
+use serde::Serialize;
+
+use super::difference::{Difference, NllDifference, difference};
+use super::evidence::{self, Measured};
+use super::input::{Input, Run, read};
+use super::metrics::{beside, over_seeds};
+use crate::claim::expectation::Metric;
+use crate::stats::holm::holm;
+use crate::stats::interval::{Interval, mean_interval};
+
+/// Coverage of every interval in a report.
+pub const LEVEL: f64 = 0.95;
+
+#[derive(Clone, Debug, Serialize)]
+pub struct Comparison {
+    pub experiment: String,
+    pub smoke: bool,
+    pub split: String,
+    /// The arm that others are compared with.
+    pub reference: String,
+    /// Coverage of the intervals.
+    pub level: f64,
+    pub cells: Vec<Cell>,
+    /// Teachers, then the unigram baseline.
+    pub references: Vec<Reference>,
+}
+
+/// An arm at one value of each swept axis, over all its seeds.
+#[derive(Clone, Debug, Serialize)]
+pub struct Cell {
+    /// The arm, with the axes that vary within it.
+    pub label: String,
+    pub method: String,
+    pub axes: Vec<AxisValue>,
+    /// The axes that all arms share and that vary: what stands in one panel, such as `tokens=100k`. Empty where there are none, or
+    /// where nothing would stand beside anything.
+    pub facet: Vec<AxisValue>,
+    /// The label less the facet.
+    pub arm: String,
+    pub ok: usize,
+    pub failed: usize,
+    pub diverged: usize,
+    pub unfinished: usize,
+    /// Final perplexity over seeds.
+    pub perplexity: Option<Estimate>,
+    /// Final nats per predicted token, mean over seeds.
+    pub nll: Option<f64>,
+    /// What the seeds' evaluations tell beside these; without what none of them has.
+    pub metrics: BTreeMap<Metric, Estimate>,
+    /// Against the reference's cell with the same axes; absent for the reference itself.
+    pub difference: Option<Difference>,
+    /// Target tokens a finished run trained on.
+    pub tokens: Option<i64>,
+    /// Means over finished runs.
+    pub tokens_per_s: Option<f64>,
+    pub wall_s: Option<f64>,
+    pub seeds: Vec<SeedResult>,
+    /// Every run of the cell by its row in the frame, finished or not.
+    #[serde(skip)]
+    pub runs: Vec<usize>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct AxisValue {
+    pub axis: String,
+    pub value: String,
+}
+
+/// A mean over seeds with its interval, which needs two seeds.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct Estimate {
+    pub mean: f64,
+    pub low: Option<f64>,
+    pub high: Option<f64>,
+    pub n: usize,
+}
+
+/// The final evaluation of a finished run.
+#[derive(Clone, Debug, Serialize)]
+pub struct SeedResult {
+    pub seed: i64,
+    pub run: String,
+    pub nll: f64,
+    pub perplexity: f64,
+    /// What it tells beside these.
+    pub metrics: BTreeMap<Metric, f64>,
+    /// Student and teacher together.
+    pub total_flops: f64,
+}
+
+/// What the students are measured against without being compared: a teacher or the unigram baseline.
+#[derive(Clone, Debug, Serialize)]
+pub struct Reference {
+    pub name: String,
+    /// `teacher` or `baseline`.
+    pub role: String,
+    pub params: Option<i64>,
+    pub perplexity: Option<f64>,
+    pub nll: Option<f64>,
+    /// Means alone.
+    pub metrics: BTreeMap<Metric, Estimate>,
+}
+
+impl Estimate {
+    pub(super) fn of(interval: Interval) -> Option<Self> {
+        let finite = |value: f64| value.is_finite().then_some(value);
+        Some(Self { mean: finite(interval.mean)?, low: finite(interval.low), high: finite(interval.high), n: interval.n })
+    }
+
+    pub(super) fn scaled(self, factor: f64) -> Option<Self> {
+        let times = |value: f64| Some(value * factor).filter(|value| value.is_finite());
+        Some(Self { mean: times(self.mean)?, low: self.low.and_then(times), high: self.high.and_then(times), n: self.n })
+    }
+
+    /// Whether the interval is there and leaves out 0.
+    pub fn excludes_zero(&self) -> bool {
+        self.low.zip(self.high).is_some_and(|(low, high)| low > 0.0 || high < 0.0)
+    }
+}
+
+impl Comparison {
+    /// The cells by facet, both in their order.
+    pub fn facets(&self) -> Vec<(String, Vec<&Cell>)> {
+        let mut all: Vec<(String, Vec<&Cell>)> = Vec::new();
+        for cell in &self.cells {
+            let name = values(&cell.facet);
+            match all.iter_mut().find(|(known, _)| *known == name) {
+                Some((_, cells)) => cells.push(cell),
+                None => all.push((name, vec![cell])),
+            }
+        }
+        all
+    }
+}
+
+/// `tokens=100k lr=1e-3`.
+pub fn values(axes: &[AxisValue]) -> String {
+    axes.iter().map(|axis| format!("{}={}", axis.axis, axis.value)).collect::<Vec<_>>().join(" ")
+}
+
+/// Compares the arms of `frames` as `provenance` names them.
+pub fn comparison(frames: &Frames, provenance: &Provenance) -> Result<Comparison> {
+    Ok(compare(&read(frames)?, &evidence::read(frames)?, provenance))
+}
+
+pub fn compare(input: &Input, evidence: &BTreeMap<String, Measured>, provenance: &Provenance) -> Comparison {
+    let mut cells = cells(input, provenance);
+    label(&mut cells);
+    for at in 0..cells.len() {
+        cells[at].difference = difference(&cells, at, &provenance.reference, evidence);
+    }
+    let mut decided: Vec<&mut NllDifference> =
+        cells.iter_mut().filter_map(|cell| cell.difference.as_mut()?.nll.as_mut()).collect();
+    let p: Vec<f64> = decided.iter().map(|found| found.p).collect();
+    decided.iter_mut().zip(holm(&p)).for_each(|(found, adjusted)| found.p_holm = adjusted);
+    Comparison {
+        experiment: provenance.experiment.clone(),
+        smoke: provenance.smoke,
+        split: provenance.split.clone(),
+        reference: provenance.reference.clone(),
+        level: LEVEL,
+        cells,
+        references: references(input, &provenance.split),
+    }
+}
+
+fn cells(input: &Input, provenance: &Provenance) -> Vec<Cell> {
+    let students: Vec<(usize, &Run)> = input.runs.iter().enumerate().filter(|(_, run)| run.role == "student").collect();
+    let mut methods: Vec<&str> = provenance.methods.iter().map(|method| method.name.as_str()).collect();
+    for (_, run) in &students {
+        if !methods.contains(&run.method.as_str()) {
+            methods.push(&run.method);
+        }
+    }
+    let axes = &input.axes;
+    let mut groups: Vec<(usize, Vec<Option<String>>, Vec<usize>)> = Vec::new();
+    for (at, run) in &students {
+        let method = methods.iter().position(|name| *name == run.method).unwrap_or(methods.len());
+        let values = run.axes.clone();
+        match groups.iter_mut().find(|group| group.0 == method && group.1 == values) {
+            Some(group) => group.2.push(*at),
+            None => groups.push((method, values, vec![*at])),
+        }
+    }
+    let ranks: Vec<Ranks> = (0..axes.len()).map(|axis| Ranks::of(groups.iter().map(|group| group.1[axis].as_deref()))).collect();
+    groups.sort_by(|a, b| {
+        let by_axes = || {
+            let pairs = ranks.iter().zip(a.1.iter().zip(&b.1));
+            pairs.map(|(rank, (a, b))| rank.compare(a.as_deref(), b.as_deref())).fold(Ordering::Equal, Ordering::then)
+        };
+        a.0.cmp(&b.0).then_with(by_axes)
+    });
+    groups
+        .into_iter()
+        .map(|(method, values, runs)| {
+            let present =
+                axes.iter().zip(values).filter_map(|(axis, value)| Some(AxisValue { axis: axis.clone(), value: value? }));
+            cell(input, methods[method], present.collect(), runs, &provenance.split)
+        })
+        .collect()
+}
+
+/// The order of an axis's values: by size where all are numbers, else as they first appear. Absent comes first.
+enum Ranks {
+    Numeric,
+    Appearance(Vec<String>),
+}
+
+impl Ranks {
+    fn of<'a>(values: impl Iterator<Item = Option<&'a str>>) -> Self {
+        let values: Vec<String> = values.flatten().map(String::from).collect();
+        if values.iter().all(|value| parse_quantity(value).is_some()) { Self::Numeric } else { Self::Appearance(values) }
+    }
+
+    fn compare(&self, a: Option<&str>, b: Option<&str>) -> Ordering {
+        let rank = |value: Option<&str>| match self {
+            Self::Numeric => value.and_then(parse_quantity),
+            Self::Appearance(seen) => value.and_then(|value| seen.iter().position(|other| other == value)).map(|at| at as f64),
+        };
+        rank(a).partial_cmp(&rank(b)).unwrap_or(Ordering::Equal)
+    }
+}
+
+fn cell(input: &Input, method: &str, axes: Vec<AxisValue>, runs: Vec<usize>, split: &str) -> Cell {
+    let all: Vec<&Run> = runs.iter().map(|&at| &input.runs[at]).collect();
+    let count = |statuses: &[&str]| all.iter().filter(|run| statuses.contains(&run.status.as_str())).count();
+    let (ok, failed, diverged) = (count(&["ok"]), count(&["failed"]), count(&["diverged"]));
+    let finished: Vec<&Run> = all.iter().copied().filter(|run| run.ok()).collect();
+    let mut seeds: Vec<SeedResult> = finished
+        .iter()
+        .filter_map(|run| {
+            let eval = run.last_eval(split)?;
+            let total_flops = run.train_flops + run.teacher_flops;
+            let (run, seed, metrics) = (run.run.clone(), run.seed, beside(eval));
+            Some(SeedResult { seed, run, nll: eval.nll, perplexity: eval.perplexity, metrics, total_flops })
+        })
+        .collect();
+    seeds.sort_by_key(|seed| seed.seed);
+    let perplexities: Vec<f64> = seeds.iter().map(|seed| seed.perplexity).collect();
+    Cell {
+        label: method.to_string(),
+        method: method.to_string(),
+        axes,
+        facet: Vec::new(),
+        arm: String::new(),
+        ok,
+        failed,
+        diverged,
+        unfinished: all.len() - ok - failed - diverged,
+        perplexity: Estimate::of(mean_interval(&perplexities, LEVEL)),
+        nll: mean(seeds.iter().map(|seed| seed.nll)),
+        metrics: over_seeds(&seeds.iter().map(|seed| &seed.metrics).collect::<Vec<_>>()),
+        difference: None,
+        tokens: finished.iter().map(|run| run.tokens).max(),
+        tokens_per_s: mean(finished.iter().filter_map(|run| run.tokens_per_s)),
+        wall_s: mean(finished.iter().filter_map(|run| run.wall_s)),
+        seeds,
+        runs,
+    }
+}
+
+/// The mean of the finite ones among `values`.
+pub fn mean(values: impl Iterator<Item = f64>) -> Option<f64> {
+    let (sum, n) = values.filter(|value| value.is_finite()).fold((0.0, 0), |(sum, n), value| (sum + value, n + 1));
+    (n > 0).then(|| sum / n as f64)
+}
+
+/// Names each cell by its arm and the axes that tell the arm's cells apart, and finds its facet.
+fn label(cells: &mut [Cell]) {
+    let shared = facet_axes(cells);
+    let mut names = Vec::new();
+    for cell in cells.iter() {
+        let of_arm: Vec<&Cell> = cells.iter().filter(|other| other.method == cell.method).collect();
+        let varies = |axis: &&AxisValue| of_arm.iter().any(|other| !other.axes.contains(axis));
+        let shown: Vec<AxisValue> = cell.axes.iter().filter(varies).cloned().collect();
+        let (facet, own): (Vec<AxisValue>, Vec<AxisValue>) = shown.iter().cloned().partition(|axis| shared.contains(&axis.axis));
+        let name = |axes: &[AxisValue]| format!("{} {}", cell.method, values(axes)).trim_end().to_string();
+        names.push((name(&shown), name(&own), facet));
+    }
+    for (cell, (label, arm, facet)) in cells.iter_mut().zip(names) {
+        (cell.label, cell.arm, cell.facet) = (label, arm, facet);
+    }
+}
+
+/// The axes on which every cell has a value, more than one of them in all, and that leave several cells together.
+fn facet_axes(cells: &[Cell]) -> Vec<String> {
+    let Some(first) = cells.first() else { return Vec::new() };
+    let value = |cell: &Cell, name: &str| cell.axes.iter().find(|axis| axis.axis == name).map(|axis| axis.value.clone());
+    let names = first.axes.iter().map(|axis| axis.axis.clone());
+    let shared: Vec<String> = names
+        .filter(|name| cells.iter().all(|cell| value(cell, name).is_some()))
+        .filter(|name| cells.iter().any(|cell| value(cell, name) != value(first, name)))
+        .collect();
+    let place = |cell: &Cell| -> Vec<Option<String>> { shared.iter().map(|name| value(cell, name)).collect() };
+    let together = cells.iter().enumerate().any(|(at, cell)| cells[..at].iter().any(|other| place(other) == place(cell)));
+    if together { shared } else { Vec::new() }
+}
+
+fn references(input: &Input, split: &str) -> Vec<Reference> {
+    let mut found: Vec<Reference> = Vec::new();
+    for role in ["teacher", "baseline"] {
+        for run in input.runs.iter().filter(|run| run.role == role) {
+            if found.iter().any(|reference| reference.role == role && reference.name == run.method) {
+                continue;
+            }
+            let peers = input.runs.iter().filter(|other| other.role == role && other.method == run.method && other.ok());
+            let evals: Vec<&EvalRow> = peers.filter_map(|run| run.last_eval(split)).collect();
+            let metrics: Vec<BTreeMap<Metric, f64>> = evals.iter().map(|eval| beside(eval)).collect();
+            let mut metrics = over_seeds(&metrics.iter().collect::<Vec<_>>());
+            // What goes by one name may have been trained on several data sets, which are no sample of anything.
+            metrics.values_mut().for_each(|found| (found.low, found.high) = (None, None));
+            found.push(Reference {
+                name: run.method.clone(),
+                role: role.to_string(),
+                params: run.params,
+                perplexity: mean(evals.iter().map(|eval| eval.perplexity)),
+                nll: mean(evals.iter().map(|eval| eval.nll)),
+                metrics,
+            });
+        }
+    }
+    found
+}

@@ -1,0 +1,90 @@
+//! Tables, plots and pages: a pure function of the frames folder. The same frames give the same bytes.
+
+mod block;
+pub mod claim;
+pub mod claims;
+mod comparison;
+mod difference;
+mod evidence;
+mod findings;
+pub mod input;
+mod markdown;
+mod metrics;
+pub mod numbers;
+mod page;
+mod plot;
+mod png;
+pub mod pooled;
+pub mod quote;
+pub mod stats;
+pub mod table;
+#[cfg(test)]
+mod tests;
+mod verdict;
+pub mod verify;
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+
+pub use comparison::{AxisValue, Cell, Comparison, Estimate, Reference, SeedResult, comparison};
+pub use difference::{Difference, NllDifference};
+
+use crate::claim::Claim;
+use hydrometer_base::fs::replace_bytes;
+use hydrometer_record::frames::Frames;
+use hydrometer_record::provenance::Provenance;
+
+/// The claims of an experiment, where there are any.
+pub const CLAIMS: &str = "claims.json";
+
+/// Renders the report from the frames and `provenance.json` of `folder` and decides `claims`: the files with their paths inside
+/// the folder, always in the same order. Writes nothing.
+pub fn render(folder: &Path, claims: &[Claim]) -> Result<Vec<(PathBuf, Vec<u8>)>> {
+    let provenance = Provenance::read(folder)?;
+    let frames = Frames::read(folder)?;
+    let input = input::read(&frames)?;
+    let comparison = comparison::compare(&input, &evidence::read(&frames)?, &provenance);
+    let outcomes = claims::decide(claims, &frames)?;
+    let pooled = pooled::over_data(&comparison);
+    let plots = plot::all(&input, &comparison, &provenance)?;
+    let mut files = Vec::new();
+    if !outcomes.is_empty() {
+        files.push((PathBuf::from(CLAIMS), claims::json(&provenance.experiment, &outcomes)?));
+    }
+    for plot in &plots {
+        files.push((Path::new("plots").join(format!("{}.svg", plot.name)), plot.svg.clone().into_bytes()));
+        files.push((Path::new("plots").join(format!("{}.png", plot.name)), png::render(&plot.svg)?));
+    }
+    let report = markdown::report(&input, &comparison, &pooled, &provenance, &outcomes, &plots);
+    files.push(("report.md".into(), report.into_bytes()));
+    let page = page::report(&input, &comparison, &pooled, &provenance, &outcomes, &plots);
+    files.push(("report.html".into(), page.into_bytes()));
+    Ok(files)
+}
+
+/// Writes what [`render`] gives into `folder`; returns the paths.
+pub fn write(folder: &Path, claims: &[Claim]) -> Result<Vec<PathBuf>> {
+    let files = render(folder, claims)?;
+    let plots = folder.join("plots");
+    std::fs::create_dir_all(&plots).with_context(|| format!("cannot create {}", plots.display()))?;
+    // Plots of arms or numbers that are not there any more would pass for results.
+    for path in std::fs::read_dir(&plots).into_iter().flatten().flatten().map(|entry| entry.path()) {
+        let ours = path.extension().is_some_and(|kind| kind == "svg" || kind == "png");
+        if ours && !files.iter().any(|(name, _)| folder.join(name) == path) {
+            let _ = std::fs::remove_file(&path);
+        }
+    }
+    if claims.is_empty() {
+        // Those of an experiment that makes none any more.
+        let _ = std::fs::remove_file(folder.join(CLAIMS));
+    }
+    files
+        .into_iter()
+        .map(|(name, bytes)| {
+            let path = folder.join(name);
+            replace_bytes(&path, &bytes)?;
+            Ok(path)
+        })
+        .collect()
+}

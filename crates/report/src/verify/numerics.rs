@@ -1,0 +1,258 @@
+//! An experiment trained again: how far its numbers agree with those that are there, as a ladder of rungs.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use anyhow::Result;
+use hydrometer_record::frames::{CurveRow, DocumentRow, EvalRow, Frames, RunRow};
+use serde::{Serialize, Serializer};
+
+use crate::claims::Outcome;
+use crate::input::Table;
+use crate::stats::verdict::Verdict;
+
+/// How far an experiment agrees, the best first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Rung {
+    /// Every loss, every gradient's norm, every evaluation and every document, to the bit.
+    Bitwise,
+    /// Every evaluation within [`TOLERANCE`]: another machine or another number of threads.
+    WithinTolerance,
+    /// Numbers differ, but every claim is decided as before or at least not against.
+    ClaimsHold,
+    Refuted,
+}
+
+/// Relative difference of the NLL of an evaluation that other hardware may bring.
+pub const TOLERANCE: f64 = 0.01;
+
+impl Rung {
+    pub fn sentence(self) -> String {
+        let tolerance = 100.0 * TOLERANCE;
+        match self {
+            Self::Bitwise => "trained again, all numbers are the same to the bit".into(),
+            Self::WithinTolerance => format!("trained again, every evaluation is within {tolerance}%"),
+            Self::ClaimsHold => {
+                format!("trained again, some evaluation is off by more than {tolerance}%, but no claim is refuted")
+            }
+            Self::Refuted => "trained again, the results do not hold".into(),
+        }
+    }
+}
+
+/// How a run agrees with itself trained again.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Agreement {
+    pub run: String,
+    /// [`Rung::Refuted`] where it is not there, or its numbers are off and no claim is left to hold.
+    pub rung: Rung,
+    /// The first step that differs, and what there differs.
+    pub first: Option<(i64, What)>,
+    /// What that was, and what it is now; absent on a side that does not have it.
+    pub values: (Option<f64>, Option<f64>),
+    /// The largest relative difference of an evaluation's NLL.
+    pub largest: f64,
+    /// What is wrong beside numbers.
+    pub trouble: Option<String>,
+}
+
+impl fmt::Display for Agreement {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        let Self { run, rung, first, values, largest, trouble } = self;
+        match (trouble, first) {
+            (Some(trouble), _) => write!(f, "{run}: {trouble}"),
+            (_, None) => write!(f, "{run}: the same to the bit"),
+            (_, Some((step, what))) => {
+                let held = match rung {
+                    Rung::Refuted => "off",
+                    Rung::ClaimsHold => "off, but its claims hold",
+                    _ => "within tolerance",
+                };
+                let shown = |value: Option<f64>| value.map_or("nothing".to_string(), |value| value.to_string());
+                let (was, is) = (shown(values.0), shown(values.1));
+                write!(
+                    f,
+                    "{run}: {held}; {what} differs from step {step} on ({was} is now {is}), evaluations by {largest:.2e} at most"
+                )
+            }
+        }
+    }
+}
+
+/// What a run has of a step, in the order in which a difference is told.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum What {
+    Loss,
+    HardLoss,
+    GradNorm,
+    /// Of an evaluation, on this split.
+    Nll(String),
+    /// The summed NLL of a document of this split, by its place, from 1.
+    Document(String, usize),
+}
+
+impl fmt::Display for What {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        match self {
+            Self::Loss => f.write_str("loss"),
+            Self::HardLoss => f.write_str("hard_loss"),
+            Self::GradNorm => f.write_str("grad_norm"),
+            Self::Nll(split) => write!(f, "nll on {split}"),
+            Self::Document(split, at) => write!(f, "nll_sum of document {at} of {split}"),
+        }
+    }
+}
+
+impl Serialize for What {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+/// The numbers of a run by step.
+pub(super) type Series = BTreeMap<(i64, What), f64>;
+
+/// Compares the runs that `kept` plans with those of `again`, by id, in the order of `kept`.
+pub fn compare(kept: &Frames, again: &Frames) -> Result<Vec<Agreement>> {
+    let (before, after) = (series(kept)?, series(again)?);
+    let (statuses, kept_statuses) = (statuses(again)?, self::statuses(kept)?);
+    let empty = Series::new();
+    let planned = RunRow::rows(&kept.runs)?.into_iter().filter(|row| row.planned);
+    Ok(planned
+        .map(|row| row.run)
+        .map(|run| {
+            let trouble = match (statuses.get(&run), kept_statuses.get(&run)) {
+                (None, _) => Some("the experiment file does not mean it any more".to_string()),
+                (Some(now), Some(then)) if now != then => Some(format!("it was {then} and is now {now}")),
+                _ => None,
+            };
+            let (a, b) = (before.get(&run).unwrap_or(&empty), after.get(&run).unwrap_or(&empty));
+            agreement(run, a, b, trouble)
+        })
+        .collect())
+}
+
+/// How the numbers of `run` agree; `trouble` is what is wrong beside them.
+pub(super) fn agreement(run: String, before: &Series, after: &Series, trouble: Option<String>) -> Agreement {
+    // All that is no finite number is alike.
+    let bits =
+        |series: &Series, at: &(i64, What)| series.get(at).map(|x| if x.is_finite() { x.to_bits() } else { f64::NAN.to_bits() });
+    let same = |at: &(i64, What)| bits(before, at) == bits(after, at);
+    let mut first: Option<(i64, What)> = None;
+    let mut largest = 0.0f64;
+    for at in before.keys().chain(after.keys()) {
+        if !same(at) && first.as_ref().is_none_or(|known| at < known) {
+            first = Some(at.clone());
+        }
+        if matches!(at.1, What::Nll(_)) {
+            let difference = match before.get(at).zip(after.get(at)) {
+                Some(_) if same(at) => 0.0,
+                Some((a, b)) => ((a - b) / a).abs(),
+                None => f64::INFINITY,
+            };
+            largest = if difference.is_nan() { f64::INFINITY } else { largest.max(difference) };
+        }
+    }
+    let rung = match (&trouble, &first) {
+        (Some(_), _) => Rung::Refuted,
+        (None, None) => Rung::Bitwise,
+        (None, Some(_)) if largest <= TOLERANCE => Rung::WithinTolerance,
+        (None, Some(_)) => Rung::Refuted,
+    };
+    let values = first.as_ref().map_or((None, None), |at| (before.get(at).copied(), after.get(at).copied()));
+    Agreement { run, rung, first, values, largest, trouble }
+}
+
+/// Lets runs whose numbers alone are off stand by the claims that name them: where there are claims and none of those is refuted.
+pub fn hold(agreements: &mut [Agreement], outcomes: &[Outcome]) {
+    for agreement in agreements.iter_mut().filter(|agreement| agreement.rung == Rung::Refuted && agreement.trouble.is_none()) {
+        let names = |outcome: &&Outcome| outcome.a.contains(&agreement.run) || outcome.b.contains(&agreement.run);
+        if !outcomes.is_empty() && !outcomes.iter().filter(names).any(|outcome| outcome.verdict == Verdict::Refuted) {
+            agreement.rung = Rung::ClaimsHold;
+        }
+    }
+}
+
+/// The rung of the whole experiment: that of its worst run, unless numbers alone are off and claims, of which there must be some,
+/// are not refuted by the new ones.
+pub fn rung(agreements: &[Agreement], outcomes: &[Outcome]) -> Rung {
+    let worst = agreements.iter().map(|agreement| agreement.rung).max().unwrap_or(Rung::Refuted);
+    let refuted = outcomes.iter().any(|outcome| outcome.verdict == Verdict::Refuted);
+    let only_numbers = agreements.iter().all(|agreement| agreement.trouble.is_none());
+    match worst {
+        _ if refuted => Rung::Refuted,
+        Rung::Refuted if only_numbers && !outcomes.is_empty() => Rung::ClaimsHold,
+        worst => worst,
+    }
+}
+
+pub(super) fn statuses(frames: &Frames) -> Result<BTreeMap<String, String>> {
+    let runs = Table(&frames.runs);
+    Ok(runs.text("run")?.into_iter().flatten().zip(runs.text("status")?.into_iter().flatten()).collect())
+}
+
+/// The numbers of every run: losses and the gradient's norm of each step, NLLs of evaluations, and those of documents, which belong
+/// to the last one.
+pub(super) fn series(frames: &Frames) -> Result<BTreeMap<String, Series>> {
+    let mut all: BTreeMap<String, Series> = BTreeMap::new();
+    for row in CurveRow::rows(&frames.curves)? {
+        let series = all.entry(row.run).or_default();
+        series.insert((row.step, What::Loss), row.loss);
+        series.insert((row.step, What::HardLoss), row.hard_loss);
+        series.insert((row.step, What::GradNorm), row.grad_norm);
+    }
+    let mut last: BTreeMap<String, i64> = BTreeMap::new();
+    for row in EvalRow::rows(&frames.evals)? {
+        let step = last.entry(row.run.clone()).or_insert(row.step);
+        *step = row.step.max(*step);
+        all.entry(row.run).or_default().insert((row.step, What::Nll(row.split)), row.nll);
+    }
+    let mut seen: BTreeMap<(String, String), usize> = BTreeMap::new();
+    for row in DocumentRow::rows(&frames.documents)? {
+        let at = seen.entry((row.run.clone(), row.split.clone())).or_default();
+        *at += 1;
+        let step = last.get(&row.run).copied().unwrap_or(0);
+        all.entry(row.run).or_default().insert((step, What::Document(row.split, *at)), row.nll_sum);
+    }
+    Ok(all)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn key(step: i64, what: &str) -> (i64, What) {
+        (step, if what == "loss" { What::Loss } else { What::Nll("valid".into()) })
+    }
+
+    fn against(after: &[(i64, &'static str, f64)], trouble: Option<&str>) -> Agreement {
+        let before = Series::from([(key(1, "loss"), 4.0), (key(2, "loss"), 3.0), (key(2, "nll"), 5.0)]);
+        let after = after.iter().map(|&(step, what, value)| (key(step, what), value)).collect();
+        agreement("run".into(), &before, &after, trouble.map(String::from))
+    }
+
+    #[test]
+    fn a_run_stands_on_the_rung_that_its_numbers_reach() {
+        let same = against(&[(1, "loss", 4.0), (2, "loss", 3.0), (2, "nll", 5.0)], None);
+        assert_eq!((same.rung, same.first), (Rung::Bitwise, None));
+        let near = against(&[(1, "loss", 4.0), (2, "loss", 3.0 + 1e-15), (2, "nll", 5.01)], None);
+        assert_eq!((near.rung, near.first), (Rung::WithinTolerance, Some(key(2, "loss"))));
+        assert!((near.largest - 0.002).abs() < 1e-12);
+        for off in [&[(2, "nll", 5.2)][..], &[(2, "nll", f64::NAN)], &[]] {
+            assert_eq!(against(off, None).rung, Rung::Refuted);
+        }
+        assert_eq!(against(&[(1, "loss", 4.0)], Some("it failed")).rung, Rung::Refuted);
+    }
+
+    #[test]
+    fn numbers_that_are_off_refute_where_no_claim_is_made() {
+        let (same, near) =
+            (against(&[(1, "loss", 4.0), (2, "loss", 3.0), (2, "nll", 5.0)], None), against(&[(2, "nll", 5.01)], None));
+        let off = against(&[], None);
+        assert_eq!(rung(std::slice::from_ref(&same), &[]), Rung::Bitwise);
+        assert_eq!(rung(&[same, near.clone()], &[]), Rung::WithinTolerance);
+        assert_eq!(rung(&[near, off], &[]), Rung::Refuted);
+        assert_eq!(rung(&[], &[]), Rung::Refuted);
+    }
+}

@@ -1,0 +1,64 @@
+//! Compiles our C++ (c10d, products of bf16 matrices) against libtorch's headers.
+
+#![allow(clippy::print_stdout)]
+
+use std::path::PathBuf;
+
+fn main() {
+    // Emitted by torch-sys, which has already located and checked libtorch.
+    let lib = PathBuf::from(std::env::var("DEP_TCH_LIBTORCH_LIB").expect("torch-sys tells where libtorch is"));
+    let lib = lib.canonicalize().unwrap_or(lib);
+    let root = lib.parent().expect("libtorch/lib has a parent").to_path_buf();
+    let cuda = std::env::var_os("CARGO_FEATURE_CUDA").is_some();
+    if cuda && !lib.join("libtorch_cuda.so").exists() {
+        panic!(
+            "the cuda feature needs a CUDA libtorch, but {} has no libtorch_cuda.so; run `make libtorch-cuda` and set \
+             LIBTORCH to .libtorch-cuda",
+            lib.display()
+        );
+    }
+
+    let mut shim = cxx_build::bridges(["src/dist/c10d.rs", "src/objective/kernels/products.rs"]);
+    shim.files(["src/dist/c10d.cc", "src/objective/kernels/products.cc"])
+        .std("c++17")
+        .include("src/dist")
+        .include("src/objective/kernels")
+        .include("src/dist/gloo_headers")
+        .flag("-isystem")
+        .flag(root.join("include").to_str().expect("a UTF-8 path"))
+        .flag("-isystem")
+        .flag(root.join("include/torch/csrc/api/include").to_str().expect("a UTF-8 path"))
+        .flag_if_supported("-Wno-unused-parameter")
+        .define("_GLIBCXX_USE_CXX11_ABI", "1");
+    // at::parallel_for of ATen's headers is a plain loop without it. Clang's would bring a second OpenMP runtime beside torch's.
+    if shim.get_compiler().is_like_gnu() {
+        shim.flag("-fopenmp");
+    }
+    if cuda {
+        shim.define("HYDROMETER_CUDA", None);
+        if let Ok(dirs) = std::fs::read_to_string(root.join("cuda-include-dirs")) {
+            for dir in dirs.lines() {
+                shim.flag("-isystem").flag(dir);
+            }
+        }
+    }
+    shim.compile("hydrometer_shim");
+
+    println!("cargo:rustc-link-search=native={}", lib.display());
+    for library in ["torch_cpu", "c10"] {
+        println!("cargo:rustc-link-lib={library}");
+    }
+    if cuda {
+        for library in ["torch_cuda", "c10_cuda"] {
+            println!("cargo:rustc-link-lib={library}");
+        }
+    }
+    // For the tests of this crate; the program's own build.rs does the same.
+    println!("cargo:rustc-link-arg=-Wl,-rpath,{}", lib.display());
+    println!("cargo:rustc-link-arg=-Wl,--allow-shlib-undefined");
+    let dist = ["src/dist/c10d.rs", "src/dist/c10d.cc", "src/dist/c10d.h", "src/dist/gloo_headers"];
+    let kernels = ["products.rs", "products.cc", "products.h"].map(|file| format!("src/objective/kernels/{file}"));
+    for path in ["build.rs"].into_iter().chain(dist).map(String::from).chain(kernels) {
+        println!("cargo:rerun-if-changed={path}");
+    }
+}

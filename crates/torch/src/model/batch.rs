@@ -1,0 +1,59 @@
+//! The rows of a batch as tensors.
+
+use hydrometer_data::batch::Row;
+use hydrometer_data::packing::PackedLayout;
+use hydrometer_data::tokens::TokenizedSplit;
+use tch::{Device, Tensor};
+
+/// Rows as tensors.
+pub struct Batch {
+    /// `[B, T]` i64; rows shorter than T end in zeros, which no target depends on.
+    pub inputs_bt: Tensor,
+    /// `[B, T]` i64, where sequences share rows: in which column the sequence of each token starts. What pads a row starts at itself.
+    pub starts_bt: Option<Tensor>,
+    /// `[N]` i64: where in the flattened `[B·T]` the N targets are.
+    pub positions_n: Tensor,
+    /// `[N]` i64.
+    pub labels_n: Tensor,
+}
+
+impl Batch {
+    /// One sequence a row.
+    pub fn new(rows: &[Row], split: &TokenizedSplit, device: Device) -> Self {
+        Self::laid_out(&PackedLayout::one_a_row(rows), rows, split, device)
+    }
+
+    /// Sequences share rows of at most `context` inputs. The N targets are those of [`Batch::new`], in the same order.
+    pub fn packed(rows: &[Row], split: &TokenizedSplit, context: usize, device: Device) -> Self {
+        let layout = PackedLayout::packed(rows, context);
+        let batch = Self::laid_out(&layout, rows, split, device);
+        let (height, width) = batch.inputs_bt.size2().expect("inputs are [B, T]");
+        let mut starts: Vec<i64> = (0..height).flat_map(|_| 0..width).collect();
+        for (row, &(at, start)) in rows.iter().zip(&layout.places) {
+            let first = at * width as usize + start;
+            starts[first..first + row.inputs()].fill(start as i64);
+        }
+        let starts_bt = Tensor::from_slice(&starts).view([height, width]).to_device(device);
+        Self { starts_bt: Some(starts_bt), ..batch }
+    }
+
+    fn laid_out(layout: &PackedLayout, rows: &[Row], split: &TokenizedSplit, device: Device) -> Self {
+        let width = split.width(layout.longest);
+        let mut inputs = vec![0i64; layout.rows * width];
+        let (mut positions, mut labels) = (Vec::new(), Vec::new());
+        for (row, &(at, start)) in rows.iter().zip(&layout.places) {
+            let at = at * width + start;
+            for (slot, &id) in inputs[at..at + row.inputs()].iter_mut().zip(row.sequence.inputs(split).iter()) {
+                *slot = i64::from(id);
+            }
+            positions.extend((at + row.from..at + row.to).map(|position| position as i64));
+            labels.extend(row.sequence.labels(split)[row.from..row.to].iter().map(|&id| i64::from(id)));
+        }
+        Self {
+            inputs_bt: Tensor::from_slice(&inputs).view([layout.rows as i64, width as i64]).to_device(device),
+            starts_bt: None,
+            positions_n: Tensor::from_slice(&positions).to_device(device),
+            labels_n: Tensor::from_slice(&labels).to_device(device),
+        }
+    }
+}

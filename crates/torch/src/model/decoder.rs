@@ -1,0 +1,204 @@
+//! A decoder: token embedding, blocks of attention and feed-forward with their norms, a final norm. What a family has more or
+//! less of is in [`super::variant`].
+//!
+//! Written as one plain model. Tensor parallelism enters at two places a block (`enter` before its column-parallel products,
+//! `leave` after its row-parallel one; Shoeybi et al. 2019) and is the identity on one rank. The output head is not here: it
+//! belongs to the objective.
+
+use anyhow::Result;
+use tch::{Kind, Tensor};
+
+use super::attention::{Attention, Rotary};
+use super::config::ModelConfig;
+use super::layers::{Linear, Named, Norm};
+use super::layout::{Layout, Tokens};
+use super::region::Region;
+use super::variant::{FeedForward, Positions};
+use crate::dist::{Axis, Mesh, part};
+
+/// The forward pass over a rank's leaves.
+pub struct Decoder {
+    embedding_ve: Tensor,
+    head_ve: Tensor,
+    head_index: usize,
+    /// First vocabulary id of this rank's shard.
+    pub vocab_start: i64,
+    project_in: Option<Tensor>,
+    /// `[T, d]`, where positions are learned.
+    positions_td: Option<Tensor>,
+    rotary: Option<Rotary>,
+    blocks: Vec<Block>,
+    norm: Option<Norm>,
+    project_out: Option<Tensor>,
+    sequence_parallel: bool,
+}
+
+struct Block {
+    attention: Attention,
+    feed_forward: Mlp,
+    attention_norm: Norm,
+    feed_forward_norm: Norm,
+    post_norm: bool,
+}
+
+struct Mlp {
+    kind: FeedForward,
+    gate: Option<Linear>,
+    up: Linear,
+    down: Linear,
+}
+
+impl Decoder {
+    /// Over `leaves` in the order of the model's parameters, for sequences of up to `context` tokens.
+    pub fn new(config: &ModelConfig, context: usize, leaves: &[Tensor], mesh: &Mesh) -> Self {
+        let named = Named::new(config, leaves);
+        let eps = config.rms_norm_eps;
+        let embedding_ve = named.get("model.embed_tokens.weight");
+        let kind = embedding_ve.kind();
+        let head = named.find("lm_head.weight");
+        let norm = |name: &str| named.norm(name, eps).unwrap_or_else(|| panic!("no norm {name}"));
+        let blocks = (0..config.num_hidden_layers).map(|layer| {
+            let at = |part: &str| format!("model.layers.{layer}.{part}");
+            let gated = config.variant.feed_forward == FeedForward::SwiGlu;
+            Block {
+                attention: Attention::new(&named, &at("self_attn"), config.head_dim(), eps),
+                feed_forward: Mlp {
+                    kind: config.variant.feed_forward,
+                    gate: gated.then(|| named.linear(&at("mlp.gate_proj"))),
+                    up: named.linear(&at("mlp.up_proj")),
+                    down: named.linear(&at("mlp.down_proj")),
+                },
+                attention_norm: norm(&at("input_layernorm")),
+                feed_forward_norm: norm(&at("post_attention_layernorm")),
+                post_norm: config.variant.post_norm,
+            }
+        });
+        let (rotary, positions_td) = match config.variant.positions {
+            Positions::Rotary => (Some(Rotary::new(context, config.head_dim(), config.rope_theta, kind, mesh.device)), None),
+            Positions::Learned { count, offset } => {
+                (None, Some(named.get("model.embed_positions.weight").narrow(0, offset as i64, count as i64)))
+            }
+        };
+        Self {
+            head_index: if head.is_some() { leaves.len() - 1 } else { 0 },
+            head_ve: head.unwrap_or_else(|| embedding_ve.shallow_clone()),
+            embedding_ve,
+            vocab_start: part(config.vocab_size as i64, mesh.tp.rank, mesh.tp.size).0,
+            project_in: named.find("model.project_in.weight"),
+            positions_td,
+            rotary,
+            blocks: blocks.collect(),
+            norm: named.norm("model.norm", eps),
+            project_out: named.find("model.project_out.weight"),
+            sequence_parallel: mesh.sequence_parallel,
+        }
+    }
+
+    /// The output weight `[v, e]` of this rank's vocabulary shard; the embedding, where they are tied.
+    pub fn head_weight(&self) -> &Tensor {
+        &self.head_ve
+    }
+
+    /// Which of the model's parameters the output weight is.
+    pub fn head_index(&self) -> usize {
+        self.head_index
+    }
+
+    /// What the output head reads, `[B, T, e]`, of tokens `[B, T]`: ids alone, or with where their sequences start. e is d but
+    /// where OPT projects.
+    pub fn forward<'t>(&self, tokens: impl Into<Tokens<'t>>, tp: &Axis) -> Result<Tensor> {
+        let tokens = tokens.into();
+        let region = self.region(tokens, tp);
+        (0..self.segments()).try_fold(tokens.ids_bt.shallow_clone(), |input, segment| self.segment(segment, &input, &region))
+    }
+
+    /// Where a pass over `tokens` runs.
+    pub(super) fn region<'a>(&self, tokens: Tokens, tp: &'a Axis) -> Region<'a> {
+        let layout = Layout::new(tokens, self.rotary.as_ref(), self.embedding_ve.kind());
+        Region::new(tokens, layout, tp, self.sequence_parallel)
+    }
+
+    /// Parts of the forward pass that follow one another: embedding, each block, what comes after the last.
+    pub(super) fn segments(&self) -> usize {
+        self.blocks.len() + 2
+    }
+
+    /// What segment `index` makes of the output of the one before it; of token ids `[B, T]`, for the first.
+    pub(super) fn segment(&self, index: usize, input: &Tensor, region: &Region) -> Result<Tensor> {
+        match index.checked_sub(1).map(|layer| self.blocks.get(layer)) {
+            None => self.begin(input, region),
+            Some(Some(block)) => block.forward(input, region),
+            Some(None) => self.finish(input, region),
+        }
+    }
+
+    /// The first block's input of token ids `[B, T]`.
+    fn begin(&self, tokens_bt: &Tensor, region: &Region) -> Result<Tensor> {
+        let mut hidden = self.embed(tokens_bt, region)?;
+        if let Some(weight) = &self.project_in {
+            hidden = hidden.linear(weight, None::<Tensor>);
+        }
+        if let Some(positions_td) = &self.positions_td {
+            let (batch, length) = region.size();
+            let positions_btd = match &region.layout().positions_bt {
+                None => positions_td.narrow(0, 0, length).expand([batch, -1, -1], false),
+                Some(positions_bt) => Tensor::embedding(positions_td, positions_bt, -1, false, false),
+            };
+            hidden = &hidden + region.own(&positions_btd);
+        }
+        Ok(hidden)
+    }
+
+    /// What the output head reads of the last block's output.
+    fn finish(&self, hidden: &Tensor, region: &Region) -> Result<Tensor> {
+        let hidden = self.norm.as_ref().map_or_else(|| hidden.shallow_clone(), |norm| norm.forward(hidden));
+        region.gather(&match &self.project_out {
+            Some(weight) => hidden.linear(weight, None::<Tensor>),
+            None => hidden,
+        })
+    }
+
+    /// Logits `[B, T, v]` of this rank's vocabulary shard, f32: for a look at a few tokens. The objective and the evaluation
+    /// never hold them whole.
+    pub fn logits(&self, tokens_bt: &Tensor, tp: &Axis) -> Result<Tensor> {
+        Ok(self.forward(tokens_bt, tp)?.matmul(&self.head_ve.tr()).to_kind(Kind::Float))
+    }
+
+    /// Vocab-parallel lookup: each rank looks up what it holds, the sum has every row once.
+    fn embed(&self, tokens_bt: &Tensor, region: &Region) -> Result<Tensor> {
+        if region.tp().size == 1 {
+            return Ok(Tensor::embedding(&self.embedding_ve, tokens_bt, -1, false, false));
+        }
+        let rows = self.embedding_ve.size()[0];
+        let local = tokens_bt - self.vocab_start;
+        let outside = local.lt(0).logical_or(&local.ge(rows));
+        let found = Tensor::embedding(&self.embedding_ve, &local.masked_fill(&outside, 0), -1, false, false);
+        region.leave(&found.masked_fill(&outside.unsqueeze(-1), 0.0))
+    }
+}
+
+impl Block {
+    fn forward(&self, hidden: &Tensor, region: &Region) -> Result<Tensor> {
+        if self.post_norm {
+            let hidden = self.attention_norm.forward(&(hidden + self.attention.forward(hidden, region)?));
+            return Ok(self.feed_forward_norm.forward(&(&hidden + self.feed_forward.forward(&hidden, region)?)));
+        }
+        let hidden = hidden + self.attention.forward(&self.attention_norm.forward(hidden), region)?;
+        Ok(&hidden + self.feed_forward.forward(&self.feed_forward_norm.forward(&hidden), region)?)
+    }
+}
+
+impl Mlp {
+    fn forward(&self, x: &Tensor, region: &Region) -> Result<Tensor> {
+        let x = region.enter(x)?;
+        let up = self.up.forward(&x);
+        let active = match (self.kind, &self.gate) {
+            (FeedForward::SwiGlu, Some(gate)) => gate.forward(&x).silu() * up,
+            (FeedForward::SwiGlu, None) => unreachable!("a gated feed-forward has a gate"),
+            (FeedForward::Gelu, _) => up.gelu("none"),
+            (FeedForward::GeluTanh, _) => up.gelu("tanh"),
+            (FeedForward::Relu, _) => up.relu(),
+        };
+        Ok(self.down.finish(region.leave(&self.down.partial(&active))?))
+    }
+}

@@ -1,0 +1,24 @@
+//! Who learns: one plain decoder, and its shards.
+
+pub mod attention;
+pub mod batch;
+pub mod config;
+pub mod decoder;
+pub mod hf;
+mod layers;
+pub mod layout;
+pub mod parallel;
+pub mod parameters;
+pub mod pass;
+pub mod precision;
+mod region;
+pub mod variant;
+pub mod weights;
+
+pub use config::ModelConfig;
+pub use decoder::Decoder;
+pub use layout::Tokens;
+pub use pass::Pass;
+pub use precision::Precision;
+pub use variant::Variant;
+pub use weights::Weights;

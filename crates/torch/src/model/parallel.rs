@@ -1,0 +1,66 @@
+//! Shards of a parameter over the tensor-parallel ranks, and the way back.
+
+use anyhow::Result;
+use tch::Tensor;
+
+use super::parameters::Shard;
+use crate::dist::{Axis, part};
+
+impl Shard {
+    /// Ranks that hold the same piece, of `size` ranks; they are neighbours.
+    pub fn copies(self, size: usize) -> usize {
+        match self {
+            Self::Replicated | Self::EveryHead => size,
+            Self::Rows | Self::Columns => 1,
+            Self::Heads(heads) => (size / heads).max(1),
+        }
+    }
+
+    /// What rank `rank` of `size` holds of a parameter of this shape: dimension, start, length.
+    fn piece(self, shape: &[i64], rank: usize, size: usize) -> (usize, i64, i64) {
+        let dim = usize::from(self == Self::Columns);
+        let copies = self.copies(size);
+        let (start, length) = part(shape[dim], rank / copies, size / copies);
+        (dim, start, length)
+    }
+}
+
+/// The piece of `full` that this rank holds.
+pub fn shard(full: &Tensor, how: Shard, tp: &Axis) -> Tensor {
+    if how.copies(tp.size) == tp.size {
+        return full.shallow_clone();
+    }
+    let (dim, start, length) = how.piece(&full.size(), tp.rank, tp.size);
+    full.narrow(dim as i64, start, length).contiguous()
+}
+
+/// The whole tensor (`shape`), from the pieces of all ranks.
+pub fn unshard(local: &Tensor, how: Shard, shape: &[i64], tp: &Axis) -> Result<Tensor> {
+    let copies = how.copies(tp.size);
+    if copies == tp.size {
+        return Ok(local.shallow_clone());
+    }
+    // Parts may differ by one row; every rank contributes one as long as the longest.
+    let (dim, _, longest) = how.piece(shape, 0, tp.size);
+    let missing = longest - local.size()[dim];
+    let padding = if dim + 1 == shape.len() { vec![0, missing] } else { vec![0, 0, 0, missing] };
+    let all = tp.all_gather(&local.constant_pad_nd(padding).contiguous())?;
+    let pieces: Vec<Tensor> = (0..tp.size)
+        .step_by(copies)
+        .map(|rank| all.get(rank as i64).narrow(dim as i64, 0, how.piece(shape, rank, tp.size).2))
+        .collect();
+    Ok(Tensor::cat(&pieces, dim as i64))
+}
+
+/// Sums `gradient`, of a parameter sharded `how`, over the ranks that hold the same piece, in place and in the same order on
+/// each of them. Nothing to do where they see the same gradient: that of a whole parameter, unless each saw its own tokens.
+pub fn sum_copies(gradient: &Tensor, how: Shard, tp: &Axis, sequence_parallel: bool) -> Result<()> {
+    let copies = how.copies(tp.size);
+    if copies == 1 || how == Shard::Replicated && !sequence_parallel {
+        return Ok(());
+    }
+    let first = tp.rank / copies * copies;
+    let all = tp.all_gather(gradient)?.narrow(0, first as i64, copies as i64);
+    gradient.shallow_clone().copy_(&all.sum_dim_intlist(0, false, gradient.kind()));
+    Ok(())
+}

@@ -1,0 +1,247 @@
+//! From the journals of an experiment to its frames.
+
+use std::path::Path;
+
+use anyhow::Result;
+use hydrometer_record::frames::{CurveRow, DocumentRow, EvalRow, Frames, RunRow, axes_of, runs_frame};
+use hydrometer_record::journal::{self, Event};
+
+use crate::experiment::Experiment;
+use crate::sweep::job::{Status, baselines, cache_place, fidelity_run, journal_path, judge, recording_place};
+use crate::train::recipe::TrainRecipe;
+
+/// An experiment's frames and the runs whose rows come from earlier ones.
+pub struct Frozen {
+    pub frames: Frames,
+    pub kept: Vec<String>,
+    /// The oldest version of the arithmetic among the runs that were read and the caches that taught them; `None` where none was.
+    pub numerics: Option<u32>,
+}
+
+/// Reads every run of `experiment` under `runs`: students in the order of the plan, then teachers, then the baseline. A run
+/// without a journal keeps the rows it has in `earlier`; one of `earlier` that is not planned any more comes last.
+pub fn freeze(experiment: &Experiment, runs: &Path, earlier: Option<&Frames>) -> Result<Frozen> {
+    let earlier = earlier.map(Rows::read).transpose()?.unwrap_or_default();
+    let mut rows = Rows::default();
+    let none = || vec![None; experiment.axes.len()];
+    for student in &experiment.students {
+        let value = |axis: &String| student.axes.iter().find(|(key, _)| key == axis).map(|(_, value)| value.clone());
+        let axes = experiment.axes.iter().map(value).collect();
+        rows.add(experiment, runs, &student.run, ("student", &student.method), &student.recipe, axes, &earlier)?;
+        if let Some(teacher) = judge(experiment, student) {
+            rows.compare(&student.run, &runs.join(fidelity_run(student, &experiment.teachers[teacher])))?;
+        }
+    }
+    for teacher in &experiment.teachers {
+        rows.add(experiment, runs, &teacher.run, ("teacher", &teacher.name), &teacher.recipe, none(), &earlier)?;
+    }
+    for (run, student) in baselines(experiment) {
+        rows.add(experiment, runs, &run, ("baseline", "unigram"), &student.recipe, none(), &earlier)?;
+    }
+    // What a cache was once taught stays in it.
+    let recordings = experiment.recordings.iter().map(|recording| recording_place(runs, recording));
+    for place in experiment.teachers.iter().map(|teacher| cache_place(runs, teacher)).chain(recordings) {
+        let events = journal::read(&journal_path(&place.folder))?;
+        let started = events.iter().filter_map(|event| match event {
+            Event::Started { numerics, .. } => Some(*numerics),
+            _ => None,
+        });
+        rows.numerics = rows.numerics.into_iter().chain(started).min();
+    }
+    rows.axes = experiment.axes.clone();
+    for (at, row) in earlier.runs.iter().enumerate() {
+        // A run that only bears another name now is the same run.
+        let recipe = |run: &str| run.rsplit('-').next().map(String::from);
+        if row.status != "new" && !rows.runs.iter().any(|known| recipe(&known.run) == recipe(&row.run)) {
+            rows.runs.push(RunRow { planned: false, ..row.clone() });
+            rows.take(&row.run, &earlier);
+            let values = earlier.axes.iter().zip(&earlier.values[at]);
+            let mut mine = vec![None; rows.axes.len()];
+            for (axis, value) in values.filter(|(_, value)| value.is_some()) {
+                match rows.axes.iter().position(|known| known == axis) {
+                    Some(place) => mine[place] = value.clone(),
+                    None => {
+                        rows.axes.push(axis.clone());
+                        mine.push(value.clone());
+                    }
+                }
+            }
+            rows.values.push(mine);
+        }
+    }
+    let values = |axis: usize| rows.values.iter().map(|values| values.get(axis).cloned().flatten()).collect();
+    let axes: Vec<(String, Vec<Option<String>>)> =
+        rows.axes.iter().enumerate().map(|(at, axis)| (axis.clone(), values(at))).collect();
+    let frames = Frames {
+        runs: runs_frame(&rows.runs, &axes)?,
+        curves: CurveRow::frame(&rows.curves)?,
+        evals: EvalRow::frame(&rows.evals)?,
+        documents: DocumentRow::frame(&rows.documents)?,
+        imports: None,
+    };
+    Ok(Frozen { frames, kept: rows.kept, numerics: rows.numerics })
+}
+
+#[derive(Default)]
+struct Rows {
+    runs: Vec<RunRow>,
+    curves: Vec<CurveRow>,
+    evals: Vec<EvalRow>,
+    documents: Vec<DocumentRow>,
+    axes: Vec<String>,
+    /// Of each run, on each axis; those of axes that came later are left out.
+    values: Vec<Vec<Option<String>>>,
+    /// Runs whose rows were taken from elsewhere.
+    kept: Vec<String>,
+    /// The oldest of those that were not.
+    numerics: Option<u32>,
+}
+
+impl Rows {
+    fn read(frames: &Frames) -> Result<Self> {
+        let (axes, columns): (Vec<String>, Vec<_>) = axes_of(&frames.runs)?.into_iter().unzip();
+        let runs = RunRow::rows(&frames.runs)?;
+        let values = (0..runs.len()).map(|at| columns.iter().map(|column| column[at].clone()).collect()).collect();
+        Ok(Self {
+            runs,
+            curves: CurveRow::rows(&frames.curves)?,
+            evals: EvalRow::rows(&frames.evals)?,
+            documents: DocumentRow::rows(&frames.documents)?,
+            axes,
+            values,
+            kept: Vec::new(),
+            numerics: None,
+        })
+    }
+
+    /// Adds what `other` has of `run`, but its row of the runs.
+    fn take(&mut self, run: &str, other: &Self) {
+        self.curves.extend(other.curves.iter().filter(|row| row.run == run).cloned());
+        self.evals.extend(other.evals.iter().filter(|row| row.run == run).cloned());
+        self.documents.extend(other.documents.iter().filter(|row| row.run == run).cloned());
+        self.kept.push(run.into());
+    }
+
+    /// Adds to the last evaluation of `run` what the job in `folder` has found of it, if it has.
+    fn compare(&mut self, run: &str, folder: &Path) -> Result<()> {
+        let last = self.evals.iter_mut().rev().find(|row| row.run == run);
+        let found = journal::read(&journal_path(folder))?.into_iter().rev().find_map(|event| match event {
+            Event::Compared { kl_to_teacher, top_1_agreement, top_10_overlap, .. } => {
+                Some([kl_to_teacher, top_1_agreement, top_10_overlap].map(Some))
+            }
+            _ => None,
+        });
+        if let (Some(last), Some(found)) = (last, found) {
+            [last.kl_to_teacher, last.top_1_agreement, last.top_10_overlap] = found;
+        }
+        Ok(())
+    }
+
+    fn add(
+        &mut self,
+        experiment: &Experiment,
+        runs: &Path,
+        run: &str,
+        (role, method): (&str, &str),
+        recipe: &TrainRecipe,
+        axes: Vec<Option<String>>,
+        earlier: &Self,
+    ) -> Result<()> {
+        self.values.push(axes);
+        let events = journal::read(&journal_path(&runs.join(run)))?;
+        if events.is_empty()
+            && let Some(row) = earlier.runs.iter().find(|row| row.run == run && row.status != "new")
+        {
+            self.runs.push(RunRow { planned: true, method: method.into(), ..row.clone() });
+            self.take(run, earlier);
+            return Ok(());
+        }
+        self.numerics = self.numerics.into_iter().chain(journal::numerics(&events)).min();
+        let status = Status::of(&events);
+        let trained = role != "baseline";
+        let mut row = RunRow {
+            run: run.into(),
+            experiment: experiment.name.clone(),
+            role: role.into(),
+            method: method.into(),
+            seed: recipe.seed as i64,
+            status: status.name().into(),
+            planned: true,
+            params: None,
+            tokens: 0,
+            updates: 0,
+            wall_s: None,
+            tokens_per_s: None,
+            train_flops: if trained { recipe.train_flops() } else { 0.0 },
+            teacher_flops: if trained { recipe.teacher_flops() } else { 0.0 },
+            precision: recipe.precision.name().into(),
+            tp: None,
+            dp: None,
+            threads: None,
+            device: None,
+            gradient_check: None,
+            last_gradient_check: None,
+            error: match status {
+                Status::Failed(error) => Some(error),
+                Status::Diverged(evidence) => Some(evidence),
+                _ => None,
+            },
+        };
+        let mut seconds = 0.0;
+        for event in events {
+            match event {
+                Event::Started { device, tp, dp, threads, params, .. } => {
+                    (row.device, row.params) = (Some(device), Some(params));
+                    (row.tp, row.dp, row.threads) = (Some(tp), Some(dp), Some(threads));
+                }
+                Event::GradientChecked { updates: 0, slope } => row.gradient_check = slope,
+                Event::GradientChecked { slope, .. } => row.last_gradient_check = slope,
+                Event::Step(step) => {
+                    let fresh = step.tokens - row.tokens;
+                    (row.tokens, row.updates) = (step.tokens, step.step);
+                    seconds += step.seconds;
+                    self.curves.push(CurveRow {
+                        run: run.into(),
+                        step: step.step,
+                        tokens: step.tokens,
+                        loss: step.loss,
+                        hard_loss: step.hard_loss,
+                        lr: step.lr,
+                        grad_norm: step.grad_norm,
+                        tokens_per_s: fresh as f64 / step.seconds,
+                        retained_mass: step.retained_mass,
+                        teacher_entropy: step.teacher_entropy,
+                        mean_lse: step.mean_lse,
+                    });
+                }
+                Event::Evaluated(found) => {
+                    row.tokens = row.tokens.max(found.tokens);
+                    self.evals.push(EvalRow {
+                        run: run.into(),
+                        step: found.step,
+                        tokens: found.tokens,
+                        split: found.split,
+                        nll: found.nll,
+                        perplexity: found.nll.exp(),
+                        bits_per_byte: found.bits_per_byte,
+                        token_accuracy: found.token_accuracy,
+                        ece: Some(found.ece),
+                        kl_to_teacher: None,
+                        top_1_agreement: None,
+                        top_10_overlap: None,
+                    });
+                }
+                Event::Document { split, document, nll_sum, tokens } => {
+                    self.documents.push(DocumentRow { run: run.into(), split, document, nll_sum, tokens });
+                }
+                _ => {}
+            }
+        }
+        if seconds > 0.0 {
+            row.wall_s = Some(seconds);
+            row.tokens_per_s = Some(row.tokens as f64 / seconds);
+        }
+        self.runs.push(row);
+        Ok(())
+    }
+}
