@@ -10,7 +10,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use criterion::{Criterion, criterion_group, criterion_main};
-use hydrometer::dist::Axis;
+use hydrometer::dist::ProcessGroup;
 use hydrometer::objective::head::Head;
 use hydrometer::objective::targets::{Targets, Teacher};
 use hydrometer::objective::{Loss, Objective, Tail};
@@ -49,7 +49,7 @@ impl Problem {
     }
 
     fn run(&self, objective: Objective) -> Tensor {
-        let axis = Axis::single();
+        let axis = ProcessGroup::single();
         let head = Head { weight_vd: &self.weight, vocab_start: 0, vocab_size: V, tp: &axis };
         let scale = 1.0 / self.hidden.size()[0] as f64;
         head.loss_and_gradients(&Loss::from(objective), &self.hidden, &self.targets, scale, &self.gradient).unwrap().1

@@ -6,19 +6,19 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::Args;
 use hydrometer_base::{say, terminal, user_error};
-use hydrometer_data::example::Piece;
+use hydrometer_data::example::Segment;
 use hydrometer_data::format::{Format, Keys};
 use serde_json::json;
 
 use super::Output;
-use super::reading::{Reading, counts, need_some, with};
+use super::data_flags::{DataFlags, counts, need_some, with};
 
 #[derive(Args, Debug)]
 pub struct Data {
     /// A file, or a folder of files; gzip and zstd are unpacked.
     path: PathBuf,
     #[command(flatten)]
-    reading: Reading,
+    reading: DataFlags,
     /// The key of the text that is read, where the format's own is not it.
     #[arg(long, value_name = "KEY")]
     source_key: Option<String>,
@@ -77,9 +77,9 @@ impl Data {
     }
 }
 
-fn text_bytes(piece: &Piece) -> u64 {
+fn text_bytes(piece: &Segment) -> u64 {
     match piece {
-        Piece::Text(text) => text.len() as u64,
-        Piece::Tokens(tokens) => tokens.iter().filter_map(|token| token.text.as_ref()).map(|text| text.len() as u64).sum(),
+        Segment::Text(text) => text.len() as u64,
+        Segment::Tokens(tokens) => tokens.iter().filter_map(|token| token.text.as_ref()).map(|text| text.len() as u64).sum(),
     }
 }

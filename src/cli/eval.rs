@@ -7,7 +7,7 @@ use anyhow::Result;
 use clap::Args;
 use hydrometer_base::{note, say, terminal, user_error};
 use hydrometer_data::corpus;
-use hydrometer_data::damage::Tally;
+use hydrometer_data::line_error::Tally;
 use hydrometer_data::tokenizer;
 use hydrometer_data::tokens::TokenizedSplit;
 use hydrometer_torch::dist::{Mesh, launch};
@@ -16,7 +16,7 @@ use hydrometer_torch::model::hf;
 use serde_json::json;
 
 use super::Output;
-use super::reading::{Reading, counts, need_some, with};
+use super::data_flags::{DataFlags, counts, need_some, with};
 use crate::eval::perplexity::evaluate_rows;
 use crate::eval::windows::windows;
 use crate::sweep::worker;
@@ -33,7 +33,7 @@ pub struct Eval {
     #[arg(long, value_name = "FILE")]
     data: PathBuf,
     #[command(flatten)]
-    reading: Reading,
+    reading: DataFlags,
     /// Most tokens that the model reads to predict one [default: 1024, or the model's positions if fewer].
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     context: Option<u32>,
@@ -119,7 +119,7 @@ impl Eval {
 /// A text to be read in tokens.
 pub struct Text<'a> {
     pub data: &'a Path,
-    pub reading: &'a Reading,
+    pub reading: &'a DataFlags,
 }
 
 impl Text<'_> {

@@ -14,7 +14,7 @@ use hydrometer_report::CLAIMS;
 use hydrometer_report::numbers::Numbers;
 use serde_json::json;
 
-use super::{Output, place, results_of, weights};
+use super::{Output, export_checkpoint, place, results_of};
 
 #[derive(Args, Debug)]
 pub struct Export {
@@ -52,7 +52,7 @@ impl Export {
             Format::Json => &numbers,
             Format::Tensorboard => &TensorBoard,
             Format::Hf => {
-                let run = weights::export(&self.of, &self.runs, &self.out)?;
+                let run = export_checkpoint::export(&self.of, &self.runs, &self.out)?;
                 match output {
                     Output::Json => terminal::json(&json!({ "run": run, "folder": self.out })),
                     Output::Human => say!("{run} is in {}", self.out.display()),

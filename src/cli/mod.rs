@@ -1,24 +1,24 @@
 //! What can be typed: a file per verb.
 
 mod arms;
-mod ask;
 mod compare;
 mod data;
+mod data_flags;
 mod doctor;
 mod eval;
 mod export;
-mod known;
+mod export_checkpoint;
 mod loss;
 mod place;
 mod plan;
 mod quote;
-mod reading;
 mod report;
 mod run;
+mod saved_experiment;
 mod status;
 mod teach;
+mod teach_endpoint;
 mod verify;
-mod weights;
 mod why;
 
 use std::collections::BTreeSet;

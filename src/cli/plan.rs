@@ -24,7 +24,7 @@ use crate::experiment::{Experiment, Skipped};
 use crate::sweep::estimate::{Estimate, History, estimate};
 use crate::sweep::job::{Status, answers_folder, cache_place, recording_place, status};
 use crate::sweep::machine::Machine;
-use crate::teacher::endpoint::ledger::Ledger;
+use crate::teacher::endpoint::response_log::ResponseLog;
 use crate::teacher::recording::Origin;
 use crate::teacher::recording::Recording;
 
@@ -134,7 +134,7 @@ fn plan(common: &Common, all: bool, output: Output) -> Result<ExitCode> {
             Origin::Endpoint(asked) => {
                 let (model, url, tokens) = (&asked.recipe.model, &asked.service.url, asked_tokens(&experiment, recording));
                 let cost = asked.service.price.map(|price| format!(", cost {:.4}", price.of(tokens, 0))).unwrap_or_default();
-                let spent = Ledger::look(&answers_folder(&common.runs, asked)).words(&asked.service);
+                let spent = ResponseLog::look(&answers_folder(&common.runs, asked)).words(&asked.service);
                 say!(
                     "teacher {name}: {model} at {url}, {kept} kept in {}; about {tokens} tokens to judge{cost}; so far {spent}",
                     folder.display()
@@ -339,7 +339,7 @@ fn teachers(experiment: &Experiment, common: &Common) -> Result<Vec<Value>> {
                     (teacher["endpoint"], teacher["model"]) = (json!(asked.service.url), json!(asked.recipe.model));
                     teacher["tokens"] = json!(tokens);
                     teacher["cost"] = json!(asked.service.price.map(|price| price.of(tokens, 0)));
-                    teacher["spent"] = json!(Ledger::look(&answers_folder(&common.runs, asked)));
+                    teacher["spent"] = json!(ResponseLog::look(&answers_folder(&common.runs, asked)));
                 }
             }
             Ok(teacher)

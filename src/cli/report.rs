@@ -14,11 +14,11 @@ use hydrometer_report::claims::decide;
 use hydrometer_report::{CLAIMS, comparison, table, write};
 use serde_json::json;
 
-use super::known::Known;
+use super::saved_experiment::SavedExperiment;
 use super::{Common, Output, REFUTED};
 
 pub fn report(common: &Common, output: Output) -> Result<ExitCode> {
-    let Known { results, claims, .. } = common.known()?;
+    let SavedExperiment { results, claims, .. } = common.known()?;
     if !results.join("runs.parquet").exists() {
         let (results, file) = (results.display(), common.experiment.display());
         return Err(user_error!("{results} has no frames yet; run `hydrometer run {file}` first"));

@@ -19,7 +19,7 @@ use hydrometer_report::input::Table;
 use super::report::{show, writable_results};
 use super::{Common, FAILED, Output};
 use crate::experiment::Experiment;
-use crate::sweep::build_frames::{Frozen, freeze};
+use crate::sweep::build_frames::{BuiltFrames, build_frames};
 use crate::sweep::job::{Status, baselines, status};
 use crate::sweep::provenance::gather;
 use crate::sweep::retry::RETRIES;
@@ -104,8 +104,8 @@ impl Run {
             !provenance.frames.is_empty() && provenance.experiment_toml == experiment.toml && know(frames, &statuses)
         });
         if ending.started + ending.elsewhere > 0 || !stand {
-            let Frozen { mut frames, kept, numerics } =
-                freeze(&experiment, &self.common.runs, earlier.as_ref().map(|(frames, _)| frames))?;
+            let BuiltFrames { mut frames, kept, numerics } =
+                build_frames(&experiment, &self.common.runs, earlier.as_ref().map(|(frames, _)| frames))?;
             frames.imports = Some(imports::frame(&experiment, &self.common.runs, &results)?);
             frames.write(&results)?;
             let kept = earlier.map_or(Vec::new(), |(_, provenance)| kept_from(&provenance, &kept));

@@ -11,7 +11,7 @@ use hydrometer_base::fs::{replace_file, sha256_file};
 use hydrometer_base::text::number;
 use hydrometer_base::units::quantity;
 use hydrometer_base::{note, say, terminal, user_error};
-use hydrometer_data::damage::Tally;
+use hydrometer_data::line_error::Tally;
 use hydrometer_data::sequences::sequences;
 use hydrometer_data::tokenizer;
 use hydrometer_data::tokens::TokenizedSplit;
@@ -22,18 +22,18 @@ use hydrometer_torch::objective::{TEMPERATURES, TEMPERATURES_WORDS};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::{Value, json};
 
-use super::ask::{Ask, Asked};
+use super::data_flags::{DataFlags, counts, with};
 use super::eval::{Text, precision};
-use super::reading::{Reading, counts, with};
+use super::teach_endpoint::{Ask, AskedEndpoint};
 use super::{Output, place};
 use crate::sweep::worker;
+use crate::teacher::build_cache::TeacherPass;
 use crate::teacher::cache::Cache;
 use crate::teacher::export;
 use crate::teacher::inspect::{Inspection, compare, inspect};
-use crate::teacher::kept::Kept;
+use crate::teacher::manifest::{self, CacheManifest};
 use crate::teacher::source::Source;
-use crate::teacher::teach::Lecturer;
-use crate::teacher::title::{self, Title};
+use crate::teacher::target_spec::TargetSpec;
 use crate::train::recipe::{StartRecipe, checkpoint_identity};
 
 /// Longest sequence where none is asked for.
@@ -49,7 +49,7 @@ pub struct Teach {
     #[arg(long, value_name = "FILE")]
     data: Option<PathBuf>,
     #[command(flatten)]
-    reading: Reading,
+    reading: DataFlags,
     /// Most likely ids to keep of every token.
     #[arg(long, value_name = "K", value_parser = clap::value_parser!(u32).range(1..))]
     top_k: Option<u32>,
@@ -119,7 +119,7 @@ impl Teach {
                 ));
             }
             let (model, context) = (self.model.as_deref(), self.context.map_or(CONTEXT, |n| n as usize));
-            return self.ask.run(&Asked { model, data, reading: &self.reading, out, top_k, context }, output);
+            return self.ask.run(&AskedEndpoint { model, data, reading: &self.reading, out, top_k, context }, output);
         }
         let model = self.model.as_ref().ok_or_else(|| needed("--model HF_DIR, or --endpoint URL"))?;
         if let Some(here) = std::env::current_dir().ok().filter(|here| here.to_str().is_none()) {
@@ -137,8 +137,8 @@ impl Teach {
         if !launch::is_rank() {
             place::folder(out, "cache", "--out DIR")?;
         }
-        if out.join(title::FILE).exists() {
-            title.check(&Title::read(out)?, out)?;
+        if out.join(manifest::FILE).exists() {
+            title.check(&CacheManifest::read(out)?, out)?;
         }
         if let Some(ended) = self.ranks()? {
             return Ok(ended);
@@ -146,7 +146,7 @@ impl Teach {
 
         let mesh = Mesh::from_env(self.tp as usize, 1, device)?;
         let decoder = checkpoint.decoder(context, self.precision.kind(), &mesh)?;
-        let lecturer = Lecturer { decoder: &decoder, title: &title, context, mesh: &mesh };
+        let lecturer = TeacherPass { decoder: &decoder, title: &title, context, mesh: &mesh };
         let bar = ProgressBar::new(0);
         bar.set_style(ProgressStyle::with_template("{bar:30} {human_pos}/{human_len} tokens, {eta} left")?);
         lecturer.teach(&split, &sequences(&split, context), out, |done, total| {
@@ -164,7 +164,7 @@ impl Teach {
 
     fn inspect(&self, folder: &Path, output: Output) -> Result<ExitCode> {
         let device = worker::device(&self.device)?;
-        let title = Title::read(folder)?;
+        let title = CacheManifest::read(folder)?;
         let sources = Source::all(folder)?;
         let cache = Cache::open(folder, &title)?;
         // Behind an API a second pass would be paid for.
@@ -186,7 +186,7 @@ impl Teach {
         if let (Some(checkpoint), Some(source)) = (&teacher, sources.last()) {
             checkpoint.check_use(self.tp as usize, source.context)?;
             let decoder = checkpoint.decoder(source.context, source.precision.kind(), &mesh)?;
-            let lecturer = Lecturer { decoder: &decoder, title: &title, context: source.context, mesh: &mesh };
+            let lecturer = TeacherPass { decoder: &decoder, title: &title, context: source.context, mesh: &mesh };
             found.agreement = Some(compare(&cache, &source.split(folder)?, &lecturer, self.sample)?);
         }
         if mesh.is_first() {
@@ -196,7 +196,7 @@ impl Teach {
     }
 
     /// The checkpoint that a cache is of: where it is said to lie, and by its content.
-    fn teacher(&self, source: &Source, wanted: &Title) -> Result<hf::Checkpoint> {
+    fn teacher(&self, source: &Source, wanted: &CacheManifest) -> Result<hf::Checkpoint> {
         let folder = self.model.as_ref().unwrap_or(&source.model);
         if !folder.exists() {
             let at = folder.display();
@@ -217,7 +217,7 @@ impl Teach {
             }
             None => {}
         }
-        let title = Title::read(folder)?;
+        let title = CacheManifest::read(folder)?;
         let (sources, cache) = (Source::all(folder)?, Cache::open(folder, &title)?);
         let splits = sources.iter().map(|source| Ok((source.split(folder)?, source.context))).collect::<Result<Vec<_>>>()?;
         let write = |to: &mut (dyn Write + Send)| -> Result<()> {
@@ -257,7 +257,7 @@ impl Teach {
         Ok(ExitCode::SUCCESS)
     }
 
-    fn kept(&self, vocab_size: usize) -> Result<Kept> {
+    fn kept(&self, vocab_size: usize) -> Result<TargetSpec> {
         let mut temperatures = if self.temperatures.is_empty() { vec![1.0] } else { self.temperatures.clone() };
         if let Some(wrong) = temperatures.iter().find(|t| !TEMPERATURES.contains(t)) {
             return Err(user_error!("--temperatures {}: a temperature is {TEMPERATURES_WORDS}", number(*wrong)));
@@ -271,7 +271,7 @@ impl Teach {
         if top_k + draws == 0 {
             return Err(user_error!("nothing would be kept; say --top-k K, or --draws N"));
         }
-        let mut kept = Kept::default();
+        let mut kept = TargetSpec::default();
         if draws > 0 {
             (kept.draws, kept.draw_temperatures) = (draws, temperatures.clone());
         }
@@ -296,16 +296,16 @@ impl Teach {
 }
 
 /// What a cache of `checkpoint`'s answers is called.
-fn title_of(checkpoint: &hf::Checkpoint, precision: Precision, kept: Kept) -> Result<Title> {
+fn title_of(checkpoint: &hf::Checkpoint, precision: Precision, kept: TargetSpec) -> Result<CacheManifest> {
     let start = StartRecipe { content: checkpoint.content()?, layers: None };
     let tokenizer = sha256_file(&checkpoint.tokenizer()?)?;
-    Ok(Title::new(checkpoint_identity(&start, precision), tokenizer, checkpoint.config.vocab_size, kept))
+    Ok(CacheManifest::new(checkpoint_identity(&start, precision), tokenizer, checkpoint.config.vocab_size, kept))
 }
 
 /// Says what the cache in `folder` holds of a split, and what was left out of the data.
 pub fn describe(
     folder: &Path,
-    title: &Title,
+    title: &CacheManifest,
     (split, tally): (&TokenizedSplit, &Tally),
     context: usize,
     output: Output,
@@ -321,7 +321,7 @@ pub fn describe(
 }
 
 /// `read` is what JSON says besides, of the data.
-fn show(found: &Inspection, title: &Title, folder: &Path, read: Value, output: Output) -> Result<()> {
+fn show(found: &Inspection, title: &CacheManifest, folder: &Path, read: Value, output: Output) -> Result<()> {
     if output == Output::Json {
         let mut value = with(serde_json::to_value(found)?, read);
         value["title"] = serde_json::to_value(title)?;

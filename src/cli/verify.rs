@@ -16,18 +16,18 @@ use hydrometer_record::provenance;
 use hydrometer_report::CLAIMS;
 use hydrometer_report::claims::{Outcome, decide};
 use hydrometer_report::stats::verdict::Verdict;
-use hydrometer_report::verify::artefacts::{Fault, Findings, compare};
+use hydrometer_report::verify::artefacts::{Findings, Mismatch, compare};
 use hydrometer_report::verify::golden::{self, Golden};
-use hydrometer_report::verify::numerics::{self, Rung, TOLERANCE};
+use hydrometer_report::verify::numerics::{self, ReproLevel, TOLERANCE};
 use hydrometer_torch::dist::c10d::torch_version;
 use hydrometer_torch::model::Precision;
 use serde_json::{Value, json};
 
-use super::known::Known;
 use super::run::count_interrupts;
+use super::saved_experiment::SavedExperiment;
 use super::{Common, NOTHING, Output, REFUTED};
 use crate::experiment::{Experiment, load_smoke_in};
-use crate::sweep::build_frames::freeze;
+use crate::sweep::build_frames::build_frames;
 use crate::sweep::retry::RETRIES;
 use crate::sweep::{schedule, session};
 
@@ -62,7 +62,7 @@ impl Verify {
     pub fn verify(&self, output: Output) -> Result<ExitCode> {
         let (mut found, mut told) = artefacts(self, output)?;
         let interrupts = if self.rerun || self.common.smoke { count_interrupts()? } else { Arc::default() };
-        if self.rerun && found != Found::Nothing {
+        if self.rerun && found != Finding::Nothing {
             let (again, numbers) = self.train_again(output, &interrupts)?;
             (found, told["rerun"]) = (found.max(again), numbers);
         }
@@ -70,7 +70,7 @@ impl Verify {
             let (golden, numbers) = self.golden(output, &interrupts)?;
             found = match (found, golden) {
                 // Either is something to verify.
-                (Found::Nothing, other) | (other, Found::Nothing) => other,
+                (Finding::Nothing, other) | (other, Finding::Nothing) => other,
                 (one, other) => one.max(other),
             };
             told["golden"] = numbers;
@@ -79,17 +79,17 @@ impl Verify {
             terminal::json(&told);
         }
         Ok(ExitCode::from(match found {
-            Found::Agreement => 0,
-            Found::Nothing => NOTHING,
-            Found::Refuted => REFUTED,
+            Finding::Agreement => 0,
+            Finding::Nothing => NOTHING,
+            Finding::Refuted => REFUTED,
         }))
     }
 
     /// Trains the experiment in a folder of its own and compares its numbers with the frames that are there.
-    fn train_again(&self, output: Output, interrupts: &Arc<AtomicUsize>) -> Result<(Found, Value)> {
+    fn train_again(&self, output: Output, interrupts: &Arc<AtomicUsize>) -> Result<(Finding, Value)> {
         let experiment = self.common.load()?;
         // Damaged frames are named already; there is nothing to hold new numbers against.
-        let Ok(kept) = Frames::read(&self.common.results(&experiment)) else { return Ok((Found::Refuted, Value::Null)) };
+        let Ok(kept) = Frames::read(&self.common.results(&experiment)) else { return Ok((Finding::Refuted, Value::Null)) };
         let again = self.train(std::slice::from_ref(&experiment), self.jobs.unwrap_or(1), interrupts)?;
         let again = again.first().context("nothing was trained")?;
         let mut agreements = numerics::compare(&kept, again)?;
@@ -97,20 +97,20 @@ impl Verify {
         let known = decide(&experiment.claims, &kept)?.into_iter().map(|outcome| outcome.verdict == Verdict::Refuted);
         let news: Vec<Outcome> =
             outcomes.iter().zip(known).filter(|(_, known)| !(self.accept_refuted && *known)).map(|(o, _)| o.clone()).collect();
-        numerics::hold(&mut agreements, &news);
+        numerics::apply_claims(&mut agreements, &news);
         let rung = numerics::rung(&agreements, &news);
         if output == Output::Human {
             agreements.iter().for_each(|agreement| say!("{agreement}"));
             outcomes.iter().for_each(|outcome| say!("trained again: {}", outcome.sentence));
             say!("{}: {}", experiment.name, rung.sentence());
         }
-        let found = if rung == Rung::Refuted { Found::Refuted } else { Found::Agreement };
+        let found = if rung == ReproLevel::Refuted { Finding::Refuted } else { Finding::Agreement };
         Ok((found, json!({ "rung": rung, "runs": agreements, "claims": outcomes })))
     }
 
     /// Trains the smoke tier in every precision and holds it to the golden of this machine's family, or within a tolerance to that of
     /// another.
-    fn golden(&self, output: Output, interrupts: &Arc<AtomicUsize>) -> Result<(Found, Value)> {
+    fn golden(&self, output: Output, interrupts: &Arc<AtomicUsize>) -> Result<(Finding, Value)> {
         let experiment = self.common.load()?;
         let (name, file) = (&experiment.name, self.common.experiment.display());
         let folder = self.goldens.join(file_name(name));
@@ -129,12 +129,12 @@ impl Verify {
                     folder.display(),
                     family()
                 );
-                return Ok((Found::Nothing, Value::Null));
+                return Ok((Finding::Nothing, Value::Null));
             }
             Ok(found) => found,
             Err(error) => {
                 tell(output, format_args!("{error:#}; git has those that are committed"));
-                return Ok((Found::Refuted, json!({ "fault": format!("{error:#}") })));
+                return Ok((Finding::Refuted, json!({ "fault": format!("{error:#}") })));
             }
         };
         if let Some(kept) = kept.as_ref().filter(|kept| kept.golden.numerics != NUMERICS) {
@@ -142,7 +142,7 @@ impl Verify {
             let fault =
                 format!("{path} is stale: it is of numerics {version}, the code's are {NUMERICS}; --write-golden replaces it");
             tell(output, format_args!("{fault}"));
-            return Ok((Found::Refuted, json!({ "file": kept.path, "fault": fault })));
+            return Ok((Finding::Refuted, json!({ "file": kept.path, "fault": fault })));
         }
         let ranks = i64::from(self.common.tp) * i64::from(self.common.dp);
         if self.write_golden && ranks > 1 {
@@ -158,16 +158,16 @@ impl Verify {
         let Some(golden::Read { path, golden, whole }) = kept else {
             let path = Golden::of(name, &frames, &torch_version())?.write(&folder)?;
             tell(output, format_args!("{}", path.display()));
-            return Ok((Found::Agreement, json!({ "file": path })));
+            return Ok((Finding::Agreement, json!({ "file": path })));
         };
         let threads = golden::threads(&frames)?;
         let exact = ranks == 1 && golden.is_exact(threads, &torch_version());
         let mut agreements = golden.compare(&frames)?;
         if exact {
-            agreements.iter_mut().filter(|one| one.rung != Rung::Bitwise).for_each(|one| one.rung = Rung::Refuted);
+            agreements.iter_mut().filter(|one| one.rung != ReproLevel::Bitwise).for_each(|one| one.rung = ReproLevel::Refuted);
         }
-        let rung = agreements.iter().map(|agreement| agreement.rung).max().unwrap_or(Rung::Refuted);
-        let held = whole && rung != Rung::Refuted;
+        let rung = agreements.iter().map(|agreement| agreement.rung).max().unwrap_or(ReproLevel::Refuted);
+        let held = whole && rung != ReproLevel::Refuted;
         if output == Output::Human {
             agreements.iter().for_each(|agreement| say!("{agreement}"));
             if !whole {
@@ -189,7 +189,7 @@ impl Verify {
                 (if held { "holds" } else { "does not hold" }, if exact { "to the bit" } else { "within the tolerance" });
             say!("{name}: the golden of the smoke tier {holds} {how}");
         }
-        let found = if held { Found::Agreement } else { Found::Refuted };
+        let found = if held { Finding::Agreement } else { Finding::Refuted };
         Ok((found, json!({ "file": path, "whole": whole, "exact": exact, "rung": rung, "runs": agreements })))
     }
 
@@ -219,7 +219,7 @@ impl Verify {
             if session::run(experiment, &settings, interrupts)?.interrupted {
                 return Err(anyhow!("interrupted; nothing was verified by training"));
             }
-            all.push(freeze(experiment, &runs, None)?.frames);
+            all.push(build_frames(experiment, &runs, None)?.frames);
         }
         std::fs::remove_dir_all(&runs)?;
         Ok(all)
@@ -235,16 +235,16 @@ fn tell(output: Output, line: std::fmt::Arguments) {
 
 /// How a verification ended, the worst last.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Found {
+enum Finding {
     Agreement,
     Nothing,
     Refuted,
 }
 
 /// Compares the files of the results with what their frames give.
-fn artefacts(verify: &Verify, output: Output) -> Result<(Found, Value)> {
+fn artefacts(verify: &Verify, output: Output) -> Result<(Finding, Value)> {
     let Verify { common, accept_refuted, accept_stale, .. } = verify;
-    let Known { name, results, claims, runs } = common.known()?;
+    let SavedExperiment { name, results, claims, runs } = common.known()?;
     let any = |file: &String| results.join(file).exists();
     if !NAMES.map(file_of).iter().chain([&provenance::FILE.to_string()]).any(any) {
         let (results, file) = (results.display(), common.experiment.display());
@@ -252,7 +252,7 @@ fn artefacts(verify: &Verify, output: Output) -> Result<(Found, Value)> {
         if !common.smoke {
             note!("{results} has no frames, so nothing was verified; run `hydrometer run {file}` first");
         }
-        return Ok((Found::Nothing, json!({ "experiment": name, "same": [], "faults": [], "claims": [] })));
+        return Ok((Finding::Nothing, json!({ "experiment": name, "same": [], "faults": [], "claims": [] })));
     }
     let Findings { same, faults, strangers, frames, numerics } = compare(&results, &claims)?;
     let outcomes = frames.as_ref().map_or(Ok(Vec::new()), |frames| decide(&claims, frames))?;
@@ -280,7 +280,8 @@ fn artefacts(verify: &Verify, output: Output) -> Result<(Found, Value)> {
         }
         say!("{name}: {} of {all} files follow from the frames to the byte; {refuted} claims refuted", same.len());
     }
-    let found = if faults.is_empty() && current && (refuted == 0 || *accept_refuted) { Found::Agreement } else { Found::Refuted };
+    let found =
+        if faults.is_empty() && current && (refuted == 0 || *accept_refuted) { Finding::Agreement } else { Finding::Refuted };
     let faults: Vec<_> = faults.iter().map(|(file, fault)| json!({ "file": file, "fault": fault })).collect();
     Ok((
         found,
@@ -311,22 +312,24 @@ fn age(version: u32, accept_stale: bool) -> Option<String> {
     }
 }
 
-fn sentence(file: &str, fault: &Fault) -> String {
+fn sentence(file: &str, fault: &Mismatch) -> String {
     match fault {
-        Fault::Missing => format!("{file} is missing"),
-        Fault::Changed { columns, .. } if columns.is_empty() => {
+        Mismatch::Missing => format!("{file} is missing"),
+        Mismatch::Changed { columns, .. } if columns.is_empty() => {
             format!("{file} is not the frame that was written: its checksum differs")
         }
-        Fault::Changed { columns, runs } => {
+        Mismatch::Changed { columns, runs } => {
             format!("{file} is not the frame that was written: {} of {} changed", columns.join(", "), runs.join(", "))
         }
-        Fault::Unrecorded => format!("{file} has no checksum in provenance.json, so that nothing shows whether it was changed"),
-        Fault::Contradiction(why) => format!("{file}: {why}"),
-        Fault::Damaged(why) if why.contains(file) => why.clone(),
-        Fault::Damaged(why) => format!("{file} cannot be read: {why}"),
-        Fault::Unexpected if file.ends_with(CLAIMS) => format!("{file} is there, but the experiment claims nothing"),
-        Fault::Unexpected => format!("{file} is there, but the frames do not give it; delete it"),
-        Fault::Differs { line, expected, found } => {
+        Mismatch::Unrecorded => {
+            format!("{file} has no checksum in provenance.json, so that nothing shows whether it was changed")
+        }
+        Mismatch::Contradiction(why) => format!("{file}: {why}"),
+        Mismatch::Damaged(why) if why.contains(file) => why.clone(),
+        Mismatch::Damaged(why) => format!("{file} cannot be read: {why}"),
+        Mismatch::Unexpected if file.ends_with(CLAIMS) => format!("{file} is there, but the experiment claims nothing"),
+        Mismatch::Unexpected => format!("{file} is there, but the frames do not give it; delete it"),
+        Mismatch::Differs { line, expected, found } => {
             let line = line.map_or(String::new(), |line| format!(":{line}"));
             format!("{file}{line} is not what the frames give\n  frames: {expected}\n  file:   {found}")
         }

@@ -12,7 +12,7 @@ use tabled::settings::Style;
 
 use super::Output;
 use crate::experiment::{Options, load};
-use crate::sweep::kin::{nearest, recipes};
+use crate::sweep::recipe_diff::{nearest, recipes};
 
 #[derive(Args, Debug)]
 pub struct Why {

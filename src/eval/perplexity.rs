@@ -27,7 +27,7 @@ pub struct Evaluation {
 }
 
 impl Evaluation {
-    /// Sums of nothing yet, for a split of `documents` documents and `bytes` bytes of predicted text.
+    /// LossSums of nothing yet, for a split of `documents` documents and `bytes` bytes of predicted text.
     pub fn new(documents: usize, bytes: u64) -> Self {
         Self { documents: vec![(0.0, 0); documents], correct: 0, bytes, bins: [[0.0; 3]; BINS] }
     }

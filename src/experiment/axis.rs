@@ -9,7 +9,7 @@ use hydrometer_base::user_error;
 use toml_edit::Item;
 
 use super::resolve::{RUN_KEYS, Settings};
-use super::source::{Place, Setting, Source};
+use super::source::{Setting, Source, SourceSpan};
 
 /// Settings that an axis gives a run, with their keys.
 pub type Values = Vec<(String, Setting)>;
@@ -17,7 +17,7 @@ pub type Values = Vec<(String, Setting)>;
 /// An axis as written.
 #[derive(Clone, Debug)]
 pub struct Axis {
-    keys: Vec<(String, Place)>,
+    keys: Vec<(String, SourceSpan)>,
     /// A value a key.
     points: Vec<Vec<Setting>>,
 }
@@ -50,7 +50,7 @@ impl Axis {
         Self { keys, points }.distinct().map(Some)
     }
 
-    pub fn keys(&self) -> &[(String, Place)] {
+    pub fn keys(&self) -> &[(String, SourceSpan)] {
         &self.keys
     }
 
@@ -109,7 +109,7 @@ fn example(key: &str) -> &'static str {
     }
 }
 
-fn lists(source: &Source, item: &Item, within: &str, what: &str) -> Result<Vec<(String, Place, Vec<Setting>)>> {
+fn lists(source: &Source, item: &Item, within: &str, what: &str) -> Result<Vec<(String, SourceSpan, Vec<Setting>)>> {
     let place = || source.place(item.span()).0;
     let table = item.as_table_like().ok_or_else(|| user_error!("{}: {what} must be a table {{ key = [values] }}", place()))?;
     let mut all = Vec::new();

@@ -12,7 +12,7 @@ use toml_edit::{Item, TableLike};
 
 use super::name;
 use super::selector::Selector;
-use super::source::{Place, Setting, Source};
+use super::source::{Setting, Source, SourceSpan};
 
 pub const CLAIM_KEYS: [&str; 7] = ["id", "says", "at", "a", "b", "expect", "level"];
 /// Coverage of a claim's interval where the file names none.
@@ -20,7 +20,7 @@ const LEVEL: f64 = 0.95;
 
 /// A claim as written.
 #[derive(Clone, Debug)]
-pub struct Stated {
+pub struct ClaimSpec {
     id: String,
     says: String,
     expect: String,
@@ -28,7 +28,7 @@ pub struct Stated {
     level: f64,
     a: Option<Selector>,
     b: Option<Selector>,
-    at: Place,
+    at: SourceSpan,
 }
 
 /// What a claim can select: the runs of a point of the sweep.
@@ -42,7 +42,7 @@ pub struct Candidates<'a> {
 }
 
 /// The claims of a file.
-pub fn read(source: &Source, item: Option<&Item>, methods: &[&str]) -> Result<Vec<Stated>> {
+pub fn read(source: &Source, item: Option<&Item>, methods: &[&str]) -> Result<Vec<ClaimSpec>> {
     let mut ids = BTreeSet::new();
     let mut claims = Vec::new();
     for (table, at) in source.list(item, "claim")? {
@@ -58,7 +58,7 @@ pub fn read(source: &Source, item: Option<&Item>, methods: &[&str]) -> Result<Ve
     Ok(claims)
 }
 
-fn read_one(source: &Source, table: &dyn TableLike, at: Place) -> Result<Stated> {
+fn read_one(source: &Source, table: &dyn TableLike, at: SourceSpan) -> Result<ClaimSpec> {
     if let Some((key, item)) = table.iter().find(|(key, _)| !CLAIM_KEYS.contains(key)) {
         let at = source.place(table.key(key).and_then(|key| key.span()).or_else(|| item.span()));
         return Err(user_error!("{}: {}", at.0, unknown_key(key, "[[claim]]", &CLAIM_KEYS)));
@@ -96,7 +96,7 @@ fn read_one(source: &Source, table: &dyn TableLike, at: Place) -> Result<Stated>
         Some((_, at)) => return Err(user_error!("{}: level must be a number from 0.5 to below 1, e.g. 0.95", at.0)),
     };
     let says = text("says")?.unwrap_or_else(|| expect.clone());
-    Ok(Stated { id, says, expect, expectation, level, a, b, at })
+    Ok(ClaimSpec { id, says, expect, expectation, level, a, b, at })
 }
 
 fn selector(source: &Source, table: &dyn TableLike, key: &str) -> Result<Option<Selector>> {
@@ -108,7 +108,7 @@ fn selector(source: &Source, table: &dyn TableLike, key: &str) -> Result<Option<
 }
 
 /// Where character `offset` of the expectation stands in the file.
-fn expression_place(source: &Source, table: &dyn TableLike, expect: &str, offset: usize) -> Place {
+fn expression_place(source: &Source, table: &dyn TableLike, expect: &str, offset: usize) -> SourceSpan {
     let span = table.get("expect").and_then(|item| item.span()).unwrap_or(0..0);
     // Behind the quotes. With escapes before it, which no expression needs, the quotes are as near as it gets.
     let skip = source.text.get(span.clone()).and_then(|raw| raw.find(expect));
@@ -116,7 +116,7 @@ fn expression_place(source: &Source, table: &dyn TableLike, expect: &str, offset
     source.place(Some(span.start + before..span.end))
 }
 
-impl Stated {
+impl ClaimSpec {
     /// Finds the claim's runs among all `candidates`. Errors where an arm selects nothing, or more than a point of the sweep.
     pub fn resolve(self, candidates: &[Candidates]) -> Result<Claim> {
         let runs = |selector: &Option<Selector>| match selector {

@@ -90,7 +90,7 @@ pub fn read(name: &str, own: &Table, revision: &str) -> Result<(EndpointRecipe, 
 }
 
 /// Why an arm with `objective` cannot be taught by log-probabilities at temperature 1 without logits, as a clause.
-pub fn unfit(objective: Objective) -> Option<&'static str> {
+pub fn unsupported_reason(objective: Objective) -> Option<&'static str> {
     match objective {
         Objective::LogitMse { centered: false, .. } => Some(
             "an endpoint gives log-probabilities, not logits; set centered = true, which makes them the same, or use soft-ce",

@@ -16,10 +16,10 @@ use super::fair::{self, Fairness, Match};
 use super::file::{File, Method as Arm};
 use super::preset::Presets;
 use super::resolve::{Settings, applies};
-use super::source::{Place, Setting};
-use super::sweep::{self, Met};
-use super::taught::Taught;
-use super::{Experiment, Method, Options, Skipped, Student, taught};
+use super::resolve_teacher::TeacherRef;
+use super::source::{Setting, SourceSpan};
+use super::sweep::{self, UsedBlocks};
+use super::{Experiment, Method, Options, Skipped, Student, resolve_teacher};
 use crate::teacher::recording::Origin;
 use crate::train::recipe::{TeacherRecipe, TrainRecipe};
 
@@ -67,7 +67,7 @@ fn expand(file: File, options: &Options) -> Result<Experiment> {
         data_name: String::new(),
         student_name: String::new(),
     };
-    let (mut met, mut cells) = (Met::default(), Vec::new());
+    let (mut met, mut cells) = (UsedBlocks::default(), Vec::new());
     for arm in &file.methods {
         for cell in cells_of(arm, &file, &mut met, &mut experiment, options)? {
             add_runs(&mut experiment, &file, &presets, arm, &cell, options)?;
@@ -114,7 +114,7 @@ struct Cell {
 }
 
 /// The cells of `arm` in order. `[smoke]` makes points equal that differ only on axes which it fixes.
-fn cells_of(arm: &Arm, file: &File, met: &mut Met, experiment: &mut Experiment, options: &Options) -> Result<Vec<Cell>> {
+fn cells_of(arm: &Arm, file: &File, met: &mut UsedBlocks, experiment: &mut Experiment, options: &Options) -> Result<Vec<Cell>> {
     let means = |key: &str| applies(key, &arm.objective);
     let mut fixed = Settings::default();
     fixed.overlay(file.base.iter().filter(|(key, _)| means(key)).cloned());
@@ -170,16 +170,16 @@ fn add_runs(
     check(&recipe, &settings, at, "student", options)?;
     let taught = match loss.objective.needs_teacher() {
         false => None,
-        true => Some(taught::find_or_add(experiment, file, presets, &settings, &recipe, &read, at, options)?),
+        true => Some(resolve_teacher::find_or_add(experiment, file, presets, &settings, &recipe, &read, at, options)?),
     };
     let (mut teacher, mut recording, top_k) = (None, None, settings.top_k()?);
     match taught {
-        Some(Taught::Trained(index)) => {
+        Some(TeacherRef::Trained(index)) => {
             let trained = Some(Box::new(experiment.teachers[index].recipe.clone()));
             recipe.teacher = Some(TeacherRecipe { trained, recorded: None, endpoint: None, top_k });
             teacher = Some(index);
         }
-        Some(Taught::Recorded(index)) => {
+        Some(TeacherRef::Recorded(index)) => {
             let (recorded, endpoint) = match &experiment.recordings[index].origin {
                 Origin::File(file) => (Some(file.recipe.clone()), None),
                 Origin::Endpoint(asked) => (None, Some(asked.recipe.clone())),
@@ -254,7 +254,7 @@ fn name_runs(experiment: &mut Experiment, methods: &[Arm]) -> Result<()> {
 }
 
 /// What no single key shows to be wrong.
-pub fn check(recipe: &TrainRecipe, settings: &Settings, at: &Place, model_key: &str, options: &Options) -> Result<()> {
+pub fn check(recipe: &TrainRecipe, settings: &Settings, at: &SourceSpan, model_key: &str, options: &Options) -> Result<()> {
     let Options { tp, dp, .. } = *options;
     if !recipe.batch.is_multiple_of(dp as u64) {
         let place = settings.place("batch", at);

@@ -23,7 +23,7 @@ use hydrometer_data::recipe::DataRecipe;
 use hydrometer_torch::model::ModelConfig;
 use toml_edit::Item;
 
-use super::source::{Place, Source};
+use super::source::{Source, SourceSpan};
 use super::{Experiment, Student};
 use crate::train::recipe::TrainRecipe;
 
@@ -50,7 +50,7 @@ impl Match {
 #[derive(Clone, Debug)]
 pub struct Rule {
     pub by: Match,
-    pub at: Place,
+    pub at: SourceSpan,
 }
 
 /// How the runs of an experiment stand to each other.

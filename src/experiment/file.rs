@@ -9,11 +9,11 @@ use hydrometer_base::suggest::unknown_key;
 use hydrometer_base::user_error;
 use toml_edit::Item;
 
-use super::claim::{self, Stated};
+use super::claim::{self, ClaimSpec};
 use super::fair::{self, Rule};
 use super::name;
 use super::resolve::{RUN_KEYS, Settings, TEACHER_KEYS, applies, objective_name};
-use super::source::{Place, Setting, Source};
+use super::source::{Setting, Source, SourceSpan};
 use super::sweep::Sweep;
 
 pub const TOP_KEYS: [&str; 10] =
@@ -28,18 +28,18 @@ pub struct File {
     /// Where relative paths start.
     pub folder: PathBuf,
     pub text: String,
-    pub whole: Place,
+    pub whole: SourceSpan,
     pub question: String,
     pub hypothesis: String,
     pub revision: String,
     pub base: Table,
-    pub teachers: BTreeMap<String, (Table, Place)>,
+    pub teachers: BTreeMap<String, (Table, SourceSpan)>,
     pub methods: Vec<Method>,
     pub sweep: Sweep,
     pub fair: Option<Rule>,
     pub smoke: BTreeMap<String, Setting>,
     pub smoke_teacher_tokens: Option<Setting>,
-    pub claims: Vec<Stated>,
+    pub claims: Vec<ClaimSpec>,
 }
 
 /// `[method.NAME]`.
@@ -48,7 +48,7 @@ pub struct Method {
     pub own: Table,
     /// Its objective's name, empty where it has none.
     pub objective: String,
-    pub at: Place,
+    pub at: SourceSpan,
 }
 
 impl File {
@@ -84,7 +84,7 @@ impl File {
             name::check(&name, "method", "[method.finetune]", &at.0)?;
             methods.push(Method::read(name, source.settings(table)?, at, &base)?);
         }
-        let whole = Place(path.display().to_string());
+        let whole = SourceSpan(path.display().to_string());
         let names: Vec<&str> = methods.iter().map(|method| method.name.as_str()).collect();
         Ok(Self {
             question: text("question", &name)?,
@@ -107,7 +107,7 @@ impl File {
 }
 
 impl Method {
-    fn read(name: String, own: Table, at: Place, base: &Table) -> Result<Self> {
+    fn read(name: String, own: Table, at: SourceSpan, base: &Table) -> Result<Self> {
         let own = check_keys(own, &format!("[method.{name}]"), &RUN_KEYS)?;
         let named = own.iter().find(|(key, _)| key == "objective").or_else(|| base.iter().find(|(key, _)| key == "objective"));
         let objective = named.map(|(_, setting)| objective_name(setting)).transpose()?.unwrap_or("").to_string();

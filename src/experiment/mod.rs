@@ -11,10 +11,10 @@ mod name;
 mod preset;
 pub mod recorded;
 mod resolve;
+mod resolve_teacher;
 mod selector;
 mod source;
 mod sweep;
-mod taught;
 #[cfg(test)]
 pub(crate) mod tests;
 
@@ -29,8 +29,8 @@ pub use name::experiment as name_of;
 pub(crate) use resolve::applies;
 pub use source::AMOUNT_MAX;
 
-use crate::teacher::kept::Kept;
 use crate::teacher::recording::Recording;
+use crate::teacher::target_spec::TargetSpec;
 use crate::train::recipe::TrainRecipe;
 
 /// What the command line says about reading the file.
@@ -98,7 +98,7 @@ pub struct Teacher {
     /// The folder of the checkpoint that it starts from, or is.
     pub start: Option<PathBuf>,
     /// Of its answers, for all arms.
-    pub kept: Kept,
+    pub kept: TargetSpec,
     /// Ids that its answers are over: what its students know of its own.
     pub vocab_size: usize,
 }

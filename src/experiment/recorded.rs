@@ -9,10 +9,10 @@ use super::Experiment;
 use super::endpoint;
 use super::file::Table;
 use super::preset::Presets;
-use super::resolve::{Reading, Settings};
-use super::source::{Place, Setting};
-use crate::teacher::kept::Kept;
+use super::resolve::{ResolvedData, Settings};
+use super::source::{Setting, SourceSpan};
 use crate::teacher::recording::{AnswerFile, Asked, Origin, Recording};
+use crate::teacher::target_spec::TargetSpec;
 
 /// Keys of a teacher whose answers are recorded.
 pub const RECORDED_KEYS: [&str; 2] = ["recorded", "format"];
@@ -31,10 +31,10 @@ pub fn find_or_add(
     name: &str,
     own: &Table,
     objective: Objective,
-    read: &Reading,
-    at: &Place,
+    read: &ResolvedData,
+    at: &SourceSpan,
 ) -> Result<usize> {
-    let Reading { data, files, .. } = read.clone();
+    let ResolvedData { data, files, .. } = read.clone();
     // Answers are to sequences, however a student's batches lay them out.
     let data = data.unpacked();
     let asked = endpoint::is_endpoint(own);
@@ -51,7 +51,7 @@ pub fn find_or_add(
     let wanted = origin.identity(&data);
     let same = |known: &Recording| known.name == name && known.origin.identity(&known.data) == wanted;
     let index = experiment.recordings.iter().position(same).unwrap_or_else(|| {
-        let (name, kept) = (name.to_string(), Kept::default());
+        let (name, kept) = (name.to_string(), TargetSpec::default());
         experiment.recordings.push(Recording { name, origin, data, files, kept });
         experiment.recordings.len() - 1
     });
@@ -59,7 +59,7 @@ pub fn find_or_add(
     Ok(index)
 }
 
-fn file(presets: &Presets, name: &str, own: &Table, read: &Reading) -> Result<Origin> {
+fn file(presets: &Presets, name: &str, own: &Table, read: &ResolvedData) -> Result<Origin> {
     if let Some((key, found)) = own.iter().find(|(key, _)| !RECORDED_KEYS.contains(&key.as_str())) {
         let (at, within) = (&found.at.0, format!("[teacher.{name}], whose answers are recorded"));
         return Err(user_error!("{at}: {}", unknown_key(key, &within, &RECORDED_KEYS)));
@@ -70,9 +70,16 @@ fn file(presets: &Presets, name: &str, own: &Table, read: &Reading) -> Result<Or
     Ok(Origin::File(AnswerFile { recipe, path, on_bad_line: read.files.on_bad_line }))
 }
 
-fn asked_at(settings: &Settings, name: &str, own: &Table, revision: &str, objective: Objective, at: &Place) -> Result<Origin> {
+fn asked_at(
+    settings: &Settings,
+    name: &str,
+    own: &Table,
+    revision: &str,
+    objective: Objective,
+    at: &SourceSpan,
+) -> Result<Origin> {
     let (recipe, service) = endpoint::read(name, own, revision)?;
-    if let Some(why) = endpoint::unfit(objective) {
+    if let Some(why) = endpoint::unsupported_reason(objective) {
         return Err(user_error!("{}: {why}", settings.place("objective", at).0));
     }
     Ok(Origin::Endpoint(Asked { recipe, service }))

@@ -17,7 +17,7 @@ use hydrometer_torch::model::hf;
 use hydrometer_torch::objective::{Loss, Objective, TEMPERATURES, TEMPERATURES_WORDS, Tail};
 
 use super::preset::{Model, Presets};
-use super::source::{Place, Setting};
+use super::source::{Setting, SourceSpan};
 use crate::train::recipe::{EvalRecipe, OptimizerRecipe, TrainRecipe};
 
 /// Keys of a run; every one may stand in `[base]`, in a method, on an axis of the sweep and in `[smoke]`.
@@ -130,12 +130,12 @@ impl Settings {
         self.0.get(key).map_or(Ok(default), read)
     }
 
-    fn required(&self, key: &str, of: &Place) -> Result<&Setting> {
+    fn required(&self, key: &str, of: &SourceSpan) -> Result<&Setting> {
         self.0.get(key).ok_or_else(|| user_error!("{}: {key} is missing; set it in [base]", of.0))
     }
 
     /// Where `key` was written, or `otherwise`.
-    pub fn place<'a>(&'a self, key: &str, otherwise: &'a Place) -> &'a Place {
+    pub fn place<'a>(&'a self, key: &str, otherwise: &'a SourceSpan) -> &'a SourceSpan {
         self.0.get(key).map_or(otherwise, |setting| &setting.at)
     }
 
@@ -164,7 +164,7 @@ impl Settings {
         self.get("top_k", 20, |setting| Ok(setting.whole("top_k", 1..=1 << 20)? as usize))
     }
 
-    pub fn loss(&self, of: &Place) -> Result<Loss> {
+    pub fn loss(&self, of: &SourceSpan) -> Result<Loss> {
         let named = self.0.get("objective").ok_or_else(|| {
             let known = Objective::NAMES.join(", ");
             user_error!("{}: this method has no objective; add e.g. objective = \"hard-ce\" (known are {known})", of.0)
@@ -310,11 +310,11 @@ impl Settings {
 
     /// What a run reads whose model stands under `model_key`: in that model's tokens, where it is a checkpoint and the data name
     /// no others.
-    pub fn reading(&self, model_key: &str, of: &Place, presets: &Presets) -> Result<Reading> {
+    pub fn reading(&self, model_key: &str, of: &SourceSpan, presets: &Presets) -> Result<ResolvedData> {
         let folder = presets.checkpoint(self.required(model_key, of)?, model_key)?;
         let tokenizer = folder.map(|folder| folder.join("tokenizer.json")).filter(|path| path.exists());
         let (name, data, files) = presets.data(self.required("data", of)?, self.context()?, tokenizer.as_deref())?;
-        Ok(Reading { name, data: DataRecipe { packing: self.packing()?, ..data }, files })
+        Ok(ResolvedData { name, data: DataRecipe { packing: self.packing()?, ..data }, files })
     }
 
     /// The recipe, less teacher, of a run on what is read whose model stands under `model_key`; of no tokens where nothing is
@@ -325,12 +325,12 @@ impl Settings {
         loss: Loss,
         seed: u64,
         revision: &str,
-        of: &Place,
+        of: &SourceSpan,
         presets: &Presets,
-        read: &Reading,
+        read: &ResolvedData,
         trained: bool,
     ) -> Result<(TrainRecipe, Model)> {
-        let Reading { data, files, .. } = read;
+        let ResolvedData { data, files, .. } = read;
         let model = presets.model(self.required(model_key, of)?, model_key, data.tokenizer.vocab_size())?;
         if let Some((_, folder)) = &model.start {
             read_alike(folder, read).map_err(|why| user_error!("{}: {why}", self.place(model_key, of).0))?;
@@ -364,7 +364,7 @@ impl Settings {
 }
 
 /// Whether the checkpoint in `folder` knows the tokens that `read` is in; else why not, as a clause.
-fn read_alike(folder: &Path, read: &Reading) -> std::result::Result<(), String> {
+fn read_alike(folder: &Path, read: &ResolvedData) -> std::result::Result<(), String> {
     let path = folder.join("tokenizer.json");
     let shown = path.display();
     let own = |error: anyhow::Error| error.to_string();
@@ -394,7 +394,7 @@ fn read_alike(folder: &Path, read: &Reading) -> std::result::Result<(), String> 
 
 /// What a run reads.
 #[derive(Clone, Debug)]
-pub struct Reading {
+pub struct ResolvedData {
     /// For people.
     pub name: String,
     pub data: DataRecipe,

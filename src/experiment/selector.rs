@@ -9,7 +9,7 @@ use hydrometer_base::user_error;
 use toml_edit::TableLike;
 
 use super::resolve::{RUN_KEYS, Settings};
-use super::source::{Place, Setting, Source};
+use super::source::{Setting, Source, SourceSpan};
 
 const METHOD: &str = "method";
 
@@ -17,12 +17,12 @@ const METHOD: &str = "method";
 #[derive(Clone, Debug)]
 pub struct Selector {
     keys: Vec<(String, Vec<Setting>)>,
-    pub at: Place,
+    pub at: SourceSpan,
 }
 
 impl Selector {
     /// Reads `table`, less the keys in `others`, which mean something else there. Errors at unknown keys and bad values.
-    pub fn read(source: &Source, table: &dyn TableLike, at: Place, within: &str, others: &[&str]) -> Result<Self> {
+    pub fn read(source: &Source, table: &dyn TableLike, at: SourceSpan, within: &str, others: &[&str]) -> Result<Self> {
         let mut keys = Vec::new();
         for (key, setting) in source.settings(table)?.into_iter().filter(|(key, _)| !others.contains(&key.as_str())) {
             if key != METHOD && (!RUN_KEYS.contains(&key.as_str()) || key == "seeds") {

@@ -27,12 +27,12 @@ pub struct Source {
 #[derive(Clone, Debug)]
 pub struct Setting {
     pub value: Value,
-    pub at: Place,
+    pub at: SourceSpan,
 }
 
 /// A place in a file, as `file:line:column`.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Place(pub String);
+pub struct SourceSpan(pub String);
 
 impl Source {
     pub fn read(path: &Path, what: &str) -> Result<Self> {
@@ -60,10 +60,10 @@ impl Source {
     }
 
     /// Where `span` begins.
-    pub fn place(&self, span: Option<Range<usize>>) -> Place {
+    pub fn place(&self, span: Option<Range<usize>>) -> SourceSpan {
         let before = &self.text[..self.text.floor_char_boundary(span.map_or(0, |span| span.start))];
         let (line, column) = line_and_column(before);
-        Place(format!("{}:{line}:{column}", self.path.display()))
+        SourceSpan(format!("{}:{line}:{column}", self.path.display()))
     }
 
     /// The keys of `table` with their values and the places of the keys; sub-tables become inline tables.
@@ -80,7 +80,7 @@ impl Source {
     }
 
     /// The tables inside `item`, in order: `[teacher.big]`, `[teacher.small]`, ...
-    pub fn tables<'a>(&self, item: Option<&'a Item>, what: &str) -> Result<Vec<(String, &'a dyn TableLike, Place)>> {
+    pub fn tables<'a>(&self, item: Option<&'a Item>, what: &str) -> Result<Vec<(String, &'a dyn TableLike, SourceSpan)>> {
         let Some(item) = item else { return Ok(Vec::new()) };
         let outer = item.as_table_like().ok_or_else(|| user_error!("{}: [{what}] must be a table", self.place(item.span()).0))?;
         outer
@@ -96,14 +96,14 @@ impl Source {
     }
 
     /// The tables of a list with the places they begin at: `[[claim]]`, or `claim = [{ ... }]`.
-    pub fn list<'a>(&self, item: Option<&'a Item>, what: &str) -> Result<Vec<(&'a dyn TableLike, Place)>> {
+    pub fn list<'a>(&self, item: Option<&'a Item>, what: &str) -> Result<Vec<(&'a dyn TableLike, SourceSpan)>> {
         let Some(item) = item else { return Ok(Vec::new()) };
         let wrong = |span| user_error!("{}: {what} must be a list of tables, [[{what}]]", self.place(span).0);
         if let Some(tables) = item.as_array_of_tables() {
             return Ok(tables.iter().map(|table| (table as &dyn TableLike, self.place(table.span()))).collect());
         }
         let array = item.as_array().ok_or_else(|| wrong(item.span()))?;
-        let table = |value: &'a Value| -> Result<(&'a dyn TableLike, Place)> {
+        let table = |value: &'a Value| -> Result<(&'a dyn TableLike, SourceSpan)> {
             let table = value.as_inline_table().ok_or_else(|| wrong(value.span()))?;
             Ok((table as &dyn TableLike, self.place(value.span())))
         };

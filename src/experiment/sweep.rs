@@ -13,7 +13,7 @@ use toml_edit::{Item, TableLike};
 
 use super::axis::{Axis, Values};
 use super::selector::Selector;
-use super::source::{Place, Setting, Source};
+use super::source::{Setting, Source, SourceSpan};
 
 /// Points of an arm, at most.
 const POINTS_MAX: usize = 100_000;
@@ -48,7 +48,7 @@ pub struct Point {
 
 /// Which parts of the table have met an arm, to find those that never do.
 #[derive(Debug, Default)]
-pub struct Met {
+pub struct UsedBlocks {
     keys: BTreeSet<String>,
     whens: BTreeSet<usize>,
     skips: BTreeSet<usize>,
@@ -99,7 +99,7 @@ impl Sweep {
     }
 
     /// The points of `arm`, the first axis slowest, skipped ones among them; one point without values where nothing is swept.
-    pub fn points(&self, arm: &Arm, met: &mut Met) -> Result<Vec<Point>> {
+    pub fn points(&self, arm: &Arm, met: &mut UsedBlocks) -> Result<Vec<Point>> {
         let mut points: Vec<Values> = vec![Values::new()];
         for axis in &self.axes {
             points = cross(points, axis, arm, met)?;
@@ -140,7 +140,7 @@ impl Sweep {
     }
 
     /// Errors at a block that no point of any arm has met, and at an axis that no arm has a use for.
-    pub fn check_met(&self, met: &Met, methods: &[&str]) -> Result<()> {
+    pub fn check_met(&self, met: &UsedBlocks, methods: &[&str]) -> Result<()> {
         let whens = self.whens.iter().map(|(selector, _)| selector).enumerate();
         let skips = self.skips.iter().map(|(selector, _)| selector).enumerate();
         let blocks = whens.map(|(index, selector)| ("when", met.whens.contains(&index), selector));
@@ -164,7 +164,7 @@ fn axes(source: &Source, table: &dyn TableLike, within: &str) -> Result<Vec<Axis
     Ok(axes)
 }
 
-fn axes_of_when(source: &Source, table: &dyn TableLike, at: &Place) -> Result<Vec<Axis>> {
+fn axes_of_when(source: &Source, table: &dyn TableLike, at: &SourceSpan) -> Result<Vec<Axis>> {
     let axes = axes(source, table, "sweep.when")?;
     if axes.is_empty() {
         return Err(user_error!("{}: this [[sweep.when]] sweeps nothing; add e.g. grid = {{ top_k = [5, 20] }}", at.0));
@@ -173,7 +173,7 @@ fn axes_of_when(source: &Source, table: &dyn TableLike, at: &Place) -> Result<Ve
 }
 
 fn no_key_twice(axes: &[Axis]) -> Result<()> {
-    let keys: Vec<&(String, Place)> = axes.iter().flat_map(Axis::keys).collect();
+    let keys: Vec<&(String, SourceSpan)> = axes.iter().flat_map(Axis::keys).collect();
     for (index, (key, at)) in keys.iter().enumerate() {
         if let Some((_, first)) = keys[..index].iter().find(|(known, _)| known == key) {
             let place = first.0.rsplit(':').nth(1).unwrap_or_default();
@@ -187,7 +187,7 @@ fn selected(selector: &Selector, arm: &Arm, point: &Values) -> bool {
     selector.matches(arm.name, |key| point.iter().find(|(k, _)| k == key).map(|(_, v)| v).or_else(|| (arm.setting)(key)))
 }
 
-fn cross(points: Vec<Values>, axis: &Axis, arm: &Arm, met: &mut Met) -> Result<Vec<Values>> {
+fn cross(points: Vec<Values>, axis: &Axis, arm: &Arm, met: &mut UsedBlocks) -> Result<Vec<Values>> {
     let choices = axis.choices(arm.applies);
     let Some(first) = choices.first() else { return Ok(points) };
     met.keys.extend(first.iter().map(|(key, _)| key.clone()));
@@ -196,7 +196,7 @@ fn cross(points: Vec<Values>, axis: &Axis, arm: &Arm, met: &mut Met) -> Result<V
     Ok(points.iter().flat_map(|point| choices.iter().map(move |choice| with(point, choice))).collect())
 }
 
-fn no_more_than_can_be_run(points: usize, at: &Place) -> Result<()> {
+fn no_more_than_can_be_run(points: usize, at: &SourceSpan) -> Result<()> {
     if points > POINTS_MAX {
         return Err(user_error!("{}: the sweep has more than {POINTS_MAX} combinations; sweep less", at.0));
     }

@@ -7,11 +7,11 @@ use hydrometer_record::frames::{CurveRow, DocumentRow, EvalRow, Frames, RunRow, 
 use hydrometer_record::journal::{self, Event};
 
 use crate::experiment::Experiment;
-use crate::sweep::job::{Status, baselines, cache_place, fidelity_run, journal_path, judge, recording_place};
+use crate::sweep::job::{Status, baselines, cache_place, fidelity_run, fidelity_teacher, journal_path, recording_place};
 use crate::train::recipe::TrainRecipe;
 
 /// An experiment's frames and the runs whose rows come from earlier ones.
-pub struct Frozen {
+pub struct BuiltFrames {
     pub frames: Frames,
     pub kept: Vec<String>,
     /// The oldest version of the arithmetic among the runs that were read and the caches that taught them; `None` where none was.
@@ -20,7 +20,7 @@ pub struct Frozen {
 
 /// Reads every run of `experiment` under `runs`: students in the order of the plan, then teachers, then the baseline. A run
 /// without a journal keeps the rows it has in `earlier`; one of `earlier` that is not planned any more comes last.
-pub fn freeze(experiment: &Experiment, runs: &Path, earlier: Option<&Frames>) -> Result<Frozen> {
+pub fn build_frames(experiment: &Experiment, runs: &Path, earlier: Option<&Frames>) -> Result<BuiltFrames> {
     let earlier = earlier.map(Rows::read).transpose()?.unwrap_or_default();
     let mut rows = Rows::default();
     let none = || vec![None; experiment.axes.len()];
@@ -28,7 +28,7 @@ pub fn freeze(experiment: &Experiment, runs: &Path, earlier: Option<&Frames>) ->
         let value = |axis: &String| student.axes.iter().find(|(key, _)| key == axis).map(|(_, value)| value.clone());
         let axes = experiment.axes.iter().map(value).collect();
         rows.add(experiment, runs, &student.run, ("student", &student.method), &student.recipe, axes, &earlier)?;
-        if let Some(teacher) = judge(experiment, student) {
+        if let Some(teacher) = fidelity_teacher(experiment, student) {
             rows.compare(&student.run, &runs.join(fidelity_run(student, &experiment.teachers[teacher])))?;
         }
     }
@@ -79,7 +79,7 @@ pub fn freeze(experiment: &Experiment, runs: &Path, earlier: Option<&Frames>) ->
         documents: DocumentRow::frame(&rows.documents)?,
         imports: None,
     };
-    Ok(Frozen { frames, kept: rows.kept, numerics: rows.numerics })
+    Ok(BuiltFrames { frames, kept: rows.kept, numerics: rows.numerics })
 }
 
 #[derive(Default)]
@@ -126,7 +126,7 @@ impl Rows {
     fn compare(&mut self, run: &str, folder: &Path) -> Result<()> {
         let last = self.evals.iter_mut().rev().find(|row| row.run == run);
         let found = journal::read(&journal_path(folder))?.into_iter().rev().find_map(|event| match event {
-            Event::Compared { kl_to_teacher, top_1_agreement, top_10_overlap, .. } => {
+            Event::FidelityMeasured { kl_to_teacher, top_1_agreement, top_10_overlap, .. } => {
                 Some([kl_to_teacher, top_1_agreement, top_10_overlap].map(Some))
             }
             _ => None,
@@ -214,7 +214,7 @@ impl Rows {
                         mean_lse: step.mean_lse,
                     });
                 }
-                Event::Evaluated(found) => {
+                Event::Evaluation(found) => {
                     row.tokens = row.tokens.max(found.tokens);
                     self.evals.push(EvalRow {
                         run: run.into(),

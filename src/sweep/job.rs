@@ -11,10 +11,10 @@ use hydrometer_record::journal::{self, Event};
 use serde::{Deserialize, Serialize};
 
 use crate::experiment::{Experiment, Student, Teacher};
+use crate::teacher::manifest::CacheManifest;
 use crate::teacher::recipe::EndpointRecipe;
 use crate::teacher::recording::Asked;
 use crate::teacher::recording::Recording;
-use crate::teacher::title::Title;
 use crate::train::recipe::TrainRecipe;
 
 /// A job, complete: written to `job.json` in its folder and read by every rank.
@@ -60,7 +60,8 @@ pub enum Work {
         cache: CachePlace,
     },
     /// How near the student whose run is `student` has come to its teacher, on held-out text.
-    Compare {
+    #[serde(rename = "compare")]
+    Fidelity {
         recipe: Box<TrainRecipe>,
         student: PathBuf,
         teacher: Box<TrainRecipe>,
@@ -84,7 +85,7 @@ impl Work {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct CachePlace {
     pub folder: PathBuf,
-    pub title: Title,
+    pub title: CacheManifest,
 }
 
 /// Where a run stands.
@@ -103,7 +104,7 @@ impl Status {
         let whole = !events.iter().any(|event| matches!(event, Event::Torn { .. }));
         let last = events.iter().rev().find_map(|event| match event {
             Event::Done if whole => Some(Self::Done),
-            Event::Done | Event::Killed { .. } | Event::Postponed { .. } | Event::Requeued { .. } => Some(Self::Interrupted),
+            Event::Done | Event::Killed { .. } | Event::Deferred { .. } | Event::Requeued { .. } => Some(Self::Interrupted),
             Event::Failed { error } => Some(Self::Failed(error.clone())),
             Event::Diverged { evidence, .. } => Some(Self::Diverged(evidence.clone())),
             _ => None,
@@ -158,12 +159,12 @@ pub fn cache_place(runs: &Path, teacher: &Teacher) -> CachePlace {
     let Teacher { name, recipe, kept, vocab_size, .. } = teacher;
     // A tokenizer that is trained here follows from the text.
     let tokenizer = identity(&(&recipe.data.content, &recipe.data.tokenizer));
-    let title = Title::new(recipe.answers_identity(), tokenizer, *vocab_size, kept.clone());
+    let title = CacheManifest::new(recipe.answers_identity(), tokenizer, *vocab_size, kept.clone());
     CachePlace { folder: cache_folder(runs, name, &title), title }
 }
 
 /// The teacher that `student` is held against: its own, or that of the others where they have only one for its data.
-pub fn judge(experiment: &Experiment, student: &Student) -> Option<usize> {
+pub fn fidelity_teacher(experiment: &Experiment, student: &Student) -> Option<usize> {
     let data = &student.recipe.data;
     let same = |teacher: &Teacher| match teacher.recipe.is_untrained() {
         // It was packed for no training.
@@ -186,12 +187,12 @@ pub fn fidelity_run(student: &Student, teacher: &Teacher) -> String {
 pub fn recording_place(runs: &Path, recording: &Recording) -> CachePlace {
     let Recording { name, origin, data, kept, .. } = recording;
     let tokenizer = identity(&(&data.content, &data.tokenizer));
-    let title = Title::new(origin.identity(data), tokenizer, data.tokenizer.vocab_size(), kept.clone());
+    let title = CacheManifest::new(origin.identity(data), tokenizer, data.tokenizer.vocab_size(), kept.clone());
     CachePlace { folder: cache_folder(runs, name, &title), title }
 }
 
 /// The folder of the cache of teacher `name` that `title` describes. The hash tells caches apart whose names are cleaned alike.
-fn cache_folder(runs: &Path, name: &str, title: &Title) -> PathBuf {
+fn cache_folder(runs: &Path, name: &str, title: &CacheManifest) -> PathBuf {
     runs.join(file_name(&format!("cache-{name}-{}-{}", title.kept.tag(), &title.hash()[..8])))
 }
 

@@ -61,45 +61,45 @@ struct Held {
 
 /// How a folder looks from outside.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Sight {
+pub enum LeaseState {
     Free,
     /// By a process that may be alive; which one is not known where its note cannot be read.
     Held(Option<Holder>),
 }
 
 /// Whoever wants a folder's lease, with what was seen of it so far.
-pub struct Watch {
+pub struct LeaseObserver {
     folder: PathBuf,
     /// The generation, when its file was last touched by its holder's clock, and when that was seen by ours.
     seen: Option<(u64, SystemTime, Instant)>,
 }
 
-impl Watch {
+impl LeaseObserver {
     pub fn new(folder: &Path) -> Self {
         Self { folder: folder.to_path_buf(), seen: None }
     }
 
     /// Who holds the folder.
-    pub fn look(&mut self) -> Result<Sight> {
-        let Some(generation) = highest(&self.folder)? else { return Ok(Sight::Free) };
+    pub fn observe(&mut self) -> Result<LeaseState> {
+        let Some(generation) = highest(&self.folder)? else { return Ok(LeaseState::Free) };
         let path = path_of(&self.folder, generation);
         // Opened anew, a shared file system tells what is true now.
         let touched = File::open(&path).and_then(|file| file.metadata()).and_then(|metadata| metadata.modified());
         let note = read(&path);
         if note.as_ref().is_some_and(|note| note.holder.as_ref().is_none_or(Holder::has_ended)) {
-            return Ok(Sight::Free);
+            return Ok(LeaseState::Free);
         }
         let term = note.as_ref().map_or(TERM, |note| Duration::from_millis(note.term_ms));
         let touched = touched.unwrap_or(UNIX_EPOCH);
         match self.seen {
             Some((known, before, since)) if (known, before) == (generation, touched) => {
                 if since.elapsed() > term {
-                    return Ok(Sight::Free);
+                    return Ok(LeaseState::Free);
                 }
             }
             _ => self.seen = Some((generation, touched, Instant::now())),
         }
-        Ok(Sight::Held(note.and_then(|note| note.holder)))
+        Ok(LeaseState::Held(note.and_then(|note| note.holder)))
     }
 
     /// Takes the lease if the folder, which is made where there is none, is free.
@@ -110,7 +110,7 @@ impl Watch {
     fn take_for(&mut self, term: Duration) -> Result<Option<Lease>> {
         fs::create_dir_all(&self.folder).map_err(|error| uncreated(&self.folder, error))?;
         let before = highest(&self.folder)?;
-        if self.look()? != Sight::Free {
+        if self.observe()? != LeaseState::Free {
             return Ok(None);
         }
         // Where the files are gone, as from a copy without them, the journal still knows generations that are past.
@@ -151,7 +151,7 @@ impl Watch {
             if stop() {
                 return Ok(None);
             }
-            if let (false, Sight::Held(holder)) = (told, self.look()?) {
+            if let (false, LeaseState::Held(holder)) = (told, self.observe()?) {
                 say(&format!("{}: waiting for {}", self.folder.display(), by(holder.as_ref())));
                 told = true;
             }
@@ -318,7 +318,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         for round in 1..=20 {
             let leases: Vec<Lease> = thread::scope(|scope| {
-                let tries: Vec<_> = (0..8).map(|_| scope.spawn(|| Watch::new(folder.path()).take().unwrap())).collect();
+                let tries: Vec<_> = (0..8).map(|_| scope.spawn(|| LeaseObserver::new(folder.path()).take().unwrap())).collect();
                 tries.into_iter().filter_map(|handle| handle.join().unwrap()).collect()
             });
             assert_eq!(leases.len(), 1, "in round {round}");
@@ -332,7 +332,7 @@ mod tests {
     fn a_holder_on_another_machine_is_gone_after_a_silent_term_and_not_before() {
         let folder = tempfile::tempdir().unwrap();
         elsewhere(folder.path(), 7, 300);
-        let (mut watch, begun, mut heard) = (Watch::new(folder.path()), Instant::now(), Instant::now());
+        let (mut watch, begun, mut heard) = (LeaseObserver::new(folder.path()), Instant::now(), Instant::now());
         let lease = loop {
             match watch.take().unwrap() {
                 Some(lease) => break lease,
@@ -351,8 +351,8 @@ mod tests {
     fn a_holder_that_is_alive_keeps_its_lease_over_many_terms() {
         let folder = tempfile::tempdir().unwrap();
         let term = Duration::from_secs(2);
-        let lease = Watch::new(folder.path()).take_for(term).unwrap().unwrap();
-        let (mut watch, begun) = (Watch::new(folder.path()), Instant::now());
+        let lease = LeaseObserver::new(folder.path()).take_for(term).unwrap().unwrap();
+        let (mut watch, begun) = (LeaseObserver::new(folder.path()), Instant::now());
         while begun.elapsed() < 2 * term {
             assert!(watch.take().unwrap().is_none());
             thread::sleep(Duration::from_millis(20));
@@ -364,7 +364,7 @@ mod tests {
     fn a_holder_that_was_taken_over_stops_writing_and_what_slipped_through_is_void() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("journal.jsonl");
-        let asleep = Watch::new(folder.path()).take_for(Duration::from_millis(100)).unwrap().unwrap();
+        let asleep = LeaseObserver::new(folder.path()).take_for(Duration::from_millis(100)).unwrap().unwrap();
         let old = Journal::append(&path, asleep.fence(), false).unwrap();
         old.write(&Event::Progress { done: 1, total: 9 }).unwrap();
         // Its process stands still, so another finds it gone.
@@ -385,7 +385,7 @@ mod tests {
     #[test]
     fn a_lease_is_handed_to_one_that_has_its_token() {
         let folder = tempfile::tempdir().unwrap();
-        let lease = Watch::new(folder.path()).take().unwrap().unwrap();
+        let lease = LeaseObserver::new(folder.path()).take().unwrap().unwrap();
         assert!(Lease::adopt(folder.path(), "1:another").unwrap().is_none());
         let adopted = Lease::adopt(folder.path(), &lease.token()).unwrap().unwrap();
         assert!(adopted.held.holds() && lease.held.holds());

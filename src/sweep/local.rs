@@ -17,22 +17,22 @@ use hydrometer_torch::dist::c10d::Store;
 use hydrometer_torch::dist::launch;
 
 use super::job::Job;
-use super::worker::{MEMORY, SCATTERED, STORAGE};
+use super::worker::{MEMORY, RENDEZVOUS_FAILED, STORAGE};
 
 /// What a running job tells.
-pub enum News {
+pub enum WorkerMessage {
     Event(usize, Event),
     /// All its processes have ended; what went wrong with them, if anything.
-    Ended(usize, Option<Trouble>),
+    Ended(usize, Option<WorkerFailure>),
 }
 
 /// Why a job ended before its work was done, the weightier last: where ranks differ, it tells for all.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Trouble {
+pub enum WorkerFailure {
     /// A process failed: its last words.
     Failed(String),
     /// The ranks did not find each other.
-    Scattered(String),
+    RendezvousFailed(String),
     /// The disk is full or cannot be written.
     Storage(String),
     /// A process could not get the memory that it asked for.
@@ -53,7 +53,7 @@ pub struct Processes {
 
 impl Processes {
     /// Starts every rank of `job`, number `index` of the sweep, on the lease that `token` names; their news goes to `news`.
-    pub fn start(index: usize, job: &Job, token: &str, news: &Sender<News>) -> Result<Self> {
+    pub fn start(index: usize, job: &Job, token: &str, news: &Sender<WorkerMessage>) -> Result<Self> {
         let file = job.folder.join("job.json");
         replace_bytes(&file, serde_json::to_string_pretty(job)?.as_bytes())?;
         let world = job.tp * job.dp;
@@ -86,14 +86,14 @@ impl Processes {
                 scope.spawn(|| {
                     for line in BufReader::new(stdout.take()?).lines().map_while(Result::ok) {
                         if let Some((_, event)) = parse_line(&line) {
-                            news.send(News::Event(index, event)).ok()?;
+                            news.send(WorkerMessage::Event(index, event)).ok()?;
                         }
                     }
                     Some(())
                 });
                 wait(children, &log, begun)
             });
-            let _ = news.send(News::Ended(index, trouble));
+            let _ = news.send(WorkerMessage::Ended(index, trouble));
         });
         Ok(Self { stdin, pids, _store: store })
     }
@@ -119,14 +119,14 @@ pub fn log_path(folder: &Path) -> PathBuf {
 /// What a machine short of memory sends.
 const SIGKILL: i32 = 9;
 /// SIGHUP, SIGINT, SIGTERM: signals by which a person or a queue says that it is enough.
-const FROM_A_PERSON: [i32; 3] = [1, 2, 15];
+const TERMINATION_SIGNALS: [i32; 3] = [1, 2, 15];
 const POLL: Duration = Duration::from_millis(20);
 /// How long ranks may take to notice that one of them is gone.
 const GRACE: Duration = Duration::from_secs(10);
 /// Lines of a log that a failure quotes.
-const LAST_WORDS: usize = 3;
+const LOG_TAIL_LINES: usize = 3;
 
-fn wait(mut children: Vec<Child>, log: &Path, begun: u64) -> Option<Trouble> {
+fn wait(mut children: Vec<Child>, log: &Path, begun: u64) -> Option<WorkerFailure> {
     let mut problems = Vec::new();
     let mut failed: Option<Instant> = None;
     let mut running: Vec<usize> = (0..children.len()).collect();
@@ -135,7 +135,7 @@ fn wait(mut children: Vec<Child>, log: &Path, begun: u64) -> Option<Trouble> {
             let found = match children[rank].try_wait() {
                 Ok(None) => return true,
                 Ok(Some(status)) => problem(rank, status),
-                Err(error) => Some(Trouble::Failed(format!("rank {rank}: {error}"))),
+                Err(error) => Some(WorkerFailure::Failed(format!("rank {rank}: {error}"))),
             };
             if found.is_some() {
                 failed.get_or_insert_with(Instant::now);
@@ -154,8 +154,8 @@ fn wait(mut children: Vec<Child>, log: &Path, begun: u64) -> Option<Trouble> {
     // A rank that is gone takes its peers with it: what they say of that weighs less.
     match (problems.into_iter().max(), shortage(&said)) {
         // The program itself may have been ended by the allocation that failed.
-        (Some(Trouble::Failed(_) | Trouble::Memory(_)), Some(shortage)) => Some(Trouble::Memory(shortage)),
-        (Some(Trouble::Failed(what)), None) => Some(Trouble::Failed(match last_words(&said, LAST_WORDS) {
+        (Some(WorkerFailure::Failed(_) | WorkerFailure::Memory(_)), Some(shortage)) => Some(WorkerFailure::Memory(shortage)),
+        (Some(WorkerFailure::Failed(what)), None) => Some(WorkerFailure::Failed(match last_words(&said, LOG_TAIL_LINES) {
             words if words.is_empty() => what,
             words => format!("{what}: {words}"),
         })),
@@ -163,19 +163,21 @@ fn wait(mut children: Vec<Child>, log: &Path, begun: u64) -> Option<Trouble> {
     }
 }
 
-fn problem(rank: usize, status: ExitStatus) -> Option<Trouble> {
+fn problem(rank: usize, status: ExitStatus) -> Option<WorkerFailure> {
     if status.success() {
         return None;
     }
     Some(match (status.signal(), status.code().unwrap_or(-1)) {
-        (Some(SIGKILL), _) => Trouble::Killed(format!("rank {rank} was killed by signal {SIGKILL}")),
-        (Some(signal), _) if FROM_A_PERSON.contains(&signal) => {
-            Trouble::Stopped(format!("rank {rank} was stopped by signal {signal}"))
+        (Some(SIGKILL), _) => WorkerFailure::Killed(format!("rank {rank} was killed by signal {SIGKILL}")),
+        (Some(signal), _) if TERMINATION_SIGNALS.contains(&signal) => {
+            WorkerFailure::Stopped(format!("rank {rank} was stopped by signal {signal}"))
         }
-        (Some(signal), _) => Trouble::Failed(format!("rank {rank} was ended by signal {signal}")),
-        (None, code) if code == i32::from(SCATTERED) => Trouble::Scattered(format!("rank {rank} did not reach the others")),
-        (None, code) if code == i32::from(STORAGE) => Trouble::Storage("the disk is full or cannot be written".into()),
-        (None, code) if code == i32::from(MEMORY) => Trouble::Memory("no memory is left".into()),
-        (None, code) => Trouble::Failed(format!("rank {rank} ended with code {code}")),
+        (Some(signal), _) => WorkerFailure::Failed(format!("rank {rank} was ended by signal {signal}")),
+        (None, code) if code == i32::from(RENDEZVOUS_FAILED) => {
+            WorkerFailure::RendezvousFailed(format!("rank {rank} did not reach the others"))
+        }
+        (None, code) if code == i32::from(STORAGE) => WorkerFailure::Storage("the disk is full or cannot be written".into()),
+        (None, code) if code == i32::from(MEMORY) => WorkerFailure::Memory("no memory is left".into()),
+        (None, code) => WorkerFailure::Failed(format!("rank {rank} ended with code {code}")),
     })
 }

@@ -86,7 +86,7 @@ impl Job {
         match &self.work {
             Work::Train { recipe, .. } if !recipe.is_untrained() => peak_bytes(recipe, &spread),
             Work::Train { recipe, .. } | Work::Teach { recipe, .. } => forward_bytes(recipe, tp),
-            Work::Compare { recipe, teacher, .. } => {
+            Work::Fidelity { recipe, teacher, .. } => {
                 forward_bytes(recipe, tp) + forward_bytes(teacher, tp) - PROGRAM_BYTES as u64
             }
             Work::Unigram { .. } => PROGRAM_BYTES as u64,

@@ -6,25 +6,26 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use anyhow::Result;
 use hydrometer_base::note;
-use hydrometer_data::batch::seen;
+use hydrometer_data::batch::sequences_seen;
 use hydrometer_data::sequences::sequences;
 use hydrometer_data::tokens::{self, TokenizedSplit};
 use hydrometer_torch::model::hf;
 
 use super::job::{Status, answers_folder, data_folder, data_sets, recording_place, status};
-use super::lease::{Lease, Watch};
+use super::lease::{Lease, LeaseObserver};
 use super::schedule::{Settings, views};
 use crate::experiment::Experiment;
 use crate::teacher::cache::Cache;
-use crate::teacher::endpoint::judge::Judge;
+use crate::teacher::endpoint::prompt_scorer::PromptScorer;
 use crate::teacher::recorded;
 use crate::teacher::recording::Origin;
 
 /// Prepares `experiment`; `interrupts` counts ctrl-C. Whether all is there.
 pub fn prepare(experiment: &Experiment, settings: &Settings, interrupts: &AtomicUsize) -> Result<bool> {
     let interrupts = || interrupts.load(Ordering::Relaxed);
-    let lease =
-        |folder: &Path| -> Result<Option<Lease>> { Watch::new(folder).wait(|sentence| note!("{sentence}"), || interrupts() > 0) };
+    let lease = |folder: &Path| -> Result<Option<Lease>> {
+        LeaseObserver::new(folder).wait(|sentence| note!("{sentence}"), || interrupts() > 0)
+    };
     check_checkpoints(experiment, &settings.runs)?;
     for (folder, recipe, files, splits) in data_sets(experiment, &settings.runs) {
         let splits: Vec<&str> = splits.iter().map(String::as_str).collect();
@@ -37,7 +38,7 @@ pub fn prepare(experiment: &Experiment, settings: &Settings, interrupts: &Atomic
         let Some(_lease) = lease(&place.folder)? else { return Ok(false) };
         match &recording.origin {
             Origin::File(file) => {
-                for path in Cache::mend(&place.folder, &place.title)? {
+                for path in Cache::remove_corrupt(&place.folder, &place.title)? {
                     note!("{} is damaged; what it held is imported again", path.display());
                 }
                 let arms =
@@ -49,9 +50,9 @@ pub fn prepare(experiment: &Experiment, settings: &Settings, interrupts: &Atomic
                 let Some(lease) = lease(&ledger)? else { return Ok(false) };
                 let train = TokenizedSplit::read(&data.join("train.tokens"))?;
                 let mine = experiment.students_of(recording).filter(|student| settings.asks_for(&student.run));
-                let wanted = seen(&sequences(&train, recording.data.context), &views(mine));
+                let wanted = sequences_seen(&sequences(&train, recording.data.context), &views(mine));
                 let tokenizer = tokens::tokenizer_of(&recording.data, &recording.files, &data)?;
-                let judge = Judge {
+                let judge = PromptScorer {
                     name: &recording.name,
                     recipe: &asked.recipe,
                     service: &asked.service,

@@ -98,7 +98,7 @@ impl Progress {
                 job.tokens = *total;
                 job.done = *done;
             }
-            Event::Noted { what } => {
+            Event::Notice { what } => {
                 let line = format!("{}: {what}", job.name);
                 return self.say(&line);
             }

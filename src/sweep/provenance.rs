@@ -9,7 +9,7 @@ use hydrometer_base::fs::sha256_file;
 use hydrometer_base::numerics::{self, NUMERICS, UNRECORDED};
 use hydrometer_record::fingerprint::fingerprints;
 use hydrometer_record::frames::{Frames, RunRow};
-use hydrometer_record::provenance::{Kept, MethodNote, Provenance, cpu_model, frame_hashes};
+use hydrometer_record::provenance::{CarriedRuns, MethodNote, Provenance, cpu_model, frame_hashes};
 use hydrometer_report::claim::Claim;
 use hydrometer_torch::dist::c10d;
 
@@ -22,7 +22,7 @@ pub fn gather(
     experiment: &Experiment,
     settings: &Settings,
     results: &Path,
-    kept: Vec<Kept>,
+    kept: Vec<CarriedRuns>,
     numerics: Option<u32>,
 ) -> Result<Provenance> {
     let frames = Frames::read(results)?;

@@ -8,7 +8,7 @@ use hydrometer_base::note;
 use hydrometer_record::journal::{self, Event};
 
 use super::job::{Status, Work, journal_path, status_in};
-use super::lease::{Lease, Watch};
+use super::lease::{Lease, LeaseObserver};
 use super::schedule::{Planned, Rerun};
 use super::session::record;
 use crate::train::checkpoint;
@@ -28,7 +28,7 @@ pub fn requeue(planned: &[Planned], rerun: Option<Rerun>) -> Result<()> {
         if !(ended()? || anew && journal_path(&job.folder).exists()) {
             continue;
         }
-        let Some(lease) = Watch::new(&job.folder).take()? else { continue };
+        let Some(lease) = LeaseObserver::new(&job.folder).take()? else { continue };
         if ended()? || anew {
             put_back(&job.folder, &lease, anew)?;
         }
@@ -50,7 +50,7 @@ pub fn mend_weights(planned: &[Planned]) -> Result<bool> {
     for Planned { job, .. } in planned {
         let read: Vec<(&Path, &str, bool)> = match &job.work {
             Work::Teach { weights, recipe, .. } => vec![(weights, "teacher", recipe.is_untrained())],
-            Work::Compare { student, recipe, weights, teacher, .. } => {
+            Work::Fidelity { student, recipe, weights, teacher, .. } => {
                 vec![(student, "student", recipe.is_untrained()), (weights, "teacher", teacher.is_untrained())]
             }
             _ => continue,
@@ -58,10 +58,10 @@ pub fn mend_weights(planned: &[Planned]) -> Result<bool> {
         for (folder, what, untrained) in read {
             let weights = final_weights(folder);
             // What this session trains is not done.
-            if untrained || status_in(folder)? != Status::Done || checkpoint::is_whole(&weights) {
+            if untrained || status_in(folder)? != Status::Done || checkpoint::verify_checksum(&weights) {
                 continue;
             }
-            let Some(lease) = Watch::new(folder).take()? else { continue };
+            let Some(lease) = LeaseObserver::new(folder).take()? else { continue };
             if status_in(folder)? == Status::Done {
                 note!("{} is damaged; this {what} is trained again", weights.display());
                 put_back(folder, &lease, true)?;

@@ -5,7 +5,9 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 
-use super::job::{Job, Status, Work, baselines, cache_place, data_folder, fidelity_run, judge, recording_place, status};
+use super::job::{
+    Job, Status, Work, baselines, cache_place, data_folder, fidelity_run, fidelity_teacher, recording_place, status,
+};
 use crate::experiment::{Experiment, Student};
 
 /// How to run.
@@ -139,7 +141,7 @@ pub fn plan(experiment: &Experiment, settings: &Settings) -> Result<Vec<Planned>
     }
     for student in &experiment.students {
         let own = jobs.get(student.run.as_str()).copied();
-        let Some(index) = judge(experiment, student) else { continue };
+        let Some(index) = fidelity_teacher(experiment, student) else { continue };
         let teacher = &experiment.teachers[index];
         let there = |run: &str| -> Result<bool> { Ok(status(runs, run)? == Status::Done) };
         let run = fidelity_run(student, teacher);
@@ -148,7 +150,7 @@ pub fn plan(experiment: &Experiment, settings: &Settings) -> Result<Vec<Planned>
         if !wanted || !pending(&run)? || !(trained[index].is_some() || there(&teacher.run)?) {
             continue;
         }
-        let work = Work::Compare {
+        let work = Work::Fidelity {
             recipe: Box::new(student.recipe.clone()),
             student: runs.join(&student.run),
             teacher: Box::new(teacher.recipe.clone()),

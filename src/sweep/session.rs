@@ -12,8 +12,8 @@ use hydrometer_base::fs::{is_storage, uncreated};
 use hydrometer_record::journal::{self, Event, Journal};
 
 use super::job::{Job, Status, Work, journal_path, status_in};
-use super::lease::{Lease, Sight, Watch, by};
-use super::local::{News, Processes, Trouble, log_path};
+use super::lease::{Lease, LeaseObserver, LeaseState, by};
+use super::local::{Processes, WorkerFailure, WorkerMessage, log_path};
 use super::machine::Machine;
 use super::memory::{self, fit, least};
 use super::prepare::prepare;
@@ -25,13 +25,13 @@ use crate::experiment::Experiment;
 use crate::train::checkpoint;
 
 /// Time between looks at what others do.
-const LOOK: Duration = Duration::from_millis(500);
+const POLL_INTERVAL: Duration = Duration::from_millis(500);
 /// Longest wait for news.
 const TICK: Duration = Duration::from_millis(200);
 
 /// How a session ended.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Ending {
+pub struct SweepSummary {
     /// Jobs that were started.
     pub started: usize,
     /// Jobs that another session did meanwhile.
@@ -45,7 +45,7 @@ pub struct Ending {
 }
 
 /// Runs what is left of `experiment`. `interrupts` counts ctrl-C: at one, running jobs checkpoint and end; at two they are killed.
-pub fn run(experiment: &Experiment, settings: &Settings, interrupts: &Arc<AtomicUsize>) -> Result<Ending> {
+pub fn run(experiment: &Experiment, settings: &Settings, interrupts: &Arc<AtomicUsize>) -> Result<SweepSummary> {
     std::fs::create_dir_all(&settings.runs).map_err(|error| uncreated(&settings.runs, error))?;
     let mut planned = plan(experiment, settings)?;
     let machine = Machine::here();
@@ -58,13 +58,13 @@ pub fn run(experiment: &Experiment, settings: &Settings, interrupts: &Arc<Atomic
         planned = plan(experiment, settings)?;
     }
     if planned.is_empty() {
-        return Ok(Ending::default());
+        return Ok(SweepSummary::default());
     }
     if !prepare(experiment, settings, interrupts)? {
-        return Ok(Ending { interrupted: true, ..Ending::default() });
+        return Ok(SweepSummary { interrupted: true, ..SweepSummary::default() });
     }
     let (sender, news) = mpsc::channel();
-    let desks = planned.iter().map(|planned| Desk::new(&planned.job.folder)).collect();
+    let desks = planned.iter().map(|planned| TrackedJob::new(&planned.job.folder)).collect();
     let progress = Progress::new(&planned);
     let mut session = Session {
         planned,
@@ -72,7 +72,7 @@ pub fn run(experiment: &Experiment, settings: &Settings, interrupts: &Arc<Atomic
         machine,
         desks,
         progress,
-        ending: Ending::default(),
+        ending: SweepSummary::default(),
         sender,
         news,
         stop: None,
@@ -98,9 +98,9 @@ enum State {
 }
 
 /// What a session knows of a job.
-struct Desk {
+struct TrackedJob {
     state: State,
-    watch: Watch,
+    watch: LeaseObserver,
     lease: Option<Lease>,
     processes: Option<Processes>,
     /// Tries so far that did not come to an end of their own.
@@ -113,9 +113,9 @@ struct Desk {
     because: Option<String>,
 }
 
-impl Desk {
+impl TrackedJob {
     fn new(folder: &Path) -> Self {
-        let (state, watch, next) = (State::Waiting, Watch::new(folder), Instant::now());
+        let (state, watch, next) = (State::Waiting, LeaseObserver::new(folder), Instant::now());
         Self { state, watch, lease: None, processes: None, attempts: 0, next, shared: false, because: None }
     }
 }
@@ -123,7 +123,7 @@ impl Desk {
 /// Why no more jobs are started.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Stop {
-    Politely,
+    Graceful,
     Now,
 }
 
@@ -131,11 +131,11 @@ struct Session<'a> {
     planned: Vec<Planned>,
     settings: &'a Settings,
     machine: Machine,
-    desks: Vec<Desk>,
+    desks: Vec<TrackedJob>,
     progress: Progress,
-    ending: Ending,
-    sender: Sender<News>,
-    news: Receiver<News>,
+    ending: SweepSummary,
+    sender: Sender<WorkerMessage>,
+    news: Receiver<WorkerMessage>,
     stop: Option<Stop>,
     /// Why nothing can be written any more.
     storage: Option<String>,
@@ -146,7 +146,7 @@ impl Session<'_> {
         loop {
             match interrupts.load(Ordering::Relaxed) {
                 0 => {}
-                1 => self.stop(Stop::Politely, "stopping", true),
+                1 => self.stop(Stop::Graceful, "stopping", true),
                 _ => self.stop(Stop::Now, "stopping", true),
             }
             if self.stop.is_none() {
@@ -160,13 +160,13 @@ impl Session<'_> {
                 return Ok(());
             }
             match self.news.recv_timeout(TICK) {
-                Ok(News::Event(index, event)) => {
-                    if let Event::Postponed { because } = &event {
+                Ok(WorkerMessage::Event(index, event)) => {
+                    if let Event::Deferred { because } = &event {
                         self.desks[index].because = Some(because.clone());
                     }
                     self.progress.event(index, &event);
                 }
-                Ok(News::Ended(index, trouble)) => {
+                Ok(WorkerMessage::Ended(index, trouble)) => {
                     let ended = self.end(index, trouble);
                     self.or_storage(index, ended)?;
                 }
@@ -186,11 +186,11 @@ impl Session<'_> {
             return;
         }
         for processes in self.desks.iter_mut().filter_map(|desk| desk.processes.as_mut()) {
-            if how == Stop::Politely { processes.stop() } else { processes.kill() }
+            if how == Stop::Graceful { processes.stop() } else { processes.kill() }
         }
         let running = self.running();
         self.progress.say(&match how {
-            Stop::Politely => format!("{why}: {running} running jobs checkpoint first; ctrl-C again kills them"),
+            Stop::Graceful => format!("{why}: {running} running jobs checkpoint first; ctrl-C again kills them"),
             Stop::Now => "killed".to_string(),
         });
         self.stop = Some(how);
@@ -213,7 +213,7 @@ impl Session<'_> {
         desk.state = State::Ended { done: false };
         let because = desk.because.take().unwrap_or_else(|| because.to_string());
         self.storage.get_or_insert(format!("{}: {because}", self.planned[index].job.run));
-        self.stop(Stop::Politely, "the disk takes no more", false);
+        self.stop(Stop::Graceful, "the disk takes no more", false);
     }
 
     /// Starts job `index` if its turn has come.
@@ -237,8 +237,8 @@ impl Session<'_> {
         let job = &self.planned[index].job;
         let desk = &mut self.desks[index];
         let Some(lease) = desk.watch.take()? else {
-            desk.next = now + LOOK;
-            if let (State::Waiting, Sight::Held(holder)) = (desk.state, desk.watch.look()?) {
+            desk.next = now + POLL_INTERVAL;
+            if let (State::Waiting, LeaseState::Held(holder)) = (desk.state, desk.watch.observe()?) {
                 (desk.state, desk.shared) = (State::Elsewhere, true);
                 self.progress.say(&format!("{}: {} works on it", job.run, by(holder.as_ref())));
             }
@@ -291,7 +291,7 @@ impl Session<'_> {
     }
 
     /// All processes of job `index` have ended.
-    fn end(&mut self, index: usize, trouble: Option<Trouble>) -> Result<()> {
+    fn end(&mut self, index: usize, trouble: Option<WorkerFailure>) -> Result<()> {
         let desk = &mut self.desks[index];
         desk.processes = None;
         let Some(mut lease) = desk.lease.take() else { return Ok(()) };
@@ -303,20 +303,20 @@ impl Session<'_> {
                 self.conclude(index, &status, Some(&log_path(&folder)));
                 return Ok(());
             }
-            (desk.state, desk.shared, desk.next) = (State::Elsewhere, true, Instant::now() + LOOK);
+            (desk.state, desk.shared, desk.next) = (State::Elsewhere, true, Instant::now() + POLL_INTERVAL);
             self.progress.retried(index, "another session has taken it over");
             return Ok(());
         }
         let status = status_in(&folder)?;
         match (trouble, &status) {
             (_, Status::Done | Status::Diverged(_)) | (None, _) => {}
-            (Some(Trouble::Storage(what)), _) => {
+            (Some(WorkerFailure::Storage(what)), _) => {
                 self.full(index, &what);
                 return Ok(());
             }
-            (Some(Trouble::Memory(what)), _) => {
+            (Some(WorkerFailure::Memory(what)), _) => {
                 let because = desk.because.take().unwrap_or(what);
-                record(&folder, &lease, &Event::Postponed { because: because.clone() })?;
+                record(&folder, &lease, &Event::Deferred { because: because.clone() })?;
                 // What others hold now, this one may have once they have ended.
                 if self.running() > 1 {
                     return self.again(index, &lease, because);
@@ -325,11 +325,12 @@ impl Session<'_> {
                 self.settle(index, false, Some(&format!("{because}; try {}", cure(self.settings))));
                 return Ok(());
             }
-            (Some(Trouble::Killed(by)), _) | (Some(Trouble::Scattered(by)), Status::New | Status::Interrupted) => {
+            (Some(WorkerFailure::Killed(by)), _)
+            | (Some(WorkerFailure::RendezvousFailed(by)), Status::New | Status::Interrupted) => {
                 record(&folder, &lease, &Event::Killed { by: by.clone() })?;
                 return self.again(index, &lease, by);
             }
-            (Some(Trouble::Stopped(by)), _) => {
+            (Some(WorkerFailure::Stopped(by)), _) => {
                 record(&folder, &lease, &Event::Killed { by: by.clone() })?;
                 self.ending.undone += 1;
                 self.settle(index, false, Some(&format!("{by}; the same command goes on from its last checkpoint")));
@@ -341,7 +342,7 @@ impl Session<'_> {
                 self.settle(index, false, Some(&format!("{because}; the same command makes it again and goes on")));
                 return Ok(());
             }
-            (Some(Trouble::Failed(error)), Status::New | Status::Interrupted) if self.stop.is_none() => {
+            (Some(WorkerFailure::Failed(error)), Status::New | Status::Interrupted) if self.stop.is_none() => {
                 record(&folder, &lease, &Event::Failed { error })?;
             }
             (Some(_), _) => {}
@@ -381,7 +382,7 @@ impl Session<'_> {
         };
         self.settle(index, *status == Status::Done, problem.as_deref());
         if self.settings.fail_fast && problem.is_some() {
-            self.stop(Stop::Politely, "a run failed, and --fail-fast", false);
+            self.stop(Stop::Graceful, "a run failed, and --fail-fast", false);
         }
     }
 

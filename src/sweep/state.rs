@@ -7,7 +7,7 @@ use anyhow::Result;
 use hydrometer_record::journal::{self, Event};
 use serde::Serialize;
 
-use super::job::{Status, baselines, cache_place, fidelity_run, journal_path, judge};
+use super::job::{Status, baselines, cache_place, fidelity_run, fidelity_teacher, journal_path};
 use super::lease::{by, holder};
 use super::local::log_path;
 use crate::experiment::Experiment;
@@ -54,7 +54,7 @@ pub fn states(experiment: &Experiment, runs: &Path) -> Result<Vec<State>> {
     for student in &experiment.students {
         all.push(state(runs, &student.run, "student", student.recipe.tokens)?);
         // How near it came to its teacher is a job of its own: the same command does it again while it is not done.
-        if let Some(teacher) = judge(experiment, student) {
+        if let Some(teacher) = fidelity_teacher(experiment, student) {
             all.push(state(runs, &fidelity_run(student, &experiment.teachers[teacher]), "fidelity", 0)?);
         }
     }

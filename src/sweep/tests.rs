@@ -5,7 +5,7 @@ use std::path::Path;
 use hydrometer_base::identity::identity;
 use hydrometer_data::recipe::Packing;
 
-use super::job::{baselines, cache_place, data_folder, judge, recording_place};
+use super::job::{baselines, cache_place, data_folder, fidelity_teacher, recording_place};
 use crate::experiment::Experiment;
 use crate::experiment::tests::{BASE, Bench, SAMPLE};
 
@@ -38,7 +38,7 @@ fn a_teacher_that_is_trained_here_packs_as_its_student() {
     let experiment = swept(sample);
     assert_eq!(experiment.teachers.len(), 2);
     for student in &experiment.students {
-        let teacher = &experiment.teachers[judge(&experiment, student).unwrap()];
+        let teacher = &experiment.teachers[fidelity_teacher(&experiment, student).unwrap()];
         assert_eq!(teacher.recipe.data, student.recipe.data);
         assert!(student.teacher.is_none_or(|index| experiment.teachers[index].run == teacher.run));
     }
@@ -59,7 +59,7 @@ fn answers_of_a_checkpoint_and_of_a_recording_are_to_sequences_however_they_lie(
     let experiment = swept(&format!("{base}[teacher.whole]\nhf = {}\n{arms}", fixture("checkpoints/llama")));
     let [teacher] = &experiment.teachers[..] else { panic!("one answers all") };
     let Experiment { students, .. } = &experiment;
-    assert!(students.iter().all(|student| judge(&experiment, student) == Some(0)), "and judges all");
+    assert!(students.iter().all(|student| fidelity_teacher(&experiment, student) == Some(0)), "and judges all");
     assert!(students.iter().any(|student| student.recipe.data.packing == Packing::Documents));
     let alone = Bench::new().good(&format!("{base}[teacher.whole]\nhf = {}\n{arms}", fixture("checkpoints/llama")));
     assert_eq!(cache_place(runs, teacher), cache_place(runs, &alone.teachers[0]));

@@ -14,7 +14,7 @@ use hydrometer_base::guard::caught;
 use hydrometer_base::numerics::NUMERICS;
 use hydrometer_base::shortage::{SAID, first_words, shortage};
 use hydrometer_base::user_error;
-use hydrometer_data::batch::seen;
+use hydrometer_data::batch::sequences_seen;
 use hydrometer_data::sequences::sequences;
 use hydrometer_data::tokens::TokenizedSplit;
 use hydrometer_record::journal::{Event, Journal, TakenOver};
@@ -22,16 +22,16 @@ use hydrometer_torch::dist::Mesh;
 use tch::Device;
 
 use super::job::{CachePlace, Job, Work, journal_path};
-use super::lease::{Lease, Watch};
+use super::lease::{Lease, LeaseObserver};
 use crate::eval::fidelity::{Model, fidelity};
 use crate::eval::perplexity::Evaluation;
+use crate::teacher::build_cache::TeacherPass;
 use crate::teacher::cache::Cache;
-use crate::teacher::teach::Lecturer;
 use crate::train::recipe::TrainRecipe;
-use crate::train::run::{Outcome, Place, evaluation_events, train, trained_decoder};
+use crate::train::run::{Outcome, RunInputs, evaluation_events, train, trained_decoder};
 
 /// A rank's exit code where the ranks did not find each other.
-pub const SCATTERED: u8 = 75;
+pub const RENDEZVOUS_FAILED: u8 = 75;
 /// A rank's exit code where the disk is full or cannot be written.
 pub const STORAGE: u8 = 74;
 /// A rank's exit code where memory has ended.
@@ -54,7 +54,7 @@ pub fn work(job_file: &Path, token: Option<&str>) -> Result<ExitCode> {
         });
         let taken = match token {
             Some(token) => Lease::adopt(&job.folder, token)?,
-            None => Watch::new(&job.folder).take()?,
+            None => LeaseObserver::new(&job.folder).take()?,
         };
         lease = Some(taken.ok_or(TakenOver)?);
         remove_parts(&job.folder, Duration::ZERO);
@@ -67,32 +67,32 @@ pub fn work(job_file: &Path, token: Option<&str>) -> Result<ExitCode> {
             let mesh = Mesh { sequence_parallel: job.sequence_parallel, ..mesh };
             dispatch(&job, &mesh, journal.as_ref(), &stop)
         }
-        Err(error) => Err(error.context(Trouble::Scattered)),
+        Err(error) => Err(error.context(WorkFailure::RendezvousFailed)),
     });
     let error = match result {
         Ok(Ok(())) => return Ok(ExitCode::SUCCESS),
         Ok(Err(error)) => match shortage(&format!("{error:#}")) {
-            Some(shortage) => anyhow!(shortage).context(Trouble::Memory),
+            Some(shortage) => anyhow!(shortage).context(WorkFailure::Memory),
             None => error,
         },
         // What panics is tch where memory ends, or a mistake of ours.
         Err(panic) => match shortage(&panic) {
-            Some(shortage) => anyhow!(shortage).context(Trouble::Memory),
+            Some(shortage) => anyhow!(shortage).context(WorkFailure::Memory),
             None => anyhow!(first_words(&panic)),
         },
     };
-    let words = match error.downcast_ref::<Trouble>() {
-        Some(Trouble::Memory) => error.root_cause().to_string(),
+    let words = match error.downcast_ref::<WorkFailure>() {
+        Some(WorkFailure::Memory) => error.root_cause().to_string(),
         _ => format!("{error:#}"),
     };
     // The log may be on the disk that is full.
     let _ = writeln!(std::io::stderr(), "{SAID}{words}");
-    let (code, event) = match error.downcast_ref::<Trouble>() {
+    let (code, event) = match error.downcast_ref::<WorkFailure>() {
         _ if error.downcast_ref::<TakenOver>().is_some() => return Ok(ExitCode::FAILURE),
-        Some(Trouble::Memory) => (MEMORY, Some(Event::Postponed { because: words })),
-        _ if is_storage(&error) => (STORAGE, Some(Event::Postponed { because: format!("{error:#}") })),
-        Some(Trouble::Scattered) => (SCATTERED, None),
-        Some(Trouble::NotWhole) => (1, Some(Event::Postponed { because: format!("{error:#}") })),
+        Some(WorkFailure::Memory) => (MEMORY, Some(Event::Deferred { because: words })),
+        _ if is_storage(&error) => (STORAGE, Some(Event::Deferred { because: format!("{error:#}") })),
+        Some(WorkFailure::RendezvousFailed) => (RENDEZVOUS_FAILED, None),
+        Some(WorkFailure::CorruptInput) => (1, Some(Event::Deferred { because: format!("{error:#}") })),
         None => (1, Some(Event::Failed { error: format!("{error:#}") })),
     };
     if let (Some(journal), Some(event)) = (&journal, event)
@@ -105,18 +105,18 @@ pub fn work(job_file: &Path, token: Option<&str>) -> Result<ExitCode> {
 
 /// Why a job could not be done that is no failure of its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Trouble {
-    Scattered,
-    NotWhole,
+enum WorkFailure {
+    RendezvousFailed,
+    CorruptInput,
     /// The machine's, not the job's: it may find more memory another time.
     Memory,
 }
 
-impl fmt::Display for Trouble {
+impl fmt::Display for WorkFailure {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         f.write_str(match self {
-            Self::Scattered => "the ranks did not find each other",
-            Self::NotWhole => "what it needs is not whole",
+            Self::RendezvousFailed => "the ranks did not find each other",
+            Self::CorruptInput => "what it needs is not whole",
             Self::Memory => "memory has ended",
         })
     }
@@ -125,9 +125,10 @@ impl fmt::Display for Trouble {
 impl Work {
     fn recipe(&self) -> &TrainRecipe {
         match self {
-            Work::Train { recipe, .. } | Work::Teach { recipe, .. } | Work::Compare { recipe, .. } | Work::Unigram { recipe } => {
-                recipe
-            }
+            Work::Train { recipe, .. }
+            | Work::Teach { recipe, .. }
+            | Work::Fidelity { recipe, .. }
+            | Work::Unigram { recipe } => recipe,
         }
     }
 }
@@ -149,7 +150,7 @@ fn dispatch(job: &Job, mesh: &Mesh, journal: Option<&Journal>, stop: &AtomicBool
     let vocab_size = job.work.recipe().model.vocab_size;
     let split = |name: &str| -> Result<TokenizedSplit> {
         let path = job.data.join(format!("{name}.tokens"));
-        let split = TokenizedSplit::read(&path).context(Trouble::NotWhole)?;
+        let split = TokenizedSplit::read(&path).context(WorkFailure::CorruptInput)?;
         let unknown = split.ids.iter().find(|&id| id as usize >= vocab_size);
         match unknown {
             Some(id) => Err(user_error!("the {name} split has token {id}, which the model of {vocab_size} ids does not know")),
@@ -159,7 +160,7 @@ fn dispatch(job: &Job, mesh: &Mesh, journal: Option<&Journal>, stop: &AtomicBool
     let stopped = || stop.load(Ordering::Relaxed);
     match &job.work {
         Work::Train { recipe, start, cache } => {
-            let open = |place: &CachePlace| Cache::open(&place.folder, &place.title).context(Trouble::NotWhole);
+            let open = |place: &CachePlace| Cache::open(&place.folder, &place.title).context(WorkFailure::CorruptInput);
             let (train_split, held_out) = (split("train")?, split(&recipe.eval.on)?);
             let cache = cache.as_ref().map(open).transpose()?;
             if let Some(journal) = journal {
@@ -167,7 +168,7 @@ fn dispatch(job: &Job, mesh: &Mesh, journal: Option<&Journal>, stop: &AtomicBool
             }
             let recompute = job.recompute;
             let start = start.as_deref();
-            let place = Place { folder: &job.folder, start, train: &train_split, held_out: &held_out, cache, recompute };
+            let place = RunInputs { folder: &job.folder, start, train: &train_split, held_out: &held_out, cache, recompute };
             match train(recipe, &place, mesh, journal, stopped)? {
                 Outcome::Done | Outcome::Diverged | Outcome::Stopped => Ok(()),
             }
@@ -175,20 +176,20 @@ fn dispatch(job: &Job, mesh: &Mesh, journal: Option<&Journal>, stop: &AtomicBool
         Work::Teach { recipe, weights, start, students, cache } => {
             let train_split = split("train")?;
             let all = sequences(&train_split, recipe.data.context);
-            let wanted = seen(&all, students);
+            let wanted = sequences_seen(&all, students);
             let decoder = trained_decoder(recipe, start.as_deref(), weights, mesh);
             // Weights that were trained here can be trained again; a checkpoint is what it is.
-            let decoder = if recipe.is_untrained() { decoder? } else { decoder.context(Trouble::NotWhole)? };
+            let decoder = if recipe.is_untrained() { decoder? } else { decoder.context(WorkFailure::CorruptInput)? };
             if let Some(journal) = journal {
                 journal.write(&started(job, recipe))?;
                 journal.write(&Event::Resumed { step: 0 })?;
-                for path in Cache::mend(&cache.folder, &cache.title)? {
+                for path in Cache::remove_corrupt(&cache.folder, &cache.title)? {
                     let what = format!("{} is damaged; what it held is taught again", path.display());
-                    journal.write(&Event::Noted { what })?;
+                    journal.write(&Event::Notice { what })?;
                 }
             }
             mesh.world.barrier(mesh.device)?;
-            let lecturer = Lecturer { decoder: &decoder, title: &cache.title, context: recipe.data.context, mesh };
+            let lecturer = TeacherPass { decoder: &decoder, title: &cache.title, context: recipe.data.context, mesh };
             let complete = lecturer.teach(&train_split, &wanted, &cache.folder, |done, total| {
                 let mut flag = [f64::from(mesh.is_first() && stopped())];
                 mesh.world.sum(&mut flag, mesh.device)?;
@@ -202,7 +203,7 @@ fn dispatch(job: &Job, mesh: &Mesh, journal: Option<&Journal>, stop: &AtomicBool
                 _ => Ok(()),
             }
         }
-        Work::Compare { recipe, student, teacher, weights, start } => {
+        Work::Fidelity { recipe, student, teacher, weights, start } => {
             let held_out = split(&recipe.eval.on)?;
             if let Some(journal) = journal {
                 journal.write(&started(job, recipe))?;
@@ -214,7 +215,7 @@ fn dispatch(job: &Job, mesh: &Mesh, journal: Option<&Journal>, stop: &AtomicBool
             let teacher = Model { decoder: &decoder, vocab_size: teacher.model.vocab_size };
             let found = fidelity(&student, &teacher, &held_out, recipe.data.context, mesh)?;
             let Some(journal) = journal else { return Ok(()) };
-            journal.write(&Event::Compared {
+            journal.write(&Event::FidelityMeasured {
                 split: recipe.eval.on.clone(),
                 tokens: found.tokens as i64,
                 kl_to_teacher: found.kl,

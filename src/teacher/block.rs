@@ -14,8 +14,8 @@ use hydrometer_base::fs::{replace_bytes, sha256_hex, unreadable};
 use hydrometer_base::user_error;
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 
+use super::manifest::CacheManifest;
 use super::pack::{Reader, Writer};
-use super::title::Title;
 
 /// What a teacher says of some tokens, token by token.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -51,7 +51,7 @@ pub struct Block {
 
 impl Block {
     /// Writes the block into `folder`, a part of the cache of this title.
-    pub fn write(&self, folder: &Path, title: &Title) -> Result<()> {
+    pub fn write(&self, folder: &Path, title: &CacheManifest) -> Result<()> {
         let (top_k, drawn) = (title.kept.top_k, title.kept.drawn());
         let tokens = self.lengths.iter().sum::<u64>() as usize;
         let Answers { ids, logprobs, lse, draws } = &self.answers;
@@ -100,7 +100,7 @@ pub struct OpenBlock {
 
 /// Where a sequence's answers lie in its block.
 #[derive(Clone, Copy, Debug)]
-pub struct Place {
+pub struct BlockEntry {
     first_token: u64,
     pub targets: u64,
     start: u64,
@@ -109,7 +109,7 @@ pub struct Place {
 
 impl OpenBlock {
     /// Opens the block at `path`, checks every byte of it, and tells what it holds.
-    pub fn open(path: &Path, title: &Title) -> Result<(Self, Vec<([u8; 16], Place)>)> {
+    pub fn open(path: &Path, title: &CacheManifest) -> Result<(Self, Vec<([u8; 16], BlockEntry)>)> {
         let damaged = || user_error!("teacher cache block {} is damaged; delete it and teach again", path.display());
         let bytes = fs::read(path).map_err(|error| unreadable(path, error))?;
         let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
@@ -139,7 +139,7 @@ impl OpenBlock {
         ensure!(counts && inside && tensor("lse")?.data().len() as u64 == lse, damaged());
         let places = keys.data().chunks_exact(16).zip(lengths).zip(ends);
         let places = places.map(|((key, targets), end)| {
-            let place = Place { first_token, targets, start, end };
+            let place = BlockEntry { first_token, targets, start, end };
             (first_token, start) = (first_token + targets, end);
             (key.try_into().expect("16 bytes"), place)
         });
@@ -149,7 +149,7 @@ impl OpenBlock {
     }
 
     /// The answers for targets `from .. to` of the sequence at `place`.
-    pub fn read(&self, place: Place, from: usize, to: usize, title: &Title) -> Result<Answers> {
+    pub fn read(&self, place: BlockEntry, from: usize, to: usize, title: &CacheManifest) -> Result<Answers> {
         let (top_k, drawn, temperatures) = (title.kept.top_k, title.kept.drawn(), title.kept.temperatures.len());
         let read = |start: u64, length: u64| -> Result<Vec<u8>> {
             let mut buffer = vec![0; length as usize];

@@ -17,21 +17,21 @@ use hydrometer_torch::objective::targets::Teacher;
 use hydrometer_torch::objective::{Objective, Tail};
 use tch::{Device, Kind, Tensor};
 
-use super::block::{Answers, OpenBlock, Place};
-use super::title::{self, Title};
+use super::block::{Answers, BlockEntry, OpenBlock};
+use super::manifest::{self, CacheManifest};
 
 /// An open cache.
 pub struct Cache {
-    pub title: Title,
+    pub title: CacheManifest,
     blocks: Vec<OpenBlock>,
-    index: HashMap<[u8; 16], (usize, Place)>,
+    index: HashMap<[u8; 16], (usize, BlockEntry)>,
     /// Of all blocks, as they lie on disk.
     pub bytes: u64,
 }
 
 impl Cache {
     /// Opens all blocks of `folder` (none if it does not exist) and checks every byte of them, and that they are of this title.
-    pub fn open(folder: &Path, title: &Title) -> Result<Self> {
+    pub fn open(folder: &Path, title: &CacheManifest) -> Result<Self> {
         let mut cache = Self { title: title.clone(), blocks: Vec::new(), index: HashMap::new(), bytes: 0 };
         let mut paths: Vec<PathBuf> = match fs::read_dir(folder) {
             Ok(entries) => entries.map(|entry| Ok(entry?.path())).collect::<Result<_>>()?,
@@ -53,11 +53,11 @@ impl Cache {
     /// Deletes the damaged blocks of `folder`, and a title that is no title, so that a pass makes them again; returns their paths.
     /// Where the folder's name says that it is the cache of `title`, any other title in it is damage too; elsewhere it is that of
     /// another cache, which is left alone.
-    pub fn mend(folder: &Path, title: &Title) -> Result<Vec<PathBuf>> {
+    pub fn remove_corrupt(folder: &Path, title: &CacheManifest) -> Result<Vec<PathBuf>> {
         let mut damaged = Vec::new();
         let named = folder.file_name().is_some_and(|name| name.to_string_lossy().ends_with(&format!("-{}", &title.hash()[..8])));
         let is_title = |bytes: &[u8]| match named {
-            true => serde_json::from_slice::<Title>(bytes).is_ok_and(|found| found == *title),
+            true => serde_json::from_slice::<CacheManifest>(bytes).is_ok_and(|found| found == *title),
             false => serde_json::from_slice::<serde_json::Value>(bytes).is_ok(),
         };
         let entries = match fs::read_dir(folder) {
@@ -66,9 +66,9 @@ impl Cache {
         };
         for path in entries.flatten().map(|entry| entry.path()) {
             let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
-            let ours = path.extension().is_some_and(|extension| extension == "block") || path.ends_with(title::FILE);
+            let ours = path.extension().is_some_and(|extension| extension == "block") || path.ends_with(manifest::FILE);
             let whole = match ours && path.is_file() {
-                true if path.ends_with(title::FILE) => is_title(&fs::read(&path)?),
+                true if path.ends_with(manifest::FILE) => is_title(&fs::read(&path)?),
                 true => sha256_file(&path)?[..32] == name,
                 false => !ours,
             };

@@ -14,8 +14,8 @@ use hydrometer_data::sequences::sequences;
 use hydrometer_data::tokens::TokenizedSplit;
 
 use super::block::{Answers, Block};
-use super::kept::Kept;
-use super::title::Title;
+use super::manifest::CacheManifest;
+use super::target_spec::TargetSpec;
 
 /// The report's name in a cache's folder; it says that the import is complete.
 pub const IMPORT: &str = "import.json";
@@ -37,7 +37,7 @@ impl Part {
 
 /// Writes answers into a cache, and counts what becomes of them.
 pub struct Writer<'a> {
-    title: &'a Title,
+    title: &'a CacheManifest,
     context: usize,
     /// Whether what is added may have prompts.
     examples: bool,
@@ -51,7 +51,7 @@ pub struct Writer<'a> {
 
 impl<'a> Writer<'a> {
     /// Into the cache in `folder`, of this title, in sequences of at most `context` targets.
-    pub fn new(title: &'a Title, folder: &'a Path, context: usize, examples: bool) -> Result<Self> {
+    pub fn new(title: &'a CacheManifest, folder: &'a Path, context: usize, examples: bool) -> Result<Self> {
         title.write(folder)?;
         let import = Import { k: title.kept.top_k as u64, ..Import::default() };
         let part = Part::new(examples.then_some(context));
@@ -104,7 +104,7 @@ impl<'a> Writer<'a> {
 }
 
 /// Adds a token's answer to `all`.
-fn push(all: &mut Answers, answer: Option<&Answer>, kept: &Kept) {
+fn push(all: &mut Answers, answer: Option<&Answer>, kept: &TargetSpec) {
     let entries = answer.map_or(&[][..], |answer| &answer.entries);
     let filler = entries.first().map_or(0, |&(id, _)| id);
     let entry = |index: usize| entries.get(index).copied().unwrap_or((filler, f64::NEG_INFINITY));

@@ -9,8 +9,8 @@ use hydrometer_data::tokens::TokenizedSplit;
 use serde::Serialize;
 
 use super::block::Answers;
+use super::build_cache::TeacherPass;
 use super::cache::Cache;
-use super::teach::Lecturer;
 
 /// Numbers of ids that the retained mass is told for, as far as they are kept.
 const KS: [usize; 12] = [1, 2, 5, 10, 20, 32, 50, 64, 100, 128, 200, 256];
@@ -77,7 +77,7 @@ pub fn inspect(cache: &Cache, split: &TokenizedSplit, context: usize, into: &mut
 }
 
 /// Has the teacher answer again for about `tokens` targets, spread over `split`, and compares. Every rank calls.
-pub fn compare(cache: &Cache, split: &TokenizedSplit, lecturer: &Lecturer, tokens: usize) -> Result<Agreement> {
+pub fn compare(cache: &Cache, split: &TokenizedSplit, lecturer: &TeacherPass, tokens: usize) -> Result<Agreement> {
     let mut all = sequences(split, lecturer.context);
     all.retain(|sequence| cache.contains(&sequence.key(split)));
     let wanted = tokens.div_ceil(lecturer.context).clamp(1, all.len().max(1));

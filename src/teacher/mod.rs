@@ -1,17 +1,17 @@
 //! Who teaches: a trained model's answers, computed once and shared by every arm.
 
 pub mod block;
+pub mod build_cache;
 pub mod cache;
 mod draws;
 pub mod endpoint;
 pub mod export;
 pub mod imported;
 pub mod inspect;
-pub mod kept;
+pub mod manifest;
 mod pack;
 pub mod recipe;
 pub mod recorded;
 pub mod recording;
 pub mod source;
-pub mod teach;
-pub mod title;
+pub mod target_spec;

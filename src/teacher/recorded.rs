@@ -19,8 +19,8 @@ use hydrometer_torch::objective::{Objective, Tail};
 
 use super::cache::Cache;
 use super::imported::{IMPORT, Writer, clear};
+use super::manifest::CacheManifest;
 use super::recording::{AnswerFile, Recording};
-use super::title::Title;
 
 /// Brings the answers of `recording`, which are in `file`, into the cache in `folder`, of this title, unless they are there, and checks that they are
 /// all that the data in `data` needs, and fit for the objectives of its `arms` (with their names).
@@ -29,7 +29,7 @@ pub fn prepare(
     file: &AnswerFile,
     data: &Path,
     folder: &Path,
-    title: &Title,
+    title: &CacheManifest,
     arms: &[(&str, Objective)],
 ) -> Result<()> {
     let path = folder.join(IMPORT);
@@ -74,7 +74,7 @@ fn fits(file: &AnswerFile, import: &Import, arm: &str, objective: Objective) -> 
 }
 
 /// Refuses a recording that lacks a sequence of the train split.
-fn covered(recording: &Recording, file: &AnswerFile, data: &Path, folder: &Path, title: &Title) -> Result<()> {
+fn covered(recording: &Recording, file: &AnswerFile, data: &Path, folder: &Path, title: &CacheManifest) -> Result<()> {
     let cache = Cache::open(folder, title)?;
     let train = TokenizedSplit::read(&data.join("train.tokens"))?;
     let all = sequences(&train, recording.data.context);
@@ -90,7 +90,7 @@ fn covered(recording: &Recording, file: &AnswerFile, data: &Path, folder: &Path,
     ))
 }
 
-fn import(recording: &Recording, file: &AnswerFile, data: &Path, folder: &Path, title: &Title) -> Result<Import> {
+fn import(recording: &Recording, file: &AnswerFile, data: &Path, folder: &Path, title: &CacheManifest) -> Result<Import> {
     let AnswerFile { recipe, path, on_bad_line } = file;
     let context = recording.data.context;
     let examples = recording.data.examples.as_ref().map(|examples| {

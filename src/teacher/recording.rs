@@ -3,13 +3,13 @@
 use std::path::PathBuf;
 
 use hydrometer_base::identity::identity;
-use hydrometer_data::damage::OnBadLine;
 use hydrometer_data::format::Format;
+use hydrometer_data::line_error::OnBadLine;
 use hydrometer_data::recipe::{DataFiles, DataRecipe};
 
 use super::endpoint::service::Service;
-use super::kept::Kept;
 use super::recipe::{EndpointRecipe, RecordedRecipe};
+use super::target_spec::TargetSpec;
 
 /// A teacher's answers, and what its cache must hold for which data.
 #[derive(Clone, Debug)]
@@ -20,7 +20,7 @@ pub struct Recording {
     pub data: DataRecipe,
     pub files: DataFiles,
     /// Of its answers, for all arms.
-    pub kept: Kept,
+    pub kept: TargetSpec,
 }
 
 /// Where answers come from.

@@ -84,7 +84,7 @@ fn remove(folder: &Path, step: u64) -> Result<()> {
 }
 
 /// Whether the checkpoint at `path` is there as it was written.
-pub fn is_whole(path: &Path) -> bool {
+pub fn verify_checksum(path: &Path) -> bool {
     let recorded = fs::read_to_string(sidecar(path)).unwrap_or_default();
     sha256_file(path).is_ok_and(|found| recorded.starts_with(&found))
 }

@@ -8,24 +8,24 @@ use hydrometer_data::batch::{Row, plan};
 use hydrometer_data::recipe::Packing;
 use hydrometer_data::sequences::sequences;
 use hydrometer_data::tokens::TokenizedSplit;
-use hydrometer_record::journal::{self, Evaluated, Event, Journal, Step};
+use hydrometer_record::journal::{self, EvaluationEvent, Event, Journal, Step};
 use hydrometer_torch::dist::Mesh;
 use hydrometer_torch::model::Precision;
 use hydrometer_torch::model::batch::Batch;
-use hydrometer_torch::model::{Decoder, Pass, Tokens, Weights};
-use hydrometer_torch::objective::head::{Head, Sums};
+use hydrometer_torch::model::{Decoder, ForwardPass, Tokens, Weights};
+use hydrometer_torch::objective::head::{Head, LossSums};
 use hydrometer_torch::objective::targets::Targets;
 
 use super::checkpoint;
+use super::gradient_check::slope;
 use super::optimizer::AdamW;
 use super::schedule::learning_rate;
-use super::slope::slope;
 use crate::eval::perplexity::{Evaluation, evaluate};
 use crate::teacher::cache::Cache;
 use crate::train::recipe::TrainRecipe;
 
 /// Where a run lives and what it reads.
-pub struct Place<'a> {
+pub struct RunInputs<'a> {
     /// Journal and checkpoints.
     pub folder: &'a Path,
     /// The folder of the checkpoint that the recipe starts from.
@@ -53,7 +53,7 @@ const CHECKPOINT_SHARE: u32 = 50;
 /// Checkpoints kept: the newest, and one to fall back to should it be damaged.
 const CHECKPOINTS: usize = 2;
 /// A loss this many times the first one is a divergence.
-const BLOW_UP: f64 = 1e3;
+const DIVERGENCE_FACTOR: f64 = 1e3;
 
 /// The final weights of a finished run in `folder`.
 pub fn final_weights(folder: &Path) -> PathBuf {
@@ -73,7 +73,7 @@ pub fn trained_decoder(recipe: &TrainRecipe, start: Option<&Path>, folder: &Path
 }
 
 /// Evaluates a checkpoint as it lies.
-fn measure(recipe: &TrainRecipe, place: &Place, mesh: &Mesh, journal: Option<&Journal>) -> Result<Outcome> {
+fn measure(recipe: &TrainRecipe, place: &RunInputs, mesh: &Mesh, journal: Option<&Journal>) -> Result<Outcome> {
     let decoder = trained_decoder(recipe, place.start, place.folder, mesh)?;
     let found = evaluate(&decoder, recipe.model.vocab_size, place.held_out, recipe.data.context, mesh)?;
     if let Some(journal) = journal {
@@ -90,7 +90,7 @@ fn measure(recipe: &TrainRecipe, place: &Place, mesh: &Mesh, journal: Option<&Jo
 /// every step.
 pub fn train(
     recipe: &TrainRecipe,
-    place: &Place,
+    place: &RunInputs,
     mesh: &Mesh,
     journal: Option<&Journal>,
     stop: impl Fn() -> bool,
@@ -110,7 +110,7 @@ pub fn train(
     let write = |event: Event| journal.map_or(Ok(()), |journal| journal.write(&event));
     let journal_events = journal::read(&place.folder.join(journal::FILE))?;
     for sentence in resume(place.folder, &journal_events, &weights, &mut optimizer, mesh)? {
-        write(Event::Noted { what: sentence })?;
+        write(Event::Notice { what: sentence })?;
     }
     write(Event::Resumed { step: optimizer.updates as i64 })?;
 
@@ -151,7 +151,7 @@ pub fn train(
         }))?;
         let loss = mean(sums.loss);
         let first = *first_loss.get_or_insert(loss);
-        if !loss.is_finite() || !norm.is_finite() || loss > BLOW_UP * first.abs().max(1.0) {
+        if !loss.is_finite() || !norm.is_finite() || loss > DIVERGENCE_FACTOR * first.abs().max(1.0) {
             let evidence = format!("loss {loss} and gradient norm {norm} at step {}, after {first} at the first", step + 1);
             write(Event::Diverged { step: step as i64 + 1, evidence })?;
             return Ok(Outcome::Diverged);
@@ -238,16 +238,16 @@ fn resume(folder: &Path, events: &[Event], weights: &Weights, optimizer: &mut Ad
 /// Leaves the gradient of the mean loss over `rows`, the global batch, in `weights`; returns the sums over it.
 fn accumulate(
     recipe: &TrainRecipe,
-    place: &Place,
+    place: &RunInputs,
     rows: &[Row],
     weights: &Weights,
     decoder: &Decoder,
     mesh: &Mesh,
-) -> Result<Sums> {
+) -> Result<LossSums> {
     let count: usize = rows.iter().map(Row::targets).sum();
     let mine = recipe.data.packing.share(rows, mesh.dp.rank, mesh.dp.size);
     let _ = weights.gradient.shallow_clone().zero_();
-    let mut sums = Sums::default();
+    let mut sums = LossSums::default();
     if !mine.is_empty() {
         let batch = match recipe.data.packing {
             Packing::None => Batch::new(mine, place.train, mesh.device),
@@ -262,7 +262,7 @@ fn accumulate(
         };
         let targets = Targets { labels_n: batch.labels_n, teacher };
         let tokens = Tokens { ids_bt: &batch.inputs_bt, starts_bt: batch.starts_bt.as_ref() };
-        let pass = Pass::forward(decoder, tokens, &mesh.tp, place.recompute)?;
+        let pass = ForwardPass::forward(decoder, tokens, &mesh.tp, place.recompute)?;
         let hidden_nd = pass.hidden.flatten(0, 1).index_select(0, &batch.positions_n);
         let head = Head {
             weight_vd: decoder.head_weight(),
@@ -282,7 +282,7 @@ fn accumulate(
     let mut numbers = [sums.loss, sums.hard_loss, sums.lse, sums.retained_mass, sums.teacher_entropy];
     mesh.dp.sum(&mut numbers, mesh.device)?;
     let [loss, hard_loss, lse, retained_mass, teacher_entropy] = numbers;
-    Ok(Sums { loss, hard_loss, lse, retained_mass, teacher_entropy })
+    Ok(LossSums { loss, hard_loss, lse, retained_mass, teacher_entropy })
 }
 
 /// What the journal gets of an evaluation; with documents where `documents` is given (the last one).
@@ -294,7 +294,7 @@ pub fn evaluation_events(
     documents: Option<&TokenizedSplit>,
 ) -> Vec<Event> {
     let split = recipe.eval.on.clone();
-    let mut events = vec![Event::Evaluated(Evaluated {
+    let mut events = vec![Event::Evaluation(EvaluationEvent {
         step,
         tokens,
         split: split.clone(),

@@ -7,8 +7,8 @@ use hydrometer::data::batch::Row;
 use hydrometer::data::sequences::sequences;
 use hydrometer::teacher::block::Answers;
 use hydrometer::teacher::cache::Cache;
+use hydrometer::teacher::manifest::CacheManifest;
 use hydrometer::teacher::source::Source;
-use hydrometer::teacher::title::Title;
 use serde_json::Value;
 use tch::{Kind, Tensor};
 use tempfile::TempDir;
@@ -33,8 +33,8 @@ fn teach(checkpoint: &str, out: &Path, more: &[&str]) -> Value {
 }
 
 /// The answers for the first sequence of the text, and its tokens.
-fn answers(out: &Path) -> (Answers, Vec<u32>, Title) {
-    let title = Title::read(out).unwrap();
+fn answers(out: &Path) -> (Answers, Vec<u32>, CacheManifest) {
+    let title = CacheManifest::read(out).unwrap();
     let cache = Cache::open(out, &title).unwrap();
     let source = Source::all(out).unwrap().remove(0);
     let split = source.split(out).unwrap();

@@ -4,9 +4,9 @@
 use std::path::{Path, PathBuf};
 
 use hydrometer::data::corpus::Reader;
-use hydrometer::data::damage::OnBadLine;
-use hydrometer::data::example::{Example, Piece};
+use hydrometer::data::example::{Example, Segment};
 use hydrometer::data::format::{Format, Keys};
+use hydrometer::data::line_error::OnBadLine;
 use serde_json::Value;
 
 use super::fixtures::folder;
@@ -301,7 +301,7 @@ fn damage_never_makes_prose_of_json_lines() {
                     stopped += 1;
                     break;
                 }
-                Ok(Some(Example { target: Some(Piece::Text(text)), .. })) => {
+                Ok(Some(Example { target: Some(Segment::Text(text)), .. })) => {
                     read += 1;
                     assert!(!text.contains('\0') && !text.contains("\"tgt\": "), "round {round}: {text}");
                 }

@@ -9,8 +9,8 @@ use hydrometer::data::batch::Row;
 use hydrometer::data::sequences::sequences;
 use hydrometer::data::tokens::TokenizedSplit;
 use hydrometer::teacher::cache::Cache;
+use hydrometer::teacher::manifest::CacheManifest;
 use hydrometer::teacher::source::Source;
-use hydrometer::teacher::title::Title;
 use serde_json::{Value, json};
 
 use super::api::{Api, Manners};
@@ -46,7 +46,7 @@ fn stderr(output: &Output) -> String {
 
 /// Ids and log-probabilities of every token that the cache in `folder` holds.
 fn held(folder: &Path) -> (Vec<u32>, Vec<f32>) {
-    let title = Title::read(folder).unwrap();
+    let title = CacheManifest::read(folder).unwrap();
     let (cache, source) = (Cache::open(folder, &title).unwrap(), Source::all(folder).unwrap().remove(0));
     let split = source.split(folder).unwrap();
     let (mut ids, mut logprobs) = (Vec::new(), Vec::new());

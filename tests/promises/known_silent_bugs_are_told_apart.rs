@@ -7,7 +7,7 @@ use std::thread;
 
 use hydrometer::dist::c10d::Store;
 use hydrometer::dist::part;
-use hydrometer::dist::{Axis, Mesh};
+use hydrometer::dist::{Mesh, ProcessGroup};
 use hydrometer::objective::head::Head;
 use hydrometer::objective::reference::{Token, log_sum_exp, loss_and_gradient, softmax};
 use hydrometer::objective::targets::{Targets, Teacher};
@@ -316,14 +316,14 @@ fn reference(loss: &Loss, row: &Row, k: usize) -> Answer {
 }
 
 /// This shard's columns of a row-major `[N, V]`, f32.
-fn columns(of: impl Fn(&Row) -> [f64; V], tp: &Axis) -> (Tensor, i64) {
+fn columns(of: impl Fn(&Row) -> [f64; V], tp: &ProcessGroup) -> (Tensor, i64) {
     let (start, width) = part(V as i64, tp.rank, tp.size);
     let all = Tensor::from_slice(&ROWS.each_ref().map(of).concat()).view([-1, V as i64]).to_kind(Kind::Float);
     (all.narrow(1, start, width).contiguous(), start)
 }
 
 /// What the head says of each bug's loss, from this shard: the mean, and the gradient in its logits.
-fn head(bugs: &[Bug], tp: &Axis) -> Vec<(f64, Tensor)> {
+fn head(bugs: &[Bug], tp: &ProcessGroup) -> Vec<(f64, Tensor)> {
     let (z_nv, start) = columns(|row| row.z, tp);
     let head = Head { weight_vd: &z_nv, vocab_start: start, vocab_size: V as i64, tp };
     let n = ROWS.len() as i64;
@@ -349,7 +349,7 @@ fn labels() -> Tensor {
 }
 
 /// Calls `of` on each of `size` shards, in threads of their own.
-fn on_shards<T: Send>(size: usize, of: impl Fn(&Axis) -> T + Sync) -> Vec<T> {
+fn on_shards<T: Send>(size: usize, of: impl Fn(&ProcessGroup) -> T + Sync) -> Vec<T> {
     let (store, of) = (Store::in_process(), &of);
     thread::scope(|scope| {
         let join = |rank, store: Store| move || of(&Mesh::join(&store, rank, size, 1, Device::Cpu).unwrap().tp);
@@ -418,7 +418,7 @@ fn local_argmax_is_not_counted() {
             let (start, width) = part(V as i64, tp.rank, tp.size);
             let weight_vd = Tensor::eye(V as i64, (Kind::Float, Device::Cpu)).narrow(0, start, width);
             let head = Head { weight_vd: &weight_vd, vocab_start: start, vocab_size: V as i64, tp };
-            let (hidden_nd, _) = columns(|row| row.z, &Axis::single());
+            let (hidden_nd, _) = columns(|row| row.z, &ProcessGroup::single());
             Vec::<i64>::try_from(head.predict(&hidden_nd, &labels()).unwrap().top_n).unwrap()
         }) {
             assert_eq!(found, right, "tp {size}");

@@ -126,7 +126,7 @@ impl Lab {
                         all.push((name.clone(), step.step, "loss", step.loss));
                         all.push((name.clone(), step.step, "hard_loss", step.hard_loss));
                     }
-                    Event::Evaluated(found) => all.push((name.clone(), found.step, "nll", found.nll)),
+                    Event::Evaluation(found) => all.push((name.clone(), found.step, "nll", found.nll)),
                     _ => {}
                 }
             }

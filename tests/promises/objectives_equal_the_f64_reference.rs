@@ -4,7 +4,7 @@ use std::thread;
 
 use hydrometer::dist::c10d::Store;
 use hydrometer::dist::part;
-use hydrometer::dist::{Axis, Mesh};
+use hydrometer::dist::{Mesh, ProcessGroup};
 use hydrometer::model::parallel::shard;
 use hydrometer::model::parameters::Shard;
 use hydrometer::objective::head::Head;
@@ -96,7 +96,7 @@ impl Case {
         (values, gradients)
     }
 
-    fn targets(&self, tp: &Axis) -> Targets {
+    fn targets(&self, tp: &ProcessGroup) -> Targets {
         let matrix = |values: &[f32]| Tensor::from_slice(values).view([self.n as i64, -1]);
         let (logprobs, logits) = (matrix(&self.logprobs), matrix(&self.logits));
         let teacher = if self.listing == Listing::All {
@@ -110,7 +110,7 @@ impl Case {
     }
 
     /// Values of each token and this shard's part of the gradient in z.
-    fn found(&self, loss: &Loss, tp: &Axis) -> (Tensor, Tensor) {
+    fn found(&self, loss: &Loss, tp: &ProcessGroup) -> (Tensor, Tensor) {
         let (start, width) = part(self.v as i64, tp.rank, tp.size);
         let z_nv = Tensor::from_slice(&self.z).view([self.n as i64, -1]).narrow(1, start, width);
         let head = Head { weight_vd: &z_nv, vocab_start: start, vocab_size: self.v as i64, tp };
@@ -243,7 +243,7 @@ fn gradients_of_hidden_states_and_weight() {
                         scope.spawn(move || {
                             let mesh = Mesh::join(&store, rank, 2, 1, Device::Cpu).unwrap();
                             let tp = &mesh.tp;
-                            let mine = shard(&weight, Shard::Rows, tp);
+                            let mine = shard(&weight, Shard::Dim0, tp);
                             let gradient = mine.zeros_like().to_kind(Kind::Float);
                             let (start, _) = part(v as i64, tp.rank, tp.size);
                             let head = Head { weight_vd: &mine, vocab_start: start, vocab_size: v as i64, tp };

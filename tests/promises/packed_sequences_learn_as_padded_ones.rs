@@ -9,7 +9,7 @@ use hydrometer::data::encode::Encoded;
 use hydrometer::data::sequences::sequences;
 use hydrometer::data::tokens::TokenizedSplit;
 use hydrometer::model::batch::Batch;
-use hydrometer::model::{Decoder, Pass, Tokens, hf};
+use hydrometer::model::{Decoder, ForwardPass, Tokens, hf};
 use tch::{Kind, Tensor};
 
 use super::fixtures::{CHECKPOINTS, folder, on_ranks_of};
@@ -56,7 +56,7 @@ fn learned(checkpoint: &str, lengths: &[usize], context: usize, packed: bool, wa
         let (sequences, inputs) = (rows.len() as i64, rows.iter().map(Row::inputs).sum::<usize>() as i64);
         assert!(if packed { height < sequences && inputs < height * width } else { height == sequences });
         let tokens = Tokens { ids_bt: &batch.inputs_bt, starts_bt: batch.starts_bt.as_ref() };
-        let pass = Pass::forward(&decoder, tokens, &mesh.tp, recompute).unwrap();
+        let pass = ForwardPass::forward(&decoder, tokens, &mesh.tp, recompute).unwrap();
         let read_nd = pass.hidden.flatten(0, 1).index_select(0, &batch.positions_n);
         let upstream = (Tensor::arange(read_nd.numel() as i64, (Kind::Float, mesh.device)) * 0.7).sin().view_as(&read_nd);
         let found = read_nd.detach().copy();

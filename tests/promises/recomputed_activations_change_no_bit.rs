@@ -1,6 +1,6 @@
 //! Oracle: the same training with every activation kept. Losses and gradients are the same bit for bit.
 
-use hydrometer::model::{Decoder, Pass, hf};
+use hydrometer::model::{Decoder, ForwardPass, hf};
 use tch::{Kind, Tensor};
 
 use super::fixtures::{CHECKPOINTS, folder, on_ranks_of};
@@ -15,7 +15,7 @@ fn pass(checkpoint: &str, (tp, sequence_parallel): (usize, bool), kind: Kind, re
         let mut read = Tensor::new();
         for factor in [3, 5] {
             let tokens = (Tensor::arange(32, (Kind::Int64, mesh.device)) * factor).remainder(97).view([2, 16]);
-            let pass = Pass::forward(&decoder, &tokens, &mesh.tp, recompute).unwrap();
+            let pass = ForwardPass::forward(&decoder, &tokens, &mesh.tp, recompute).unwrap();
             let rows = pass.hidden.flatten(0, 1).slice(0, 3, None, 2);
             read = rows.detach().copy();
             let upstream = (Tensor::arange(rows.numel() as i64, (Kind::Float, mesh.device)) * 0.7).sin().view_as(&rows);

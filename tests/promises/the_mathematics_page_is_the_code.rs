@@ -1,7 +1,7 @@
 //! docs/objectives.md cannot go stale. Oracles: the names the code has, and `objective::reference` for the worked example.
 
 use hydrometer::objective::reference::{Token, loss_and_gradient};
-use hydrometer::objective::{LEAST_REST, Loss, Objective, Tail};
+use hydrometer::objective::{MIN_TAIL_MASS, Loss, Objective, Tail};
 
 const PAGE: &str = include_str!("../../docs/objectives.md");
 
@@ -26,8 +26,8 @@ fn every_objective_and_tail_has_a_section_and_no_section_is_of_another() {
     for name in Objective::NAMES.into_iter().filter(|name| *name != "soft-ce") {
         assert_eq!(rows(&format!("`{name}`"), 4).len(), 1, "{name} at a glance");
     }
-    assert_eq!(LEAST_REST, 1e-6);
-    assert!(PAGE.contains("`LEAST_REST` = 10⁻⁶"));
+    assert_eq!(MIN_TAIL_MASS, 1e-6);
+    assert!(PAGE.contains("`MIN_TAIL_MASS` = 10⁻⁶"));
 }
 
 /// Where the page says that a tail comes to rest, the gradient is the same for every id (it can only drift), and the value is

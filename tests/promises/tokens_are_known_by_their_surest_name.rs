@@ -5,9 +5,9 @@
 //! 174, `.` 48, `</s>` 1; in `sentencepiece.json` (as Llama 2 has it) a line end is the byte token `<0x0A>`, 13.
 
 use hydrometer::data::corpus::Reader;
-use hydrometer::data::damage::{Damage, OnBadLine};
 use hydrometer::data::encode::{Encoded, Encoder};
 use hydrometer::data::format::{Format, Keys};
+use hydrometer::data::line_error::{LineError, OnBadLine};
 use hydrometer::data::tokenizer;
 use hydrometer::data::vocabulary::Vocabulary;
 use hydrometer::experiment::{Options, load};
@@ -19,7 +19,7 @@ use super::mutation::{of_value, rounds};
 use super::seed_lines_give_what_the_seed_derives::fixture;
 
 /// What an experiment on `lines` learns from each, or why it does not.
-fn learned(format: &str, tokenizer_file: &str, lines: &[String]) -> Vec<Result<Encoded, Damage>> {
+fn learned(format: &str, tokenizer_file: &str, lines: &[String]) -> Vec<Result<Encoded, LineError>> {
     let lab = Lab::new();
     let path = lab.write("lines.jsonl", &lines.join("\n"));
     let file = fixture(tokenizer_file);
@@ -417,7 +417,7 @@ fn no_line_does_worse_than_damage() {
 }
 
 /// As [`learned`], where the experiment may be read from lines that tell no format.
-fn learned_if_any(format: &str, tokenizer: &str, lines: &[String]) -> Vec<Result<Encoded, Damage>> {
+fn learned_if_any(format: &str, tokenizer: &str, lines: &[String]) -> Vec<Result<Encoded, LineError>> {
     let whole: Vec<String> = lines.iter().filter(|line| line.starts_with('{')).cloned().collect();
     learned(format, tokenizer, &whole)
 }

@@ -5,8 +5,8 @@
 
 use std::collections::BTreeSet;
 
-use super::damage::{Damage, Kind};
 use super::example::Token;
+use super::line_error::{Kind, LineError};
 use super::spelling::Spelling;
 
 /// Bytes of a stop string, at most.
@@ -33,8 +33,8 @@ pub enum Lack {
     Beginning,
 }
 
-/// Damage where the ids of `claim` do not spell its text. `hidden` says which ids a text may lack.
-pub fn check(spelling: &Spelling, claim: &Claim, hidden: impl Fn(u32) -> bool) -> Result<(), Damage> {
+/// LineError where the ids of `claim` do not spell its text. `hidden` says which ids a text may lack.
+pub fn check(spelling: &Spelling, claim: &Claim, hidden: impl Fn(u32) -> bool) -> Result<(), LineError> {
     let bytes: Option<Vec<&[u8]>> = claim.ids.iter().map(|&id| spelling.bytes(id)).collect();
     // Of a vocabulary whose spelling is not known nothing can be said.
     let Some(bytes) = bytes else { return Ok(()) };
@@ -67,7 +67,7 @@ pub fn check(spelling: &Spelling, claim: &Claim, hidden: impl Fn(u32) -> bool) -
         "the tokens of {} spell {ours} but its text is {theirs}: they are not of one tokenizer or not of one text",
         claim.of
     );
-    Err(Damage::new(Kind::Contradictory, what))
+    Err(LineError::new(Kind::Contradictory, what))
 }
 
 fn agree(spelled: &[u8], text: &[u8], may_lack: Lack) -> bool {
@@ -205,7 +205,7 @@ mod tests {
         crate::tokenizer::open(&path).unwrap()
     }
 
-    fn checked(name: &str, ids: &[u32], text: &str, may_lack: Lack) -> Result<(), Damage> {
+    fn checked(name: &str, ids: &[u32], text: &str, may_lack: Lack) -> Result<(), LineError> {
         let spelling = Spelling::of(&tokenizer(name), 400);
         let claim = Claim { of: "the answer", text, tokens: &[], ids, may_lack };
         check(&spelling, &claim, |id| spelling.is_special(id))

@@ -2,9 +2,9 @@
 
 use hydrometer_base::text::quoted;
 
-use super::damage::{Damage, Kind};
 use super::example::{Answers, Entry, Scores};
 use super::json::Json;
+use super::line_error::{Kind, LineError};
 use super::vocabulary::Vocabulary;
 
 /// What a teacher says of a token.
@@ -57,12 +57,12 @@ const UNKNOWN: f64 = -9999.0;
 
 /// What a log writes for a score: the one rule of all formats. A log-probability is a number of at most 0, −∞ among them; a logit
 /// is any number that f32 holds, or −∞. `None` where a log-probability is not known. The rest is damage.
-pub fn score(written: Option<&Json>, key: &str, scores: Scores) -> Result<Option<f64>, Damage> {
+pub fn score(written: Option<&Json>, key: &str, scores: Scores) -> Result<Option<f64>, LineError> {
     let Some(written) = written else {
-        return Err(Damage::new(Kind::MissingKey, format!("expected a {key:?} beside the token")));
+        return Err(LineError::new(Kind::MissingKey, format!("expected a {key:?} beside the token")));
     };
     let what = if scores == Scores::Logprobs { "log-probability" } else { "logit" };
-    let bad = |found: &str| Err(Damage::new(Kind::BadScore, format!("{key:?} is {found}, which is no {what}")));
+    let bad = |found: &str| Err(LineError::new(Kind::BadScore, format!("{key:?} is {found}, which is no {what}")));
     let score = match written {
         Json::Whole(n) => *n as f64,
         Json::Number(x) => *x,
@@ -85,7 +85,7 @@ pub fn row_name(index: usize) -> String {
 }
 
 /// `answers` by the ids of `vocabulary`, and the highest finite logit among them.
-pub fn by_id(vocabulary: &Vocabulary, answers: &Answers, counts: &mut Counts) -> Result<(Vec<Option<Answer>>, f64), Damage> {
+pub fn by_id(vocabulary: &Vocabulary, answers: &Answers, counts: &mut Counts) -> Result<(Vec<Option<Answer>>, f64), LineError> {
     let mut highest = f64::NEG_INFINITY;
     let mut all = Vec::with_capacity(answers.rows.len());
     for (index, row) in answers.rows.iter().enumerate() {
@@ -134,7 +134,7 @@ pub fn by_id(vocabulary: &Vocabulary, answers: &Answers, counts: &mut Counts) ->
         entries.iter_mut().for_each(|(_, score)| *score = (*score - lse).min(0.0));
         let mass: f64 = entries.iter().map(|(_, logprob)| logprob.exp()).sum();
         if mass > 1.0 + ROUNDING {
-            let damage = Damage::new(Kind::BadScore, format!("the probabilities add up to {mass:.3}"));
+            let damage = LineError::new(Kind::BadScore, format!("the probabilities add up to {mass:.3}"));
             return Err(damage.of(row_name(index)));
         }
         all.push(Some(Answer { entries, lse, recorded: true }));

@@ -73,7 +73,7 @@ pub fn plan(sequences: &[Sequence], tokens: u64, batch: u64, seed: u64) -> Vec<V
 }
 
 /// The sequences among `all` that runs of these (tokens, batch, seed) see, each once, in order.
-pub fn seen(all: &[Sequence], runs: &[(u64, u64, u64)]) -> Vec<Sequence> {
+pub fn sequences_seen(all: &[Sequence], runs: &[(u64, u64, u64)]) -> Vec<Sequence> {
     let rows = runs.iter().flat_map(|&(tokens, batch, seed)| plan(all, tokens, batch, seed).into_iter().flatten());
     let mut seen: Vec<Sequence> = rows.map(|row| row.sequence).collect();
     seen.sort_by_key(|sequence| sequence.start);

@@ -5,8 +5,8 @@
 use std::io::{BufRead, Read};
 use std::path::Path;
 
-use super::damage::Damage;
 use super::json::Json;
+use super::line_error::LineError;
 use super::lines::LineEnd;
 use super::{json_file, table};
 
@@ -48,7 +48,7 @@ pub struct Looked {
     /// Whether a line that was looked at is a JSON object, or was meant to be one.
     pub objects: bool,
     /// The first line with anything in it, and what is wrong with it as a JSON object.
-    pub first: Option<(u64, Damage)>,
+    pub first: Option<(u64, LineError)>,
 }
 
 /// The beginning of a file.

@@ -7,12 +7,12 @@ use hydrometer_base::fs::sha256_hex;
 use hydrometer_base::user_error;
 
 use super::cure::Says;
-use super::damage::{Damage, Kind, OnBadLine, Tally};
-use super::example::{Example, Piece};
+use super::example::{Example, Segment};
 use super::format::{Format, Keys};
-use super::lines::{Lines, Place};
+use super::line_error::{Kind, LineError, OnBadLine, Tally};
+use super::lines::{LinePos, Lines};
 use super::paragraphs::Paragraphs;
-use super::survey::{Shard, Survey, TELLING_LINES, Wanted};
+use super::survey::{DETECTION_LINES, Shard, Survey, Wanted};
 use crate::recipe::DataFiles;
 
 /// A text with a name.
@@ -125,22 +125,22 @@ impl Reader {
     }
 
     /// `damage`, at which reading stops, with the first error of an API among the next lines: mending this line is not all then.
-    fn with_refusals(&mut self, damage: Damage) -> Damage {
+    fn with_refusals(&mut self, damage: LineError) -> LineError {
         let stops = self.policy == OnBadLine::Stop && self.format.has_answers() && damage.kind != Kind::Refused;
         let (true, Some(Open::Lines { lines, .. })) = (stops, &mut self.open) else { return damage };
-        let next = std::iter::from_fn(|| lines.next_filled()).take(TELLING_LINES);
+        let next = std::iter::from_fn(|| lines.next_filled()).take(DETECTION_LINES);
         let refused = next.into_iter().find_map(|line| {
             let found = self.format.parse(&line.text.ok()?, &line.place, &self.keys).err()?;
             (found.kind == Kind::Refused).then(|| format!("line {}: {found}", line.place.number))
         });
         match refused {
-            Some(refused) => Damage { what: format!("{damage}; {refused}"), ..damage },
+            Some(refused) => LineError { what: format!("{damage}; {refused}"), ..damage },
             None => damage,
         }
     }
 
     /// What `damage` found in an example later than here does.
-    pub fn reject(&mut self, place: &Place, damage: &Damage) -> Result<()> {
+    pub fn reject(&mut self, place: &LinePos, damage: &LineError) -> Result<()> {
         self.tally.reject(place, damage, self.policy, self.says)
     }
 }
@@ -166,7 +166,7 @@ fn split_of(text: &str) -> &'static str {
 pub fn documents(reader: &mut Reader) -> Result<Vec<Document>> {
     let mut documents = Vec::new();
     while let Some(example) = reader.next_example()? {
-        let text = example.target.as_ref().map(Piece::text).unwrap_or_default();
+        let text = example.target.as_ref().map(Segment::text).unwrap_or_default();
         documents.push(Document { id: example.id, text });
     }
     Ok(documents)
@@ -194,7 +194,7 @@ mod tests {
         let mut reader = Reader::new(&path, Format::Text, Keys::default(), OnBadLine::Stop).unwrap();
         let whole = std::fs::read_to_string(&path).unwrap();
         while let Some(example) = reader.next_example().unwrap() {
-            let Some(Piece::Text(document)) = example.target else { panic!() };
+            let Some(Segment::Text(document)) = example.target else { panic!() };
             assert!(whole[example.place.offset as usize..].starts_with(&document));
             assert_eq!(whole[..example.place.offset as usize].matches('\n').count() as u64 + 1, example.place.number);
         }

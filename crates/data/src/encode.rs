@@ -8,8 +8,8 @@ use anyhow::Result;
 
 use super::agreement::{self, Claim, Lack};
 use super::answers::{Answer, Counts, by_id};
-use super::damage::{Damage, Kind};
-use super::example::{Answers, Example, Piece, Token};
+use super::example::{Answers, Example, Segment, Token};
+use super::line_error::{Kind, LineError};
 use super::vocabulary::Vocabulary;
 use crate::recipe::{Eos, ExampleRecipe, Input, Truncation};
 
@@ -44,14 +44,14 @@ impl<'a> Encoder<'a> {
     }
 
     /// `Err` within `Ok` is the line's fault.
-    pub fn encode(&self, example: &Example) -> Result<Result<Encoded, Damage>> {
+    pub fn encode(&self, example: &Example) -> Result<Result<Encoded, LineError>> {
         let encoded = match (&example.source, self.recipe) {
             (Some(source), Some(recipe)) => self.prompted(example, source, recipe),
             _ => self.document(example),
         };
         let encoded = match encoded {
-            Err(Fault::Line(damage)) => return Ok(Err(damage)),
-            Err(Fault::Ours(error)) => return Err(error),
+            Err(EncodeError::Line(damage)) => return Ok(Err(damage)),
+            Err(EncodeError::Ours(error)) => return Err(error),
             Ok(encoded) => encoded,
         };
         self.vocabulary.check(&encoded.ids)?;
@@ -65,15 +65,15 @@ impl<'a> Encoder<'a> {
         Ok(Encoded { ids, bytes, ..Encoded::default() })
     }
 
-    fn document(&self, example: &Example) -> Result<Encoded, Fault> {
+    fn document(&self, example: &Example) -> Result<Encoded, EncodeError> {
         let mut counts = Counts::default();
         let (mut answers, _) = self.answers(example.answers.as_ref(), &mut counts)?;
         let (ids, bytes) = match &example.target {
-            Some(Piece::Text(text)) => {
+            Some(Segment::Text(text)) => {
                 let encoded = self.text(text)?;
                 (encoded.ids, encoded.bytes)
             }
-            Some(Piece::Tokens(tokens)) => {
+            Some(Segment::Tokens(tokens)) => {
                 let mut ids = self.needed("the answer", tokens)?;
                 self.agree_with_target(example, &ids)?;
                 if answers.first().is_some_and(Option::is_some) {
@@ -98,11 +98,11 @@ impl<'a> Encoder<'a> {
         Ok(Encoded { ids, prompt: None, bytes, answers, counts })
     }
 
-    fn prompted(&self, example: &Example, source: &Piece, recipe: &ExampleRecipe) -> Result<Encoded, Fault> {
+    fn prompted(&self, example: &Example, source: &Segment, recipe: &ExampleRecipe) -> Result<Encoded, EncodeError> {
         let mut counts = Counts::default();
         let mut source_ids = match source {
-            Piece::Text(text) => self.vocabulary.encode_first(text)?,
-            Piece::Tokens(tokens) => {
+            Segment::Text(text) => self.vocabulary.encode_first(text)?,
+            Segment::Tokens(tokens) => {
                 let ids = self.needed("the source", tokens)?;
                 let text = example.answers.as_ref().and_then(|answers| answers.beside.source.as_deref());
                 // A server may have read the end of a long source only.
@@ -114,7 +114,7 @@ impl<'a> Encoder<'a> {
         let by_argmax = recipe.input == Input::TeacherArgmax && !answers.is_empty();
         // Where the student does not read them, sampled tokens only tell how far its context is the teacher's.
         let sampled = match self.sampled(example, &answers) {
-            Err(Fault::Line(damage)) if by_argmax && damage.kind != Kind::Contradictory => None,
+            Err(EncodeError::Line(damage)) if by_argmax && damage.kind != Kind::Contradictory => None,
             other => other?,
         };
         let mut ids = match by_argmax {
@@ -135,7 +135,7 @@ impl<'a> Encoder<'a> {
         let fits = source_ids.len() + before + whole <= context;
         if !fits && recipe.truncation == Truncation::None {
             let (source, target) = (source_ids.len() + before, whole);
-            return Err(Fault::Line(Damage::new(
+            return Err(EncodeError::Line(LineError::new(
                 Kind::OverBudget,
                 format!(
                     "{source} tokens to read and {target} to predict are more than the context of {context}; set truncation = \"left\" or \"right\""
@@ -176,7 +176,7 @@ impl<'a> Encoder<'a> {
             }
         }
         let bytes = match &example.target {
-            Some(Piece::Text(text)) if !cut && recipe.input == Input::Sampled => text.len() as u64,
+            Some(Segment::Text(text)) if !cut && recipe.input == Input::Sampled => text.len() as u64,
             _ => self.vocabulary.bytes(&ids)?,
         };
         let prompt = source_ids.len() + before;
@@ -190,11 +190,11 @@ impl<'a> Encoder<'a> {
     }
 
     /// The sampled tokens; nothing where the line does not have them. A row of answers more than tokens is that of the end.
-    fn sampled(&self, example: &Example, answers: &[Option<Answer>]) -> Result<Option<Vec<u32>>, Fault> {
+    fn sampled(&self, example: &Example, answers: &[Option<Answer>]) -> Result<Option<Vec<u32>>, EncodeError> {
         let mut ids = match &example.target {
             None => return Ok(None),
-            Some(Piece::Text(text)) => self.vocabulary.encode(text, false)?,
-            Some(Piece::Tokens(tokens)) => {
+            Some(Segment::Text(text)) => self.vocabulary.encode(text, false)?,
+            Some(Segment::Tokens(tokens)) => {
                 let ids = self.needed("the answer", tokens)?;
                 self.agree_with_target(example, &ids)?;
                 ids
@@ -210,70 +210,72 @@ impl<'a> Encoder<'a> {
         Ok(Some(ids))
     }
 
-    fn needed(&self, of: &str, tokens: &[Token]) -> Result<Vec<u32>, Damage> {
+    fn needed(&self, of: &str, tokens: &[Token]) -> Result<Vec<u32>, LineError> {
         let need =
             |(index, token)| self.vocabulary.need(token).map_err(|damage| damage.of(format!("token {} of {of}", index + 1)));
         tokens.iter().enumerate().map(need).collect()
     }
 
-    /// Damage where the tokens of the target spell another text than the line has beside them.
-    fn agree_with_target(&self, example: &Example, ids: &[u32]) -> Result<(), Damage> {
-        let (Some(answers), Some(Piece::Tokens(tokens))) = (&example.answers, &example.target) else { return Ok(()) };
+    /// An error where the tokens of the target spell another text than the line has beside them.
+    fn agree_with_target(&self, example: &Example, ids: &[u32]) -> Result<(), LineError> {
+        let (Some(answers), Some(Segment::Tokens(tokens))) = (&example.answers, &example.target) else { return Ok(()) };
         // Where the last token ends the text, no stop string did.
         let ended = ids.last().is_some_and(|&last| self.vocabulary.is_end(last));
         let may_lack = if answers.beside.stopped && !ended { Lack::Stop } else { Lack::Nothing };
         self.agree("the answer", answers.beside.target.as_deref(), tokens, ids, may_lack)
     }
 
-    fn agree(&self, of: &str, text: Option<&str>, tokens: &[Token], ids: &[u32], may_lack: Lack) -> Result<(), Damage> {
+    fn agree(&self, of: &str, text: Option<&str>, tokens: &[Token], ids: &[u32], may_lack: Lack) -> Result<(), LineError> {
         let Some(text) = text else { return Ok(()) };
         let claim = Claim { of, text, tokens, ids, may_lack };
         agreement::check(self.vocabulary.spelling(), &claim, |id| self.vocabulary.is_hidden(id))
     }
 
     /// The answers by the student's ids, and the highest finite logit among them.
-    fn answers(&self, answers: Option<&Answers>, counts: &mut Counts) -> Result<(Vec<Option<Answer>>, f64), Damage> {
+    fn answers(&self, answers: Option<&Answers>, counts: &mut Counts) -> Result<(Vec<Option<Answer>>, f64), LineError> {
         answers.map_or(Ok((Vec::new(), f64::NEG_INFINITY)), |answers| by_id(self.vocabulary, answers, counts))
     }
 
-    fn unknown_target(&self, example: &Example) -> Fault {
+    fn unknown_target(&self, example: &Example) -> EncodeError {
         let what = match example.answers {
             Some(_) => {
                 "the line has answers but no text, so that the sampled tokens are not known; add a \"tgt\", or set input = \"teacher-argmax\""
             }
             None => "there is no text to learn from",
         };
-        Fault::Line(Damage::new(Kind::MissingKey, what))
+        EncodeError::Line(LineError::new(Kind::MissingKey, what))
     }
 }
 
 /// Whose fault it is.
-enum Fault {
-    Line(Damage),
+enum EncodeError {
+    Line(LineError),
     Ours(anyhow::Error),
 }
 
-impl From<Damage> for Fault {
-    fn from(damage: Damage) -> Self {
+impl From<LineError> for EncodeError {
+    fn from(damage: LineError) -> Self {
         Self::Line(damage)
     }
 }
 
-impl From<anyhow::Error> for Fault {
+impl From<anyhow::Error> for EncodeError {
     fn from(error: anyhow::Error) -> Self {
         Self::Ours(error)
     }
 }
 
-fn misaligned(tokens: usize, rows: usize) -> Fault {
+fn misaligned(tokens: usize, rows: usize) -> EncodeError {
     let what = format!("the text has {tokens} tokens but the answers {rows} rows; use the teacher's tokenizer");
-    Fault::Line(Damage::new(Kind::Misaligned, what))
+    EncodeError::Line(LineError::new(Kind::Misaligned, what))
 }
 
-fn argmax(answers: &[Option<Answer>]) -> Result<Vec<u32>, Damage> {
+fn argmax(answers: &[Option<Answer>]) -> Result<Vec<u32>, LineError> {
     let first = |(index, answer): (usize, &Option<Answer>)| {
         let id = answer.as_ref().and_then(|answer| answer.entries.first()).map(|&(id, _)| id);
-        id.ok_or_else(|| Damage::new(Kind::UnknownToken, format!("row {} of the answers has no id of the tokenizer", index + 1)))
+        id.ok_or_else(|| {
+            LineError::new(Kind::UnknownToken, format!("row {} of the answers has no id of the tokenizer", index + 1))
+        })
     };
     answers.iter().enumerate().map(first).collect()
 }

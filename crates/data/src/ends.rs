@@ -7,7 +7,7 @@ use hydrometer_base::user_error;
 use serde::{Deserialize, Serialize};
 use tokenizers::Tokenizer;
 
-use super::special::{CONFIG, GENERATION_CONFIG, Said};
+use super::special::{CONFIG, GENERATION_CONFIG, SpecialTokenFiles};
 use crate::recipe::{Eos, ExampleRecipe};
 
 /// Names that tokenizers give the token that ends a text, in the order in which they are looked for.
@@ -34,9 +34,9 @@ impl Ends {
             return Ok(Some(Self::new(ids, tokenizer, "eos_token of the data".into(), Vec::new())));
         }
         let mut ignored = Vec::new();
-        let mut asked = vec![Said::beside(path)?];
+        let mut asked = vec![SpecialTokenFiles::beside(path)?];
         if let Some(model) = model.filter(|model| Some(*model) != path.parent()) {
-            asked.push(Said::of(model)?);
+            asked.push(SpecialTokenFiles::of(model)?);
         }
         for said in asked {
             if let Some((ids, from)) = said_ends(&said, tokenizer, &mut ignored)? {
@@ -97,7 +97,11 @@ fn named(tokenizer: &Tokenizer, name: &str) -> Result<u32> {
 
 /// What the files of a folder name together, the one to append first, and the files that name that one. Most files decide, then
 /// their order: what belongs to the tokenizer, then `config.json`, then `generation_config.json`.
-pub fn said_ends(said: &Said, tokenizer: &Tokenizer, ignored: &mut Vec<String>) -> Result<Option<(Vec<u32>, String)>> {
+pub fn said_ends(
+    said: &SpecialTokenFiles,
+    tokenizer: &Tokenizer,
+    ignored: &mut Vec<String>,
+) -> Result<Option<(Vec<u32>, String)>> {
     let mut all = Vec::from_iter(said.token("eos_token", tokenizer)?);
     for file in [CONFIG, GENERATION_CONFIG] {
         let mut named = said.ids(file, "eos_token_id", tokenizer)?;

@@ -1,19 +1,19 @@
 //! An example as a line gives it, whatever the format: a text to read, a text to learn, and a teacher's answers where they are
 //! recorded.
 
-use super::damage::Damage;
 use super::json::Json;
-use super::lines::Place;
+use super::line_error::LineError;
+use super::lines::LinePos;
 
 #[derive(Clone, Debug, PartialEq)]
 pub struct Example {
     /// As the line names it, else its number.
     pub id: String,
-    pub place: Place,
+    pub place: LinePos,
     /// What is read and not predicted. Without it the line is a document: all of it is predicted, and it may be cut.
-    pub source: Option<Piece>,
+    pub source: Option<Segment>,
     /// What is learned; not known where a line has answers alone.
-    pub target: Option<Piece>,
+    pub target: Option<Segment>,
     pub answers: Option<Answers>,
     /// Whether the target ends because it could be no longer: its maker did not end it there.
     pub cut: bool,
@@ -21,7 +21,7 @@ pub struct Example {
 
 /// A part of an example.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Piece {
+pub enum Segment {
     Text(String),
     /// As the teacher cut it.
     Tokens(Vec<Token>),
@@ -94,7 +94,7 @@ impl Token {
     }
 
     /// A token of a list, by its text or its id.
-    pub fn listed(json: &Json, key: &str) -> Result<Self, Damage> {
+    pub fn listed(json: &Json, key: &str) -> Result<Self, LineError> {
         match json {
             Json::Whole(_) => json.id(key).map(Self::id),
             other => other.text(key).map(Self::named),
@@ -125,7 +125,7 @@ impl Token {
     }
 }
 
-impl Piece {
+impl Segment {
     /// The text as far as it is known; ids where it is not.
     pub fn text(&self) -> String {
         match self {
@@ -143,7 +143,7 @@ impl Piece {
 impl Example {
     /// What decides its split, where one file stands for all: its source, so that a prompt never stands on both sides.
     pub fn split_text(&self) -> String {
-        let source = self.source.as_ref().map(Piece::text).filter(|text| !text.trim().is_empty());
-        source.or_else(|| self.target.as_ref().map(Piece::text)).unwrap_or_default()
+        let source = self.source.as_ref().map(Segment::text).filter(|text| !text.trim().is_empty());
+        source.or_else(|| self.target.as_ref().map(Segment::text)).unwrap_or_default()
     }
 }

@@ -8,7 +8,7 @@ use hydrometer_base::note;
 use serde::{Deserialize, Serialize};
 
 use super::answers::Counts;
-use super::damage::Tally;
+use super::line_error::Tally;
 
 /// A file, or the files of a split, as imported.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]

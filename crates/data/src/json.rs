@@ -5,7 +5,7 @@ use std::fmt;
 use hydrometer_base::text::quoted;
 use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 
-use super::damage::{Damage, Kind};
+use super::line_error::{Kind, LineError};
 
 #[derive(Clone, Debug, PartialEq)]
 pub enum Json {
@@ -38,14 +38,14 @@ impl Json {
     }
 
     /// Parses a line that must be an object.
-    pub fn object(line: &str) -> Result<Self, Damage> {
+    pub fn object(line: &str) -> Result<Self, LineError> {
         match Self::value(line) {
             Ok(object @ Json::Object(_)) => Ok(object),
             Ok(other) => {
                 let what = format!("expected a JSON object, found {}: {}", other.kind(), quoted(line.trim()));
-                Err(Damage::new(Kind::NotAnObject, what))
+                Err(LineError::new(Kind::NotAnObject, what))
             }
-            Err(error) if error.is_eof() => Err(Damage::new(Kind::Torn, "the JSON ends before it is complete")),
+            Err(error) if error.is_eof() => Err(LineError::new(Kind::Torn, "the JSON ends before it is complete")),
             Err(error) => {
                 let message = error.to_string();
                 let message = message.split(" at line ").next().unwrap_or_default();
@@ -55,7 +55,7 @@ impl Json {
                     at -= 1;
                 }
                 let rest = if line[at..].is_empty() { String::new() } else { format!(", at {}", quoted(&line[at..])) };
-                Err(Damage::new(Kind::NotJson, format!("not JSON: {message} at column {column}{rest}")))
+                Err(LineError::new(Kind::NotJson, format!("not JSON: {message} at column {column}{rest}")))
             }
         }
     }
@@ -87,32 +87,32 @@ impl Json {
     }
 
     /// The value of `key`, which must be there.
-    pub fn need(&self, key: &str) -> Result<&Json, Damage> {
+    pub fn need(&self, key: &str) -> Result<&Json, LineError> {
         self.get(key).ok_or_else(|| {
             let found = match self {
                 Json::Object(fields) if fields.iter().any(|(name, _)| name == key) => "it is null here".to_string(),
                 Json::Object(fields) if fields.is_empty() => "this one is empty".to_string(),
                 _ => format!("this one has {}", self.keys()),
             };
-            Damage::new(Kind::MissingKey, format!("expected a JSON object with a {key:?}; {found}"))
+            LineError::new(Kind::MissingKey, format!("expected a JSON object with a {key:?}; {found}"))
         })
     }
 
-    pub fn text(&self, key: &str) -> Result<&str, Damage> {
+    pub fn text(&self, key: &str) -> Result<&str, LineError> {
         match self {
             Json::Text(text) => Ok(text),
             other => Err(wrong(key, "a string", other)),
         }
     }
 
-    pub fn list(&self, key: &str) -> Result<&[Json], Damage> {
+    pub fn list(&self, key: &str) -> Result<&[Json], LineError> {
         match self {
             Json::List(list) => Ok(list),
             other => Err(wrong(key, "a list", other)),
         }
     }
 
-    pub fn fields(&self, key: &str) -> Result<&[(String, Json)], Damage> {
+    pub fn fields(&self, key: &str) -> Result<&[(String, Json)], LineError> {
         match self {
             Json::Object(fields) => Ok(fields),
             other => Err(wrong(key, "an object", other)),
@@ -120,17 +120,17 @@ impl Json {
     }
 
     /// A number, −∞ and ∞ among them.
-    pub fn number(&self, key: &str) -> Result<f64, Damage> {
+    pub fn number(&self, key: &str) -> Result<f64, LineError> {
         match self {
             Json::Whole(n) => Ok(*n as f64),
-            Json::Number(x) if x.is_nan() => Err(Damage::new(Kind::BadScore, format!("{key} is not a number (NaN)"))),
+            Json::Number(x) if x.is_nan() => Err(LineError::new(Kind::BadScore, format!("{key} is not a number (NaN)"))),
             Json::Number(x) => Ok(*x),
             other => Err(wrong(key, "a number", other)),
         }
     }
 
     /// A token id.
-    pub fn id(&self, key: &str) -> Result<u64, Damage> {
+    pub fn id(&self, key: &str) -> Result<u64, LineError> {
         match self {
             Json::Whole(n) if *n >= 0 => Ok(*n as u64),
             other => Err(wrong(key, "a whole number of at least 0", other)),
@@ -149,7 +149,7 @@ impl Json {
     }
 }
 
-fn wrong(key: &str, wanted: &str, found: &Json) -> Damage {
+fn wrong(key: &str, wanted: &str, found: &Json) -> LineError {
     let value = match found {
         Json::Bool(value) => format!(": {value}"),
         Json::Whole(value) => format!(": {value}"),
@@ -157,7 +157,7 @@ fn wrong(key: &str, wanted: &str, found: &Json) -> Damage {
         Json::Text(value) => format!(": {}", quoted(value)),
         Json::Null | Json::List(_) | Json::Object(_) => String::new(),
     };
-    Damage::new(Kind::WrongType, format!("{} must be {wanted}, not {}{value}", quoted(key), found.kind()))
+    LineError::new(Kind::WrongType, format!("{} must be {wanted}, not {}{value}", quoted(key), found.kind()))
 }
 
 /// `line` with `Infinity` and `NaN` outside of strings replaced as [`WORDS`] says; a sign stays before them.

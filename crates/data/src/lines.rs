@@ -14,7 +14,7 @@ use anyhow::{Context, Result};
 use hydrometer_base::guard::open_file;
 use hydrometer_base::user_error;
 
-use super::damage::{Damage, Kind};
+use super::line_error::{Kind, LineError};
 
 /// The byte order mark of UTF-8.
 pub const BOM: &[u8] = b"\xef\xbb\xbf";
@@ -23,7 +23,7 @@ pub const LINE_MAX: usize = 64 << 20;
 
 /// Where a line begins.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Place {
+pub struct LinePos {
     pub path: Arc<Path>,
     /// From 1.
     pub number: u64,
@@ -31,7 +31,7 @@ pub struct Place {
     pub offset: u64,
 }
 
-impl fmt::Display for Place {
+impl fmt::Display for LinePos {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         write!(f, "{}:{}", self.path.display(), self.number)
     }
@@ -39,8 +39,8 @@ impl fmt::Display for Place {
 
 /// A line without its end.
 pub struct Line {
-    pub place: Place,
-    pub text: Result<String, Damage>,
+    pub place: LinePos,
+    pub text: Result<String, LineError>,
     /// Whether a line end follows: not after the last line of some files.
     pub ended: bool,
 }
@@ -113,7 +113,7 @@ impl Lines {
     pub fn next_line(&mut self) -> Option<Line> {
         let reader = self.reader.as_mut()?;
         let mut bytes = Vec::new();
-        let place = Place { path: Arc::clone(&self.path), number: self.number + 1, offset: self.offset };
+        let place = LinePos { path: Arc::clone(&self.path), number: self.number + 1, offset: self.offset };
         let end = self.end.byte();
         let (text, ended) = match read_line(reader, end, &mut bytes) {
             Ok(0) => {
@@ -130,7 +130,7 @@ impl Lines {
                 // What follows in this file is lost; other files are not.
                 self.reader = None;
                 let what = format!("the file cannot be read from here on: {}", reason(&error));
-                (Err(Damage::new(Kind::Unreadable, what)), false)
+                (Err(LineError::new(Kind::Unreadable, what)), false)
             }
         };
         Some(Line { place, text, ended })
@@ -163,11 +163,11 @@ fn read_line(mut reader: impl BufRead, end: u8, bytes: &mut Vec<u8>) -> std::io:
     Ok(length)
 }
 
-fn too_long(length: u64) -> Damage {
-    Damage::new(Kind::TooLong, format!("the line is {} MB long; the limit is {} MB", length >> 20, LINE_MAX >> 20))
+fn too_long(length: u64) -> LineError {
+    LineError::new(Kind::TooLong, format!("the line is {} MB long; the limit is {} MB", length >> 20, LINE_MAX >> 20))
 }
 
-fn decode(mut bytes: Vec<u8>, end: LineEnd) -> Result<String, Damage> {
+fn decode(mut bytes: Vec<u8>, end: LineEnd) -> Result<String, LineError> {
     while bytes.last().is_some_and(|&last| last == b'\n' || last == b'\r') {
         bytes.pop();
     }
@@ -178,7 +178,7 @@ fn decode(mut bytes: Vec<u8>, end: LineEnd) -> Result<String, Damage> {
         bytes.drain(..BOM.len());
     }
     String::from_utf8(bytes)
-        .map_err(|error| Damage::new(Kind::NotUtf8, format!("byte {} is not UTF-8", error.utf8_error().valid_up_to() + 1)))
+        .map_err(|error| LineError::new(Kind::NotUtf8, format!("byte {} is not UTF-8", error.utf8_error().valid_up_to() + 1)))
 }
 
 #[cfg(test)]

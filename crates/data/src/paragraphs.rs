@@ -5,9 +5,9 @@
 
 use anyhow::Result;
 
-use super::damage::{Damage, Kind};
-use super::example::{Example, Piece};
-use super::lines::{Lines, Place};
+use super::example::{Example, Segment};
+use super::line_error::{Kind, LineError};
+use super::lines::{LinePos, Lines};
 
 /// Aimed-at size of a document, in bytes; cuts fall on blank lines.
 const DOCUMENT: usize = 4096;
@@ -21,14 +21,14 @@ pub struct Paragraphs {
     documents: usize,
     current: String,
     /// Where `current` begins.
-    begins: Option<Place>,
+    begins: Option<LinePos>,
     ended: bool,
 }
 
 /// What precedes a blank line.
 struct Paragraph {
-    place: Place,
-    text: Result<String, (Place, Damage)>,
+    place: LinePos,
+    text: Result<String, (LinePos, LineError)>,
 }
 
 impl Paragraphs {
@@ -37,7 +37,7 @@ impl Paragraphs {
     }
 
     /// The next document, or what is wrong with a paragraph; `None` after the last.
-    pub fn next(&mut self) -> Option<(Place, Result<Example, Damage>)> {
+    pub fn next(&mut self) -> Option<(LinePos, Result<Example, LineError>)> {
         while !self.ended {
             let found = match self.paragraph() {
                 None => None,
@@ -63,7 +63,7 @@ impl Paragraphs {
         None
     }
 
-    fn close(&mut self) -> Option<(Place, Result<Example, Damage>)> {
+    fn close(&mut self) -> Option<(LinePos, Result<Example, LineError>)> {
         let text = std::mem::take(&mut self.current);
         let text = text.trim();
         let place = self.begins.take()?;
@@ -72,19 +72,19 @@ impl Paragraphs {
         }
         self.documents += 1;
         let id = format!("{}/{}", self.name, self.documents);
-        let target = Some(Piece::Text(text.to_string()));
+        let target = Some(Segment::Text(text.to_string()));
         Some((place.clone(), Ok(Example { id, place, source: None, target, answers: None, cut: false })))
     }
 
     /// What precedes the next blank line; `None` after the last. A damaged line damages its paragraph.
     fn paragraph(&mut self) -> Option<Paragraph> {
         let mut text = String::new();
-        let (mut begins, mut wrong): (Option<Place>, Option<(Place, Damage)>) = (None, None);
+        let (mut begins, mut wrong): (Option<LinePos>, Option<(LinePos, LineError)>) = (None, None);
         while let Some(line) = self.lines.next_line() {
             let begin = begins.get_or_insert_with(|| line.place.clone()).offset;
             let (blank, far) = (line.is_blank(), line.place.offset - begin > PARAGRAPH_MAX as u64);
             let found = line.text.and_then(|found| match found.find('\0') {
-                Some(at) => Err(Damage::new(Kind::NotUtf8, format!("byte {} is NUL, which is not text", at + 1))),
+                Some(at) => Err(LineError::new(Kind::NotUtf8, format!("byte {} is NUL, which is not text", at + 1))),
                 None => Ok(found),
             });
             match found {

@@ -6,9 +6,9 @@ use std::path::PathBuf;
 use hydrometer_base::choice;
 use serde::{Deserialize, Serialize};
 
-use super::damage::OnBadLine;
 use super::ends::Ends;
 use super::format::{Format, Keys};
+use super::line_error::OnBadLine;
 
 /// What a run reads.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

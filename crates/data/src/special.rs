@@ -17,7 +17,7 @@ pub const GENERATION_CONFIG: &str = "generation_config.json";
 
 /// The files of one folder, each empty where there is none.
 #[derive(Clone, Debug, Default)]
-pub struct Said {
+pub struct SpecialTokenFiles {
     folder: PathBuf,
     pub tokenizer_config: Map<String, Value>,
     pub special_tokens_map: Map<String, Value>,
@@ -34,7 +34,7 @@ pub struct Named {
     pub ordinary: Vec<(u32, String)>,
 }
 
-impl Said {
+impl SpecialTokenFiles {
     /// What the files in `folder` say.
     pub fn of(folder: &Path) -> Result<Self> {
         let read = |name: &str| object(&folder.join(name));

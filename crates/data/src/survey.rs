@@ -8,14 +8,14 @@ use hydrometer_base::user_error;
 
 use super::content::{Content, Looked, Other};
 use super::cure::Says;
-use super::damage::Damage;
 use super::format::Format;
 use super::json::Json;
 use super::json_file::key_of_examples;
-use super::lines::{LineEnd, Lines, Place, open, reason};
+use super::line_error::LineError;
+use super::lines::{LineEnd, LinePos, Lines, open, reason};
 
 /// Lines that are looked at for their format.
-pub const TELLING_LINES: usize = 100;
+pub const DETECTION_LINES: usize = 100;
 
 /// What is to be read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -159,7 +159,7 @@ impl Looker<'_> {
 
     /// The format that the first lines of each file tell.
     fn format(&self, shards: &[Shard]) -> Result<Format> {
-        let (mut known, mut fault): (Option<(Format, Place)>, _) = (None, None);
+        let (mut known, mut fault): (Option<(Format, LinePos)>, _) = (None, None);
         for shard in shards.iter().filter(|shard| shard.is_json) {
             match told(shard)? {
                 Err(found) => fault = fault.or(Some(found)),
@@ -177,16 +177,18 @@ impl Looker<'_> {
             }
         }
         match (known, fault) {
-            (Some((format, _)), None | Some(Fault::Damage(..))) => Ok(format),
+            (Some((format, _)), None | Some(DetectionError::LineError(..))) => Ok(format),
             (None, None) => Err(user_error!("{}: there is nothing to read", self.path.display())),
             (_, Some(fault)) => Err(self.unknown(fault)),
         }
     }
 
-    fn unknown(&self, fault: Fault) -> anyhow::Error {
+    fn unknown(&self, fault: DetectionError) -> anyhow::Error {
         match fault {
-            Fault::Damage(place, damage) => user_error!("{place}: {damage}; mend the line: no line before it tells the format"),
-            Fault::Keys(place, line) => {
+            DetectionError::LineError(place, damage) => {
+                user_error!("{place}: {damage}; mend the line: no line before it tells the format")
+            }
+            DetectionError::Keys(place, line) => {
                 if let Some(key) = key_of_examples(&line) {
                     return user_error!(
                         "{place}: the line has a list of objects under {key:?}; write them one a line, e.g. with jq -c '.{key}[]'"
@@ -209,24 +211,24 @@ impl Looker<'_> {
 }
 
 /// Why lines tell no format.
-enum Fault {
-    Damage(Place, Damage),
+enum DetectionError {
+    LineError(LinePos, LineError),
     /// A line whose keys are those of no format.
-    Keys(Place, String),
+    Keys(LinePos, String),
 }
 
 /// The format that the first lines of a file tell, and which line does; nothing where it has no lines.
-fn told(shard: &Shard) -> Result<Result<Option<(Format, Place)>, Fault>> {
+fn told(shard: &Shard) -> Result<Result<Option<(Format, LinePos)>, DetectionError>> {
     let mut lines = Lines::open(&shard.path, shard.end)?;
     let (mut damaged, mut untold) = (None, None);
-    for _ in 0..TELLING_LINES {
+    for _ in 0..DETECTION_LINES {
         let Some(line) = lines.next_filled() else { break };
         let found = line.text.and_then(|text| Ok((Json::object(&text)?, text)));
         match found.map(|(json, text)| (Format::of(&json), text)) {
             Ok((Some(format), _)) => return Ok(Ok(Some((format, line.place)))),
             // A line with a null where its text should be tells nothing; the next one may.
-            Ok((None, text)) => untold = untold.or(Some(Fault::Keys(line.place, text))),
-            Err(damage) => damaged = damaged.or(Some(Fault::Damage(line.place, damage))),
+            Ok((None, text)) => untold = untold.or(Some(DetectionError::Keys(line.place, text))),
+            Err(damage) => damaged = damaged.or(Some(DetectionError::LineError(line.place, damage))),
         }
     }
     Ok(untold.or(damaged).map_or(Ok(None), Err))

@@ -14,7 +14,7 @@ use tokenizers::{AddedToken, Encoding, Tokenizer, TokenizerBuilder};
 use super::content::instead;
 use super::corpus::Reader;
 use super::ends::Ends;
-use super::example::Piece;
+use super::example::Segment;
 use super::lines::BOM;
 
 /// Begins every document, so that its first token is predicted too.
@@ -58,7 +58,7 @@ pub fn train(mut reader: Reader, vocab_size: usize, ends: bool) -> Result<Tokeni
                 return None;
             }
         };
-        let text: String = example.source.iter().chain(&example.target).map(Piece::text).collect::<Vec<_>>().join("\n");
+        let text: String = example.source.iter().chain(&example.target).map(Segment::text).collect::<Vec<_>>().join("\n");
         read += text.len();
         (read <= TRAINING_TEXT || read == text.len()).then_some(text)
     });

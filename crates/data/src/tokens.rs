@@ -15,7 +15,7 @@ use super::corpus::{Document, Reader};
 use super::encode::{Encoded, Encoder};
 use super::ids::{Ids, Writer};
 use super::import::Import;
-use super::names::Names;
+use super::string_table::StringTable;
 use super::tokenizer;
 use super::vocabulary::Vocabulary;
 use crate::recipe::DataFiles;
@@ -29,7 +29,7 @@ pub struct TokenizedSplit {
     pub offsets: Vec<u64>,
     /// Bytes of text that the predicted tokens of each document stand for.
     pub bytes: Vec<u64>,
-    pub names: Names,
+    pub names: StringTable,
     /// Where documents are examples: what is read of them and not predicted.
     pub examples: Option<Prompts>,
 }
@@ -132,7 +132,7 @@ impl TokenizedSplit {
         let cure = "delete it and run the command that made it again";
         ensure!(sha256_file(&ids)? == *wanted, user_error!("{} is damaged; {cure}", ids.display()));
         let names = tensors.tensor("names").map_err(|_| damaged())?.data().to_vec();
-        let names = String::from_utf8(names).ok().and_then(|names| Names::of(names, u64s("name_ends").ok()?));
+        let names = String::from_utf8(names).ok().and_then(|names| StringTable::of(names, u64s("name_ends").ok()?));
         let examples = match tensors.tensor("prompts") {
             Err(_) => None,
             Ok(prompts) => Some(Prompts {

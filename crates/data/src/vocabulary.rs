@@ -8,8 +8,8 @@ use hydrometer_base::text::quoted;
 use hydrometer_base::user_error;
 use tokenizers::Tokenizer;
 
-use super::damage::{Damage, Kind};
 use super::example::Token;
+use super::line_error::{Kind, LineError};
 use super::spelling::Spelling;
 use super::{ends, tokenizer};
 use crate::recipe::ExampleRecipe;
@@ -192,8 +192,8 @@ impl<'a> Vocabulary<'a> {
         bytes.is_none_or(names) && text.is_none_or(|text| names(text.as_bytes()))
     }
 
-    /// Damage where other names of `token` are not of `id`, the one that was taken.
-    pub fn check_names(&self, id: u32, token: &Token) -> Result<(), Damage> {
+    /// LineError where other names of `token` are not of `id`, the one that was taken.
+    pub fn check_names(&self, id: u32, token: &Token) -> Result<(), LineError> {
         if self.is_named(id, token) {
             return Ok(());
         }
@@ -206,12 +206,12 @@ impl<'a> Vocabulary<'a> {
             "token id {id} is {} in the tokenizer but {theirs} in the log: the id is of another tokenizer; use the teacher's tokenizer",
             quoted(&ours)
         );
-        Err(Damage::new(Kind::Contradictory, what))
+        Err(LineError::new(Kind::Contradictory, what))
     }
 
     /// The id of a token that is part of a text: without it the text is not known.
-    pub fn need(&self, token: &Token) -> Result<u32, Damage> {
-        let Some(id) = self.id(token) else { return Err(Damage::new(Kind::UnknownToken, self.unknown(token))) };
+    pub fn need(&self, token: &Token) -> Result<u32, LineError> {
+        let Some(id) = self.id(token) else { return Err(LineError::new(Kind::UnknownToken, self.unknown(token))) };
         self.check_names(id, token)?;
         Ok(id)
     }
@@ -247,7 +247,8 @@ mod tests {
     use super::*;
 
     fn tokenizer(name: &str) -> Tokenizer {
-        crate::tokenizer::open(&std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures/data").join(name)).unwrap()
+        crate::tokenizer::open(&std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures/data").join(name))
+            .unwrap()
     }
 
     fn bytes(text: &str, bytes: &[u8]) -> Token {

@@ -48,7 +48,8 @@ pub enum Event {
         slope: Option<f64>,
     },
     Step(Step),
-    Evaluated(Evaluated),
+    #[serde(rename = "evaluated")]
+    Evaluation(EvaluationEvent),
     /// A document of the final evaluation.
     Document {
         split: String,
@@ -58,7 +59,8 @@ pub enum Event {
         tokens: i64,
     },
     /// A student's final weights against its teacher, means over held-out tokens.
-    Compared {
+    #[serde(rename = "compared")]
+    FidelityMeasured {
         split: String,
         tokens: i64,
         #[serde(with = "number")]
@@ -87,7 +89,8 @@ pub enum Event {
         evidence: String,
     },
     /// What it needs is not whole, or the machine could not go on: no fault of the run's, it goes on when run again.
-    Postponed {
+    #[serde(rename = "postponed")]
+    Deferred {
         because: String,
     },
     /// It was killed or could not begin, and is tried again after a while.
@@ -101,7 +104,8 @@ pub enum Event {
         anew: bool,
     },
     /// Something a person should know that is no failure.
-    Noted {
+    #[serde(rename = "noted")]
+    Notice {
         what: String,
     },
     /// Not written but read: a line that is torn or damaged, after what counts of this step.
@@ -141,7 +145,7 @@ pub struct Step {
 
 /// An evaluation.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Evaluated {
+pub struct EvaluationEvent {
     pub step: i64,
     pub tokens: i64,
     pub split: String,
@@ -302,10 +306,10 @@ pub fn numerics(events: &[Event]) -> Option<u32> {
 fn survives(event: &Event, step: i64) -> bool {
     match event {
         Event::Step(found) => found.step <= step,
-        Event::Evaluated(found) => found.step <= step && step > 0,
+        Event::Evaluation(found) => found.step <= step && step > 0,
         Event::Torn { after } => *after < step,
         Event::GradientChecked { updates, .. } => *updates < step,
-        Event::Document { .. } | Event::Compared { .. } | Event::Progress { .. } | Event::Done => false,
+        Event::Document { .. } | Event::FidelityMeasured { .. } | Event::Progress { .. } | Event::Done => false,
         Event::Failed { .. } | Event::Diverged { .. } => false,
         _ => true,
     }
@@ -422,7 +426,7 @@ mod tests {
                 teacher_entropy: None,
                 mean_lse: odd,
             };
-            let found = Evaluated {
+            let found = EvaluationEvent {
                 step: 1,
                 tokens: 10,
                 split: "valid".into(),
@@ -437,9 +441,9 @@ mod tests {
                 Event::GradientChecked { updates: 0, slope: Some(odd) },
                 Event::GradientChecked { updates: 1, slope: None },
                 Event::Step(step),
-                Event::Evaluated(found),
+                Event::Evaluation(found),
                 Event::Document { split: split.clone(), document, nll_sum: odd, tokens: 3 },
-                Event::Compared { split, tokens: 3, kl_to_teacher, top_1_agreement, top_10_overlap },
+                Event::FidelityMeasured { split, tokens: 3, kl_to_teacher, top_1_agreement, top_10_overlap },
                 Event::Done,
             ];
             let journal = journal(&path, 1);

@@ -60,7 +60,7 @@ pub struct Provenance {
     pub fingerprints: BTreeMap<String, Fingerprint>,
     /// Runs whose rows earlier frames had, and where those came from.
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub kept: Vec<Kept>,
+    pub kept: Vec<CarriedRuns>,
     /// Version of the arithmetic: the oldest that made a run in the tables. Absent in results from before it was recorded.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub numerics: Option<u32>,
@@ -74,7 +74,7 @@ pub struct Provenance {
 
 /// Runs of an earlier time whose rows were kept.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct Kept {
+pub struct CarriedRuns {
     pub commit: Option<String>,
     pub cpu: String,
     pub finished_at: i64,
@@ -84,13 +84,13 @@ pub struct Kept {
 }
 
 /// Where the rows of `runs` came from, as the provenance beside the `earlier` frames tells.
-pub fn kept_from(earlier: &Provenance, runs: &[String]) -> Vec<Kept> {
-    let older = earlier.kept.iter().map(|kept| Kept { runs: shared(&kept.runs, runs), ..kept.clone() });
-    let mut all: Vec<Kept> = older.filter(|kept| !kept.runs.is_empty()).collect();
+pub fn kept_from(earlier: &Provenance, runs: &[String]) -> Vec<CarriedRuns> {
+    let older = earlier.kept.iter().map(|kept| CarriedRuns { runs: shared(&kept.runs, runs), ..kept.clone() });
+    let mut all: Vec<CarriedRuns> = older.filter(|kept| !kept.runs.is_empty()).collect();
     let rest: Vec<String> = runs.iter().filter(|run| !all.iter().any(|kept| kept.runs.contains(run))).cloned().collect();
     if !rest.is_empty() {
         let Provenance { commit, cpu, finished_at, numerics, .. } = earlier.clone();
-        all.push(Kept { commit, cpu, finished_at, runs: rest, numerics });
+        all.push(CarriedRuns { commit, cpu, finished_at, runs: rest, numerics });
     }
     all
 }

@@ -6,13 +6,13 @@ use hydrometer_base::units::{fixed, markdown};
 use serde_json::Value;
 
 use super::comparison::LEVEL;
-use super::quote::{Fault, Material, link};
+use super::quote::{MarkerError, Material, link};
 use super::{input, plot, verdict};
 
 /// The kinds, for whoever asks for another.
 const KINDS: &str = "table: COLUMNS, facets: NUMBER, sentences, claims and figure: PLOT";
 
-type Lines = std::result::Result<String, Fault>;
+type Lines = std::result::Result<String, MarkerError>;
 
 /// A block of `kind` about `argument`, for the text in `file`.
 pub fn block(material: &Material, kind: &str, argument: &str, file: &Path) -> Lines {
@@ -22,7 +22,7 @@ pub fn block(material: &Material, kind: &str, argument: &str, file: &Path) -> Li
         "sentences" => Ok(list(verdict::sentences(&material.comparison))),
         "claims" => claims(material),
         "figure" => figure(material, argument, file),
-        _ => Err(Fault::wrong(format!("there is no block `{kind}`; there are {KINDS}"))),
+        _ => Err(MarkerError::wrong(format!("there is no block `{kind}`; there are {KINDS}"))),
     }
 }
 
@@ -37,10 +37,10 @@ fn table(material: &Material, columns: &str) -> Lines {
     let nodes =
         || ["cells", "references"].into_iter().filter_map(|kind| numbers[kind].as_object()).flatten().map(|(_, node)| node);
     if columns.is_empty() {
-        return Err(Fault::wrong("a table needs columns: `EXPERIMENT table: perplexity, percent`"));
+        return Err(MarkerError::wrong("a table needs columns: `EXPERIMENT table: perplexity, percent`"));
     }
     if let Some(unknown) = columns.iter().find(|column| nodes().all(|node| cell(node, column).is_none())) {
-        return Err(Fault::wrong(format!("no arm of {} has a `{unknown}`", material.comparison.experiment)));
+        return Err(MarkerError::wrong(format!("no arm of {} has a `{unknown}`", material.comparison.experiment)));
     }
     let reference = &material.comparison.reference;
     let head = std::iter::once("arm".to_string()).chain(columns.iter().map(|column| title(column, reference)));
@@ -75,7 +75,7 @@ fn facets(material: &Material, number: &str) -> Lines {
         }
     }
     if arms.is_empty() {
-        return Err(Fault::wrong(format!("no arm of {} has a `{number}`", comparison.experiment)));
+        return Err(MarkerError::wrong(format!("no arm of {} has a `{number}`", comparison.experiment)));
     }
     let head = ["arm", "objective"].into_iter().map(String::from).chain(facets.iter().map(|(name, _)| markdown(name)));
     let mut lines = row(head) + "|:--|:--|" + &"--:|".repeat(facets.len()) + "\n";
@@ -103,9 +103,10 @@ fn facets(material: &Material, number: &str) -> Lines {
 /// A line a claim, in the order of the experiment's file: the verdict, then what was claimed.
 fn claims(material: &Material) -> Lines {
     let experiment = &material.comparison.experiment;
-    let none = || Fault::wrong(format!("{experiment} has no claims"));
+    let none = || MarkerError::wrong(format!("{experiment} has no claims"));
     let text = material.claims.as_deref().ok_or_else(none)?;
-    let file: Value = serde_json::from_str(text).map_err(|error| Fault::wrong(format!("{experiment}: claims.json: {error}")))?;
+    let file: Value =
+        serde_json::from_str(text).map_err(|error| MarkerError::wrong(format!("{experiment}: claims.json: {error}")))?;
     let line = |claim: &Value| {
         let field = |name: &str| claim[name].as_str().unwrap_or_default();
         let alone = if field("verdict") == field("verdict_holm") {
@@ -121,12 +122,12 @@ fn claims(material: &Material) -> Lines {
 
 fn figure(material: &Material, name: &str, file: &Path) -> Lines {
     let Material { results, comparison, folder, .. } = material;
-    let wrong = |error: anyhow::Error| Fault::wrong(format!("{error:#}"));
+    let wrong = |error: anyhow::Error| MarkerError::wrong(format!("{error:#}"));
     let input = input::read(&results.frames).map_err(wrong)?;
     let plots = plot::all(&input, comparison, &results.provenance).map_err(wrong)?;
     let Some(plot) = plots.iter().find(|plot| plot.name == name) else {
         let names: Vec<String> = plots.iter().map(|plot| format!("`{}`", plot.name)).collect();
-        return Err(Fault::wrong(format!("{} has no plot `{name}`; it has {}", comparison.experiment, names.join(", "))));
+        return Err(MarkerError::wrong(format!("{} has no plot `{name}`; it has {}", comparison.experiment, names.join(", "))));
     };
     let folder = link(file, folder).map_err(wrong)?;
     Ok(format!("![{}]({folder}/plots/{name}.png)\n", markdown(&plot.title)))

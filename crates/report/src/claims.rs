@@ -12,7 +12,7 @@ use hydrometer_base::units::{fixed, signed};
 use hydrometer_record::frames::Frames;
 use serde::Serialize;
 
-use super::evidence::{Measured, read};
+use super::evidence::{FinalEvaluation, read};
 use super::metrics::{BESIDE, is_fidelity, measured};
 use crate::claim::Claim;
 use crate::claim::expectation::{Metric, Relation, Side};
@@ -74,7 +74,7 @@ pub fn decide(claims: &[Claim], frames: &Frames) -> Result<Vec<Outcome>> {
     Ok(outcomes)
 }
 
-fn outcome(claim: &Claim, evidence: &BTreeMap<String, Measured>) -> Outcome {
+fn outcome(claim: &Claim, evidence: &BTreeMap<String, FinalEvaluation>) -> Outcome {
     let product = claim.expectation.left.is_product() && claim.expectation.right.is_product();
     let mut outcome = Outcome {
         id: claim.id.clone(),
@@ -126,11 +126,11 @@ pub(super) fn rounded(value: f64) -> f64 {
 /// The measured value over seeds and documents and the probability of superiority, or why there is none.
 fn measure(
     claim: &Claim,
-    evidence: &BTreeMap<String, Measured>,
+    evidence: &BTreeMap<String, FinalEvaluation>,
     product: bool,
 ) -> std::result::Result<(Crossed, Option<f64>), String> {
     let mut unfinished = Vec::new();
-    let mut arm = |runs: &[String]| -> Vec<&Measured> {
+    let mut arm = |runs: &[String]| -> Vec<&FinalEvaluation> {
         let mut found = Vec::new();
         for run in runs {
             match evidence.get(run) {
@@ -148,7 +148,7 @@ fn measure(
     }
     // Where the expectation asks for one side only, that side stands for both.
     let (left, right) = (if a.is_empty() { &b } else { &a }, if b.is_empty() { &a } else { &b });
-    let pairs: Vec<(&Measured, &Measured)> =
+    let pairs: Vec<(&FinalEvaluation, &FinalEvaluation)> =
         left.iter().filter_map(|a| Some((*a, *right.iter().find(|b| b.seed == a.seed)?))).collect();
     let Some((first, _)) = pairs.first() else { return Err("its arms share no seed".into()) };
     if pairs.iter().flat_map(|(a, b)| [a, b]).any(|run| run.documents != first.documents || run.tokens != first.tokens) {
@@ -156,7 +156,7 @@ fn measure(
     }
     for (metric, side) in claim.expectation.metrics().into_iter().filter(|(metric, _)| BESIDE.contains(metric)) {
         let of_side = if side == Side::A { &a } else { &b };
-        let lacking: Vec<&&Measured> = of_side.iter().filter(|run| of_whole_text(run, metric).is_none()).collect();
+        let lacking: Vec<&&FinalEvaluation> = of_side.iter().filter(|run| of_whole_text(run, metric).is_none()).collect();
         if let Some(first) = lacking.first() {
             let why = if is_fidelity(metric) { ": they were held against no teacher" } else { "" };
             let (count, all, arm) = (lacking.len(), of_side.len(), if side == Side::A { "a" } else { "b" });
@@ -165,7 +165,7 @@ fn measure(
         }
     }
     let tokens = &first.tokens;
-    let whole = |run: &Measured, metric: Metric| of_whole_text(run, metric).unwrap_or(f64::NAN);
+    let whole = |run: &FinalEvaluation, metric: Metric| of_whole_text(run, metric).unwrap_or(f64::NAN);
     let value = |seed: usize, weights: &[f64]| {
         let (a, b) = pairs[seed];
         let (nll_a, nll_b) = (corpus_nll(&a.nats, tokens, weights), corpus_nll(&b.nats, tokens, weights));
@@ -190,13 +190,14 @@ fn measure(
             _ => "its value is not a finite number".to_string(),
         })?;
     let once = vec![1.0; tokens.len()];
-    let final_nll = |runs: &[&Measured]| -> Vec<f64> { runs.iter().map(|run| corpus_nll(&run.nats, tokens, &once)).collect() };
+    let final_nll =
+        |runs: &[&FinalEvaluation]| -> Vec<f64> { runs.iter().map(|run| corpus_nll(&run.nats, tokens, &once)).collect() };
     let superiority = (!a.is_empty() && !b.is_empty()).then(|| probability_of_superiority(&final_nll(&a), &final_nll(&b)));
     Ok((found, superiority))
 }
 
 /// What the evaluation of `run` says of `metric`, over all documents.
-fn of_whole_text(run: &Measured, metric: Metric) -> Option<f64> {
+fn of_whole_text(run: &FinalEvaluation, metric: Metric) -> Option<f64> {
     measured(metric, run.whole.as_ref()?)
 }
 

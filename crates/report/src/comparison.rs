@@ -10,9 +10,9 @@ use hydrometer_record::provenance::Provenance;
 use serde::Serialize;
 
 use super::difference::{Difference, NllDifference, difference};
-use super::evidence::{self, Measured};
+use super::evidence::{self, FinalEvaluation};
 use super::input::{Input, Run, read};
-use super::metrics::{beside, over_seeds};
+use super::metrics::{over_seeds, secondary_metrics};
 use crate::claim::expectation::Metric;
 use crate::stats::holm::holm;
 use crate::stats::interval::{Interval, mean_interval};
@@ -152,7 +152,7 @@ pub fn comparison(frames: &Frames, provenance: &Provenance) -> Result<Comparison
     Ok(compare(&read(frames)?, &evidence::read(frames)?, provenance))
 }
 
-pub fn compare(input: &Input, evidence: &BTreeMap<String, Measured>, provenance: &Provenance) -> Comparison {
+pub fn compare(input: &Input, evidence: &BTreeMap<String, FinalEvaluation>, provenance: &Provenance) -> Comparison {
     let mut cells = cells(input, provenance);
     label(&mut cells);
     for at in 0..cells.len() {
@@ -240,7 +240,7 @@ fn cell(input: &Input, method: &str, axes: Vec<AxisValue>, runs: Vec<usize>, spl
         .filter_map(|run| {
             let eval = run.last_eval(split)?;
             let total_flops = run.train_flops + run.teacher_flops;
-            let (run, seed, metrics) = (run.run.clone(), run.seed, beside(eval));
+            let (run, seed, metrics) = (run.run.clone(), run.seed, secondary_metrics(eval));
             Some(SeedResult { seed, run, nll: eval.nll, perplexity: eval.perplexity, metrics, total_flops })
         })
         .collect();
@@ -314,7 +314,7 @@ fn references(input: &Input, split: &str) -> Vec<Reference> {
             }
             let peers = input.runs.iter().filter(|other| other.role == role && other.method == run.method && other.ok());
             let evals: Vec<&EvalRow> = peers.filter_map(|run| run.last_eval(split)).collect();
-            let metrics: Vec<BTreeMap<Metric, f64>> = evals.iter().map(|eval| beside(eval)).collect();
+            let metrics: Vec<BTreeMap<Metric, f64>> = evals.iter().map(|eval| secondary_metrics(eval)).collect();
             let mut metrics = over_seeds(&metrics.iter().collect::<Vec<_>>());
             // What goes by one name may have been trained on several data sets, which are no sample of anything.
             metrics.values_mut().for_each(|found| (found.low, found.high) = (None, None));

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 
 use super::comparison::{Cell, Estimate, LEVEL, SeedResult, mean};
-use super::evidence::Measured;
+use super::evidence::FinalEvaluation;
 use crate::stats::bootstrap::{REPLICATES, SEED};
 use crate::stats::crossed::{Crossed, Draws};
 use crate::stats::interval::paired_difference;
@@ -57,7 +57,7 @@ pub(super) fn difference(
     cells: &[Cell],
     at: usize,
     reference: &str,
-    evidence: &BTreeMap<String, Measured>,
+    evidence: &BTreeMap<String, FinalEvaluation>,
 ) -> Option<Difference> {
     let cell = &cells[at];
     if cell.method == reference {
@@ -74,14 +74,14 @@ pub(super) fn difference(
     Some(Difference { to: partner.label.clone(), perplexity, percent, nll: nll_difference(&pairs, evidence) })
 }
 
-fn nll_difference(pairs: &[(&SeedResult, &SeedResult)], evidence: &BTreeMap<String, Measured>) -> Option<NllDifference> {
-    let found: Vec<(&Measured, &Measured)> =
+fn nll_difference(pairs: &[(&SeedResult, &SeedResult)], evidence: &BTreeMap<String, FinalEvaluation>) -> Option<NllDifference> {
+    let found: Vec<(&FinalEvaluation, &FinalEvaluation)> =
         pairs.iter().map(|(a, b)| Some((evidence.get(&a.run)?, evidence.get(&b.run)?))).collect::<Option<_>>()?;
     let (first, _) = found.first()?;
     if found.iter().flat_map(|(a, b)| [a, b]).any(|run| run.documents != first.documents || run.tokens != first.tokens) {
         return None;
     }
-    let nats = |runs: Vec<&Measured>| runs.into_iter().map(|run| run.nats.clone()).collect();
+    let nats = |runs: Vec<&FinalEvaluation>| runs.into_iter().map(|run| run.nats.clone()).collect();
     let (a, b) = found.iter().copied().unzip();
     let pairs = Pairs { tokens: first.tokens.clone(), a: nats(a), b: nats(b) };
     let found = pairs.difference(LEVEL, Draws { replicates: REPLICATES, seed: SEED })?;

@@ -9,7 +9,7 @@ use super::input::Table;
 
 /// A run's final evaluation on held-out text.
 #[derive(Clone, Debug, Default)]
-pub struct Measured {
+pub struct FinalEvaluation {
     pub seed: i64,
     pub status: String,
     /// Split and name of every document, in the order of the frame.
@@ -23,11 +23,12 @@ pub struct Measured {
 }
 
 /// All runs by id.
-pub fn read(frames: &Frames) -> Result<BTreeMap<String, Measured>> {
-    let mut all: BTreeMap<String, Measured> = BTreeMap::new();
+pub fn read(frames: &Frames) -> Result<BTreeMap<String, FinalEvaluation>> {
+    let mut all: BTreeMap<String, FinalEvaluation> = BTreeMap::new();
     let runs = Table(&frames.runs);
     for ((run, seed), status) in runs.text("run")?.into_iter().zip(runs.whole("seed")?).zip(runs.text("status")?) {
-        let measured = Measured { seed: seed.unwrap_or(0), status: status.unwrap_or_default(), ..Measured::default() };
+        let measured =
+            FinalEvaluation { seed: seed.unwrap_or(0), status: status.unwrap_or_default(), ..FinalEvaluation::default() };
         all.insert(run.unwrap_or_default(), measured);
     }
     let documents = Table(&frames.documents);

@@ -10,7 +10,7 @@ use super::findings::{self, Rows};
 use super::input::Input;
 use super::plot::Plot;
 use super::pooled::{self, Pooled};
-use super::table::{self, Place};
+use super::table::{self, Surface};
 use super::verdict;
 
 /// The whole file.
@@ -35,8 +35,8 @@ pub fn report(
     for sentence in verdict::sentences(comparison) {
         out.push_str(&format!("- {}\n", markdown(&sentence)));
     }
-    out.push_str(&format!("\n{}\n\n{}\n", markdown(verdict::CAVEAT), table::comparison(comparison, Place::Page).markdown()));
-    if let Some(metrics) = table::metrics(comparison, Place::Page) {
+    out.push_str(&format!("\n{}\n\n{}\n", markdown(verdict::CAVEAT), table::comparison(comparison, Surface::Page).markdown()));
+    if let Some(metrics) = table::metrics(comparison, Surface::Page) {
         out.push_str(&format!("## {}\n\n{}\n", table::METRICS_TITLE, metrics.markdown()));
     }
     if !pooled.is_empty() {

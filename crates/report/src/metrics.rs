@@ -33,7 +33,7 @@ pub fn measured(metric: Metric, eval: &EvalRow) -> Option<f64> {
 }
 
 /// All that an evaluation says beside its perplexity.
-pub fn beside(eval: &EvalRow) -> BTreeMap<Metric, f64> {
+pub fn secondary_metrics(eval: &EvalRow) -> BTreeMap<Metric, f64> {
     BESIDE.into_iter().filter_map(|metric| Some((metric, measured(metric, eval)?))).collect()
 }
 

@@ -17,7 +17,7 @@ use serde_json::{Map, Value, json};
 use super::claims::rounded;
 use super::comparison::{Cell, Comparison, Estimate, Reference, compare, mean};
 use super::difference::Difference;
-use super::evidence::{self, Measured};
+use super::evidence::{self, FinalEvaluation};
 use super::findings::{self, MEANS};
 use super::input::{Input, Run, read};
 use super::table;
@@ -106,7 +106,7 @@ fn estimate(found: &Estimate, text: String, show: impl Fn(f64) -> String) -> Val
     entry
 }
 
-fn held_out(run: &Measured) -> Value {
+fn held_out(run: &FinalEvaluation) -> Value {
     let tokens: f64 = run.tokens.iter().sum();
     json!({ "documents": count(run.documents.len()), "tokens": number(tokens, quantity(tokens)) })
 }

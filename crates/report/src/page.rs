@@ -9,7 +9,7 @@ use super::findings::{self, Rows};
 use super::input::Input;
 use super::plot::{Palette, Plot};
 use super::pooled::{self, Pooled};
-use super::table::{self, Place};
+use super::table::{self, Surface};
 use super::verdict;
 
 /// The whole page.
@@ -44,8 +44,8 @@ pub fn report(
     let sentences: String = sentences.iter().map(|sentence| format!("<p>{}</p>\n", html(sentence))).collect();
     body.push_str(&format!("<div class=\"verdict\">\n{sentences}</div>\n<p class=\"note\">{}</p>\n", html(verdict::CAVEAT)));
     body.push_str("<h2>Comparison</h2>\n");
-    body.push_str(&table::comparison(comparison, Place::Page).html(|cell| swatch(&palette, cell)));
-    if let Some(metrics) = table::metrics(comparison, Place::Page) {
+    body.push_str(&table::comparison(comparison, Surface::Page).html(|cell| swatch(&palette, cell)));
+    if let Some(metrics) = table::metrics(comparison, Surface::Page) {
         body.push_str(&format!("<h2>{}</h2>\n{}", table::METRICS_TITLE, metrics.html(|cell| swatch(&palette, cell))));
     }
     if !pooled.is_empty() {

@@ -21,7 +21,7 @@ use super::numbers::numbers;
 /// What texts can quote: the experiments in a folder of results, each read when it is first asked for.
 pub struct Results {
     root: PathBuf,
-    known: BTreeMap<String, std::result::Result<Material, Fault>>,
+    known: BTreeMap<String, std::result::Result<Material, MarkerError>>,
 }
 
 /// What is known of one experiment.
@@ -58,17 +58,17 @@ pub struct Change {
 pub struct Placed {
     pub line: usize,
     #[serde(flatten)]
-    pub fault: Fault,
+    pub fault: MarkerError,
 }
 
 #[derive(Clone, Debug, PartialEq, serde::Serialize)]
-pub struct Fault {
+pub struct MarkerError {
     pub reason: String,
     /// The marker is right, but the results do not bear out what stands beside it.
     pub contradicted: bool,
 }
 
-impl Fault {
+impl MarkerError {
     pub fn wrong(reason: impl Into<String>) -> Self {
         Self { reason: reason.into(), contradicted: false }
     }
@@ -83,21 +83,21 @@ impl Results {
         Self { root: root.to_path_buf(), known: BTreeMap::new() }
     }
 
-    fn get(&mut self, experiment: &str) -> std::result::Result<&Material, Fault> {
+    fn get(&mut self, experiment: &str) -> std::result::Result<&Material, MarkerError> {
         let root = &self.root;
         let found = self.known.entry(experiment.to_string()).or_insert_with(|| read(&root.join(experiment)));
         found.as_ref().map_err(Clone::clone)
     }
 }
 
-fn read(folder: &Path) -> std::result::Result<Material, Fault> {
+fn read(folder: &Path) -> std::result::Result<Material, MarkerError> {
     if !folder.join("runs.parquet").exists() {
-        return Err(Fault::wrong(format!("{} has no frames to quote", folder.display())));
+        return Err(MarkerError::wrong(format!("{} has no frames to quote", folder.display())));
     }
-    let unreadable = |error: anyhow::Error| Fault::contradicted(format!("{error:#}"));
+    let unreadable = |error: anyhow::Error| MarkerError::contradicted(format!("{error:#}"));
     let results = Checked::read(folder).map_err(unreadable)?;
     if let Some(warning) = results.warning(folder) {
-        return Err(Fault::contradicted(warning));
+        return Err(MarkerError::contradicted(warning));
     }
     let material = |results: Checked| -> Result<Material> {
         let claims = std::fs::read_to_string(folder.join(CLAIMS)).ok();
@@ -116,7 +116,7 @@ pub fn fill(text: &str, file: &Path, results: &mut Results) -> Filled {
     let all = marks(text, &mut faults);
     for mark in &all {
         match (mark.kind, open) {
-            (Kind::End, None) => faults.push(placed(mark, Fault::wrong("<!--/--> ends a quote that does not begin"))),
+            (Kind::End, None) => faults.push(placed(mark, MarkerError::wrong("<!--/--> ends a quote that does not begin"))),
             (Kind::End, Some(begin)) => {
                 open = None;
                 filled.quotes += 1;
@@ -132,7 +132,7 @@ pub fn fill(text: &str, file: &Path, results: &mut Results) -> Filled {
                 }
             }
             (_, Some(begin)) => {
-                faults.push(placed(begin, Fault::wrong("this quote has no <!--/--> before the next marker")));
+                faults.push(placed(begin, MarkerError::wrong("this quote has no <!--/--> before the next marker")));
                 open = (mark.kind == Kind::Quote).then_some(mark);
             }
             (Kind::Quote, None) => open = Some(mark),
@@ -142,7 +142,7 @@ pub fn fill(text: &str, file: &Path, results: &mut Results) -> Filled {
             }
         }
     }
-    faults.extend(open.map(|begin| placed(begin, Fault::wrong("this quote has no <!--/-->"))));
+    faults.extend(open.map(|begin| placed(begin, MarkerError::wrong("this quote has no <!--/-->"))));
     faults.sort_by_key(|fault| fault.line);
     filled.text += &text[copied..];
     Filled { faults, ..filled }
@@ -164,7 +164,7 @@ struct Mark<'a> {
     before: &'a str,
 }
 
-fn placed(mark: &Mark, fault: Fault) -> Placed {
+fn placed(mark: &Mark, fault: MarkerError) -> Placed {
     Placed { line: mark.line, fault }
 }
 
@@ -195,7 +195,7 @@ fn marks<'a>(text: &'a str, faults: &mut Vec<Placed>) -> Vec<Mark<'a>> {
                 continue;
             }
             let Some(length) = line[from + 1..].find("-->") else {
-                faults.push(Placed { line: number, fault: Fault::wrong("this marker is not closed by --> on its line") });
+                faults.push(Placed { line: number, fault: MarkerError::wrong("this marker is not closed by --> on its line") });
                 continue;
             };
             let (says, before) = (line[from + 1..from + 1 + length].trim(), &line[..start]);
@@ -207,15 +207,15 @@ fn marks<'a>(text: &'a str, faults: &mut Vec<Placed>) -> Vec<Mark<'a>> {
 }
 
 /// What is to stand between `begin` and its end, where `found` stands.
-fn given(begin: &Mark, text: &str, found: &str, file: &Path, results: &mut Results) -> std::result::Result<String, Fault> {
+fn given(begin: &Mark, text: &str, found: &str, file: &Path, results: &mut Results) -> std::result::Result<String, MarkerError> {
     let is_number = begin.says.find('/').is_some_and(|slash| begin.says.find(' ').is_none_or(|space| slash < space));
     if is_number {
         if found.contains('\n') {
-            return Err(Fault::wrong("a number and its <!--/--> stand on one line"));
+            return Err(MarkerError::wrong("a number and its <!--/--> stand on one line"));
         }
         // Markdown takes a line, or an item of a list, that begins with a comment for HTML.
         if begin.before.chars().all(|c| c.is_whitespace() || "-+>".contains(c)) || begin.before.trim() == "*" {
-            return Err(Fault::wrong(
+            return Err(MarkerError::wrong(
                 "a line must not begin with a marker: Markdown would take the whole line for HTML; put a word before it",
             ));
         }
@@ -223,11 +223,11 @@ fn given(begin: &Mark, text: &str, found: &str, file: &Path, results: &mut Resul
     }
     let (what, argument) = begin.says.split_once(':').unwrap_or((begin.says, ""));
     let Some((experiment, kind)) = what.split_once(' ') else {
-        return Err(Fault::wrong(format!("`{}` is neither EXPERIMENT/NAME/NUMBER nor EXPERIMENT KIND", begin.says)));
+        return Err(MarkerError::wrong(format!("`{}` is neither EXPERIMENT/NAME/NUMBER nor EXPERIMENT KIND", begin.says)));
     };
     let alone = begin.before.is_empty() && text[begin.place.end..].starts_with('\n') && found.ends_with('\n');
     if !alone {
-        return Err(Fault::wrong("the markers of a block stand on lines of their own"));
+        return Err(MarkerError::wrong("the markers of a block stand on lines of their own"));
     }
     let lines = block(results.get(experiment)?, kind.trim(), argument.trim(), file)?;
     Ok(format!("\n{}\n", lines.trim_end()))
@@ -245,14 +245,14 @@ fn change(begin: &Mark, found: &str, given: &str) -> Option<Change> {
 }
 
 /// Whether `EXPERIMENT/NAME is WORD`.
-fn holds(says: &str, results: &mut Results) -> std::result::Result<(), Fault> {
+fn holds(says: &str, results: &mut Results) -> std::result::Result<(), MarkerError> {
     let Some((name, word)) = says.rsplit_once(" is ") else {
-        return Err(Fault::wrong(format!("`{says}` is not EXPERIMENT/NAME is WORD")));
+        return Err(MarkerError::wrong(format!("`{says}` is not EXPERIMENT/NAME is WORD")));
     };
     let found = lookup(name.trim(), results)?;
     match found == word.trim() {
         true => Ok(()),
-        false => Err(Fault::contradicted(format!(
+        false => Err(MarkerError::contradicted(format!(
             "the text beside this rests on {} being {}; the frames give {found}: rewrite the text",
             name.trim(),
             word.trim()
@@ -261,9 +261,9 @@ fn holds(says: &str, results: &mut Results) -> std::result::Result<(), Fault> {
 }
 
 /// The text of `EXPERIMENT/NAME/NUMBER`.
-fn lookup(path: &str, results: &mut Results) -> std::result::Result<String, Fault> {
+fn lookup(path: &str, results: &mut Results) -> std::result::Result<String, MarkerError> {
     let Some((experiment, rest)) = path.split_once('/') else {
-        return Err(Fault::wrong(format!("`{path}` names no number: EXPERIMENT/NAME/NUMBER")));
+        return Err(MarkerError::wrong(format!("`{path}` names no number: EXPERIMENT/NAME/NUMBER")));
     };
     let numbers = &results.get(experiment)?.numbers;
     let (mut node, mut rest, mut passed) = match named(numbers, rest) {
@@ -273,12 +273,12 @@ fn lookup(path: &str, results: &mut Results) -> std::result::Result<String, Faul
     while !rest.is_empty() {
         let (name, then) = rest.split_once('/').unwrap_or((rest, ""));
         node = node.get(name).or_else(|| node.get("numbers")?.get(name)).filter(|node| !node.is_null()).ok_or_else(|| {
-            Fault::wrong(format!("{passed} has no `{name}`; it has {}", names(node, numbers, passed == experiment)))
+            MarkerError::wrong(format!("{passed} has no `{name}`; it has {}", names(node, numbers, passed == experiment)))
         })?;
         passed += &format!("/{name}");
         rest = then;
     }
-    text_of(node).ok_or_else(|| Fault::wrong(format!("{passed} is no number; it has {}", names(node, numbers, false))))
+    text_of(node).ok_or_else(|| MarkerError::wrong(format!("{passed} is no number; it has {}", names(node, numbers, false))))
 }
 
 /// The cell or reference whose name `path` begins with; names hold any character.

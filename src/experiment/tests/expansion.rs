@@ -3,7 +3,7 @@
 use hydrometer_base::identity::identity;
 
 use super::{BASE, Bench, Experiment, OPTIONS, Options, SAMPLE, SMOKE};
-use crate::teacher::kept::Kept;
+use crate::teacher::target_spec::TargetSpec;
 
 pub fn runs(experiment: &Experiment) -> Vec<String> {
     let less_hash = |run: &str| run[..run.len() - 9].to_string();
@@ -30,7 +30,7 @@ fn methods_come_outermost_then_axes_then_seeds() {
 fn arms_that_share_a_teacher_share_its_largest_top_k_and_all_temperatures() {
     let experiment = Bench::new().good(SAMPLE);
     let [teacher] = &experiment.teachers[..] else { panic!("{} teachers", experiment.teachers.len()) };
-    assert_eq!(teacher.kept, Kept::best(20, &[1.0, 2.0]));
+    assert_eq!(teacher.kept, TargetSpec::best(20, &[1.0, 2.0]));
     assert_eq!((teacher.recipe.tokens, teacher.recipe.seed, teacher.recipe.model.hidden_size), (8_000_000, 0, 64));
     assert_eq!(teacher.run, format!("teacher-big-{}", identity(&teacher.recipe)));
 }
@@ -40,7 +40,7 @@ fn draws_are_kept_beside_the_best_ids_and_at_the_temperatures_of_their_arms_alon
     let text = SAMPLE.replace("tail = \"bucket\"", "tail = \"sampled\"").replace("[1.0, 2.0]", "[0.5, 2.0]");
     let experiment = Bench::new().good(&text);
     let [teacher] = &experiment.teachers[..] else { panic!("{} teachers", experiment.teachers.len()) };
-    let expected = Kept { draws: 20, draw_temperatures: vec![0.5, 2.0], ..Kept::best(20, &[1.0]) };
+    let expected = TargetSpec { draws: 20, draw_temperatures: vec![0.5, 2.0], ..TargetSpec::best(20, &[1.0]) };
     assert_eq!(teacher.kept, expected);
     assert_eq!(experiment.methods[1].objective, "soft-ce on draws of big, tail sampled, temperature 0.5");
 }

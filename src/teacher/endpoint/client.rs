@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime};
 use anyhow::Result;
 use hydrometer_data::json::Json;
 
-use super::question::Question;
+use super::request::ApiRequest;
 use super::service::{Key, Service};
 
 /// Bytes of an answer, at most.
@@ -31,7 +31,7 @@ pub struct Answer {
 
 impl Answer {
     /// With the most that `question` may cost, where the server does not say what it charges for: a budget must see it.
-    pub fn charged_for(mut self, question: &Question) -> Self {
+    pub fn charged_for(mut self, question: &ApiRequest) -> Self {
         if self.usage == Usage::default() {
             self.usage = Usage { prompt_tokens: question.prompt_tokens, completion_tokens: question.max_tokens };
         }
@@ -48,7 +48,7 @@ pub struct Usage {
 
 /// Why there is no answer.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Trouble {
+pub enum RequestError {
     /// May pass: worth another try, after `wait` where the server says so.
     Passing { why: String, wait: Option<Duration> },
     /// Will not: the request or the key is wrong.
@@ -73,8 +73,8 @@ impl Client {
     }
 
     /// Asks once.
-    pub fn ask(&self, question: &Question) -> Result<Answer, Trouble> {
-        let passing = |why: String| Trouble::Passing { why: self.shown(&why), wait: None };
+    pub fn ask(&self, question: &ApiRequest) -> Result<Answer, RequestError> {
+        let passing = |why: String| RequestError::Passing { why: self.shown(&why), wait: None };
         let body = question.body().to_string();
         let mut request = self.agent.post(format!("{}/{}", self.url, question.path)).content_type("application/json");
         // Of a request that is sent again, its answer lost on the way, a server that minds this charges once.
@@ -83,7 +83,7 @@ impl Client {
             request = request.header("Authorization", key.bearer());
         }
         let mut response = request.send(body.as_bytes()).map_err(|error| match error {
-            ureq::Error::BadUri(_) | ureq::Error::InvalidProxyUrl => Trouble::Lasting(self.shown(&error.to_string())),
+            ureq::Error::BadUri(_) | ureq::Error::InvalidProxyUrl => RequestError::Lasting(self.shown(&error.to_string())),
             other => passing(other.to_string()),
         })?;
         let status = response.status().as_u16();
@@ -93,22 +93,22 @@ impl Client {
         let text = text.map_err(|error| passing(format!("the answer broke off: {error}")))?;
         match status {
             200..=299 => read(&self.key.as_ref().map_or(text.clone(), |key| key.hidden_in(&text))).map_err(|why| match why {
-                Trouble::Passing { why, wait } => Trouble::Passing { why: self.shown(&why), wait },
-                Trouble::Lasting(why) => Trouble::Lasting(self.shown(&why)),
+                RequestError::Passing { why, wait } => RequestError::Passing { why: self.shown(&why), wait },
+                RequestError::Lasting(why) => RequestError::Lasting(self.shown(&why)),
             }),
-            300..=399 => {
-                Err(Trouble::Lasting(self.shown(&format!("it sends to {}: name that address", location.unwrap_or_default()))))
-            }
+            300..=399 => Err(RequestError::Lasting(
+                self.shown(&format!("it sends to {}: name that address", location.unwrap_or_default())),
+            )),
             408 | 409 | 425 | 429 | 500 | 502..=504 | 520..=599 if !out_of_quota(&text) => {
                 let why = self.shown(&format!("{status}: {}", complaint(&text)));
                 match wait {
                     Some(long) if long > PATIENCE => {
-                        Err(Trouble::Lasting(format!("{why}; it asks to wait for {} s", long.as_secs())))
+                        Err(RequestError::Lasting(format!("{why}; it asks to wait for {} s", long.as_secs())))
                     }
-                    wait => Err(Trouble::Passing { why, wait }),
+                    wait => Err(RequestError::Passing { why, wait }),
                 }
             }
-            _ => Err(Trouble::Lasting(self.shown(&format!("{status}: {}", complaint(&text))))),
+            _ => Err(RequestError::Lasting(self.shown(&format!("{status}: {}", complaint(&text))))),
         }
     }
 
@@ -124,8 +124,8 @@ impl Client {
 }
 
 /// An answer with log-probabilities, of a request that succeeded.
-fn read(text: &str) -> Result<Answer, Trouble> {
-    let passing = |why: String| Trouble::Passing { why, wait: None };
+fn read(text: &str) -> Result<Answer, RequestError> {
+    let passing = |why: String| RequestError::Passing { why, wait: None };
     let line: String = text.trim().chars().map(|c| if c == '\n' || c == '\r' { ' ' } else { c }).collect();
     let json = Json::object(&line).map_err(|damage| passing(format!("the answer is damaged: {damage}")))?;
     if json.has("error") {
@@ -134,7 +134,7 @@ fn read(text: &str) -> Result<Answer, Trouble> {
     let choice = json.get("choices").and_then(|choices| choices.list("choices").ok()).and_then(|choices| choices.first());
     let Some(choice) = choice else { return Err(passing("the answer has no choices".into())) };
     if !choice.has("logprobs") {
-        return Err(Trouble::Lasting(
+        return Err(RequestError::Lasting(
             "it answers without log-probabilities, which teach; ask its owner for a server that has them".into(),
         ));
     }
@@ -186,9 +186,9 @@ mod tests {
         assert_eq!(complaint(r#"{"detail": "busy"}"#), "busy");
         assert_eq!(complaint("<html>Bad gateway</html>"), "<html>Bad gateway</html>");
         let without = read(r#"{"choices": [{"text": "a", "logprobs": null}]}"#).unwrap_err();
-        assert!(matches!(without, Trouble::Lasting(why) if why.contains("log-probabilities")));
+        assert!(matches!(without, RequestError::Lasting(why) if why.contains("log-probabilities")));
         for broken in ["{\"choices\": [", "[]", "", "{\"choices\": []}", "{\"error\": {\"message\": \"overloaded\"}}"] {
-            assert!(matches!(read(broken), Err(Trouble::Passing { .. })), "{broken}");
+            assert!(matches!(read(broken), Err(RequestError::Passing { .. })), "{broken}");
         }
     }
 

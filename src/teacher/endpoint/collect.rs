@@ -10,10 +10,10 @@ use anyhow::{Result, anyhow};
 use hydrometer_base::{note, user_error};
 use rand::RngExt;
 
-use super::client::{Answer, Client, Trouble};
-use super::ledger::{Ledger, Spent};
+use super::client::{Answer, Client, RequestError};
 use super::meter::Meter;
-use super::question::Question;
+use super::request::ApiRequest;
+use super::response_log::{ResponseLog, Spending};
 use super::service::Service;
 
 /// Time between looks at what has changed.
@@ -32,20 +32,20 @@ const PAUSE_MAX: Duration = Duration::from_secs(60);
 pub fn collect(
     name: &str,
     service: &Service,
-    questions: &[Question],
-    ledger: &mut Ledger,
-    check: impl Fn(&Question, &str) -> Result<()>,
+    questions: &[ApiRequest],
+    ledger: &mut ResponseLog,
+    check: impl Fn(&ApiRequest, &str) -> Result<()>,
     interrupts: impl Fn() -> usize,
 ) -> Result<bool> {
     // One text that stands twice is asked once.
     let mut keys = HashSet::new();
-    let distinct: Vec<&Question> = questions.iter().filter(|question| keys.insert(question.key())).collect();
-    let waiting: VecDeque<Question> = distinct.iter().copied().filter(|question| !ledger.has(question)).cloned().collect();
+    let distinct: Vec<&ApiRequest> = questions.iter().filter(|question| keys.insert(question.key())).collect();
+    let waiting: VecDeque<ApiRequest> = distinct.iter().copied().filter(|question| !ledger.has(question)).cloned().collect();
     if waiting.is_empty() {
         return Ok(true);
     }
     let (left, total) = (waiting.len() as u64, distinct.len() as u64);
-    let tokens: u64 = waiting.iter().map(Question::tokens).sum();
+    let tokens: u64 = waiting.iter().map(ApiRequest::tokens).sum();
     let cost = service
         .price
         .map(|price| price.of(waiting.iter().map(|q| q.prompt_tokens).sum(), waiting.iter().map(|q| q.max_tokens).sum()));
@@ -56,7 +56,7 @@ pub fn collect(
 
     let (spent, under_way, hold_until) = (ledger.spent, Vec::new(), Instant::now());
     let state = State { waiting, spent, under_way, hold_until, closed: false, beyond_budget: false };
-    let desk = Arc::new(Desk { state: Mutex::new(state), changed: Condvar::new() });
+    let desk = Arc::new(RequestQueue { state: Mutex::new(state), changed: Condvar::new() });
     let (sender, news) = mpsc::channel();
     for _ in 0..service.concurrency.min(left as usize) {
         let (client, desk, sender, service) = (Arc::clone(&client), Arc::clone(&desk), sender.clone(), service.clone());
@@ -76,7 +76,7 @@ pub fn collect(
             _ => return Ok(false),
         }
         match news.recv_timeout(10 * TICK) {
-            Ok(News::Answered(question, answer)) => {
+            Ok(RequestOutcome::Answered(question, answer)) => {
                 let answer = answer.charged_for(&question);
                 ledger.write(&question, &answer).inspect_err(|_| desk.lock().closed = true)?;
                 meter.answered(&ledger.spent);
@@ -86,10 +86,10 @@ pub fn collect(
                 }
                 desk.settle(&question, ledger.spent);
             }
-            Ok(News::Retried { id, why, pause }) => {
+            Ok(RequestOutcome::Retried { id, why, pause }) => {
                 meter.say(&format!("{id}: {why}; asked again in {:.1} s", pause.as_secs_f64()));
             }
-            Ok(News::Failed(question, failed)) => {
+            Ok(RequestOutcome::Failed(question, failed)) => {
                 desk.lock().closed = true;
                 desk.settle(&question, ledger.spent);
                 trouble.get_or_insert((question.id, failed));
@@ -104,12 +104,12 @@ pub fn collect(
         return Err(error);
     }
     // Who was told to stop may have been about to ask once more.
-    let trouble = trouble.filter(|(_, trouble)| !told || matches!(trouble, Trouble::Lasting(_)));
+    let trouble = trouble.filter(|(_, trouble)| !told || matches!(trouble, RequestError::Lasting(_)));
     if let Some((id, trouble)) = trouble {
         let kept = format!("answers so far are kept ({spent}), and the same command goes on");
         return Err(match trouble {
-            Trouble::Lasting(why) => user_error!("teacher {name} at {} refuses {id}: {why}; mend that; {kept}", service.url),
-            Trouble::Passing { why, .. } => {
+            RequestError::Lasting(why) => user_error!("teacher {name} at {} refuses {id}: {why}; mend that; {kept}", service.url),
+            RequestError::Passing { why, .. } => {
                 let tries = service.retries + 1;
                 anyhow!("teacher {name} at {}: {id} failed {tries} times, at last with {why}; {kept}", service.url)
             }
@@ -132,23 +132,23 @@ pub fn collect(
     Ok(state.waiting.is_empty())
 }
 
-enum News {
-    Answered(Question, Answer),
+enum RequestOutcome {
+    Answered(ApiRequest, Answer),
     Retried { id: String, why: String, pause: Duration },
-    Failed(Question, Trouble),
+    Failed(ApiRequest, RequestError),
 }
 
 /// What the workers share.
-struct Desk {
+struct RequestQueue {
     state: Mutex<State>,
     changed: Condvar,
 }
 
 struct State {
-    waiting: VecDeque<Question>,
-    spent: Spent,
+    waiting: VecDeque<ApiRequest>,
+    spent: Spending,
     /// What is asked now.
-    under_way: Vec<Question>,
+    under_way: Vec<ApiRequest>,
     /// The endpoint wants nobody to ask before.
     hold_until: Instant,
     /// No more is asked.
@@ -156,13 +156,13 @@ struct State {
     beyond_budget: bool,
 }
 
-impl Desk {
+impl RequestQueue {
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 
     /// `question` is under way no more, and all answers have cost `spent`.
-    fn settle(&self, question: &Question, spent: Spent) {
+    fn settle(&self, question: &ApiRequest, spent: Spending) {
         let mut state = self.lock();
         state.under_way.retain(|other| other != question);
         state.spent = spent;
@@ -170,7 +170,7 @@ impl Desk {
     }
 
     /// Waits until what became of `question` is settled: nobody asks on before an answer is kept and looked at.
-    fn settled(&self, question: &Question) {
+    fn settled(&self, question: &ApiRequest) {
         let mut state = self.lock();
         while state.under_way.contains(question) {
             state = self.pause(state, TICK);
@@ -184,7 +184,7 @@ impl Desk {
     }
 
     /// The next question, once the endpoint may be asked and if the budget reaches.
-    fn next(&self, service: &Service) -> Option<Question> {
+    fn next(&self, service: &Service) -> Option<ApiRequest> {
         let mut state = self.lock();
         loop {
             if state.closed {
@@ -219,7 +219,7 @@ impl Desk {
 }
 
 /// Whether the budget reaches for all of `asked` beside what is spent.
-fn affords<'a>(service: &Service, spent: &Spent, asked: impl Iterator<Item = &'a Question>) -> bool {
+fn affords<'a>(service: &Service, spent: &Spending, asked: impl Iterator<Item = &'a ApiRequest>) -> bool {
     let mut most = *spent;
     for question in asked {
         most.prompt_tokens += question.prompt_tokens;
@@ -230,28 +230,28 @@ fn affords<'a>(service: &Service, spent: &Spent, asked: impl Iterator<Item = &'a
 }
 
 /// A worker: asks one question after the other.
-fn work(client: &Client, desk: &Desk, service: &Service, news: &Sender<News>) {
+fn work(client: &Client, desk: &RequestQueue, service: &Service, news: &Sender<RequestOutcome>) {
     while let Some(question) = desk.next(service) {
         let mut attempt = 0;
         let told = loop {
             match client.ask(&question) {
-                Ok(answer) => break News::Answered(question.clone(), answer),
-                Err(Trouble::Passing { why, wait }) if attempt < service.retries => {
+                Ok(answer) => break RequestOutcome::Answered(question.clone(), answer),
+                Err(RequestError::Passing { why, wait }) if attempt < service.retries => {
                     attempt += 1;
                     let pause = wait.unwrap_or_default().max(backoff(attempt));
                     if wait.is_some() {
                         let mut state = desk.lock();
                         state.hold_until = state.hold_until.max(Instant::now() + pause);
                     }
-                    if news.send(News::Retried { id: question.id.clone(), why: why.clone(), pause }).is_err() {
+                    if news.send(RequestOutcome::Retried { id: question.id.clone(), why: why.clone(), pause }).is_err() {
                         return;
                     }
                     if !desk.wait(pause) {
                         let why = format!("{why} (and it was told to stop)");
-                        break News::Failed(question.clone(), Trouble::Passing { why, wait: None });
+                        break RequestOutcome::Failed(question.clone(), RequestError::Passing { why, wait: None });
                     }
                 }
-                Err(trouble) => break News::Failed(question.clone(), trouble),
+                Err(trouble) => break RequestOutcome::Failed(question.clone(), trouble),
             }
         };
         if news.send(told).is_err() {
@@ -277,8 +277,8 @@ mod tests {
     #[test]
     fn a_budget_holds_for_what_is_spent_and_what_is_under_way() {
         let mut service = Service::at("http://localhost/v1").unwrap();
-        let question = Question::judge("1".into(), "m", json!("a"), 99, 5);
-        let spent = Spent { requests: 1, prompt_tokens: 800, completion_tokens: 0 };
+        let question = ApiRequest::score("1".into(), "m", json!("a"), 99, 5);
+        let spent = Spending { requests: 1, prompt_tokens: 800, completion_tokens: 0 };
         assert!(affords(&service, &spent, [&question; 1000].into_iter()), "nothing bounds it");
         service.budget = Budget { tokens: Some(1000), cost: None };
         assert!(affords(&service, &spent, [&question; 2].into_iter()));

@@ -7,7 +7,7 @@ use hydrometer_base::note;
 use hydrometer_base::units::duration;
 use indicatif::{ProgressBar, ProgressStyle};
 
-use super::ledger::Spent;
+use super::response_log::Spending;
 use super::service::Service;
 
 /// Time between two plain lines.
@@ -39,7 +39,7 @@ impl<'a> Meter<'a> {
     }
 
     /// Another question is answered; all have cost `spent`.
-    pub fn answered(&mut self, spent: &Spent) {
+    pub fn answered(&mut self, spent: &Spending) {
         self.done += 1;
         if let Some(bar) = &self.bar {
             bar.set_position(self.done);

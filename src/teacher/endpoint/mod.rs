@@ -6,9 +6,9 @@
 
 pub mod client;
 pub mod collect;
-pub mod judge;
-pub mod ledger;
 mod meter;
-pub mod question;
+pub mod prompt_scorer;
+pub mod request;
+pub mod response_log;
+mod scoring_request;
 pub mod service;
-mod unit;

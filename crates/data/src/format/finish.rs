@@ -2,8 +2,8 @@
 
 use hydrometer_base::text::quoted;
 
-use crate::damage::{Damage, Kind};
 use crate::json::Json;
+use crate::line_error::{Kind, LineError};
 
 /// Reasons of an end that the model chose, or a stop string did; OpenAI's, vLLM's, TGI's and Anthropic's words.
 const ENDED: [&str; 9] =
@@ -25,7 +25,7 @@ pub struct Finish {
 
 /// What `choice` (an OpenAI choice, a vLLM output) says by `finish_reason`. Where the key is not there nothing is known against the
 /// end; null is the word of an answer that was not finished. An answer that was withdrawn or broken off is damage.
-pub fn of(choice: &Json) -> Result<Finish, Damage> {
+pub fn of(choice: &Json) -> Result<Finish, LineError> {
     let reason = match choice.given("finish_reason") {
         None => return Ok(Finish { cut: false, ended: false, stopped: false }),
         Some(Json::Null) => return Ok(Finish { cut: true, ended: false, stopped: false }),
@@ -37,7 +37,7 @@ pub fn of(choice: &Json) -> Result<Finish, Damage> {
         return Ok(Finish { cut: is_one_of(&CUT), ended: is_one_of(&ENDED), stopped });
     }
     let what = format!("the answer ends by \"finish_reason\" {}, not where its maker ended it", quoted(reason));
-    Err(Damage::new(Kind::Refused, what))
+    Err(LineError::new(Kind::Refused, what))
 }
 
 #[cfg(test)]

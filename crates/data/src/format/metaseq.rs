@@ -6,29 +6,29 @@
 
 use super::Keys;
 use crate::answers::{row_name, score};
-use crate::damage::{Damage, Kind};
-use crate::example::{Answers, Beside, Entry, Example, Piece, Scores, Token};
+use crate::example::{Answers, Beside, Entry, Example, Scores, Segment, Token};
 use crate::json::Json;
+use crate::line_error::{Kind, LineError};
 
-pub fn parse(json: &Json, keys: &Keys, example: &mut Example) -> Result<(), Damage> {
+pub fn parse(json: &Json, keys: &Keys, example: &mut Example) -> Result<(), LineError> {
     let beam = match json.get("beam_results") {
         Some(Json::List(beams)) => {
             let first = beams.first();
-            Some(first.ok_or_else(|| Damage::new(Kind::EmptyText, "\"beam_results\" is empty"))?)
+            Some(first.ok_or_else(|| LineError::new(Kind::EmptyText, "\"beam_results\" is empty"))?)
         }
         other => other,
     };
     let source = keys.source(if beam.is_some() { "prompt_text" } else { "src" });
     let text = json.need(source)?.text(source)?.trim_end_matches(' ');
-    example.source = Some(Piece::Text(text.to_string()));
+    example.source = Some(Segment::Text(text.to_string()));
     let inner = beam.unwrap_or(json);
     let target = keys.target(if beam.is_some() { "generated_text" } else { "tgt" });
     example.target = match (inner.get("tokens"), inner.get(target)) {
         // What was sampled, as it was cut.
-        (Some(tokens), _) if keys.target.is_none() => Some(Piece::Tokens(
+        (Some(tokens), _) if keys.target.is_none() => Some(Segment::Tokens(
             tokens.list("tokens")?.iter().map(|token| Token::listed(token, "tokens")).collect::<Result<_, _>>()?,
         )),
-        (_, Some(text)) => Some(Piece::Text(text.text(target)?.trim_end_matches(' ').to_string())),
+        (_, Some(text)) => Some(Segment::Text(text.text(target)?.trim_end_matches(' ').to_string())),
         _ => None,
     };
     let (key, scores) = if inner.has("top_logits") { ("top_logits", Scores::Logits) } else { ("top_logprobs", Scores::Logprobs) };
@@ -37,13 +37,13 @@ pub fn parse(json: &Json, keys: &Keys, example: &mut Example) -> Result<(), Dama
         // Hard labels need no answers.
         (None, Some(_)) => return Ok(()),
         (None, None) => {
-            return Err(Damage::new(Kind::MissingKey, format!("expected {target:?}, \"top_logprobs\" or \"top_logits\"")));
+            return Err(LineError::new(Kind::MissingKey, format!("expected {target:?}, \"top_logprobs\" or \"top_logits\"")));
         }
     };
     let row = |(index, cell): (usize, &Json)| row(cell, scores).map(Some).map_err(|damage| damage.of(row_name(index)));
     let rows: Vec<Option<Vec<Entry>>> = rows.iter().enumerate().map(row).collect::<Result<_, _>>()?;
     if rows.is_empty() {
-        return Err(Damage::new(Kind::EmptyText, format!("{key:?} is empty")));
+        return Err(LineError::new(Kind::EmptyText, format!("{key:?} is empty")));
     }
     let mut beside = Beside::default();
     if keys.target.is_none() && (inner.has("tokens") || inner.has("token_ids")) {
@@ -54,19 +54,19 @@ pub fn parse(json: &Json, keys: &Keys, example: &mut Example) -> Result<(), Dama
         let ids = ids.list("token_ids")?.iter().map(|id| Token::listed(id, "token_ids")).collect::<Result<Vec<Token>, _>>()?;
         let read = ids.len().checked_sub(rows.len());
         let read =
-            read.ok_or_else(|| Damage::new(Kind::Misaligned, format!("{} token_ids but {} rows", ids.len(), rows.len())))?;
+            read.ok_or_else(|| LineError::new(Kind::Misaligned, format!("{} token_ids but {} rows", ids.len(), rows.len())))?;
         if read > 0 {
             // Others write those of the target alone.
-            example.source = Some(Piece::Tokens(ids[..read].to_vec()));
+            example.source = Some(Segment::Tokens(ids[..read].to_vec()));
             beside.source = Some(text.to_string());
         }
-        example.target = Some(Piece::Tokens(ids[read..].to_vec()));
+        example.target = Some(Segment::Tokens(ids[read..].to_vec()));
     }
     example.answers = Some(Answers { scores, rows, beside });
     Ok(())
 }
 
-fn row(json: &Json, scores: Scores) -> Result<Vec<Entry>, Damage> {
+fn row(json: &Json, scores: Scores) -> Result<Vec<Entry>, LineError> {
     let mut entries = Vec::new();
     for (text, entry) in json.fields("top_logprobs")? {
         let id = entry.get("token_id").map(|id| id.id("token_id")).transpose()?;
@@ -91,7 +91,7 @@ mod tests {
     use super::super::{Format, Keys};
     use super::*;
 
-    fn parse(line: &str) -> Result<Example, Damage> {
+    fn parse(line: &str) -> Result<Example, LineError> {
         Format::Metaseq.parse(line, &place(), &Keys::default())
     }
 
@@ -105,7 +105,7 @@ mod tests {
         ))
         .unwrap();
         assert_eq!((&training.source, &training.target), (&inference.source, &inference.target));
-        assert_eq!((training.target, inference.id.as_str()), (Some(Piece::Text(" a".into())), "3"));
+        assert_eq!((training.target, inference.id.as_str()), (Some(Segment::Text(" a".into())), "3"));
         let answers = training.answers.unwrap();
         assert_eq!(Some(&answers), inference.answers.as_ref());
         let row = answers.rows[0].as_ref().unwrap();
@@ -118,7 +118,7 @@ mod tests {
         let keys = Keys { source: Some("ask".into()), target: Some("target_text".into()) };
         let line = r#"{"ask": "q", "beam_results": {"target_text": "t", "tokens": ["x"], "top_logits": [{"t": {"token_id": 1, "logit_score": 9.5, "logprob_score": -0.1}}]}}"#;
         let example = Format::Metaseq.parse(line, &place(), &keys).unwrap();
-        assert_eq!(example.target, Some(Piece::Text("t".into())));
+        assert_eq!(example.target, Some(Segment::Text("t".into())));
         let answers = example.answers.unwrap();
         let entry = &answers.rows[0].as_ref().unwrap()[0];
         assert_eq!((answers.scores, entry.score, entry.logprob), (Scores::Logits, 9.5, Some(-0.1)));

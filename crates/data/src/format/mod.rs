@@ -9,10 +9,10 @@ mod vllm;
 
 use serde::{Deserialize, Serialize};
 
-use super::damage::{Damage, Kind};
-use super::example::{Example, Piece};
+use super::example::{Example, Segment};
 use super::json::Json;
-use super::lines::Place;
+use super::line_error::{Kind, LineError};
+use super::lines::LinePos;
 
 macro_rules! formats {
     ($($(#[$meta:meta])* $format:ident = $name:literal),* $(,)?) => {
@@ -102,14 +102,14 @@ impl Format {
     }
 
     /// The example of a line.
-    pub fn parse(self, line: &str, place: &Place, keys: &Keys) -> Result<Example, Damage> {
+    pub fn parse(self, line: &str, place: &LinePos, keys: &Keys) -> Result<Example, LineError> {
         let json = Json::object(line)?;
         let (id, place) = (id(&json, place), place.clone());
         let mut example = Example { id, place, source: None, target: None, answers: None, cut: false };
         match self {
             Self::Text | Self::Jsonl => {
                 let key = keys.target("text");
-                example.target = Some(Piece::Text(json.need(key)?.text(key)?.to_string()));
+                example.target = Some(Segment::Text(json.need(key)?.text(key)?.to_string()));
             }
             Self::SrcTgt => pairs::parse(&json, keys.source("src"), keys.target("tgt"), &mut example)?,
             Self::PromptCompletion => pairs::parse(&json, keys.source("prompt"), keys.target("completion"), &mut example)?,
@@ -117,18 +117,18 @@ impl Format {
             Self::OpenAi => openai::parse(&json, keys, &mut example)?,
             Self::Vllm => vllm::parse(&json, keys, &mut example)?,
         }
-        let empty = |piece: &Piece| match piece {
-            Piece::Text(text) => text.trim().is_empty(),
-            Piece::Tokens(tokens) => tokens.is_empty(),
+        let empty = |piece: &Segment| match piece {
+            Segment::Text(text) => text.trim().is_empty(),
+            Segment::Tokens(tokens) => tokens.is_empty(),
         };
         if example.target.as_ref().is_some_and(empty) {
-            return Err(Damage::new(Kind::EmptyText, "there is no text to learn from"));
+            return Err(LineError::new(Kind::EmptyText, "there is no text to learn from"));
         }
         Ok(example)
     }
 }
 
-fn id(json: &Json, place: &Place) -> String {
+fn id(json: &Json, place: &LinePos) -> String {
     let named = ["id", "instance_idx", "custom_id", "request_id"].iter().find_map(|key| match json.get(key)? {
         Json::Text(text) => Some(text.clone()),
         Json::Whole(n) => Some(n.to_string()),
@@ -144,8 +144,8 @@ pub(super) mod tests {
 
     use super::*;
 
-    pub fn place() -> Place {
-        Place { path: Arc::from(Path::new("x.jsonl")), number: 7, offset: 0 }
+    pub fn place() -> LinePos {
+        LinePos { path: Arc::from(Path::new("x.jsonl")), number: 7, offset: 0 }
     }
 
     const PAGE: &str = include_str!("../../../../docs/data-formats.md");

@@ -9,9 +9,9 @@ use hydrometer_base::text::quoted;
 use super::prompt::{self, Prompt};
 use super::{Keys, finish};
 use crate::answers::{row_name, score};
-use crate::damage::{Damage, Kind};
-use crate::example::{Answers, Beside, Entry, Example, Piece, Scores, Token};
+use crate::example::{Answers, Beside, Entry, Example, Scores, Segment, Token};
 use crate::json::Json;
+use crate::line_error::{Kind, LineError};
 
 /// The response within a line.
 pub fn response(json: &Json) -> &Json {
@@ -19,8 +19,8 @@ pub fn response(json: &Json) -> &Json {
     outer.get("body").unwrap_or(outer)
 }
 
-pub fn parse(json: &Json, keys: &Keys, example: &mut Example) -> Result<(), Damage> {
-    let Said { mut tokens, mut rows, mut text, cut, stopped, .. } = said(json)?;
+pub fn parse(json: &Json, keys: &Keys, example: &mut Example) -> Result<(), LineError> {
+    let Completion { mut tokens, mut rows, mut text, cut, stopped, .. } = parse_completion(json)?;
     let prompt = prompt::of(json, keys, text.as_deref())?.ok_or_else(prompt::missing)?;
     let echoed = echoed(&tokens, &prompt, &rows, text.as_deref(), response(json))?;
     tokens.drain(..echoed);
@@ -32,7 +32,7 @@ pub fn parse(json: &Json, keys: &Keys, example: &mut Example) -> Result<(), Dama
     let beside = Beside { source: prompt.beside(), target: text, stopped: stopped && may_be_stopped(json) };
     example.source = Some(prompt.piece);
     example.cut = cut;
-    example.target = Some(Piece::Tokens(tokens));
+    example.target = Some(Segment::Tokens(tokens));
     example.answers = Some(Answers { scores: Scores::Logprobs, rows, beside });
     Ok(())
 }
@@ -41,7 +41,7 @@ pub fn parse(json: &Json, keys: &Keys, example: &mut Example) -> Result<(), Dama
 pub type Rows = Vec<Option<Vec<Entry>>>;
 
 /// What a response says.
-pub struct Said {
+pub struct Completion {
     /// Those of an echoed prompt with them.
     pub tokens: Vec<Token>,
     /// Of each token, its own log-probability, where it is known.
@@ -56,38 +56,40 @@ pub struct Said {
 }
 
 /// The tokens of a response and what is said of each.
-pub fn said(json: &Json) -> Result<Said, Damage> {
+pub fn parse_completion(json: &Json) -> Result<Completion, LineError> {
     if let Some(why) = refusal(json) {
-        return Err(Damage::new(Kind::Refused, why));
+        return Err(LineError::new(Kind::Refused, why));
     }
     let response = response(json);
     let choice = match response.get("choices") {
-        Some(choices) => choices.list("choices")?.first().ok_or_else(|| Damage::new(Kind::EmptyText, "\"choices\" is empty"))?,
+        Some(choices) => {
+            choices.list("choices")?.first().ok_or_else(|| LineError::new(Kind::EmptyText, "\"choices\" is empty"))?
+        }
         None => response,
     };
     let message = choice.get("message");
     if let Some(Json::Text(refusal)) = message.and_then(|message| message.get("refusal")) {
-        return Err(Damage::new(Kind::Refused, format!("the model refused to answer: {}", quoted(refusal))));
+        return Err(LineError::new(Kind::Refused, format!("the model refused to answer: {}", quoted(refusal))));
     }
     if choice.has("delta") && message.is_none() && !choice.has("text") {
         let what = "this is a piece of a streamed answer (\"delta\"); collect the pieces into one answer a line first";
-        return Err(Damage::new(Kind::Refused, what));
+        return Err(LineError::new(Kind::Refused, what));
     }
     let finish = finish::of(choice)?;
     let logprobs = choice.need("logprobs").map_err(|_| {
-        Damage::new(Kind::MissingKey, "expected \"logprobs\" beside the text; ask the API for them, e.g. logprobs = 20")
+        LineError::new(Kind::MissingKey, "expected \"logprobs\" beside the text; ask the API for them, e.g. logprobs = 20")
     })?;
     let (mut tokens, own, mut rows) = match (logprobs.has("content"), logprobs.has("tokens")) {
         (true, _) => chat(logprobs, &choice_ids(choice, response)?)?,
         (_, true) => completion(logprobs, &choice_ids(choice, response)?)?,
-        _ => return Err(Damage::new(Kind::MissingKey, "expected \"tokens\" or \"content\" in \"logprobs\"")),
+        _ => return Err(LineError::new(Kind::MissingKey, "expected \"tokens\" or \"content\" in \"logprobs\"")),
     };
     if finish.ended
         && let (Some(last), Some(row)) = (tokens.last_mut(), rows.last_mut())
     {
         name_end(last, row.iter_mut().flatten());
     }
-    Ok(Said { tokens, own, rows, text: text(choice), cut: finish.cut, stopped: finish.stopped })
+    Ok(Completion { tokens, own, rows, text: text(choice), cut: finish.cut, stopped: finish.stopped })
 }
 
 /// Marks the last token of an answer that its maker ended, and its entry in its row, as what ends a text, where a server hides
@@ -163,11 +165,11 @@ fn error_message(error: &Json) -> Option<String> {
 }
 
 /// How many tokens repeat the prompt, as `echo` makes them: they come first, and the API knows nothing of the very first.
-fn echoed(tokens: &[Token], prompt: &Prompt, rows: &Rows, text: Option<&str>, response: &Json) -> Result<usize, Damage> {
+fn echoed(tokens: &[Token], prompt: &Prompt, rows: &Rows, text: Option<&str>, response: &Json) -> Result<usize, LineError> {
     if rows.first().is_none_or(Option::is_some) {
         return Ok(0);
     }
-    if let Piece::Tokens(ids) = &prompt.piece {
+    if let Segment::Tokens(ids) = &prompt.piece {
         let same = ids.len() <= tokens.len() && ids.iter().zip(tokens).all(|(id, token)| token.id.is_none() || token.is(id));
         return Ok(if same { ids.len() } else { 0 });
     }
@@ -182,7 +184,7 @@ fn echoed(tokens: &[Token], prompt: &Prompt, rows: &Rows, text: Option<&str>, re
     let counted = counted.and_then(|count| usize::try_from(count).ok()).filter(|&count| count <= tokens.len());
     counted.ok_or_else(|| {
         let what = "the answer repeats the prompt, but its tokens do not tell where the prompt ends; give \"prompt_token_ids\"";
-        Damage::new(Kind::Misaligned, what)
+        LineError::new(Kind::Misaligned, what)
     })
 }
 
@@ -204,7 +206,7 @@ fn spelling_of(tokens: &[Token], prompt: &str) -> Option<usize> {
 }
 
 /// The ids of all tokens of an answer, where the choice has them; with those of the prompt, which an echo repeats.
-fn choice_ids<'a>(choice: &'a Json, response: &'a Json) -> Result<[Option<&'a [Json]>; 2], Damage> {
+fn choice_ids<'a>(choice: &'a Json, response: &'a Json) -> Result<[Option<&'a [Json]>; 2], LineError> {
     let list = |within: &'a Json, key: &str| within.get(key).map(|ids| ids.list(key)).transpose();
     let prompt = match list(choice, "prompt_token_ids")? {
         None => list(response, "prompt_token_ids")?,
@@ -214,12 +216,12 @@ fn choice_ids<'a>(choice: &'a Json, response: &'a Json) -> Result<[Option<&'a [J
 }
 
 /// Gives `tokens` the `token_ids` beside them, else those of the choice.
-fn with_ids(tokens: &mut [Token], logprobs: &Json, [prompt, choice]: &[Option<&[Json]>; 2]) -> Result<(), Damage> {
+fn with_ids(tokens: &mut [Token], logprobs: &Json, [prompt, choice]: &[Option<&[Json]>; 2]) -> Result<(), LineError> {
     let beside = logprobs.get("token_ids").map(|ids| ids.list("token_ids")).transpose()?;
     let Some(ids) = beside.or(*choice) else { return Ok(()) };
     let before = prompt.filter(|prompt| prompt.len() + ids.len() == tokens.len()).unwrap_or_default();
     if before.len() + ids.len() != tokens.len() {
-        return Err(Damage::new(Kind::Misaligned, format!("{} token_ids but {} tokens", ids.len(), tokens.len())));
+        return Err(LineError::new(Kind::Misaligned, format!("{} token_ids but {} tokens", ids.len(), tokens.len())));
     }
     for (token, id) in tokens.iter_mut().zip(before.iter().chain(ids)) {
         if *id != Json::Null {
@@ -232,12 +234,12 @@ fn with_ids(tokens: &mut [Token], logprobs: &Json, [prompt, choice]: &[Option<&[
 type Parts = (Vec<Token>, Vec<Option<f64>>, Rows);
 
 /// `tokens`, `token_logprobs` and `top_logprobs`, side by side.
-fn completion(logprobs: &Json, ids: &[Option<&[Json]>; 2]) -> Result<Parts, Damage> {
+fn completion(logprobs: &Json, ids: &[Option<&[Json]>; 2]) -> Result<Parts, LineError> {
     let list = |key: &str| logprobs.need(key)?.list(key);
     let (texts, scores, tops) = (list("tokens")?, list("token_logprobs")?, list("top_logprobs")?);
     if texts.len() != scores.len() || texts.len() != tops.len() {
         let (t, s, r) = (texts.len(), scores.len(), tops.len());
-        return Err(Damage::new(Kind::Misaligned, format!("{t} tokens, {s} token_logprobs and {r} top_logprobs")));
+        return Err(LineError::new(Kind::Misaligned, format!("{t} tokens, {s} token_logprobs and {r} top_logprobs")));
     }
     let mut tokens: Vec<Token> = texts.iter().map(|token| Token::listed(token, "tokens")).collect::<Result<_, _>>()?;
     with_ids(&mut tokens, logprobs, ids)?;
@@ -264,7 +266,7 @@ fn completion(logprobs: &Json, ids: &[Option<&[Json]>; 2]) -> Result<Parts, Dama
             }
             Ok((own, with_own(entries, token, own)))
         };
-        let (score, row) = read().map_err(|damage: Damage| damage.of(row_name(index)))?;
+        let (score, row) = read().map_err(|damage: LineError| damage.of(row_name(index)))?;
         own.push(score);
         rows.push(Some(row));
     }
@@ -272,7 +274,7 @@ fn completion(logprobs: &Json, ids: &[Option<&[Json]>; 2]) -> Result<Parts, Dama
 }
 
 /// `content`: a token, its log-probability and its alternatives together.
-fn chat(logprobs: &Json, ids: &[Option<&[Json]>; 2]) -> Result<Parts, Damage> {
+fn chat(logprobs: &Json, ids: &[Option<&[Json]>; 2]) -> Result<Parts, LineError> {
     let items = logprobs.need("content")?.list("content")?;
     let mut tokens = items.iter().map(spelled).collect::<Result<Vec<Token>, _>>()?;
     if tokens.iter().any(|token| token.id.is_none()) {
@@ -286,14 +288,14 @@ fn chat(logprobs: &Json, ids: &[Option<&[Json]>; 2]) -> Result<Parts, Damage> {
             let score = score(item.given("logprob"), "logprob", Scores::Logprobs)?;
             Ok((score, with_own(entries, own, score)))
         };
-        let (score, row) = read().map_err(|damage: Damage| damage.of(row_name(index)))?;
+        let (score, row) = read().map_err(|damage: LineError| damage.of(row_name(index)))?;
         all.push(score);
         rows.push(Some(row));
     }
     Ok((tokens, all, rows))
 }
 
-fn alternative(item: &Json) -> Result<(Token, Option<f64>), Damage> {
+fn alternative(item: &Json) -> Result<(Token, Option<f64>), LineError> {
     Ok((spelled(item)?, score(item.given("logprob"), "logprob", Scores::Logprobs)?))
 }
 
@@ -315,12 +317,12 @@ fn with_own(mut entries: Vec<(Token, Option<f64>)>, token: &Token, score: Option
 }
 
 /// A token of a chat completion: its `token`, `bytes`, and `token_id` or `id`.
-fn spelled(item: &Json) -> Result<Token, Damage> {
+fn spelled(item: &Json) -> Result<Token, LineError> {
     let id = ["token_id", "id"].iter().find_map(|key| Some((key, item.get(key)?)));
     let id = id.map(|(key, id)| id.id(key)).transpose()?;
     let byte = |value: &Json| {
         let byte = value.id("bytes")?;
-        u8::try_from(byte).map_err(|_| Damage::new(Kind::WrongType, format!("{byte} in \"bytes\" is no byte")))
+        u8::try_from(byte).map_err(|_| LineError::new(Kind::WrongType, format!("{byte} in \"bytes\" is no byte")))
     };
     let bytes = item.get("bytes").map_or(Ok(&[][..]), |bytes| bytes.list("bytes"))?;
     let bytes: Vec<u8> = bytes.iter().map(byte).collect::<Result<_, _>>()?;
@@ -343,7 +345,7 @@ mod tests {
     use super::super::tests::place;
     use super::*;
 
-    fn parse(line: &str) -> Result<Example, Damage> {
+    fn parse(line: &str) -> Result<Example, LineError> {
         Format::OpenAi.parse(line, &place(), &Keys::default())
     }
 
@@ -353,11 +355,11 @@ mod tests {
             "tokens": [" a", "bytes:\\xe2\\x80", "bytes:\\xa8"], "token_logprobs": [-0.5, -4.0, -9999.0],
             "top_logprobs": [{" a": -0.5, " b": -1.0}, {" c": -0.1}, {" d": -0.2}], "text_offset": [1, 3, 3]}}]}"#;
         let example = parse(&line.replace('\n', " ")).unwrap();
-        assert_eq!(example.source, Some(Piece::Text("q".into())));
+        assert_eq!(example.source, Some(Segment::Text("q".into())));
         let rows: Vec<Vec<f64>> =
             example.answers.unwrap().rows.into_iter().map(|row| row.unwrap().iter().map(|entry| entry.score).collect()).collect();
         assert_eq!(rows, [vec![-0.5, -1.0], vec![-0.1, -4.0], vec![-0.2]]);
-        let Some(Piece::Tokens(tokens)) = example.target else { panic!() };
+        let Some(Segment::Tokens(tokens)) = example.target else { panic!() };
         assert_eq!(tokens[1].bytes, Some(vec![0xe2, 0x80]));
     }
 
@@ -368,7 +370,7 @@ mod tests {
             {"token": "\\xc3", "logprob": -0.1, "bytes": [195], "top_logprobs": [{"token": "e", "logprob": -3.0, "bytes": null}]},
             {"token": "\\xa9", "logprob": 0, "bytes": [169], "top_logprobs": []}]}}]}}}"#;
         let example = parse(&line.replace('\n', " ")).unwrap();
-        assert_eq!((example.id.as_str(), &example.source), ("r1", &Some(Piece::Text("be\nq".into()))));
+        assert_eq!((example.id.as_str(), &example.source), ("r1", &Some(Segment::Text("be\nq".into()))));
         let rows = example.answers.unwrap().rows;
         let first = rows[0].as_ref().unwrap();
         assert_eq!((first.len(), first[1].token.bytes.as_deref()), (2, Some(&[195][..])));
@@ -380,7 +382,7 @@ mod tests {
         let line = r#"{"prompt": "to be", "choices": [{"text": "to be or", "logprobs": {"tokens": ["to", " be", " or"],
             "token_logprobs": [null, -1.0, -0.5], "top_logprobs": [null, {" be": -1.0}, {" or": -0.5}]}}]}"#;
         let example = parse(&line.replace('\n', " ")).unwrap();
-        assert_eq!(example.target, Some(Piece::Tokens(vec![Token::text(" or")])));
+        assert_eq!(example.target, Some(Segment::Tokens(vec![Token::text(" or")])));
         assert_eq!(example.answers.unwrap().rows.len(), 1);
     }
 
@@ -389,14 +391,14 @@ mod tests {
         let line = r#"{"prompt": "q", "choices": [{"text": " a", "logprobs": {"tokens": ["token_id:7"], "token_logprobs": [-2.0],
             "top_logprobs": [{"token_id:9": -0.5}]}}]}"#;
         let example = parse(&line.replace('\n', " ")).unwrap();
-        assert_eq!(example.target, Some(Piece::Tokens(vec![Token::id(7)])));
+        assert_eq!(example.target, Some(Segment::Tokens(vec![Token::id(7)])));
         let row = example.answers.unwrap().rows.remove(0).unwrap();
         assert_eq!(row.into_iter().map(|entry| entry.token.id).collect::<Vec<_>>(), [Some(9), Some(7)]);
         // Of a chat, where the bytes are of the text or of the words.
         let line = r#"{"prompt": "q", "choices": [{"logprobs": {"content": [{"token": "token_id:7", "bytes": [32, 97], "logprob": -2.0,
             "top_logprobs": [{"token": "token_id:7", "bytes": [116, 111], "logprob": -2.0}, {"token": "b", "token_id": 9, "logprob": -1.0}]}]}}]}"#;
         let example = parse(&line.replace('\n', " ")).unwrap();
-        assert_eq!(example.target, Some(Piece::Tokens(vec![Token::id(7)])));
+        assert_eq!(example.target, Some(Segment::Tokens(vec![Token::id(7)])));
         let row = example.answers.unwrap().rows.remove(0).unwrap();
         assert_eq!(row.into_iter().map(|entry| entry.token.id).collect::<Vec<_>>(), [Some(7), Some(9)], "once");
     }
@@ -413,7 +415,7 @@ mod tests {
         for line in [line(r#""token_ids": [7, 9],"#, ""), line("", r#""token_ids": [7, 9],"#)] {
             let example = parse(&line).unwrap();
             let ids = |tokens: &[Token]| tokens.iter().map(|token| token.id).collect::<Vec<_>>();
-            let Some(Piece::Tokens(tokens)) = &example.target else { panic!() };
+            let Some(Segment::Tokens(tokens)) = &example.target else { panic!() };
             assert_eq!(ids(tokens), [Some(7), Some(9)]);
             let rows = example.answers.unwrap().rows;
             let row = |at: usize| rows[at].as_ref().unwrap().iter().map(|entry| entry.token.clone()).collect::<Vec<_>>();
@@ -433,7 +435,7 @@ mod tests {
         };
         let ends = |line: &str| {
             let example = parse(line).unwrap();
-            let Some(Piece::Tokens(tokens)) = &example.target else { panic!() };
+            let Some(Segment::Tokens(tokens)) = &example.target else { panic!() };
             (tokens[1].ends, example.answers.unwrap().rows[1].as_ref().unwrap()[0].token.ends)
         };
         assert_eq!(ends(&line("\"stop\"")), (true, true));
@@ -446,7 +448,7 @@ mod tests {
         let missing = parse(&format!("{{{choices}}}")).unwrap_err();
         assert_eq!(missing.kind, Kind::MissingKey);
         assert!(missing.what.contains("\"prompt\" or \"messages\""), "{missing}");
-        assert_eq!(parse(&format!("{{\"prompt\": \"\", {choices}}}")).unwrap().source, Some(Piece::Text(String::new())));
+        assert_eq!(parse(&format!("{{\"prompt\": \"\", {choices}}}")).unwrap().source, Some(Segment::Text(String::new())));
         for (line, told) in [
             (
                 r#"{"custom_id": "a", "response": {"status_code": 400, "body": {"error": {"message": "too large"}}}, "error": null}"#,
@@ -480,7 +482,7 @@ mod tests {
         let usage = r#""usage": {"prompt_tokens": 3},"#;
         for line in [line(r#"["<s>", "to", " be", " or"]"#, ""), line(r#"["", "\ufffd", "e", " or"]"#, usage)] {
             let example = parse(&line).unwrap();
-            assert_eq!(example.target, Some(Piece::Tokens(vec![Token::text(" or")])));
+            assert_eq!(example.target, Some(Segment::Tokens(vec![Token::text(" or")])));
             assert_eq!(example.answers.unwrap().beside.target.as_deref(), Some(" or"));
         }
         assert_eq!(parse(&line(r#"["", "\ufffd", "e", " or"]"#, "")).unwrap_err().kind, Kind::Misaligned);

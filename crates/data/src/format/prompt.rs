@@ -4,50 +4,50 @@ use hydrometer_base::text::quoted;
 
 use super::Keys;
 use super::openai::response;
-use crate::damage::{Damage, Kind};
-use crate::example::{Piece, Token};
+use crate::example::{Segment, Token};
 use crate::json::Json;
+use crate::line_error::{Kind, LineError};
 
 pub struct Prompt {
-    pub piece: Piece,
+    pub piece: Segment,
     /// As text, where the line has it as one.
     pub text: Option<String>,
 }
 
 impl Prompt {
     fn text(text: String) -> Self {
-        Self { piece: Piece::Text(text.clone()), text: Some(text) }
+        Self { piece: Segment::Text(text.clone()), text: Some(text) }
     }
 
     /// The text beside the ids.
     pub fn beside(&self) -> Option<String> {
-        self.text.clone().filter(|_| matches!(self.piece, Piece::Tokens(_)))
+        self.text.clone().filter(|_| matches!(self.piece, Segment::Tokens(_)))
     }
 }
 
 /// An answer without its prompt.
-pub fn missing() -> Damage {
+pub fn missing() -> LineError {
     let what = "the prompt that this answers is not there; put the request's \"prompt\" or \"messages\" beside the response, or the \
                 request under \"request\" (the output of a batch does not repeat it: join it by custom_id); if there was none, \
                 say so: \"prompt\": \"\"";
-    Damage::new(Kind::MissingKey, what)
+    LineError::new(Kind::MissingKey, what)
 }
 
 /// The prompt of a line that is answered by the text `answer`, as far as it is known. The ids that a server has read are surer
 /// than a text.
-pub fn of(json: &Json, keys: &Keys, answer: Option<&str>) -> Result<Option<Prompt>, Damage> {
+pub fn of(json: &Json, keys: &Keys, answer: Option<&str>) -> Result<Option<Prompt>, LineError> {
     if let Some(key) = &keys.source {
         let found = json.get(key).or(request(json).get(key)).map_or_else(|| json.need(key), Ok)?;
         return Ok(Some(Prompt::text(found.text(key)?.to_string())));
     }
     match ids(json)? {
-        Some(tokens) => Ok(Some(Prompt { piece: Piece::Tokens(tokens), text: beside(json)? })),
+        Some(tokens) => Ok(Some(Prompt { piece: Segment::Tokens(tokens), text: beside(json)? })),
         None => words(json, answer),
     }
 }
 
 /// The text beside ids, where it is a text.
-fn beside(json: &Json) -> Result<Option<String>, Damage> {
+fn beside(json: &Json) -> Result<Option<String>, LineError> {
     match request(json).get("prompt").or(json.get("prompt")) {
         Some(Json::Text(text)) => Ok(Some(text.clone())),
         _ => Ok(None),
@@ -55,7 +55,7 @@ fn beside(json: &Json) -> Result<Option<String>, Damage> {
 }
 
 /// `prompt_token_ids`, of the line, the response or its first choice.
-pub fn ids(json: &Json) -> Result<Option<Vec<Token>>, Damage> {
+pub fn ids(json: &Json) -> Result<Option<Vec<Token>>, LineError> {
     const KEY: &str = "prompt_token_ids";
     let response = response(json);
     let choice = response.get("choices").and_then(|choices| choices.list("choices").ok()?.first());
@@ -65,7 +65,7 @@ pub fn ids(json: &Json) -> Result<Option<Vec<Token>>, Damage> {
 
 /// `prompt`, `source` or `src`, or the `messages`. Messages are joined by line ends, without their roles; the answer itself, where a
 /// log adds it to the conversation, is none of them.
-fn words(json: &Json, answer: Option<&str>) -> Result<Option<Prompt>, Damage> {
+fn words(json: &Json, answer: Option<&str>) -> Result<Option<Prompt>, LineError> {
     let request = request(json);
     for key in ["prompt", "source", "src"] {
         if let Some(found) = request.get(key).or(json.get(key)) {
@@ -92,29 +92,30 @@ fn request(json: &Json) -> &Json {
 }
 
 /// A text, or ids. A request may ask several prompts; a line answers one.
-fn prompt(found: &Json, key: &str) -> Result<Prompt, Damage> {
+fn prompt(found: &Json, key: &str) -> Result<Prompt, LineError> {
     match found {
         Json::List(list) => match &list[..] {
             [Json::Text(text)] => Ok(Prompt::text(text.clone())),
-            [Json::List(ids)] => Ok(Prompt { piece: Piece::Tokens(tokens(ids, key)?), text: None }),
+            [Json::List(ids)] => Ok(Prompt { piece: Segment::Tokens(tokens(ids, key)?), text: None }),
             [Json::Text(_) | Json::List(_), ..] => {
                 let what = format!("{key:?} has {} prompts, and a line answers one", list.len());
-                Err(Damage::new(Kind::WrongType, what))
+                Err(LineError::new(Kind::WrongType, what))
             }
-            ids => Ok(Prompt { piece: Piece::Tokens(tokens(ids, key)?), text: None }),
+            ids => Ok(Prompt { piece: Segment::Tokens(tokens(ids, key)?), text: None }),
         },
         other => other.text(key).map(|text| Prompt::text(text.to_string())),
     }
 }
 
-fn tokens(ids: &[Json], key: &str) -> Result<Vec<Token>, Damage> {
+fn tokens(ids: &[Json], key: &str) -> Result<Vec<Token>, LineError> {
     ids.iter().map(|id| id.id(key).map(Token::id)).collect()
 }
 
 /// What a message says, where all of it is text.
-fn content(message: &Json) -> Result<String, Damage> {
-    let other =
-        |what: &str| Damage::new(Kind::WrongType, format!("{what}, which is no text; give the text that was read as \"prompt\""));
+fn content(message: &Json) -> Result<String, LineError> {
+    let other = |what: &str| {
+        LineError::new(Kind::WrongType, format!("{what}, which is no text; give the text that was read as \"prompt\""))
+    };
     if message.get("tool_calls").is_some_and(|calls| *calls != Json::List(Vec::new())) || message.has("function_call") {
         return Err(other("it calls tools"));
     }
@@ -135,14 +136,14 @@ fn content(message: &Json) -> Result<String, Damage> {
 mod tests {
     use super::*;
 
-    fn read(line: &str) -> Result<Option<Piece>, Damage> {
+    fn read(line: &str) -> Result<Option<Segment>, LineError> {
         of(&Json::object(line).unwrap(), &Keys::default(), Some("The mill")).map(|prompt| prompt.map(|prompt| prompt.piece))
     }
 
     #[test]
     fn a_prompt_is_ids_or_a_text_or_messages() {
-        let text = |text: &str| Ok(Some(Piece::Text(text.into())));
-        let ids = |ids: &[u64]| Ok(Some(Piece::Tokens(ids.iter().map(|&id| Token::id(id)).collect())));
+        let text = |text: &str| Ok(Some(Segment::Text(text.into())));
+        let ids = |ids: &[u64]| Ok(Some(Segment::Tokens(ids.iter().map(|&id| Token::id(id)).collect())));
         for (line, wanted) in [
             (r#"{"prompt": "q"}"#, text("q")),
             (r#"{"prompt": ["q"]}"#, text("q")),

@@ -5,13 +5,13 @@ use super::openai::{refusal, response};
 use super::prompt::{self, Prompt};
 use super::{Keys, finish};
 use crate::answers::{row_name, score};
-use crate::damage::{Damage, Kind};
-use crate::example::{Answers, Beside, Entry, Example, Piece, Scores, Token};
+use crate::example::{Answers, Beside, Entry, Example, Scores, Segment, Token};
 use crate::json::Json;
+use crate::line_error::{Kind, LineError};
 
-pub fn parse(json: &Json, keys: &Keys, example: &mut Example) -> Result<(), Damage> {
+pub fn parse(json: &Json, keys: &Keys, example: &mut Example) -> Result<(), LineError> {
     if let Some(why) = refusal(json) {
-        return Err(Damage::new(Kind::Refused, why));
+        return Err(LineError::new(Kind::Refused, why));
     }
     let response = response(json);
     let choice = response.get("choices").and_then(|choices| choices.list("choices").ok()?.first()).unwrap_or(json);
@@ -19,7 +19,7 @@ pub fn parse(json: &Json, keys: &Keys, example: &mut Example) -> Result<(), Dama
     let read = match prompt::ids(json)? {
         Some(tokens) => {
             let text = json.get("prompt").and_then(|text| text.text("prompt").ok()).map(str::to_string);
-            Some(Prompt { piece: Piece::Tokens(tokens), text })
+            Some(Prompt { piece: Segment::Tokens(tokens), text })
         }
         None => prompt::of(json, keys, output.and_then(|output| output.get("text")?.text("text").ok()))?,
     };
@@ -34,22 +34,28 @@ pub fn parse(json: &Json, keys: &Keys, example: &mut Example) -> Result<(), Dama
             target: output.get("text").and_then(|text| text.text("text").ok()).map(str::to_string),
             stopped: finish.stopped,
         };
-        (example.source, example.target, example.cut) = (Some(read.piece), Some(Piece::Tokens(ids)), finish.cut);
+        (example.source, example.target, example.cut) = (Some(read.piece), Some(Segment::Tokens(ids)), finish.cut);
         example.answers = Some(Answers { scores: Scores::Logprobs, rows, beside });
         return Ok(());
     }
     if output.is_some() && !choice.has("prompt_logprobs") && !json.has("prompt_logprobs") {
-        return Err(Damage::new(Kind::MissingKey, "expected \"logprobs\" in \"outputs\"; ask vLLM for them, e.g. logprobs = 20"));
+        return Err(LineError::new(
+            Kind::MissingKey,
+            "expected \"logprobs\" in \"outputs\"; ask vLLM for them, e.g. logprobs = 20",
+        ));
     }
     let answers = choice.get("prompt_logprobs").map_or_else(|| json.need("prompt_logprobs"), Ok)?;
     let rows = rows(answers, "prompt_logprobs", 1)?;
     if rows.first().is_some_and(Option::is_some) {
-        return Err(Damage::new(Kind::Misaligned, "\"prompt_logprobs\" must begin with null: nothing predicts the first token"));
+        return Err(LineError::new(
+            Kind::Misaligned,
+            "\"prompt_logprobs\" must begin with null: nothing predicts the first token",
+        ));
     }
     let Some(read) = read else {
-        return Err(Damage::new(Kind::MissingKey, "expected a JSON object with \"prompt_token_ids\" or a \"prompt\""));
+        return Err(LineError::new(Kind::MissingKey, "expected a JSON object with \"prompt_token_ids\" or a \"prompt\""));
     };
-    if let Piece::Tokens(ids) = &read.piece {
+    if let Segment::Tokens(ids) = &read.piece {
         aligned(ids.len(), rows.len(), "prompt_token_ids", "prompt_logprobs")?;
     }
     let beside = Beside { target: read.beside(), ..Beside::default() };
@@ -58,26 +64,26 @@ pub fn parse(json: &Json, keys: &Keys, example: &mut Example) -> Result<(), Dama
     Ok(())
 }
 
-fn aligned(a: usize, b: usize, a_name: &str, b_name: &str) -> Result<(), Damage> {
-    if a == b { Ok(()) } else { Err(Damage::new(Kind::Misaligned, format!("{a} {a_name} but {b} {b_name}"))) }
+fn aligned(a: usize, b: usize, a_name: &str, b_name: &str) -> Result<(), LineError> {
+    if a == b { Ok(()) } else { Err(LineError::new(Kind::Misaligned, format!("{a} {a_name} but {b} {b_name}"))) }
 }
 
-fn tokens(json: &Json, key: &str) -> Result<Vec<Token>, Damage> {
+fn tokens(json: &Json, key: &str) -> Result<Vec<Token>, LineError> {
     json.list(key)?.iter().map(|id| id.id(key).map(Token::id)).collect()
 }
 
 /// Rows of answers, of which the first `unsaid` may be null.
-fn rows(json: &Json, key: &str, unsaid: usize) -> Result<Vec<Option<Vec<Entry>>>, Damage> {
-    let row = |index: usize, cell: &Json| -> Result<Option<Vec<Entry>>, Damage> {
+fn rows(json: &Json, key: &str, unsaid: usize) -> Result<Vec<Option<Vec<Entry>>>, LineError> {
+    let row = |index: usize, cell: &Json| -> Result<Option<Vec<Entry>>, LineError> {
         match *cell == Json::Null {
             true if index < unsaid => return Ok(None),
-            true => return Err(Damage::new(Kind::BadScore, format!("{key:?} is null here, so that the token has no score"))),
+            true => return Err(LineError::new(Kind::BadScore, format!("{key:?} is null here, so that the token has no score"))),
             false => {}
         }
         let mut entries = Vec::new();
         for (id, entry) in cell.fields(key)? {
             let number = id.strip_prefix("token_id:").unwrap_or(id).parse();
-            let number = number.map_err(|_| Damage::new(Kind::WrongType, format!("{id:?} in {key:?} is no token id")))?;
+            let number = number.map_err(|_| LineError::new(Kind::WrongType, format!("{id:?} in {key:?} is no token id")))?;
             // Older dumps write the number alone.
             let written = if let Json::Object(_) = entry { entry.given("logprob") } else { Some(entry) };
             let text = entry.get("decoded_token").and_then(|text| text.text("decoded_token").ok()).map(str::to_string);
@@ -97,7 +103,7 @@ mod tests {
     use super::super::tests::place;
     use super::*;
 
-    fn parse(line: &str) -> Result<Example, Damage> {
+    fn parse(line: &str) -> Result<Example, LineError> {
         Format::Vllm.parse(line, &place(), &Keys::default())
     }
 
@@ -105,14 +111,14 @@ mod tests {
     fn a_prompt_is_a_document_and_an_output_is_learned_after_its_prompt() {
         let row = r#"{"7": {"logprob": -0.5, "rank": 1, "decoded_token": " a"}, "9": {"logprob": -Infinity, "rank": 2}}"#;
         let document = parse(&format!(r#"{{"prompt_token_ids": [3, 7], "prompt_logprobs": [null, {row}]}}"#)).unwrap();
-        assert_eq!((&document.source, &document.target), (&None, &Some(Piece::Tokens(vec![Token::id(3), Token::id(7)]))));
+        assert_eq!((&document.source, &document.target), (&None, &Some(Segment::Tokens(vec![Token::id(3), Token::id(7)]))));
         let rows = document.answers.unwrap().rows;
         assert!(rows[0].is_none() && rows[1].as_ref().unwrap()[1].score == f64::NEG_INFINITY);
         let generated =
             parse(&format!(r#"{{"prompt": "q", "outputs": [{{"text": " a", "token_ids": [7], "logprobs": [{row}]}}]}}"#))
                 .unwrap();
-        assert_eq!(generated.source, Some(Piece::Text("q".into())));
-        assert_eq!(generated.target, Some(Piece::Tokens(vec![Token::id(7)])));
+        assert_eq!(generated.source, Some(Segment::Text("q".into())));
+        assert_eq!(generated.target, Some(Segment::Tokens(vec![Token::id(7)])));
     }
 
     #[test]

@@ -4,11 +4,11 @@ mod axis;
 mod budget;
 mod curves;
 mod difference;
+mod final_perplexity;
 mod forest;
 mod loss;
 mod palette;
 mod perplexity;
-mod reached;
 
 use std::sync::Once;
 
@@ -49,7 +49,7 @@ pub fn all(input: &Input, comparison: &Comparison, provenance: &Provenance) -> R
     let palette = Palette::of(comparison, provenance);
     let plots = [
         difference::plot(comparison, &palette)?,
-        Some(reached::plot(comparison, &palette)?),
+        Some(final_perplexity::plot(comparison, &palette)?),
         Some(perplexity::plot(input, comparison, &palette)?),
         budget::against_data(comparison, &palette)?,
         Some(budget::against_flops(input, comparison, &palette)?),

@@ -2,20 +2,20 @@
 
 use hydrometer_base::units::{decimals, fixed, perplexity, quantity, shorten, signed};
 
-use super::{Place, Table, missing, with_half};
+use super::{Surface, Table, missing, with_half};
 use crate::comparison::{Cell, Comparison, Estimate, Reference};
 
 /// Columns after the arm's that a terminal has no room for.
 const WIDE_ONLY: [usize; 2] = [4, 7];
 
-pub fn comparison(found: &Comparison, place: Place) -> Table<'_> {
+pub fn comparison(found: &Comparison, place: Surface) -> Table<'_> {
     let against = format!("vs {}", shorten(&found.reference, 13));
     let head = ["runs", "perplexity", &against, "Δ nats/token", "p", "p (Holm)", "nats/token", "tokens"].map(String::from);
     let fit = |texts: [String; 8]| -> Vec<String> {
-        let there = |at: usize| place == Place::Page || !WIDE_ONLY.contains(&at);
+        let there = |at: usize| place == Surface::Page || !WIDE_ONLY.contains(&at);
         texts.into_iter().enumerate().filter(|(at, _)| there(*at)).map(|(_, text)| text).collect()
     };
-    let counts = if place == Place::Page { counts } else { short_counts };
+    let counts = if place == Surface::Page { counts } else { short_counts };
     let of_cell = |cell: &Cell| fit(cell_row(cell, &found.reference, counts));
     Table::new(found, fit(head), of_cell, |reference| fit(reference_row(reference)), note(found))
 }

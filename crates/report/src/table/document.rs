@@ -2,7 +2,7 @@
 
 use hydrometer_base::text::visible;
 
-use super::{Place, Table, comparison, metrics};
+use super::{Surface, Table, comparison, metrics};
 use crate::comparison::Comparison;
 use crate::pooled::{self, Pooled};
 
@@ -18,8 +18,8 @@ pub enum Language {
 pub fn document(found: &[Comparison], pooled: &[Pooled], language: Language) -> String {
     let mut parts = Vec::new();
     for one in found {
-        parts.push((one.experiment.clone(), comparison(one, Place::Page)));
-        parts.extend(metrics(one, Place::Page).map(|table| (format!("{}: {}", one.experiment, super::METRICS_TITLE), table)));
+        parts.push((one.experiment.clone(), comparison(one, Surface::Page)));
+        parts.extend(metrics(one, Surface::Page).map(|table| (format!("{}: {}", one.experiment, super::METRICS_TITLE), table)));
     }
     if !pooled.is_empty() {
         parts.push((pooled::TITLE.to_string(), Table::plain(pooled::rows(pooled), pooled::NOTE.to_string())));

@@ -2,7 +2,7 @@
 
 use hydrometer_base::units::fixed;
 
-use super::{Place, Table, missing, with_half};
+use super::{Surface, Table, missing, with_half};
 use crate::claim::expectation::Metric;
 use crate::comparison::{Cell, Comparison, Estimate, Reference};
 use crate::metrics::{BESIDE, is_fidelity};
@@ -10,7 +10,7 @@ use crate::metrics::{BESIDE, is_fidelity};
 pub const TITLE: &str = "Beside perplexity";
 
 /// A column for each metric that some run has; `None` where there is none.
-pub fn metrics(found: &Comparison, place: Place) -> Option<Table<'_>> {
+pub fn metrics(found: &Comparison, place: Surface) -> Option<Table<'_>> {
     let all = || found.cells.iter().map(|cell| &cell.metrics).chain(found.references.iter().map(|one| &one.metrics));
     let shown: Vec<Metric> = BESIDE.into_iter().filter(|metric| all().any(|known| known.contains_key(metric))).collect();
     if shown.is_empty() {
@@ -31,14 +31,14 @@ pub fn metrics(found: &Comparison, place: Place) -> Option<Table<'_>> {
     Some(Table::new(found, head, of_cell, of_reference, note))
 }
 
-fn head(metric: Metric, place: Place) -> &'static str {
+fn head(metric: Metric, place: Surface) -> &'static str {
     match (metric, place) {
-        (Metric::BitsPerByte, Place::Terminal) => "bits/byte",
-        (Metric::TokenAccuracy, Place::Terminal) => "accuracy",
-        (Metric::Top1Agreement, Place::Terminal) => "same top-1",
-        (Metric::BitsPerByte, Place::Page) => "bits per byte",
-        (Metric::TokenAccuracy, Place::Page) => "token accuracy",
-        (Metric::Top1Agreement, Place::Page) => "top-1 agreement",
+        (Metric::BitsPerByte, Surface::Terminal) => "bits/byte",
+        (Metric::TokenAccuracy, Surface::Terminal) => "accuracy",
+        (Metric::Top1Agreement, Surface::Terminal) => "same top-1",
+        (Metric::BitsPerByte, Surface::Page) => "bits per byte",
+        (Metric::TokenAccuracy, Surface::Page) => "token accuracy",
+        (Metric::Top1Agreement, Surface::Page) => "top-1 agreement",
         (Metric::Ece, _) => "ECE",
         (Metric::KlToTeacher, _) => "KL to teacher",
         (Metric::Top10Overlap, _) => "top-10 overlap",
@@ -69,10 +69,10 @@ fn scale(metric: Metric) -> (f64, usize, &'static str) {
 }
 
 /// What the columns are and of which text; in a terminal, what cannot be guessed.
-fn note(found: &Comparison, shown: &[Metric], place: Place) -> String {
+fn note(found: &Comparison, shown: &[Metric], place: Surface) -> String {
     let mut note = match place {
-        Place::Terminal => format!("On the held-out text ({}), means over the finished seeds, ± as above.", found.split),
-        Place::Page => {
+        Surface::Terminal => format!("On the held-out text ({}), means over the finished seeds, ± as above.", found.split),
+        Surface::Page => {
             let level = fixed(found.level * 100.0, 0);
             format!(
                 "All on the held-out text ({}) after training, means over the finished seeds; ± is the half-width of the {level}% \
@@ -81,7 +81,7 @@ fn note(found: &Comparison, shown: &[Metric], place: Place) -> String {
             )
         }
     };
-    for metric in shown.iter().filter(|_| place == Place::Page) {
+    for metric in shown.iter().filter(|_| place == Surface::Page) {
         note += match metric {
             Metric::BitsPerByte => " Bits per byte: summed NLL in bits over the bytes of the text.",
             Metric::TokenAccuracy => " Token accuracy: share of tokens that were the likeliest of the whole vocabulary.",
@@ -99,7 +99,7 @@ fn note(found: &Comparison, shown: &[Metric], place: Place) -> String {
             Metric::Perplexity | Metric::Nll => "",
         };
     }
-    if place == Place::Page && shown.iter().any(|metric| is_fidelity(*metric)) {
+    if place == Surface::Page && shown.iter().any(|metric| is_fidelity(*metric)) {
         note += " Each arm is held against its teacher; one without, against that of the others.";
     }
     let short = |cell: &Cell| shown.iter().any(|metric| cell.metrics.get(metric).is_some_and(|found| found.n < cell.seeds.len()));

@@ -25,7 +25,7 @@ const GAP: usize = 2;
 
 /// Where a table stands: a terminal has [`WIDTH`] columns.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Place {
+pub enum Surface {
     Page,
     Terminal,
 }
@@ -51,7 +51,7 @@ pub fn terminal(found: &Comparison) -> String {
     if found.cells.is_empty() && found.references.is_empty() {
         return "no runs yet".into();
     }
-    let tables = [Some(comparison(found, Place::Terminal)), metrics(found, Place::Terminal)];
+    let tables = [Some(comparison(found, Surface::Terminal)), metrics(found, Surface::Terminal)];
     tables.iter().flatten().map(Table::terminal).collect::<Vec<_>>().join("\n\n")
 }
 
@@ -87,7 +87,7 @@ impl<'a> Table<'a> {
         let columns = self.head.len();
         let mut rows = vec![self.head.clone()];
         rows.extend(self.rows.iter().map(|row| match row {
-            Row::Facet(name) => alone(name.clone(), columns),
+            Row::Facet(name) => unpaired(name.clone(), columns),
             Row::Cell(_, texts) | Row::Plain(texts) | Row::Reference(texts) => texts.clone(),
         }));
         let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
@@ -122,7 +122,7 @@ impl<'a> Table<'a> {
         let columns = self.head.len();
         let rule = format!("|:--|{}\n", "--:|".repeat(columns - 1));
         let row = |row: &Row| match row {
-            Row::Facet(name) => line(alone(format!("**{}**", escape_markdown(name)), columns)),
+            Row::Facet(name) => line(unpaired(format!("**{}**", escape_markdown(name)), columns)),
             Row::Cell(_, texts) | Row::Plain(texts) | Row::Reference(texts) => escaped(texts),
         };
         let body: String = self.rows.iter().map(row).collect();
@@ -172,7 +172,7 @@ pub fn title(reference: &Reference) -> String {
 }
 
 /// A row of `columns` with nothing but `name`.
-fn alone(name: String, columns: usize) -> Vec<String> {
+fn unpaired(name: String, columns: usize) -> Vec<String> {
     std::iter::once(name).chain(std::iter::repeat_n(String::new(), columns - 1)).collect()
 }
 

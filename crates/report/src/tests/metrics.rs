@@ -1,5 +1,5 @@
 use super::*;
-use crate::table::Place;
+use crate::table::Surface;
 
 /// Frames of [`made`] with what newer ones hold: soft-ce at top_k 20 has a KL of 1, 1.1 and 0.9.
 fn measured() -> Made {
@@ -23,7 +23,7 @@ fn measured() -> Made {
 
 fn page(made: &Made) -> String {
     let found = comparison(&made.frames(), &provenance()).unwrap();
-    table::metrics(&found, Place::Page).map_or(String::new(), |table| table.markdown())
+    table::metrics(&found, Surface::Page).map_or(String::new(), |table| table.markdown())
 }
 
 /// Oracle: by hand. The half-width of 1, 1.1, 0.9 is t = 4.30265 times s/√3 with s = 0.1.

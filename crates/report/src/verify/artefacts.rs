@@ -18,7 +18,7 @@ use crate::{CLAIMS, render};
 /// How a file fails to be what the frames give.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Fault {
+pub enum Mismatch {
     Missing,
     /// The line and what it should be and is, cut short; absent for files that are not text.
     Differs {
@@ -49,7 +49,7 @@ const SHOWN: usize = 100;
 pub struct Findings {
     /// Files that agree.
     pub same: Vec<PathBuf>,
-    pub faults: Vec<(PathBuf, Fault)>,
+    pub faults: Vec<(PathBuf, Mismatch)>,
     /// Files that are no part of results.
     pub strangers: Vec<PathBuf>,
     /// The frames, where all of them can be read.
@@ -59,7 +59,7 @@ pub struct Findings {
 }
 
 impl Findings {
-    fn fault(&mut self, file: impl Into<PathBuf>, fault: Fault) {
+    fn fault(&mut self, file: impl Into<PathBuf>, fault: Mismatch) {
         self.faults.push((file.into(), fault));
     }
 }
@@ -71,7 +71,7 @@ pub fn compare(folder: &Path, claims: &[Claim]) -> Result<Findings> {
     let provenance = match Provenance::read(folder) {
         Ok(provenance) => provenance,
         Err(error) => {
-            all.fault(provenance::FILE, Fault::Damaged(format!("{error:#}")));
+            all.fault(provenance::FILE, Mismatch::Damaged(format!("{error:#}")));
             return Ok(all);
         }
     };
@@ -85,27 +85,29 @@ pub fn compare(folder: &Path, claims: &[Claim]) -> Result<Findings> {
                 let now = read_frame(folder, name).and_then(|frame| Fingerprint::of(&frame)).ok();
                 let both = provenance.fingerprints.get(&file).zip(now.as_ref());
                 let (runs, columns) = both.map(|(then, now)| then.differences(now)).unwrap_or_default();
-                all.fault(file, Fault::Changed { columns, runs });
+                all.fault(file, Mismatch::Changed { columns, runs });
             }
             (None, None) if name == OPTIONAL => {}
             // It may be there and not be a file, or not be readable.
-            (_, None) if folder.join(&file).exists() => all.fault(file, Fault::Damaged("it is no file that can be read".into())),
-            (_, None) => all.fault(file, Fault::Missing),
+            (_, None) if folder.join(&file).exists() => {
+                all.fault(file, Mismatch::Damaged("it is no file that can be read".into()))
+            }
+            (_, None) => all.fault(file, Mismatch::Missing),
             // Its numbers are held against one another below.
             (None, Some(_)) if name == OPTIONAL => all.same.push(file.into()),
-            (None, Some(_)) => all.fault(file, Fault::Unrecorded),
+            (None, Some(_)) => all.fault(file, Mismatch::Unrecorded),
         }
     }
     for name in NAMES.into_iter().filter(|name| found.contains_key(&file_of(name))) {
         if let Err(error) = read_frame(folder, name) {
             all.same.retain(|file| *file != Path::new(&file_of(name)));
-            all.fault(file_of(name), Fault::Damaged(format!("{error:#}")));
+            all.fault(file_of(name), Mismatch::Damaged(format!("{error:#}")));
         }
     }
     let Ok(frames) = Frames::read(folder) else { return Ok(all) };
     for (name, why) in contradictions(&frames)? {
         all.same.retain(|file| *file != Path::new(&file_of(name)));
-        all.fault(file_of(name), Fault::Contradiction(why));
+        all.fault(file_of(name), Mismatch::Contradiction(why));
     }
     // Frames that were changed may hold what no page was made for.
     let rendered = caught(|| render(folder, claims)).unwrap_or_else(|panic| Err(anyhow::anyhow!(first_words(&panic))));
@@ -113,7 +115,7 @@ pub fn compare(folder: &Path, claims: &[Claim]) -> Result<Findings> {
         Ok(rendered) => rendered,
         Err(error) if all.faults.is_empty() => return Err(error),
         Err(error) => {
-            all.fault("report.md", Fault::Damaged(format!("the frames give no report: {error:#}")));
+            all.fault("report.md", Mismatch::Damaged(format!("the frames give no report: {error:#}")));
             return Ok(all);
         }
     };
@@ -124,15 +126,15 @@ pub fn compare(folder: &Path, claims: &[Claim]) -> Result<Findings> {
         match std::fs::read(folder.join(&name)) {
             Ok(found) if found == expected => all.same.push(name),
             Ok(found) => all.fault(name, difference(&expected, &found)),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => all.fault(name, Fault::Missing),
-            Err(error) => all.fault(name, Fault::Damaged(format!("cannot read it: {error}"))),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => all.fault(name, Mismatch::Missing),
+            Err(error) => all.fault(name, Mismatch::Damaged(format!("cannot read it: {error}"))),
         }
     }
     for file in files_in(folder).into_iter().filter(|file| !known.contains(file)) {
         // Pages, plots and frames that nothing gives would be taken for results.
         let ours =
             file == Path::new(CLAIMS) || file.starts_with("plots") || file.extension().is_some_and(|kind| kind == "parquet");
-        if ours { all.fault(file, Fault::Unexpected) } else { all.strangers.push(file) }
+        if ours { all.fault(file, Mismatch::Unexpected) } else { all.strangers.push(file) }
     }
     all.frames = Some(frames);
     Ok(all)
@@ -153,10 +155,10 @@ fn files_in(folder: &Path) -> Vec<PathBuf> {
     all
 }
 
-fn difference(expected: &[u8], found: &[u8]) -> Fault {
+fn difference(expected: &[u8], found: &[u8]) -> Mismatch {
     let (Ok(wanted), Ok(text)) = (std::str::from_utf8(expected), std::str::from_utf8(found)) else {
         let size = |bytes: &[u8]| format!("{} bytes", bytes.len());
-        return Fault::Differs { line: None, expected: size(expected), found: size(found) };
+        return Mismatch::Differs { line: None, expected: size(expected), found: size(found) };
     };
     let (mut wanted, mut text) = (wanted.split('\n'), text.split('\n'));
     let mut line = 0;
@@ -165,7 +167,7 @@ fn difference(expected: &[u8], found: &[u8]) -> Fault {
         let (a, b) = (wanted.next(), text.next());
         if a != b || a.is_none() {
             let (expected, found) = around(a.unwrap_or("the end"), b.unwrap_or("the end"));
-            return Fault::Differs { line: Some(line), expected, found };
+            return Mismatch::Differs { line: Some(line), expected, found };
         }
     }
 }
@@ -183,7 +185,8 @@ mod tests {
 
     #[test]
     fn a_difference_is_shown_where_lines_part() {
-        let fault = |line, expected: &str, found: &str| Fault::Differs { line, expected: expected.into(), found: found.into() };
+        let fault =
+            |line, expected: &str, found: &str| Mismatch::Differs { line, expected: expected.into(), found: found.into() };
         assert_eq!(difference(b"a\nb 1\nc", b"a\nb 2\nc"), fault(Some(2), "b 1", "b 2"));
         assert_eq!(difference(b"a", b"a\nb"), fault(Some(2), "the end", "b"));
         assert_eq!(difference(&[0xff, 1], &[0xff]), fault(None, "2 bytes", "1 bytes"));

@@ -14,7 +14,7 @@ use crate::stats::verdict::Verdict;
 /// How far an experiment agrees, the best first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Rung {
+pub enum ReproLevel {
     /// Every loss, every gradient's norm, every evaluation and every document, to the bit.
     Bitwise,
     /// Every evaluation within [`TOLERANCE`]: another machine or another number of threads.
@@ -27,7 +27,7 @@ pub enum Rung {
 /// Relative difference of the NLL of an evaluation that other hardware may bring.
 pub const TOLERANCE: f64 = 0.01;
 
-impl Rung {
+impl ReproLevel {
     pub fn sentence(self) -> String {
         let tolerance = 100.0 * TOLERANCE;
         match self {
@@ -45,8 +45,8 @@ impl Rung {
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Agreement {
     pub run: String,
-    /// [`Rung::Refuted`] where it is not there, or its numbers are off and no claim is left to hold.
-    pub rung: Rung,
+    /// [`ReproLevel::Refuted`] where it is not there, or its numbers are off and no claim is left to hold.
+    pub rung: ReproLevel,
     /// The first step that differs, and what there differs.
     pub first: Option<(i64, What)>,
     /// What that was, and what it is now; absent on a side that does not have it.
@@ -65,8 +65,8 @@ impl fmt::Display for Agreement {
             (_, None) => write!(f, "{run}: the same to the bit"),
             (_, Some((step, what))) => {
                 let held = match rung {
-                    Rung::Refuted => "off",
-                    Rung::ClaimsHold => "off, but its claims hold",
+                    ReproLevel::Refuted => "off",
+                    ReproLevel::ClaimsHold => "off, but its claims hold",
                     _ => "within tolerance",
                 };
                 let shown = |value: Option<f64>| value.map_or("nothing".to_string(), |value| value.to_string());
@@ -155,34 +155,36 @@ pub(super) fn agreement(run: String, before: &Series, after: &Series, trouble: O
         }
     }
     let rung = match (&trouble, &first) {
-        (Some(_), _) => Rung::Refuted,
-        (None, None) => Rung::Bitwise,
-        (None, Some(_)) if largest <= TOLERANCE => Rung::WithinTolerance,
-        (None, Some(_)) => Rung::Refuted,
+        (Some(_), _) => ReproLevel::Refuted,
+        (None, None) => ReproLevel::Bitwise,
+        (None, Some(_)) if largest <= TOLERANCE => ReproLevel::WithinTolerance,
+        (None, Some(_)) => ReproLevel::Refuted,
     };
     let values = first.as_ref().map_or((None, None), |at| (before.get(at).copied(), after.get(at).copied()));
     Agreement { run, rung, first, values, largest, trouble }
 }
 
 /// Lets runs whose numbers alone are off stand by the claims that name them: where there are claims and none of those is refuted.
-pub fn hold(agreements: &mut [Agreement], outcomes: &[Outcome]) {
-    for agreement in agreements.iter_mut().filter(|agreement| agreement.rung == Rung::Refuted && agreement.trouble.is_none()) {
+pub fn apply_claims(agreements: &mut [Agreement], outcomes: &[Outcome]) {
+    for agreement in
+        agreements.iter_mut().filter(|agreement| agreement.rung == ReproLevel::Refuted && agreement.trouble.is_none())
+    {
         let names = |outcome: &&Outcome| outcome.a.contains(&agreement.run) || outcome.b.contains(&agreement.run);
         if !outcomes.is_empty() && !outcomes.iter().filter(names).any(|outcome| outcome.verdict == Verdict::Refuted) {
-            agreement.rung = Rung::ClaimsHold;
+            agreement.rung = ReproLevel::ClaimsHold;
         }
     }
 }
 
 /// The rung of the whole experiment: that of its worst run, unless numbers alone are off and claims, of which there must be some,
 /// are not refuted by the new ones.
-pub fn rung(agreements: &[Agreement], outcomes: &[Outcome]) -> Rung {
-    let worst = agreements.iter().map(|agreement| agreement.rung).max().unwrap_or(Rung::Refuted);
+pub fn rung(agreements: &[Agreement], outcomes: &[Outcome]) -> ReproLevel {
+    let worst = agreements.iter().map(|agreement| agreement.rung).max().unwrap_or(ReproLevel::Refuted);
     let refuted = outcomes.iter().any(|outcome| outcome.verdict == Verdict::Refuted);
     let only_numbers = agreements.iter().all(|agreement| agreement.trouble.is_none());
     match worst {
-        _ if refuted => Rung::Refuted,
-        Rung::Refuted if only_numbers && !outcomes.is_empty() => Rung::ClaimsHold,
+        _ if refuted => ReproLevel::Refuted,
+        ReproLevel::Refuted if only_numbers && !outcomes.is_empty() => ReproLevel::ClaimsHold,
         worst => worst,
     }
 }
@@ -235,14 +237,14 @@ mod tests {
     #[test]
     fn a_run_stands_on_the_rung_that_its_numbers_reach() {
         let same = against(&[(1, "loss", 4.0), (2, "loss", 3.0), (2, "nll", 5.0)], None);
-        assert_eq!((same.rung, same.first), (Rung::Bitwise, None));
+        assert_eq!((same.rung, same.first), (ReproLevel::Bitwise, None));
         let near = against(&[(1, "loss", 4.0), (2, "loss", 3.0 + 1e-15), (2, "nll", 5.01)], None);
-        assert_eq!((near.rung, near.first), (Rung::WithinTolerance, Some(key(2, "loss"))));
+        assert_eq!((near.rung, near.first), (ReproLevel::WithinTolerance, Some(key(2, "loss"))));
         assert!((near.largest - 0.002).abs() < 1e-12);
         for off in [&[(2, "nll", 5.2)][..], &[(2, "nll", f64::NAN)], &[]] {
-            assert_eq!(against(off, None).rung, Rung::Refuted);
+            assert_eq!(against(off, None).rung, ReproLevel::Refuted);
         }
-        assert_eq!(against(&[(1, "loss", 4.0)], Some("it failed")).rung, Rung::Refuted);
+        assert_eq!(against(&[(1, "loss", 4.0)], Some("it failed")).rung, ReproLevel::Refuted);
     }
 
     #[test]
@@ -250,9 +252,9 @@ mod tests {
         let (same, near) =
             (against(&[(1, "loss", 4.0), (2, "loss", 3.0), (2, "nll", 5.0)], None), against(&[(2, "nll", 5.01)], None));
         let off = against(&[], None);
-        assert_eq!(rung(std::slice::from_ref(&same), &[]), Rung::Bitwise);
-        assert_eq!(rung(&[same, near.clone()], &[]), Rung::WithinTolerance);
-        assert_eq!(rung(&[near, off], &[]), Rung::Refuted);
-        assert_eq!(rung(&[], &[]), Rung::Refuted);
+        assert_eq!(rung(std::slice::from_ref(&same), &[]), ReproLevel::Bitwise);
+        assert_eq!(rung(&[same, near.clone()], &[]), ReproLevel::WithinTolerance);
+        assert_eq!(rung(&[near, off], &[]), ReproLevel::Refuted);
+        assert_eq!(rung(&[], &[]), ReproLevel::Refuted);
     }
 }

@@ -6,13 +6,13 @@ use tch::{Device, Kind, Tensor};
 use super::c10d::Group;
 
 /// The ranks along one axis of the mesh.
-pub struct Axis {
+pub struct ProcessGroup {
     group: Option<Group>,
     pub rank: usize,
     pub size: usize,
 }
 
-impl Axis {
+impl ProcessGroup {
     /// An axis of one rank.
     pub fn single() -> Self {
         Self { group: None, rank: 0, size: 1 }

@@ -7,15 +7,15 @@ use hydrometer_base::user_error;
 use tch::Device;
 
 use super::c10d::{Backend, Group, Store};
-use super::collective::Axis;
+use super::collective::ProcessGroup;
 
 /// This rank's place among all, and its ties to the others.
 pub struct Mesh {
     /// Ranks that hold shards of the same model replica.
-    pub tp: Axis,
+    pub tp: ProcessGroup,
     /// Ranks that hold the same shard and see different rows of the batch.
-    pub dp: Axis,
-    pub world: Axis,
+    pub dp: ProcessGroup,
+    pub world: ProcessGroup,
     pub device: Device,
     /// Whether tensor-parallel ranks share the tokens out among them where they would all compute the same.
     pub sequence_parallel: bool,
@@ -24,18 +24,24 @@ pub struct Mesh {
 impl Mesh {
     /// A mesh of this process alone.
     pub fn single(device: Device) -> Self {
-        Self { tp: Axis::single(), dp: Axis::single(), world: Axis::single(), device, sequence_parallel: false }
+        Self {
+            tp: ProcessGroup::single(),
+            dp: ProcessGroup::single(),
+            world: ProcessGroup::single(),
+            device,
+            sequence_parallel: false,
+        }
     }
 
     /// Joins `tp × dp` ranks through `store` as global rank `rank` (`tp` varies fastest).
     pub fn join(store: &Store, rank: usize, tp: usize, dp: usize, device: Device) -> Result<Self> {
         let backend = if device.is_cuda() { Backend::Nccl } else { Backend::Gloo };
         let (tp_rank, dp_rank) = (rank % tp, rank / tp);
-        let axis = |name: String, rank, size| -> Result<Axis> {
+        let axis = |name: String, rank, size| -> Result<ProcessGroup> {
             if size == 1 {
-                return Ok(Axis::single());
+                return Ok(ProcessGroup::single());
             }
-            Ok(Axis::of(Group::join(store, backend, &name, rank, size)?, rank, size))
+            Ok(ProcessGroup::of(Group::join(store, backend, &name, rank, size)?, rank, size))
         };
         Ok(Self {
             tp: axis(format!("tp/{dp_rank}"), tp_rank, tp)?,

@@ -7,7 +7,7 @@ pub mod collective;
 pub mod launch;
 pub mod mesh;
 
-pub use collective::Axis;
+pub use collective::ProcessGroup;
 pub use mesh::Mesh;
 
 /// The rows that rank `rank` of `size` holds of `total`: near-equal parts, the first ones larger.

@@ -3,9 +3,9 @@
 use anyhow::Result;
 use tch::{Device, Kind, Tensor};
 
-use super::layers::{Linear, Named, Norm};
-use super::layout::Layout;
-use super::region::Region;
+use super::layers::{Linear, Norm, ParamMap};
+use super::layout::AttentionLayout;
+use super::region::TpRegion;
 
 /// Cosines and sines of rotary position embedding (Su et al. 2021) in the half-split layout of Llama: of all positions,
 /// `[T, 1, head/2]`, or of those that the tokens of a pass have, `[T, 1, head/2]` or `[B, T, 1, head/2]`.
@@ -56,7 +56,7 @@ pub struct Attention {
 
 impl Attention {
     /// Attention `name`, e.g. `model.layers.0.self_attn`.
-    pub fn new(named: &Named, name: &str, head_dim: usize, eps: f64) -> Self {
+    pub fn new(named: &ParamMap, name: &str, head_dim: usize, eps: f64) -> Self {
         let linear = |part: &str| named.linear(&format!("{name}.{part}"));
         let norm = |part: &str| named.norm(&format!("{name}.{part}"), eps);
         Self {
@@ -71,8 +71,8 @@ impl Attention {
     }
 
     /// What x attends to; both as they are held between tensor-parallel parts.
-    pub fn forward(&self, x: &Tensor, region: &Region) -> Result<Tensor> {
-        let Layout { rotary, mask_b1tt, .. } = region.layout();
+    pub fn forward(&self, x: &Tensor, region: &TpRegion) -> Result<Tensor> {
+        let AttentionLayout { rotary, mask_b1tt, .. } = region.layout();
         let x = region.enter(x)?;
         let (batch, length) = (x.size()[0], x.size()[1]);
         let heads = |x: Tensor| x.view([batch, length, -1, self.head_dim]);
@@ -111,7 +111,7 @@ mod tests {
     fn under_the_mask_of_packed_rows_a_fused_kernel_attends() {
         for kind in [Kind::Float, Kind::BFloat16] {
             let starts_bt = Tensor::zeros([2, 19], (Kind::Int64, Device::Cpu));
-            let layout = Layout::new(Tokens { ids_bt: &starts_bt, starts_bt: Some(&starts_bt) }, None, kind);
+            let layout = AttentionLayout::new(Tokens { ids_bt: &starts_bt, starts_bt: Some(&starts_bt) }, None, kind);
             let heads = Tensor::ones([2, 4, 19, 6], (kind, Device::Cpu)).set_requires_grad(true);
             let mask = layout.mask_b1tt.as_ref();
             assert!(Tensor::internal_fused_sdp_choice(&heads, &heads, &heads, mask, 0.0, false, None::<f64>, false) > 0);

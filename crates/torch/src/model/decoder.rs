@@ -10,11 +10,11 @@ use tch::{Kind, Tensor};
 
 use super::attention::{Attention, Rotary};
 use super::config::ModelConfig;
-use super::layers::{Linear, Named, Norm};
-use super::layout::{Layout, Tokens};
-use super::region::Region;
+use super::layers::{Linear, Norm, ParamMap};
+use super::layout::{AttentionLayout, Tokens};
+use super::region::TpRegion;
 use super::variant::{FeedForward, Positions};
-use crate::dist::{Axis, Mesh, part};
+use crate::dist::{Mesh, ProcessGroup, part};
 
 /// The forward pass over a rank's leaves.
 pub struct Decoder {
@@ -51,7 +51,7 @@ struct Mlp {
 impl Decoder {
     /// Over `leaves` in the order of the model's parameters, for sequences of up to `context` tokens.
     pub fn new(config: &ModelConfig, context: usize, leaves: &[Tensor], mesh: &Mesh) -> Self {
-        let named = Named::new(config, leaves);
+        let named = ParamMap::new(config, leaves);
         let eps = config.rms_norm_eps;
         let embedding_ve = named.get("model.embed_tokens.weight");
         let kind = embedding_ve.kind();
@@ -106,16 +106,16 @@ impl Decoder {
 
     /// What the output head reads, `[B, T, e]`, of tokens `[B, T]`: ids alone, or with where their sequences start. e is d but
     /// where OPT projects.
-    pub fn forward<'t>(&self, tokens: impl Into<Tokens<'t>>, tp: &Axis) -> Result<Tensor> {
+    pub fn forward<'t>(&self, tokens: impl Into<Tokens<'t>>, tp: &ProcessGroup) -> Result<Tensor> {
         let tokens = tokens.into();
         let region = self.region(tokens, tp);
         (0..self.segments()).try_fold(tokens.ids_bt.shallow_clone(), |input, segment| self.segment(segment, &input, &region))
     }
 
     /// Where a pass over `tokens` runs.
-    pub(super) fn region<'a>(&self, tokens: Tokens, tp: &'a Axis) -> Region<'a> {
-        let layout = Layout::new(tokens, self.rotary.as_ref(), self.embedding_ve.kind());
-        Region::new(tokens, layout, tp, self.sequence_parallel)
+    pub(super) fn region<'a>(&self, tokens: Tokens, tp: &'a ProcessGroup) -> TpRegion<'a> {
+        let layout = AttentionLayout::new(tokens, self.rotary.as_ref(), self.embedding_ve.kind());
+        TpRegion::new(tokens, layout, tp, self.sequence_parallel)
     }
 
     /// Parts of the forward pass that follow one another: embedding, each block, what comes after the last.
@@ -124,7 +124,7 @@ impl Decoder {
     }
 
     /// What segment `index` makes of the output of the one before it; of token ids `[B, T]`, for the first.
-    pub(super) fn segment(&self, index: usize, input: &Tensor, region: &Region) -> Result<Tensor> {
+    pub(super) fn segment(&self, index: usize, input: &Tensor, region: &TpRegion) -> Result<Tensor> {
         match index.checked_sub(1).map(|layer| self.blocks.get(layer)) {
             None => self.begin(input, region),
             Some(Some(block)) => block.forward(input, region),
@@ -133,7 +133,7 @@ impl Decoder {
     }
 
     /// The first block's input of token ids `[B, T]`.
-    fn begin(&self, tokens_bt: &Tensor, region: &Region) -> Result<Tensor> {
+    fn begin(&self, tokens_bt: &Tensor, region: &TpRegion) -> Result<Tensor> {
         let mut hidden = self.embed(tokens_bt, region)?;
         if let Some(weight) = &self.project_in {
             hidden = hidden.linear(weight, None::<Tensor>);
@@ -150,7 +150,7 @@ impl Decoder {
     }
 
     /// What the output head reads of the last block's output.
-    fn finish(&self, hidden: &Tensor, region: &Region) -> Result<Tensor> {
+    fn finish(&self, hidden: &Tensor, region: &TpRegion) -> Result<Tensor> {
         let hidden = self.norm.as_ref().map_or_else(|| hidden.shallow_clone(), |norm| norm.forward(hidden));
         region.gather(&match &self.project_out {
             Some(weight) => hidden.linear(weight, None::<Tensor>),
@@ -160,12 +160,12 @@ impl Decoder {
 
     /// Logits `[B, T, v]` of this rank's vocabulary shard, f32: for a look at a few tokens. The objective and the evaluation
     /// never hold them whole.
-    pub fn logits(&self, tokens_bt: &Tensor, tp: &Axis) -> Result<Tensor> {
+    pub fn logits(&self, tokens_bt: &Tensor, tp: &ProcessGroup) -> Result<Tensor> {
         Ok(self.forward(tokens_bt, tp)?.matmul(&self.head_ve.tr()).to_kind(Kind::Float))
     }
 
     /// Vocab-parallel lookup: each rank looks up what it holds, the sum has every row once.
-    fn embed(&self, tokens_bt: &Tensor, region: &Region) -> Result<Tensor> {
+    fn embed(&self, tokens_bt: &Tensor, region: &TpRegion) -> Result<Tensor> {
         if region.tp().size == 1 {
             return Ok(Tensor::embedding(&self.embedding_ve, tokens_bt, -1, false, false));
         }
@@ -178,7 +178,7 @@ impl Decoder {
 }
 
 impl Block {
-    fn forward(&self, hidden: &Tensor, region: &Region) -> Result<Tensor> {
+    fn forward(&self, hidden: &Tensor, region: &TpRegion) -> Result<Tensor> {
         if self.post_norm {
             let hidden = self.attention_norm.forward(&(hidden + self.attention.forward(hidden, region)?));
             return Ok(self.feed_forward_norm.forward(&(&hidden + self.feed_forward.forward(&hidden, region)?)));
@@ -189,7 +189,7 @@ impl Block {
 }
 
 impl Mlp {
-    fn forward(&self, x: &Tensor, region: &Region) -> Result<Tensor> {
+    fn forward(&self, x: &Tensor, region: &TpRegion) -> Result<Tensor> {
         let x = region.enter(x)?;
         let up = self.up.forward(&x);
         let active = match (self.kind, &self.gate) {

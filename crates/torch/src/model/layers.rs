@@ -8,9 +8,9 @@ use super::config::ModelConfig;
 use super::parameters::parameters;
 
 /// A rank's leaves by parameter name.
-pub struct Named(HashMap<String, Tensor>);
+pub struct ParamMap(HashMap<String, Tensor>);
 
-impl Named {
+impl ParamMap {
     /// `leaves` are in the order of [`parameters`].
     pub fn new(config: &ModelConfig, leaves: &[Tensor]) -> Self {
         Self(parameters(config).into_iter().zip(leaves).map(|(p, leaf)| (p.name, leaf.shallow_clone())).collect())

@@ -21,7 +21,7 @@ impl<'a> From<&'a Tensor> for Tokens<'a> {
 }
 
 /// What the blocks of a pass have in common. Without sequences that share rows, position is column, and attention is causal.
-pub struct Layout {
+pub struct AttentionLayout {
     /// `[B, T]` i64, where sequences share rows: how far each token is from the start of its own.
     pub positions_bt: Option<Tensor>,
     /// At the position of each token, where positions are rotary.
@@ -31,7 +31,7 @@ pub struct Layout {
     pub mask_b1tt: Option<Tensor>,
 }
 
-impl Layout {
+impl AttentionLayout {
     /// Of `tokens`, for attention in `kind` with `rotary` positions, where they are.
     pub fn new(tokens: Tokens, rotary: Option<&Rotary>, kind: Kind) -> Self {
         let length = tokens.ids_bt.size()[1];
@@ -64,8 +64,8 @@ mod tests {
         // Sequences of 2 and 3 tokens, and one that pads the row; a row with one sequence.
         let starts_bt = Tensor::from_slice(&[0i64, 0, 2, 2, 2, 5, 0, 0, 0, 0, 0, 0]).view([2, 6]);
         let ids_bt = starts_bt.zeros_like();
-        let Layout { positions_bt, mask_b1tt, .. } =
-            Layout::new(Tokens { ids_bt: &ids_bt, starts_bt: Some(&starts_bt) }, None, Kind::Float);
+        let AttentionLayout { positions_bt, mask_b1tt, .. } =
+            AttentionLayout::new(Tokens { ids_bt: &ids_bt, starts_bt: Some(&starts_bt) }, None, Kind::Float);
         let positions = Vec::<Vec<i64>>::try_from(positions_bt.unwrap()).unwrap();
         assert_eq!(positions, [[0, 1, 0, 1, 2, 0], [0, 1, 2, 3, 4, 5]]);
         let mask_b1tt = mask_b1tt.unwrap();

@@ -18,7 +18,7 @@ pub mod weights;
 pub use config::ModelConfig;
 pub use decoder::Decoder;
 pub use layout::Tokens;
-pub use pass::Pass;
+pub use pass::ForwardPass;
 pub use precision::Precision;
 pub use variant::Variant;
 pub use weights::Weights;

@@ -4,21 +4,21 @@ use anyhow::Result;
 use tch::Tensor;
 
 use super::parameters::Shard;
-use crate::dist::{Axis, part};
+use crate::dist::{ProcessGroup, part};
 
 impl Shard {
     /// Ranks that hold the same piece, of `size` ranks; they are neighbours.
     pub fn copies(self, size: usize) -> usize {
         match self {
-            Self::Replicated | Self::EveryHead => size,
-            Self::Rows | Self::Columns => 1,
+            Self::Replicated | Self::ReplicatedPartial => size,
+            Self::Dim0 | Self::Dim1 => 1,
             Self::Heads(heads) => (size / heads).max(1),
         }
     }
 
     /// What rank `rank` of `size` holds of a parameter of this shape: dimension, start, length.
     fn piece(self, shape: &[i64], rank: usize, size: usize) -> (usize, i64, i64) {
-        let dim = usize::from(self == Self::Columns);
+        let dim = usize::from(self == Self::Dim1);
         let copies = self.copies(size);
         let (start, length) = part(shape[dim], rank / copies, size / copies);
         (dim, start, length)
@@ -26,7 +26,7 @@ impl Shard {
 }
 
 /// The piece of `full` that this rank holds.
-pub fn shard(full: &Tensor, how: Shard, tp: &Axis) -> Tensor {
+pub fn shard(full: &Tensor, how: Shard, tp: &ProcessGroup) -> Tensor {
     if how.copies(tp.size) == tp.size {
         return full.shallow_clone();
     }
@@ -35,7 +35,7 @@ pub fn shard(full: &Tensor, how: Shard, tp: &Axis) -> Tensor {
 }
 
 /// The whole tensor (`shape`), from the pieces of all ranks.
-pub fn unshard(local: &Tensor, how: Shard, shape: &[i64], tp: &Axis) -> Result<Tensor> {
+pub fn unshard(local: &Tensor, how: Shard, shape: &[i64], tp: &ProcessGroup) -> Result<Tensor> {
     let copies = how.copies(tp.size);
     if copies == tp.size {
         return Ok(local.shallow_clone());
@@ -54,7 +54,7 @@ pub fn unshard(local: &Tensor, how: Shard, shape: &[i64], tp: &Axis) -> Result<T
 
 /// Sums `gradient`, of a parameter sharded `how`, over the ranks that hold the same piece, in place and in the same order on
 /// each of them. Nothing to do where they see the same gradient: that of a whole parameter, unless each saw its own tokens.
-pub fn sum_copies(gradient: &Tensor, how: Shard, tp: &Axis, sequence_parallel: bool) -> Result<()> {
+pub fn sum_copies(gradient: &Tensor, how: Shard, tp: &ProcessGroup, sequence_parallel: bool) -> Result<()> {
     let copies = how.copies(tp.size);
     if copies == 1 || how == Shard::Replicated && !sequence_parallel {
         return Ok(());

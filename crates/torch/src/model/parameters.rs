@@ -9,14 +9,14 @@ pub enum Shard {
     /// Whole on every rank, which all see the same gradient.
     Replicated,
     /// Along dimension 0: output features (column parallel in Megatron's words), vocabulary rows.
-    Rows,
+    Dim0,
     /// Along dimension 1: input features (row parallel in Megatron's words).
-    Columns,
+    Dim1,
     /// Along dimension 0 by this many heads; where they are fewer than the ranks, neighbours hold the same one and each sees
     /// the gradient of its own queries.
     Heads(usize),
     /// Whole on every rank, each of which sees the gradient of its own heads.
-    EveryHead,
+    ReplicatedPartial,
 }
 
 /// A parameter of the whole model.
@@ -41,7 +41,7 @@ pub fn parameters(config: &ModelConfig) -> Vec<Parameter> {
     let residual_std = std / (2.0 * config.num_hidden_layers as f64).sqrt();
 
     let mut all = List(Vec::new());
-    all.matrix("model.embed_tokens", [vocab, embedding], Shard::Rows, std);
+    all.matrix("model.embed_tokens", [vocab, embedding], Shard::Dim0, std);
     if embedding != d {
         all.matrix("model.project_in", [d, embedding], Shard::Replicated, std);
     }
@@ -53,21 +53,21 @@ pub fn parameters(config: &ModelConfig) -> Vec<Parameter> {
         let query_key_value = variant.biases != Biases::None;
         let others = variant.biases == Biases::All;
         all.norm(&at("input_layernorm"), d, variant.norm, Shard::Replicated);
-        all.linear(&at("self_attn.q_proj"), [heads as i64 * head, d], Shard::Rows, std, query_key_value);
+        all.linear(&at("self_attn.q_proj"), [heads as i64 * head, d], Shard::Dim0, std, query_key_value);
         for part in ["self_attn.k_proj", "self_attn.v_proj"] {
             all.linear(&at(part), [kv_heads as i64 * head, d], Shard::Heads(kv_heads), std, query_key_value);
         }
         if variant.query_key_norm {
-            all.norm(&at("self_attn.q_norm"), head, NormKind::Rms, Shard::EveryHead);
-            all.norm(&at("self_attn.k_norm"), head, NormKind::Rms, Shard::EveryHead);
+            all.norm(&at("self_attn.q_norm"), head, NormKind::Rms, Shard::ReplicatedPartial);
+            all.norm(&at("self_attn.k_norm"), head, NormKind::Rms, Shard::ReplicatedPartial);
         }
-        all.linear(&at("self_attn.o_proj"), [d, heads as i64 * head], Shard::Columns, residual_std, others);
+        all.linear(&at("self_attn.o_proj"), [d, heads as i64 * head], Shard::Dim1, residual_std, others);
         all.norm(&at("post_attention_layernorm"), d, variant.norm, Shard::Replicated);
         if variant.feed_forward == FeedForward::SwiGlu {
-            all.linear(&at("mlp.gate_proj"), [ff, d], Shard::Rows, std, others);
+            all.linear(&at("mlp.gate_proj"), [ff, d], Shard::Dim0, std, others);
         }
-        all.linear(&at("mlp.up_proj"), [ff, d], Shard::Rows, std, others);
-        all.linear(&at("mlp.down_proj"), [d, ff], Shard::Columns, residual_std, others);
+        all.linear(&at("mlp.up_proj"), [ff, d], Shard::Dim0, std, others);
+        all.linear(&at("mlp.down_proj"), [d, ff], Shard::Dim1, residual_std, others);
     }
     if !variant.no_final_norm {
         all.norm("model.norm", d, variant.norm, Shard::Replicated);
@@ -76,7 +76,7 @@ pub fn parameters(config: &ModelConfig) -> Vec<Parameter> {
         all.matrix("model.project_out", [embedding, d], Shard::Replicated, std);
     }
     if variant.untied_head {
-        all.matrix("lm_head", [vocab, embedding], Shard::Rows, std);
+        all.matrix("lm_head", [vocab, embedding], Shard::Dim0, std);
     }
     all.0
 }
@@ -96,7 +96,7 @@ impl List {
     fn linear(&mut self, layer: &str, shape: [i64; 2], shard: Shard, std: f64, biased: bool) {
         self.matrix(layer, shape, shard, std);
         if biased {
-            let shard = if shard == Shard::Columns { Shard::Replicated } else { shard };
+            let shard = if shard == Shard::Dim1 { Shard::Replicated } else { shard };
             self.add(format!("{layer}.bias"), vec![shape[0]], shard, Some(0.0));
         }
     }

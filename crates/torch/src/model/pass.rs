@@ -3,12 +3,12 @@
 use anyhow::Result;
 use tch::{Tensor, no_grad};
 
-use super::region::Region;
+use super::region::TpRegion;
 use super::{Decoder, Tokens};
-use crate::dist::{Axis, c10d};
+use crate::dist::{ProcessGroup, c10d};
 
 /// What a decoder made of a batch, and what the way back needs.
-pub struct Pass<'a> {
+pub struct ForwardPass<'a> {
     /// What the output head reads, `[B, T, e]`. Autograd brings its gradient here.
     pub hidden: Tensor,
     recomputed: Option<Recomputed<'a>>,
@@ -19,13 +19,18 @@ pub struct Pass<'a> {
 /// order within a segment, and no parameter is in two of them: the gradients are the same bit for bit.
 struct Recomputed<'a> {
     decoder: &'a Decoder,
-    region: Region<'a>,
+    region: TpRegion<'a>,
     inputs: Vec<Tensor>,
 }
 
-impl<'a> Pass<'a> {
+impl<'a> ForwardPass<'a> {
     /// Of tokens `[B, T]` through `decoder`; with `recompute` autograd keeps no graph of it.
-    pub fn forward<'t>(decoder: &'a Decoder, tokens: impl Into<Tokens<'t>>, tp: &'a Axis, recompute: bool) -> Result<Self> {
+    pub fn forward<'t>(
+        decoder: &'a Decoder,
+        tokens: impl Into<Tokens<'t>>,
+        tp: &'a ProcessGroup,
+        recompute: bool,
+    ) -> Result<Self> {
         let tokens = tokens.into();
         if !recompute {
             return Ok(Self { hidden: decoder.forward(tokens, tp)?, recomputed: None });

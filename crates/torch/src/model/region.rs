@@ -3,25 +3,25 @@
 use anyhow::Result;
 use tch::Tensor;
 
-use super::layout::{Layout, Tokens};
-use crate::dist::Axis;
+use super::layout::{AttentionLayout, Tokens};
+use crate::dist::ProcessGroup;
 
 /// A forward pass over `[B, T]` tokens, on the ranks of `tp`.
 ///
 /// Between two tensor-parallel parts lie norms and residual sums, which treat each token alone. Every rank computes them for all
 /// tokens, `[B, T, d]`; with sequence parallelism (Korthikanti et al. 2022) each for its own share `[m, d]` of the B·T tokens,
 /// the last ranks' padded with zeros where they do not divide.
-pub struct Region<'a> {
-    tp: &'a Axis,
+pub struct TpRegion<'a> {
+    tp: &'a ProcessGroup,
     batch: i64,
     length: i64,
-    layout: Layout,
+    layout: AttentionLayout,
     sequence_parallel: bool,
 }
 
-impl<'a> Region<'a> {
+impl<'a> TpRegion<'a> {
     /// Of `tokens`, which lie as `layout` says.
-    pub fn new(tokens: Tokens, layout: Layout, tp: &'a Axis, sequence_parallel: bool) -> Self {
+    pub fn new(tokens: Tokens, layout: AttentionLayout, tp: &'a ProcessGroup, sequence_parallel: bool) -> Self {
         let (batch, length) = tokens.ids_bt.size2().expect("tokens are [B, T]");
         Self { tp, batch, length, layout, sequence_parallel: sequence_parallel && tp.size > 1 }
     }
@@ -31,11 +31,11 @@ impl<'a> Region<'a> {
         (self.batch, self.length)
     }
 
-    pub fn layout(&self) -> &Layout {
+    pub fn layout(&self) -> &AttentionLayout {
         &self.layout
     }
 
-    pub fn tp(&self) -> &Axis {
+    pub fn tp(&self) -> &ProcessGroup {
         self.tp
     }
 

@@ -14,7 +14,7 @@ use super::targets::{Ids, Targets, Teacher};
 use super::{Loss, Objective, Tail};
 use crate::dist::c10d::Store;
 use crate::dist::part;
-use crate::dist::{Axis, Mesh};
+use crate::dist::{Mesh, ProcessGroup};
 
 /// How far above one a row's weights may sum, by rounding.
 const MASS_TOLERANCE: f64 = 1e-3;
@@ -267,7 +267,7 @@ struct Part {
 
 impl Part {
     /// Losses `[N']`, then the gradient in this shard's logits, or in the hidden states and this shard's weight.
-    fn measure(&self, tp: &Axis) -> Result<Vec<Tensor>> {
+    fn measure(&self, tp: &ProcessGroup) -> Result<Vec<Tensor>> {
         let head = |weight_vd| Head { weight_vd, vocab_start: self.start, vocab_size: self.vocab_size, tp };
         Ok(match &self.student {
             Student::Logits(z_nv) => {

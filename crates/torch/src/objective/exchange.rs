@@ -5,18 +5,18 @@
 use anyhow::Result;
 use tch::{Kind, Tensor};
 
-use crate::dist::Axis;
+use crate::dist::ProcessGroup;
 
 /// The maximum of no logits at all: finite, so that differences of it are.
 const EMPTY: f64 = -1e30;
 
 /// ln Σ exp(x) of each row over some set, as `max + ln sum`, each `[C, 1]` f64; sum is 0 for an empty set.
-pub struct LogSum {
+pub struct LogSumExp {
     pub max: Tensor,
     pub sum: Tensor,
 }
 
-impl LogSum {
+impl LogSumExp {
     /// Of the entries of `x_ck` where `among_ck` is 1.
     pub fn among(x_ck: &Tensor, among_ck: &Tensor) -> Self {
         let max = x_ck.masked_fill(&among_ck.eq(0.0), EMPTY).amax([-1], true);
@@ -24,10 +24,10 @@ impl LogSum {
     }
 
     /// Of both sets together.
-    pub fn union(&self, other: &LogSum) -> LogSum {
+    pub fn union(&self, other: &LogSumExp) -> LogSumExp {
         let max = self.max.maximum(&other.max);
-        let at = |set: &LogSum| &set.sum * (&set.max - &max).exp();
-        LogSum { sum: at(self) + at(other), max }
+        let at = |set: &LogSumExp| &set.sum * (&set.max - &max).exp();
+        LogSumExp { sum: at(self) + at(other), max }
     }
 
     /// ln of the sum, the maximum left out.
@@ -46,7 +46,7 @@ impl LogSum {
 }
 
 /// The sets and sums of all ranks of `tp` together.
-pub fn merge(tp: &Axis, sets: Vec<LogSum>, sums: Vec<Tensor>) -> Result<(Vec<LogSum>, Vec<Tensor>)> {
+pub fn merge(tp: &ProcessGroup, sets: Vec<LogSumExp>, sums: Vec<Tensor>) -> Result<(Vec<LogSumExp>, Vec<Tensor>)> {
     if tp.size == 1 {
         return Ok((sets, sums));
     }
@@ -57,7 +57,7 @@ pub fn merge(tp: &Axis, sets: Vec<LogSum>, sums: Vec<Tensor>) -> Result<(Vec<Log
     let merged = (0..sets.len()).map(|set| {
         let (max_rc1, sum_rc1) = (column(2 * set), column(2 * set + 1));
         let max = max_rc1.amax([0], false);
-        LogSum { sum: over_ranks(&(sum_rc1 * (max_rc1 - &max).exp())), max }
+        LogSumExp { sum: over_ranks(&(sum_rc1 * (max_rc1 - &max).exp())), max }
     });
     let summed = (0..sums.len()).map(|sum| over_ranks(&column(2 * sets.len() + sum)));
     Ok((merged.collect(), summed.collect()))

@@ -10,14 +10,14 @@ use std::cell::RefCell;
 use anyhow::{Result, ensure};
 use tch::{Device, Kind, Tensor};
 
-use super::exchange::{LogSum, merge, row_sum};
+use super::exchange::{LogSumExp, merge, row_sum};
 use super::kernels::{RowFactors, products};
-use super::own::{Own, columns};
+use super::listed_ids::{ListedColumns, columns};
 use super::rows;
 use super::targets::{Ids, Targets};
 use super::terms::{Rows, Weights, difference};
 use super::{Loss, Objective, Tail};
-use crate::dist::Axis;
+use crate::dist::ProcessGroup;
 
 /// Bytes of logits that exist at a time: so many that the products with a chunk are large, and the passes over the weight's
 /// gradient few.
@@ -35,15 +35,15 @@ pub struct Head<'a> {
     pub vocab_start: i64,
     /// Rows of the whole weight.
     pub vocab_size: i64,
-    pub tp: &'a Axis,
+    pub tp: &'a ProcessGroup,
 }
 
 /// Numbers of each of N tokens, in nats where they are losses; the columns of one `[N, 5]` f64 tensor, equal on every rank.
-pub struct Measured(Tensor);
+pub struct TokenLosses(Tensor);
 
 /// Sums over tokens, in nats where they are losses.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct Sums {
+pub struct LossSums {
     pub loss: f64,
     /// Cross-entropy on the labels at τ = 1.
     pub hard_loss: f64,
@@ -53,18 +53,18 @@ pub struct Sums {
     pub teacher_entropy: f64,
 }
 
-impl Measured {
+impl TokenLosses {
     /// The loss of each token `[N]`.
     pub fn loss_n(&self) -> Tensor {
         self.0.select(1, 0)
     }
 
-    pub fn sums(&self) -> Result<Sums> {
+    pub fn sums(&self) -> Result<LossSums> {
         let sums = self.0.sum_dim_intlist(0, false, Kind::Double).to_device(Device::Cpu);
         let [loss, hard_loss, lse, retained_mass, teacher_entropy] = Vec::<f64>::try_from(sums)?[..] else {
             unreachable!("five columns")
         };
-        Ok(Sums { loss, hard_loss, lse, retained_mass, teacher_entropy })
+        Ok(LossSums { loss, hard_loss, lse, retained_mass, teacher_entropy })
     }
 }
 
@@ -78,7 +78,7 @@ impl Head<'_> {
         targets: &Targets,
         scale: f64,
         weight_gradient_vd: &Tensor,
-    ) -> Result<(Measured, Tensor)> {
+    ) -> Result<(TokenLosses, Tensor)> {
         let _guard = tch::no_grad_guard();
         let d_hidden_nd = Tensor::zeros(hidden_nd.size(), (Kind::Float, hidden_nd.device()));
         let measured = self.chunks(hidden_nd.size()[0], |start, length| {
@@ -100,7 +100,7 @@ impl Head<'_> {
         z_nv: &Tensor,
         targets: &Targets,
         scale: f64,
-    ) -> Result<(Measured, Tensor)> {
+    ) -> Result<(TokenLosses, Tensor)> {
         let _guard = tch::no_grad_guard();
         let gradient_nv = z_nv.zeros_like();
         let measured = self.chunks(z_nv.size()[0], |start, length| {
@@ -130,14 +130,14 @@ impl Head<'_> {
         z_cv
     }
 
-    fn chunks(&self, count: i64, mut of: impl FnMut(i64, i64) -> Result<Tensor>) -> Result<Measured> {
+    fn chunks(&self, count: i64, mut of: impl FnMut(i64, i64) -> Result<Tensor>) -> Result<TokenLosses> {
         let length = self.chunk_length();
         let starts = (0..count).step_by(length as usize);
         let parts = starts.map(|start| of(start, length.min(count - start))).collect::<Result<Vec<Tensor>>>()?;
         ensure!(!parts.is_empty(), "no tokens to measure");
         let measured_n5 = Tensor::cat(&parts, 0);
         self.tp.all_reduce_sum(&measured_n5)?;
-        Ok(Measured(measured_n5))
+        Ok(TokenLosses(measured_n5))
     }
 
     /// This rank's part of what is measured `[C, 5]`, and the gradient of `scale · Σ loss` in this shard's logits, which takes
@@ -151,17 +151,17 @@ impl Head<'_> {
         let label_z_c1 = z_cv.gather(1, &label_column_c1, false).to_kind(Kind::Double);
         let teacher = targets.teacher.as_ref().filter(|_| objective.needs_teacher());
         let label_only = Ids::distinct(labels_c1.shallow_clone());
-        let own = Own::of(teacher.map_or(&label_only, |teacher| &teacher.ids), &z_cv, self.vocab_start);
+        let own = ListedColumns::of(teacher.map_or(&label_only, |teacher| &teacher.ids), &z_cv, self.vocab_start);
         let z_ck = own.take(&z_cv);
         let u_ck = &z_ck / temperature;
         own.hide(&mut z_cv);
 
         // First walk; then what is known of the listed and of the other ids goes to all shards.
         let walk = rows::sums(&z_cv, temperature, objective.tail() == Some(Tail::Uniform));
-        let mut sets = vec![LogSum { max: &walk.max / temperature, sum: walk.exp }, LogSum::among(&u_ck, &own.outcome_ck)];
+        let mut sets = vec![LogSumExp { max: &walk.max / temperature, sum: walk.exp }, LogSumExp::among(&u_ck, &own.outcome_ck)];
         // Apart from the objective's own softmax, the labels are held against that at temperature 1.
         if let Some(sum) = walk.plain_exp {
-            sets.push(LogSum { max: walk.max.shallow_clone(), sum }.union(&LogSum::among(&z_ck, &own.outcome_ck)));
+            sets.push(LogSumExp { max: walk.max.shallow_clone(), sum }.union(&LogSumExp::among(&z_ck, &own.outcome_ck)));
         }
         let centred = match (objective, teacher.and_then(|teacher| teacher.logits_nk.as_ref())) {
             (Objective::LogitMse { centered: true, .. }, Some(y_ck)) => {
@@ -202,16 +202,16 @@ impl Head<'_> {
         let (weight, hard_weight) = (loss.objective_weight(), loss.hard_weight());
         let (g, hard_g) = (scale * weight / temperature, scale * hard_weight);
         let max_u_c1 = &walk.max / temperature;
-        let mut factor_c1 = &terms.whole_c1 * whole.share(&max_u_c1) * g;
-        if let Some(others_c1) = &terms.others_c1 {
-            factor_c1 += others_c1 * others.share(&max_u_c1) * g;
+        let mut factor_c1 = &terms.softmax_coef_c1 * whole.share(&max_u_c1) * g;
+        if let Some(tail_coef_c1) = &terms.tail_coef_c1 {
+            factor_c1 += tail_coef_c1 * others.share(&max_u_c1) * g;
         }
         let plain_factor_c1 = plain.share(&walk.max) * hard_g;
         let constant_c1 = terms.constant_c1.map(|constant| constant * g);
-        let mut at_ids_ck = terms.at_ids_ck * g;
+        let mut listed_grad_ck = terms.listed_grad_ck * g;
         if hard_weight > 0.0 {
-            at_ids_ck += (&z_ck - &plain.max - plain.log_sum()).clamp_max(0.0).exp() * &own.outcome_ck * hard_g;
-            at_ids_ck -= own.at(&labels_c1, self.vocab_start) * hard_g;
+            listed_grad_ck += (&z_ck - &plain.max - plain.log_sum()).clamp_max(0.0).exp() * &own.outcome_ck * hard_g;
+            listed_grad_ck -= own.at(&labels_c1, self.vocab_start) * hard_g;
         }
         let tempered = temperature != 1.0 && hard_weight > 0.0;
         if hard_weight > 0.0 && !tempered {
@@ -220,7 +220,7 @@ impl Head<'_> {
         let plain_exp = tempered.then_some(&plain_factor_c1);
         let factors = RowFactors { max: &walk.max, exp: &factor_c1, plain_exp, constant: constant_c1.as_ref() };
         rows::gradient(&mut z_cv, temperature, &factors);
-        own.add(&mut z_cv, &at_ids_ck);
+        own.add(&mut z_cv, &listed_grad_ck);
         if hard_weight > 0.0 {
             // A label that is not listed: set from double precision, as listed ids are, and not added in that of the logits.
             let x_c1 = &label_z_c1 - &walk.max;

@@ -7,7 +7,7 @@ mod draw;
 mod exchange;
 pub mod head;
 mod kernels;
-mod own;
+mod listed_ids;
 pub mod predict;
 pub mod reference;
 mod rows;
@@ -158,4 +158,4 @@ pub const TEMPERATURES_WORDS: &str = "a number from 1e-6 to 1e6";
 
 /// The least weight that the teacher's "something else" has in `kl-reverse`, where none would make the loss infinite: cached
 /// log-probabilities are rounded, and their sum does not tell less.
-pub const LEAST_REST: f64 = 1e-6;
+pub const MIN_TAIL_MASS: f64 = 1e-6;

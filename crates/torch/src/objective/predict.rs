@@ -5,7 +5,7 @@ use tch::{Kind, Tensor};
 
 use super::exchange::row_sum;
 use super::head::Head;
-use super::own::columns;
+use super::listed_ids::columns;
 
 impl Head<'_> {
     /// What held-out text needs of N rows: nats of the label, the most likely id and its probability, each `[N]`.

@@ -3,7 +3,7 @@
 //! z are the student's V logits, u = z/τ, p = softmax(u); the teacher gives weights w over some ids, M = Σ w and R = 1 − M.
 //! Sources and derivations: docs/objectives.md.
 
-use super::{LEAST_REST, Loss, Objective, Tail};
+use super::{Loss, MIN_TAIL_MASS, Objective, Tail};
 
 /// Targets of one token. An id may be listed more than once: its weights add up.
 pub struct Token<'a> {
@@ -37,7 +37,7 @@ fn objective(objective: Objective, z: &[f64], token: &Token) -> (f64, Vec<f64>) 
             (value - entropy_of_target(u.len(), token, tail), gradient)
         }
         // q ln(q/w), and q times its derivative.
-        Objective::KlReverse { .. } => divergence(&u, token, LEAST_REST, |log_q, w| {
+        Objective::KlReverse { .. } => divergence(&u, token, MIN_TAIL_MASS, |log_q, w| {
             let q = log_q.exp();
             if q == 0.0 { (0.0, 0.0) } else { (q * (log_q - w.ln()), q * (log_q - w.ln() + 1.0)) }
         }),

@@ -7,7 +7,7 @@ use super::kernels::{self, RowFactors, RowSums};
 /// The maximum of a row without finite entries: finite, so that differences of it are.
 const EMPTY: f64 = -1e30;
 
-/// Sums of the rows of `z_cv` (f32), −∞ standing for none.
+/// LossSums of the rows of `z_cv` (f32), −∞ standing for none.
 pub fn sums(z_cv: &Tensor, temperature: f64, difference: bool) -> RowSums {
     if kernels::fit(z_cv) { kernels::sums(z_cv, temperature, difference) } else { composed_sums(z_cv, temperature, difference) }
 }

@@ -7,29 +7,29 @@
 use anyhow::Result;
 use tch::{Kind, Tensor};
 
-use super::exchange::{LogSum, row_sum};
-use super::own::Own;
+use super::exchange::{LogSumExp, row_sum};
+use super::listed_ids::ListedColumns;
 use super::targets::{Ids, Teacher};
-use super::{LEAST_REST, Objective, Tail};
-use crate::dist::Axis;
+use super::{MIN_TAIL_MASS, Objective, Tail};
+use crate::dist::ProcessGroup;
 
 /// C rows, seen from one vocabulary shard.
 pub struct Rows<'a> {
-    pub own: &'a Own,
+    pub own: &'a ListedColumns,
     /// `[C, k]`, at the ids.
     pub u_ck: &'a Tensor,
     /// ln p at the ids, `[C, k]`.
     pub logp_ck: &'a Tensor,
     /// Σ exp(u) over the ids, over all others, and over both: of the whole vocabulary.
-    pub ids: &'a LogSum,
-    pub others: &'a LogSum,
-    pub whole: &'a LogSum,
+    pub ids: &'a LogSumExp,
+    pub others: &'a LogSumExp,
+    pub whole: &'a LogSumExp,
     /// Σ (z − y) over the compared ids `[C, 1]`, where the objective centres.
     pub difference_c1: Option<&'a Tensor>,
     /// Σ ln p over the other ids of this shard `[C, 1]`, where the objective has a uniform tail.
     pub others_logp_c1: Option<&'a Tensor>,
     pub vocab_size: i64,
-    pub tp: &'a Axis,
+    pub tp: &'a ProcessGroup,
 }
 
 /// Value and gradient in u.
@@ -37,9 +37,9 @@ pub struct Terms {
     /// This shard's part of the value `[C, 1]`.
     pub value_c1: Tensor,
     /// At the ids `[C, k]`; what `constant_c1` adds there is taken off already.
-    pub at_ids_ck: Tensor,
-    pub whole_c1: Tensor,
-    pub others_c1: Option<Tensor>,
+    pub listed_grad_ck: Tensor,
+    pub softmax_coef_c1: Tensor,
+    pub tail_coef_c1: Option<Tensor>,
     pub constant_c1: Option<Tensor>,
 }
 
@@ -51,7 +51,7 @@ pub struct Weights {
     /// M `[C, 1]`.
     pub mass_c1: Tensor,
     /// R, none where the teacher speaks of every id.
-    rest_c1: Tensor,
+    tail_mass_c1: Tensor,
     /// Ids of the vocabulary that the row does not list.
     unlisted_c1: Tensor,
     /// −Σ w ln w over the listed ids.
@@ -59,7 +59,7 @@ pub struct Weights {
 }
 
 impl Weights {
-    pub fn of(teacher: &Teacher, vocab_size: i64, tp: &Axis) -> Result<Option<Self>> {
+    pub fn of(teacher: &Teacher, vocab_size: i64, tp: &ProcessGroup) -> Result<Option<Self>> {
         let Some(logprobs) = &teacher.logprobs_nk else { return Ok(None) };
         let logprobs = logprobs.to_kind(Kind::Double);
         let (w_ck, logw_ck) = (logprobs.exp(), logprobs.clamp_min(-1e4));
@@ -74,8 +74,8 @@ impl Weights {
             Ids::Listed { ids_nk, .. } => mass_c1.full_like(ids_nk.size()[1] as f64),
         };
         let unlisted_c1 = -listed_c1 + vocab_size as f64;
-        let rest_c1 = (-&mass_c1 + 1.0).clamp_min(0.0) * unlisted_c1.gt(0.0);
-        Ok(Some(Self { logw_ck, w_ck, mass_c1, rest_c1, unlisted_c1, entropy_c1 }))
+        let tail_mass_c1 = (-&mass_c1 + 1.0).clamp_min(0.0) * unlisted_c1.gt(0.0);
+        Ok(Some(Self { logw_ck, w_ck, mass_c1, tail_mass_c1, unlisted_c1, entropy_c1 }))
     }
 
     /// The label alone, with all weight.
@@ -87,7 +87,7 @@ impl Weights {
             w_ck: one.shallow_clone(),
             unlisted_c1: one.full_like((vocab_size - 1) as f64),
             mass_c1: one,
-            rest_c1: zero.shallow_clone(),
+            tail_mass_c1: zero.shallow_clone(),
             entropy_c1: zero,
         }
     }
@@ -131,15 +131,15 @@ impl Rows<'_> {
     fn cross_entropy(&self, t_ck: &Tensor, total_c1: &Tensor) -> Terms {
         Terms {
             value_c1: -self.sum(&(t_ck * self.logp_ck)),
-            at_ids_ck: (total_c1 * self.logp_ck.exp() - t_ck) * &self.own.outcome_ck,
-            whole_c1: total_c1.shallow_clone(),
-            others_c1: None,
+            listed_grad_ck: (total_c1 * self.logp_ck.exp() - t_ck) * &self.own.outcome_ck,
+            softmax_coef_c1: total_c1.shallow_clone(),
+            tail_coef_c1: None,
             constant_c1: None,
         }
     }
 
     fn soft_ce(&self, weights: &Weights, tail: Tail) -> Terms {
-        let Weights { w_ck, mass_c1, rest_c1, unlisted_c1, .. } = weights;
+        let Weights { w_ck, mass_c1, tail_mass_c1, unlisted_c1, .. } = weights;
         match tail {
             Tail::Raw | Tail::Sampled => self.cross_entropy(w_ck, mass_c1),
             Tail::Metaseq => {
@@ -156,27 +156,27 @@ impl Rows<'_> {
                 Terms {
                     value_c1: -self.sum(&(&t_ck * &logq_ck)),
                     // Where an id is not here u is of another, and its exponential may be anything.
-                    at_ids_ck: (total_c1 * logq_ck.clamp_max(0.0).exp() - t_ck) * &self.own.outcome_ck,
-                    whole_c1: mass_c1.zeros_like(),
-                    others_c1: None,
+                    listed_grad_ck: (total_c1 * logq_ck.clamp_max(0.0).exp() - t_ck) * &self.own.outcome_ck,
+                    softmax_coef_c1: mass_c1.zeros_like(),
+                    tail_coef_c1: None,
                     constant_c1: None,
                 }
             }
             Tail::Uniform => {
-                let each_c1 = rest_c1 / unlisted_c1.clamp_min(1.0);
-                let terms = self.cross_entropy(w_ck, &(mass_c1 + rest_c1));
+                let each_c1 = tail_mass_c1 / unlisted_c1.clamp_min(1.0);
+                let terms = self.cross_entropy(w_ck, &(mass_c1 + tail_mass_c1));
                 let others_logp_c1 = self.others_logp_c1.expect("gathered for the uniform tail");
                 Terms {
                     value_c1: terms.value_c1 - &each_c1 * others_logp_c1,
-                    at_ids_ck: terms.at_ids_ck + &each_c1 * &self.own.outcome_ck,
+                    listed_grad_ck: terms.listed_grad_ck + &each_c1 * &self.own.outcome_ck,
                     constant_c1: Some(-each_c1),
                     ..terms
                 }
             }
             Tail::Bucket => {
-                let terms = self.cross_entropy(w_ck, &(mass_c1 + rest_c1));
-                let value_c1 = terms.value_c1 - self.once(&(rest_c1 * self.log_others()));
-                Terms { value_c1, others_c1: Some(-rest_c1), ..terms }
+                let terms = self.cross_entropy(w_ck, &(mass_c1 + tail_mass_c1));
+                let value_c1 = terms.value_c1 - self.once(&(tail_mass_c1 * self.log_others()));
+                Terms { value_c1, tail_coef_c1: Some(-tail_mass_c1), ..terms }
             }
         }
     }
@@ -193,9 +193,9 @@ impl Rows<'_> {
         let sum_c1 = sum_c1 + t_others_c1;
         Ok(Terms {
             value_c1,
-            at_ids_ck: (t_ck - self.logp_ck.exp() * &sum_c1) * &self.own.outcome_ck,
-            whole_c1: -sum_c1,
-            others_c1: Some(t_others_c1.shallow_clone()),
+            listed_grad_ck: (t_ck - self.logp_ck.exp() * &sum_c1) * &self.own.outcome_ck,
+            softmax_coef_c1: -sum_c1,
+            tail_coef_c1: Some(t_others_c1.shallow_clone()),
             constant_c1: None,
         })
     }
@@ -203,7 +203,7 @@ impl Rows<'_> {
     fn kl_reverse(&self, weights: &Weights) -> Result<Terms> {
         let value = |logq: &Tensor, logw: &Tensor| logq.exp() * (logq - logw);
         let logq = self.log_others();
-        let log_rest = weights.rest_c1.clamp_min(LEAST_REST).log();
+        let log_rest = weights.tail_mass_c1.clamp_min(MIN_TAIL_MASS).log();
         let (value_ck, value_others) = (value(self.logp_ck, &weights.logw_ck), value(&logq, &log_rest));
         let value_c1 = self.sum(&value_ck) + self.once(&value_others);
         self.divergence(value_c1, &(value_ck + self.logp_ck.exp()), &(value_others + logq.exp()))
@@ -217,8 +217,8 @@ impl Rows<'_> {
             (w * (logw - log_m) * beta + &t, t)
         };
         let (value_ck, t_ck) = of(self.logp_ck, &weights.logw_ck, &weights.w_ck);
-        let log_rest = weights.rest_c1.clamp_min(f64::MIN_POSITIVE).log();
-        let (value_others, t_others) = of(&self.log_others(), &log_rest, &weights.rest_c1);
+        let log_rest = weights.tail_mass_c1.clamp_min(f64::MIN_POSITIVE).log();
+        let (value_others, t_others) = of(&self.log_others(), &log_rest, &weights.tail_mass_c1);
         self.divergence(self.sum(&value_ck) + self.once(&value_others), &t_ck, &t_others)
     }
 
@@ -232,9 +232,9 @@ impl Rows<'_> {
         let scale_c1 = if mse_mean { count_c1.reciprocal() } else { count_c1.ones_like() };
         Terms {
             value_c1: row_sum(&d_ck.square()) * &scale_c1,
-            at_ids_ck: d_ck * &scale_c1 * 2.0,
-            whole_c1: scale_c1.zeros_like(),
-            others_c1: None,
+            listed_grad_ck: d_ck * &scale_c1 * 2.0,
+            softmax_coef_c1: scale_c1.zeros_like(),
+            tail_coef_c1: None,
             constant_c1: None,
         }
     }
@@ -246,12 +246,12 @@ impl Rows<'_> {
         let scale_c1 = if mse_mean { count_c1.reciprocal() } else { count_c1.ones_like() };
         let sum_c1 = row_sum(&d_ck);
         self.tp.all_reduce_sum(&sum_c1)?;
-        let whole_c1 = sum_c1 * &scale_c1 * -2.0;
+        let softmax_coef_c1 = sum_c1 * &scale_c1 * -2.0;
         Ok(Terms {
             value_c1: row_sum(&d_ck.square()) * &scale_c1,
-            at_ids_ck: d_ck * &scale_c1 * 2.0 + &whole_c1 * self.logp_ck.exp() * &self.own.outcome_ck,
-            whole_c1,
-            others_c1: None,
+            listed_grad_ck: d_ck * &scale_c1 * 2.0 + &softmax_coef_c1 * self.logp_ck.exp() * &self.own.outcome_ck,
+            softmax_coef_c1,
+            tail_coef_c1: None,
             constant_c1: None,
         })
     }
@@ -275,7 +275,7 @@ fn renormalized(weights: &Weights) -> (Tensor, Tensor) {
 
 /// −Σ t ln t of what the tail compares with `[C, 1]`.
 fn entropy_of_target(weights: &Weights, tail: Tail) -> Tensor {
-    let Weights { mass_c1, rest_c1, unlisted_c1, entropy_c1, .. } = weights;
+    let Weights { mass_c1, tail_mass_c1, unlisted_c1, entropy_c1, .. } = weights;
     let minus_x_log = |x: &Tensor, y: &Tensor| -(x * y.clamp_min(f64::MIN_POSITIVE).log());
     match tail {
         Tail::Raw | Tail::Metaseq | Tail::Sampled => entropy_c1.shallow_clone(),
@@ -283,7 +283,7 @@ fn entropy_of_target(weights: &Weights, tail: Tail) -> Tensor {
             let mass_c1 = mass_c1.clamp_min(f64::MIN_POSITIVE);
             entropy_c1 / &mass_c1 + mass_c1.log() * weights.mass_c1.gt(0.0)
         }
-        Tail::Bucket => entropy_c1 + minus_x_log(rest_c1, rest_c1),
-        Tail::Uniform => entropy_c1 + minus_x_log(rest_c1, &(rest_c1 / unlisted_c1.clamp_min(1.0))),
+        Tail::Bucket => entropy_c1 + minus_x_log(tail_mass_c1, tail_mass_c1),
+        Tail::Uniform => entropy_c1 + minus_x_log(tail_mass_c1, &(tail_mass_c1 / unlisted_c1.clamp_min(1.0))),
     }
 }

@@ -11,7 +11,7 @@ use safetensors::tensor::{Dtype, TensorView};
 use serde_json::json;
 use tch::{Device, Tensor};
 
-use super::Place;
+use super::TensorSlot;
 use super::special::SpecialTokens;
 use crate::dist::Mesh;
 use crate::model::{ModelConfig, Weights};
@@ -47,7 +47,7 @@ pub fn export_with(
             return Err(user_error!("{} is not empty; export to a new folder", folder.display()));
         }
     }
-    let places: Vec<Place> = weights.parameters.iter().map(|parameter| family.place(&parameter.name)).collect();
+    let places: Vec<TensorSlot> = weights.parameters.iter().map(|parameter| family.place(&parameter.name)).collect();
     let stored = |index: usize| places[index].stored(&weights.parameters[index].shape);
     let (files, file_of) = plan(places.iter().enumerate().map(|(i, p)| (&p.name, stored(i))), file_bytes);
     let name = |file: usize| match files.len() {

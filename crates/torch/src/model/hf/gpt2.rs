@@ -4,7 +4,7 @@
 use anyhow::Result;
 use serde_json::{Value, json};
 
-use super::Place;
+use super::TensorSlot;
 use super::fields::Fields;
 use crate::model::ModelConfig;
 use crate::model::variant::{Biases, Family, FeedForward, NormKind, Positions, Variant};
@@ -80,9 +80,9 @@ pub fn fields(config: &ModelConfig) -> Value {
     })
 }
 
-pub fn place(parameter: &str) -> Place {
+pub fn place(parameter: &str) -> TensorSlot {
     let Some((layer, rest)) = parameter.strip_prefix("model.layers.").and_then(|rest| rest.split_once('.')) else {
-        return Place::whole(match parameter {
+        return TensorSlot::whole(match parameter {
             "model.embed_tokens.weight" => "transformer.wte.weight",
             "model.embed_positions.weight" => "transformer.wpe.weight",
             "model.norm.weight" => "transformer.ln_f.weight",
@@ -92,16 +92,16 @@ pub fn place(parameter: &str) -> Place {
     };
     let (part, kind) = rest.rsplit_once('.').unwrap_or((rest, ""));
     let at = |name: &str| format!("transformer.h.{layer}.{name}.{kind}");
-    let product = |name: &str| Place { transposed: kind == "weight", ..Place::whole(&at(name)) };
+    let product = |name: &str| TensorSlot { transposed: kind == "weight", ..TensorSlot::whole(&at(name)) };
     match part {
-        "input_layernorm" => Place::whole(&at("ln_1")),
-        "post_attention_layernorm" => Place::whole(&at("ln_2")),
+        "input_layernorm" => TensorSlot::whole(&at("ln_1")),
+        "post_attention_layernorm" => TensorSlot::whole(&at("ln_2")),
         "self_attn.q_proj" => product("attn.c_attn").part(0, 3),
         "self_attn.k_proj" => product("attn.c_attn").part(1, 3),
         "self_attn.v_proj" => product("attn.c_attn").part(2, 3),
         "self_attn.o_proj" => product("attn.c_proj"),
         "mlp.up_proj" => product("mlp.c_fc"),
         "mlp.down_proj" => product("mlp.c_proj"),
-        _ => Place::whole(parameter),
+        _ => TensorSlot::whole(parameter),
     }
 }

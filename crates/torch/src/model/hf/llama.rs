@@ -3,7 +3,7 @@
 use anyhow::Result;
 use serde_json::{Value, json};
 
-use super::Place;
+use super::TensorSlot;
 use super::fields::Fields;
 use crate::model::ModelConfig;
 use crate::model::variant::{Family, Variant};
@@ -71,6 +71,6 @@ pub fn fields(config: &ModelConfig) -> Value {
     fields
 }
 
-pub fn place(parameter: &str) -> Place {
-    Place::whole(parameter)
+pub fn place(parameter: &str) -> TensorSlot {
+    TensorSlot::whole(parameter)
 }

@@ -35,7 +35,7 @@ pub use special::SpecialTokens;
 
 /// Where a parameter lies in a family's checkpoints.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Place {
+pub struct TensorSlot {
     pub name: String,
     /// Stored as `[in, out]`.
     pub transposed: bool,
@@ -43,7 +43,7 @@ pub struct Place {
     pub part: (i64, i64),
 }
 
-impl Place {
+impl TensorSlot {
     fn whole(name: &str) -> Self {
         Self { name: name.to_string(), transposed: false, part: (0, 1) }
     }
@@ -99,7 +99,7 @@ impl Family {
     }
 
     /// Where the decoder's parameter of this name lies.
-    pub fn place(self, parameter: &str) -> Place {
+    pub fn place(self, parameter: &str) -> TensorSlot {
         match self {
             Self::Llama => llama::place(parameter),
             Self::Qwen2 => qwen2::place(parameter),
@@ -162,12 +162,12 @@ impl Checkpoint {
     }
 
     /// The tensor at `place` under the name it has here: one saved without its head lacks the prefix.
-    fn find(&self, place: &Place) -> Option<String> {
+    fn find(&self, place: &TensorSlot) -> Option<String> {
         let bare = place.name.strip_prefix("model.").or_else(|| place.name.strip_prefix("transformer."));
         [Some(place.name.as_str()), bare].into_iter().flatten().find(|name| self.tensors.contains(name)).map(str::to_string)
     }
 
-    fn place(&self, parameter: &Parameter) -> Result<(Place, String)> {
+    fn place(&self, parameter: &Parameter) -> Result<(TensorSlot, String)> {
         let place = self.config.variant.family.place(&self.source(&parameter.name));
         let name = self.find(&place);
         let name = name.ok_or_else(|| user_error!("{}: tensor {} is missing", self.folder.display(), place.name))?;

@@ -5,7 +5,7 @@ use anyhow::Result;
 use serde_json::{Value, json};
 
 use super::fields::Fields;
-use super::{Place, gpt2};
+use super::{TensorSlot, gpt2};
 use crate::model::ModelConfig;
 use crate::model::variant::{Biases, Family, NormKind, Positions, Variant};
 
@@ -65,8 +65,8 @@ pub fn fields(config: &ModelConfig) -> Value {
     })
 }
 
-pub fn place(parameter: &str) -> Place {
-    let Some(rest) = parameter.strip_prefix("model.") else { return Place::whole(parameter) };
+pub fn place(parameter: &str) -> TensorSlot {
+    let Some(rest) = parameter.strip_prefix("model.") else { return TensorSlot::whole(parameter) };
     let name = match rest {
         "norm.weight" => "final_layer_norm.weight".to_string(),
         "norm.bias" => "final_layer_norm.bias".to_string(),
@@ -77,5 +77,5 @@ pub fn place(parameter: &str) -> Place {
             .replace("mlp.up_proj", "fc1")
             .replace("mlp.down_proj", "fc2"),
     };
-    Place::whole(&format!("model.decoder.{name}"))
+    TensorSlot::whole(&format!("model.decoder.{name}"))
 }

@@ -11,7 +11,7 @@ use hydrometer_base::fs::replace_bytes;
 use hydrometer_base::user_error;
 use hydrometer_data::ends::said_ends;
 use hydrometer_data::recipe::ExampleRecipe;
-use hydrometer_data::special::{CONFIG, GENERATION_CONFIG, SPECIAL_TOKENS_MAP, Said, TOKENIZER_CONFIG, text_of};
+use hydrometer_data::special::{CONFIG, GENERATION_CONFIG, SPECIAL_TOKENS_MAP, SpecialTokenFiles, TOKENIZER_CONFIG, text_of};
 use hydrometer_data::{ends, tokenizer};
 use serde_json::{Map, Value, json};
 use tokenizers::Tokenizer;
@@ -56,7 +56,7 @@ impl SpecialTokens {
         let bytes = fs::read(path).map_err(|error| user_error!("{}: {error}", path.display()))?;
         let opened = tokenizer::open(path)?;
         // A file that cannot be read says nothing: training is done.
-        let said = source.and_then(|folder| Said::of(folder).ok()).unwrap_or_default();
+        let said = source.and_then(|folder| SpecialTokenFiles::of(folder).ok()).unwrap_or_default();
         let learned = match examples {
             Some(examples) => ends::ids(&opened, Some(examples)).unwrap_or_default(),
             None => Vec::new(),
@@ -112,7 +112,7 @@ impl SpecialTokens {
 }
 
 struct Tokens<'a> {
-    said: &'a Said,
+    said: &'a SpecialTokenFiles,
     tokenizer: &'a Tokenizer,
 }
 

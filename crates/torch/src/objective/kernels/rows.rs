@@ -6,7 +6,7 @@ use std::thread;
 
 use tch::{Device, Kind, Tensor};
 
-use super::vector::{self, Factors, Wanted};
+use super::vector::{self, Factors, StatRequest};
 
 /// Fewest logits for which another thread is worth its start.
 const WORTH_A_THREAD: usize = 1 << 16;
@@ -36,13 +36,13 @@ pub fn fit(z_cv: &Tensor) -> bool {
     z_cv.device() == Device::Cpu && z_cv.is_contiguous() && z_cv.kind() == Kind::Float
 }
 
-/// Sums of the rows of `z_cv`.
+/// LossSums of the rows of `z_cv`.
 pub fn sums(z_cv: &Tensor, temperature: f64, difference: bool) -> RowSums {
     let plain_exp = temperature != 1.0;
-    let wanted = Wanted { inverse_temperature: (1.0 / temperature) as f32, plain_exp, difference };
+    let wanted = StatRequest { inverse_temperature: (1.0 / temperature) as f32, plain_exp, difference };
     let width = z_cv.size()[1] as usize;
     let found = deal(logits(z_cv), width, |_, rows| vector::sums(rows, width, wanted));
-    let column = |of: fn(&vector::Found) -> f64| Tensor::from_slice(&found.iter().map(of).collect::<Vec<f64>>()).unsqueeze(1);
+    let column = |of: fn(&vector::RowStats) -> f64| Tensor::from_slice(&found.iter().map(of).collect::<Vec<f64>>()).unsqueeze(1);
     RowSums {
         max: column(|row| f64::from(row.max)),
         exp: column(|row| row.exp),

@@ -11,7 +11,7 @@ const EMPTY: f32 = -1e30;
 
 /// What [`sums`] finds in a row of logits z, −∞ standing for none.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct Found {
+pub struct RowStats {
     pub max: f32,
     /// Σ exp((z − max)/τ)
     pub exp: f64,
@@ -23,7 +23,7 @@ pub struct Found {
 
 /// What beyond max and Σ exp((z − max)/τ) is wanted.
 #[derive(Clone, Copy, Debug)]
-pub struct Wanted {
+pub struct StatRequest {
     pub inverse_temperature: f32,
     pub plain_exp: bool,
     pub difference: bool,
@@ -40,7 +40,7 @@ pub struct Factors {
 }
 
 #[inline(always)]
-fn sums_of<const FMA: bool>(row: &[f32], wanted: Wanted) -> Found {
+fn sums_of<const FMA: bool>(row: &[f32], wanted: StatRequest) -> RowStats {
     let mut lanes = [f32::NEG_INFINITY; LANES];
     let (chunks, rest) = row.as_chunks::<LANES>();
     for chunk in chunks {
@@ -50,7 +50,7 @@ fn sums_of<const FMA: bool>(row: &[f32], wanted: Wanted) -> Found {
         }
     }
     let max = lanes.into_iter().chain(rest.iter().copied()).fold(EMPTY, f32::max);
-    let mut found = Found { max, ..Found::default() };
+    let mut found = RowStats { max, ..RowStats::default() };
     for block in row.chunks(BLOCK) {
         let mut sums = [[0.0f32; LANES]; 3];
         let (chunks, rest) = block.as_chunks::<LANES>();
@@ -102,7 +102,7 @@ fn gradient_of<const FMA: bool>(row: &mut [f32], factors: Factors) {
 macro_rules! walks {
     ($sums:ident, $gradient:ident, $fma:literal $(, $features:literal)?) => {
         $(#[target_feature(enable = $features)])?
-        fn $sums(rows: &[f32], width: usize, wanted: Wanted) -> Vec<Found> {
+        fn $sums(rows: &[f32], width: usize, wanted: StatRequest) -> Vec<RowStats> {
             rows.chunks_exact(width).map(|row| sums_of::<$fma>(row, wanted)).collect()
         }
         $(#[target_feature(enable = $features)])?
@@ -118,8 +118,8 @@ walks!(sums_avx2, gradient_avx2, true, "avx2,fma");
 #[cfg(target_arch = "x86_64")]
 walks!(sums_avx512, gradient_avx512, true, "avx512f,avx512bw,avx512dq,avx512vl,fma");
 
-/// Sums of each row of `width` logits.
-pub fn sums(rows: &[f32], width: usize, wanted: Wanted) -> Vec<Found> {
+/// LossSums of each row of `width` logits.
+pub fn sums(rows: &[f32], width: usize, wanted: StatRequest) -> Vec<RowStats> {
     #[cfg(target_arch = "x86_64")]
     {
         if has_avx512() {
@@ -174,7 +174,7 @@ mod tests {
         let width = 3 * BLOCK + 37;
         let mut row: Vec<f32> = (0..width).map(|i| ((i * 7919) % 1000) as f32 * 0.02 - 11.0).collect();
         row[5] = f32::NEG_INFINITY;
-        let wanted = Wanted { inverse_temperature: 0.5, plain_exp: true, difference: true };
+        let wanted = StatRequest { inverse_temperature: 0.5, plain_exp: true, difference: true };
         let max = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
         let finite = || row.iter().filter(|z| z.is_finite()).map(|&z| f64::from(z - max));
         let expected = [finite().map(|x| (x * 0.5).exp()).sum::<f64>(), finite().map(f64::exp).sum(), finite().sum::<f64>()];
@@ -191,7 +191,7 @@ mod tests {
             }
         }
         let nothing = sums(&[f32::NEG_INFINITY; 20], 20, wanted)[0];
-        assert_eq!(nothing, Found { max: EMPTY, ..Found::default() });
+        assert_eq!(nothing, RowStats { max: EMPTY, ..RowStats::default() });
 
         let factors = Factors { inverse_temperature: 0.5, max, exp: 2.0, plain_exp: Some(3.0), constant: 0.25 };
         let (mut plain, mut best) = (row.clone(), row.clone());

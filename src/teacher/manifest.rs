@@ -9,8 +9,8 @@ use hydrometer_base::fs::{replace_bytes, sha256_hex, uncreated};
 use hydrometer_base::user_error;
 use serde::{Deserialize, Serialize};
 
-use super::kept::Kept;
 use super::pack::id_bits;
+use super::target_spec::TargetSpec;
 
 pub const FILE: &str = "cache.json";
 /// Layout of the blocks.
@@ -19,7 +19,7 @@ const FORMAT: u32 = 2;
 /// Whose answers a cache holds, in which tokens, and what is kept of them.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Title {
+pub struct CacheManifest {
     format: u32,
     /// Identity of the teacher: a hash of its recipe, or of its checkpoint's content.
     pub teacher: String,
@@ -27,11 +27,11 @@ pub struct Title {
     pub tokenizer: String,
     /// Ids that the teacher's probabilities are over.
     pub vocab_size: usize,
-    pub kept: Kept,
+    pub kept: TargetSpec,
 }
 
-impl Title {
-    pub fn new(teacher: String, tokenizer: String, vocab_size: usize, kept: Kept) -> Self {
+impl CacheManifest {
+    pub fn new(teacher: String, tokenizer: String, vocab_size: usize, kept: TargetSpec) -> Self {
         Self { format: FORMAT, teacher, tokenizer, vocab_size, kept }
     }
 

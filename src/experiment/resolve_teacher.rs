@@ -11,20 +11,20 @@ use toml_edit::InlineTable;
 use super::expand::check;
 use super::file::{File, Table};
 use super::preset::Presets;
-use super::resolve::{ADAPT_KEYS, Reading, Settings};
-use super::source::{Place, Setting};
+use super::resolve::{ADAPT_KEYS, ResolvedData, Settings};
+use super::source::{Setting, SourceSpan};
 use super::{Experiment, Options, Teacher, endpoint, recorded};
-use crate::teacher::kept::Kept;
+use crate::teacher::target_spec::TargetSpec;
 use crate::train::recipe::{EvalRecipe, TrainRecipe};
 
 /// Which teacher an arm has: an index into [`Experiment::teachers`] or [`Experiment::recordings`].
-pub enum Taught {
+pub enum TeacherRef {
     Trained(usize),
     Recorded(usize),
 }
 
 /// What a teacher reads with its student.
-const READ_ALIKE: [&str; 3] = ["data", "context", "packing"];
+const SHARED_KEYS: [&str; 3] = ["data", "context", "packing"];
 
 /// Finds or adds the teacher of a student with `settings` and the recipe `student`, on what it reads.
 pub fn find_or_add(
@@ -33,10 +33,10 @@ pub fn find_or_add(
     presets: &Presets,
     settings: &Settings,
     student: &TrainRecipe,
-    read: &Reading,
-    at: &Place,
+    read: &ResolvedData,
+    at: &SourceSpan,
     options: &Options,
-) -> Result<Taught> {
+) -> Result<TeacherRef> {
     let objective = student.loss.objective;
     let known: Vec<&str> = file.teachers.keys().map(String::as_str).collect();
     let name = match (settings.teacher()?, &known[..]) {
@@ -51,15 +51,15 @@ pub fn find_or_add(
     };
     if recorded::is_recorded(own) || endpoint::is_endpoint(own) {
         let index = recorded::find_or_add(experiment, presets, settings, name, own, objective, read, at)?;
-        return Ok(Taught::Recorded(index));
+        return Ok(TeacherRef::Recorded(index));
     }
     // From [base], not from the student: what students sweep must not train their teacher anew. Only what the teacher reads
     // with the student follows the student.
     let mut merged = Settings::default();
     merged.overlay(file.base.iter().cloned());
-    merged.overlay(READ_ALIKE.iter().filter_map(|key| settings.0.get_key_value(*key)).map(|(k, v)| (k.clone(), v.clone())));
+    merged.overlay(SHARED_KEYS.iter().filter_map(|key| settings.0.get_key_value(*key)).map(|(k, v)| (k.clone(), v.clone())));
     if options.smoke {
-        let student_only = |key: &String| READ_ALIKE.contains(&key.as_str());
+        let student_only = |key: &String| SHARED_KEYS.contains(&key.as_str());
         merged.overlay(file.smoke.iter().filter(|(key, _)| !student_only(key)).map(|(k, v)| (k.clone(), v.clone())));
     }
     merged.overlay(own.iter().cloned());
@@ -103,13 +103,13 @@ pub fn find_or_add(
     let index = experiment.teachers.iter().position(|teacher| teacher.run == run).unwrap_or_else(|| {
         let (name, vocab_size) = (name.to_string(), recipe.model.vocab_size);
         let (model, start, data) = (model.name, model.start.map(|(_, folder)| folder), read.files.clone());
-        experiment.teachers.push(Teacher { name, run, model, recipe, data, start, kept: Kept::default(), vocab_size });
+        experiment.teachers.push(Teacher { name, run, model, recipe, data, start, kept: TargetSpec::default(), vocab_size });
         experiment.teachers.len() - 1
     });
     let teacher = &mut experiment.teachers[index];
     teacher.kept.include(objective, top_k);
     teacher.vocab_size = teacher.vocab_size.min(student.model.vocab_size);
-    Ok(Taught::Trained(index))
+    Ok(TeacherRef::Trained(index))
 }
 
 /// Where the teacher `name` is a checkpoint by its own table, makes it the model and what `adapt` says its training; whether

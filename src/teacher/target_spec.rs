@@ -10,7 +10,7 @@ const LOGPROB_BITS: usize = 16;
 
 /// The largest of what the arms that share a cache ask for.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct Kept {
+pub struct TargetSpec {
     /// The most likely ids; 0 where no arm asks for them.
     pub top_k: usize,
     /// Temperatures with an lse, sorted; with 1 where there are any.
@@ -21,7 +21,7 @@ pub struct Kept {
     pub draw_temperatures: Vec<f64>,
 }
 
-impl Kept {
+impl TargetSpec {
     /// The `top_k` best ids, with an lse at each of `temperatures`.
     pub fn best(top_k: usize, temperatures: &[f64]) -> Self {
         Self { top_k, temperatures: temperatures.to_vec(), ..Self::default() }

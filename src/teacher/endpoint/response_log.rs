@@ -16,18 +16,18 @@ use hydrometer_record::journal::{Fence, TakenOver};
 use serde_json::json;
 
 use super::client::{Answer, Usage};
-use super::question::Question;
+use super::request::ApiRequest;
 use super::service::{Price, Service};
 
 /// The file's name in its folder.
 pub const FILE: &str = "answers.jsonl";
 
-pub struct Ledger {
+pub struct ResponseLog {
     path: PathBuf,
     file: File,
     /// Where the answer to a question stands, and how many ids it has for a token.
     index: HashMap<String, Entry>,
-    pub spent: Spent,
+    pub spent: Spending,
     fence: Fence,
 }
 
@@ -40,13 +40,13 @@ struct Entry {
 
 /// What all answers of a ledger cost.
 #[derive(Clone, Copy, Debug, Default, PartialEq, serde::Serialize, serde::Deserialize)]
-pub struct Spent {
+pub struct Spending {
     pub requests: u64,
     pub prompt_tokens: u64,
     pub completion_tokens: u64,
 }
 
-impl Spent {
+impl Spending {
     pub fn add(&mut self, usage: Usage) {
         self.requests += 1;
         self.prompt_tokens += usage.prompt_tokens;
@@ -70,7 +70,7 @@ impl Spent {
     }
 }
 
-impl Ledger {
+impl ResponseLog {
     /// Opens the ledger in `folder`, new where there is none. The end of a line that a crash has torn, and lines that were
     /// damaged since, are taken out, which is said: they are asked again.
     ///
@@ -84,7 +84,7 @@ impl Ledger {
         }
         let file = OpenOptions::new().read(true).append(true).create(true).open(&path);
         let file = file.with_context(|| format!("cannot open {}", path.display()))?;
-        let mut ledger = Self { path, file, index: HashMap::new(), spent: Spent::default(), fence };
+        let mut ledger = Self { path, file, index: HashMap::new(), spent: Spending::default(), fence };
         let mut reader = BufReader::new(File::open(&ledger.path)?);
         let (mut line, mut offset) = (Vec::new(), 0);
         while reader.read_until(b'\n', &mut line)? > 0 {
@@ -97,8 +97,8 @@ impl Ledger {
     }
 
     /// The lines of the ledger in `folder`, for who only looks: requests that are answered, and what they cost.
-    pub fn look(folder: &Path) -> Spent {
-        let mut spent = Spent::default();
+    pub fn look(folder: &Path) -> Spending {
+        let mut spent = Spending::default();
         let Ok(file) = File::open(folder.join(FILE)) else { return spent };
         for line in BufReader::new(file).lines().map_while(|line| line.ok()) {
             if let Some(body) = whole(&line) {
@@ -125,12 +125,12 @@ impl Ledger {
     }
 
     /// Whether `question` is answered, with as many ids as it wants at least.
-    pub fn has(&self, question: &Question) -> bool {
+    pub fn has(&self, question: &ApiRequest) -> bool {
         self.index.get(&question.key()).is_some_and(|entry| entry.k >= question.k)
     }
 
     /// The line with the answer to `question`.
-    pub fn read(&mut self, question: &Question) -> Result<String> {
+    pub fn read(&mut self, question: &ApiRequest) -> Result<String> {
         let entry = self.index.get(&question.key()).with_context(|| format!("{} is not answered", question.id))?;
         let mut bytes = vec![0; entry.length as usize];
         self.file.seek(SeekFrom::Start(entry.offset))?;
@@ -139,7 +139,7 @@ impl Ledger {
     }
 
     /// Adds the answer to `question`. Once this returns, a power failure does not lose it.
-    pub fn write(&mut self, question: &Question, answer: &Answer) -> Result<()> {
+    pub fn write(&mut self, question: &ApiRequest, answer: &Answer) -> Result<()> {
         ensure!((self.fence.holds)(), TakenOver);
         let (id, request) = (json!(question.id), question.body());
         let usage = json!({ "prompt_tokens": answer.usage.prompt_tokens, "completion_tokens": answer.usage.completion_tokens });
@@ -157,8 +157,8 @@ impl Ledger {
     }
 
     /// Answers to anything but `questions` with as many ids as they want: who reads the ledger as a recording reads them too.
-    pub fn others(&self, questions: &[Question]) -> u64 {
-        let keys: HashSet<String> = questions.iter().map(Question::key).collect();
+    pub fn others(&self, questions: &[ApiRequest]) -> u64 {
+        let keys: HashSet<String> = questions.iter().map(ApiRequest::key).collect();
         let k = questions.first().map_or(0, |question| question.k);
         let mine = self.index.iter().filter(|(key, entry)| entry.k == k && keys.contains(*key)).count();
         self.spent.requests - mine as u64
@@ -220,12 +220,12 @@ fn mend(path: &Path) -> Result<usize> {
 mod tests {
     use super::*;
 
-    fn open(folder: &Path) -> Ledger {
-        Ledger::open(folder, Fence { generation: 1, holds: Box::new(|| true) }).unwrap()
+    fn open(folder: &Path) -> ResponseLog {
+        ResponseLog::open(folder, Fence { generation: 1, holds: Box::new(|| true) }).unwrap()
     }
 
-    fn question(prompt: &str, k: usize) -> Question {
-        Question::judge(prompt.into(), "m", json!(prompt), 3, k)
+    fn question(prompt: &str, k: usize) -> ApiRequest {
+        ApiRequest::score(prompt.into(), "m", json!(prompt), 3, k)
     }
 
     fn answer(text: &str) -> Answer {
@@ -251,7 +251,7 @@ mod tests {
             let left = ends.iter().filter(|&&end| end <= cut + 1).count();
             assert_eq!(
                 ledger.spent,
-                Spent { requests: left as u64, prompt_tokens: 3 * left as u64, completion_tokens: left as u64 }
+                Spending { requests: left as u64, prompt_tokens: 3 * left as u64, completion_tokens: left as u64 }
             );
             for (at, prompt) in ["a", "b", "c"].into_iter().enumerate() {
                 assert_eq!(ledger.has(&question(prompt, 5)), at < left, "{prompt} at {cut}");
@@ -280,7 +280,7 @@ mod tests {
         assert!(ledger.has(&question("a", 5)) && ledger.has(&question("a", 20)) && !ledger.has(&question("a", 21)));
         ledger.write(&question("a", 40), &answer("forty")).unwrap();
         assert!(ledger.read(&question("a", 5)).unwrap().contains("forty"));
-        assert_eq!(Ledger::look(folder.path()), ledger.spent);
+        assert_eq!(ResponseLog::look(folder.path()), ledger.spent);
         assert_eq!(ledger.others(&[question("a", 40)]), 1, "the one with fewer ids");
         assert_eq!(ledger.others(&[question("b", 40)]), 2);
     }
@@ -288,7 +288,7 @@ mod tests {
     #[test]
     fn who_was_taken_over_writes_no_more() {
         let folder = tempfile::tempdir().unwrap();
-        let mut ledger = Ledger::open(folder.path(), Fence { generation: 1, holds: Box::new(|| false) }).unwrap();
+        let mut ledger = ResponseLog::open(folder.path(), Fence { generation: 1, holds: Box::new(|| false) }).unwrap();
         assert!(ledger.write(&question("a", 5), &answer("a")).unwrap_err().is::<TakenOver>());
         assert_eq!(fs::metadata(folder.path().join(FILE)).unwrap().len(), 0);
     }

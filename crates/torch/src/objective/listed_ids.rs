@@ -5,7 +5,7 @@ use tch::{Kind, Tensor};
 use super::targets::Ids;
 
 /// Which columns of a chunk's logits `[C, v]` the k ids of each row are, and which of them are on this rank.
-pub struct Own {
+pub struct ListedColumns {
     /// `[C, k]` i64, 0 where not here; `None` where the ids are all columns, in order.
     columns_ck: Option<Tensor>,
     /// `[C, k]` f64, 1 where an entry is here and counts as an outcome (an id listed twice counts once).
@@ -21,7 +21,7 @@ pub fn columns(ids: &Tensor, start: i64, width: i64) -> (Tensor, Tensor) {
     (local.masked_fill(&here.logical_not(), 0), here.to_kind(Kind::Double))
 }
 
-impl Own {
+impl ListedColumns {
     pub fn of(ids: &Ids, z_cv: &Tensor, start: i64) -> Self {
         let (rows, width) = (z_cv.size()[0], z_cv.size()[1]);
         match ids {

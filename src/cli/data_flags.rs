@@ -8,13 +8,13 @@ use clap::builder::PossibleValuesParser;
 use hydrometer_base::user_error;
 use hydrometer_data::corpus::Reader;
 use hydrometer_data::cure::Says;
-use hydrometer_data::damage::{OnBadLine, Tally};
 use hydrometer_data::format::{Format, Keys};
+use hydrometer_data::line_error::{OnBadLine, Tally};
 use hydrometer_data::survey::{Survey, Wanted};
 use serde_json::{Value, json};
 
 #[derive(Args, Debug)]
-pub struct Reading {
+pub struct DataFlags {
     /// The format of the data [default: what its content tells].
     #[arg(long, value_parser = PossibleValuesParser::new(Format::ALL.iter().map(|format| format.name())))]
     format: Option<String>,
@@ -23,7 +23,7 @@ pub struct Reading {
     on_bad_line: Option<String>,
 }
 
-impl Reading {
+impl DataFlags {
     /// A reader of whatever is at `path`; and the format that it has.
     pub fn examples(&self, path: &Path, keys: Keys) -> Result<(Reader, Format)> {
         self.reader(path, self.format().map_or(Wanted::Any, Wanted::Named), keys)

@@ -13,7 +13,7 @@ use hydrometer_base::{UserError, note, user_error};
 use hydrometer_data::answers::{Answer, Counts, by_id};
 use hydrometer_data::encode::Encoded;
 use hydrometer_data::example::{Answers, Beside, Entry, Scores, Token};
-use hydrometer_data::format::openai::{Rows, Said, said};
+use hydrometer_data::format::openai::{Completion, Rows, parse_completion};
 use hydrometer_data::import::{Charged, Import};
 use hydrometer_data::json::Json;
 use hydrometer_data::recipe::ExampleRecipe;
@@ -26,21 +26,21 @@ use tokenizers::Tokenizer;
 
 use super::super::cache::Cache;
 use super::super::imported::{IMPORT, Writer};
-use super::super::title::Title;
+use super::super::manifest::CacheManifest;
 use super::collect::collect;
-use super::ledger::{FILE, Ledger};
-use super::question::Question;
+use super::request::ApiRequest;
+use super::response_log::{FILE, ResponseLog};
+use super::scoring_request::ScoringRequest;
 use super::service::Service;
-use super::unit::Unit;
 use crate::teacher::recipe::{EchoRows, EndpointRecipe};
 
 /// Rows whose likeliest token is the one, before they tell anything.
-const TELLING: usize = 5;
+const MIN_ROWS_TO_INFER: usize = 5;
 /// Listed ids, before it counts how many of them are not in the vocabulary.
-const ENOUGH: u64 = 50;
+const MIN_IDS: u64 = 50;
 
 /// Who judges what.
-pub struct Judge<'a> {
+pub struct PromptScorer<'a> {
     /// The teacher's name.
     pub name: &'a str,
     pub recipe: &'a EndpointRecipe,
@@ -51,10 +51,10 @@ pub struct Judge<'a> {
     pub split: &'a TokenizedSplit,
     pub context: usize,
     /// Of the cache.
-    pub title: &'a Title,
+    pub title: &'a CacheManifest,
 }
 
-impl Judge<'_> {
+impl PromptScorer<'_> {
     /// Brings answers for all `wanted` sequences into the cache in `folder`, and those that had to be asked for into the ledger in
     /// `answers` first, whose lease the fence beside it is of. `interrupts` counts ctrl-C. What has become of them; nothing where it
     /// was interrupted.
@@ -65,7 +65,7 @@ impl Judge<'_> {
         folder: &Path,
         interrupts: impl Fn() -> usize,
     ) -> Result<Option<Import>> {
-        for path in Cache::mend(folder, self.title)? {
+        for path in Cache::remove_corrupt(folder, self.title)? {
             note!("{} is damaged; what it held is made again", path.display());
         }
         let cache = Cache::open(folder, self.title)?;
@@ -79,11 +79,11 @@ impl Judge<'_> {
         drop(cache);
         let vocabulary = Vocabulary::new(self.tokenizer, self.title.vocab_size, self.examples)?;
         let units = self.units(&missing, &vocabulary)?;
-        let mut ledger = Ledger::open(answers, fence)?;
-        let questions: Vec<Question> =
+        let mut ledger = ResponseLog::open(answers, fence)?;
+        let questions: Vec<ApiRequest> =
             units.iter().flat_map(|unit| [&unit.question].into_iter().chain(&unit.opening)).cloned().collect();
-        let by_key: HashMap<String, &Unit> = units.iter().map(|unit| (unit.question.key(), unit)).collect();
-        let check = |question: &Question, line: &str| match by_key.get(&question.key()) {
+        let by_key: HashMap<String, &ScoringRequest> = units.iter().map(|unit| (unit.question.key(), unit)).collect();
+        let check = |question: &ApiRequest, line: &str| match by_key.get(&question.key()) {
             Some(unit) => self.check(unit, line, &vocabulary, answers),
             None => Ok(()),
         };
@@ -120,11 +120,11 @@ impl Judge<'_> {
     }
 
     /// Whether an answer of the ledger in `answers` can be made use of.
-    fn check(&self, unit: &Unit, line: &str, vocabulary: &Vocabulary, answers: &Path) -> Result<()> {
+    fn check(&self, unit: &ScoringRequest, line: &str, vocabulary: &Vocabulary, answers: &Path) -> Result<()> {
         let mut counts = Counts::default();
         let found = self.answers(unit, line, None, vocabulary, &mut counts).and_then(|_| {
             let (lost, all) = (counts.unmapped, counts.entries);
-            match all >= ENOUGH && lost * 5 > all {
+            match all >= MIN_IDS && lost * 5 > all {
                 true => Err(self.refused(
                     unit,
                     &format!(
@@ -148,7 +148,7 @@ impl Judge<'_> {
     /// What the ledger's `line` says of each id of `unit`, and `opening` of what follows the first, where an echo does not say it.
     fn answers(
         &self,
-        unit: &Unit,
+        unit: &ScoringRequest,
         line: &str,
         opening: Option<&str>,
         vocabulary: &Vocabulary,
@@ -157,14 +157,15 @@ impl Judge<'_> {
         let refused = |why: String| self.refused(unit, &why);
         let ids = self.split.ids.range(unit.ids.start, unit.ids.end);
         let judged = &ids[..ids.len() - usize::from(unit.ends)];
-        let Said { tokens, mut own, mut rows, .. } = self.read(unit, line)?;
+        let Completion { tokens, mut own, mut rows, .. } = self.read(unit, line)?;
         if self.recipe.echo_rows == EchoRows::Next {
             let first = match opening {
                 // Only looked at, before it is asked for.
                 None => Vec::new(),
                 Some(opening) => {
-                    let said =
-                        Json::object(opening).and_then(|json| said(&json)).map_err(|damage| refused(damage.to_string()))?;
+                    let said = Json::object(opening)
+                        .and_then(|json| parse_completion(&json))
+                        .map_err(|damage| refused(damage.to_string()))?;
                     let first = said.rows.into_iter().next().flatten();
                     first.ok_or_else(|| refused("the server says nothing of what follows the first token".into()))?
                 }
@@ -199,11 +200,11 @@ impl Judge<'_> {
     }
 
     /// What `line` says, if its tokens begin with those of `unit` and its rows tell what they should.
-    fn read(&self, unit: &Unit, line: &str) -> Result<Said> {
+    fn read(&self, unit: &ScoringRequest, line: &str) -> Result<Completion> {
         let refused = |why: String| self.refused(unit, &why);
         let ids = self.split.ids.range(unit.ids.start, unit.ids.end - usize::from(unit.ends));
-        let found = Json::object(line).and_then(|json| said(&json)).map_err(|damage| refused(damage.to_string()))?;
-        let Said { tokens, rows, .. } = &found;
+        let found = Json::object(line).and_then(|json| parse_completion(&json)).map_err(|damage| refused(damage.to_string()))?;
+        let Completion { tokens, rows, .. } = &found;
         if tokens.len() as u64 <= unit.question.max_tokens {
             let other = "use one that takes echo with logprobs, or have it write answers (--ask complete) and train on those";
             return Err(refused(format!("the server does not echo what it is sent, which judging needs; {other}")));
@@ -230,7 +231,7 @@ impl Judge<'_> {
         }
     }
 
-    fn refused(&self, unit: &Unit, why: &str) -> anyhow::Error {
+    fn refused(&self, unit: &ScoringRequest, why: &str) -> anyhow::Error {
         user_error!("teacher {} on {:?}: {why}", self.name, unit.name)
     }
 
@@ -264,7 +265,7 @@ fn rows_tell(tokens: &[Token], rows: &Rows) -> Option<EchoRows> {
         own += usize::from(is(at));
         next += usize::from(is(at + 1));
     }
-    let clear = |more: usize, less: usize| more >= TELLING && more > 2 * less;
+    let clear = |more: usize, less: usize| more >= MIN_ROWS_TO_INFER && more > 2 * less;
     match (clear(own, next), clear(next, own)) {
         (true, _) => Some(EchoRows::Own),
         (_, true) => Some(EchoRows::Next),

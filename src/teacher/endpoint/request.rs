@@ -5,7 +5,7 @@ use serde_json::{Map, Value, json};
 
 /// A request to be answered once.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Question {
+pub struct ApiRequest {
     /// What the answer is filed under for people.
     pub id: String,
     /// Below the endpoint's address.
@@ -28,10 +28,10 @@ pub struct Generation {
     pub seed: Option<u64>,
 }
 
-impl Question {
+impl ApiRequest {
     /// Has `model` judge `prompt`, a text or a list of token ids: `echo` with log-probabilities. A token is generated, and left
     /// aside, since servers take none as leave to generate without end.
-    pub fn judge(id: String, model: &str, prompt: Value, prompt_tokens: u64, k: usize) -> Self {
+    pub fn score(id: String, model: &str, prompt: Value, prompt_tokens: u64, k: usize) -> Self {
         let asked = json!({ "model": model, "prompt": prompt, "echo": true, "max_tokens": 1, "temperature": 0 });
         Self::new(id, "completions", asked, k, prompt_tokens, 1)
     }
@@ -100,13 +100,13 @@ mod tests {
 
     #[test]
     fn a_question_is_the_same_however_many_ids_are_wanted_and_another_with_any_other_difference() {
-        let ask = |prompt: &str, k| Question::judge("1".into(), "m", json!(prompt), 3, k);
+        let ask = |prompt: &str, k| ApiRequest::score("1".into(), "m", json!(prompt), 3, k);
         assert_eq!(ask("a", 5).key(), ask("a", 20).key());
         assert_ne!(ask("a", 5).key(), ask("b", 5).key());
         let how = Generation { max_tokens: 5, temperature: 1.0, seed: None };
-        let complete = Question::complete("1".into(), "m", json!("a"), 3, 5, how);
+        let complete = ApiRequest::complete("1".into(), "m", json!("a"), 3, 5, how);
         assert_ne!(complete.key(), ask("a", 5).key());
-        assert_ne!(complete.key(), Question::chat("1".into(), "m", None, "a", 3, 5, how).key());
+        assert_ne!(complete.key(), ApiRequest::chat("1".into(), "m", None, "a", 3, 5, how).key());
         assert_eq!(complete.body()["logprobs"], 5);
     }
 }

@@ -12,9 +12,9 @@ use hydrometer_base::fs::sha256_file;
 use hydrometer_base::identity::identity;
 use hydrometer_base::text::number;
 use hydrometer_base::{note, say, terminal, user_error};
-use hydrometer_data::damage::Tally;
-use hydrometer_data::example::Piece;
+use hydrometer_data::example::Segment;
 use hydrometer_data::format::Keys;
+use hydrometer_data::line_error::Tally;
 use hydrometer_data::sequences::sequences;
 use hydrometer_data::tokenizer;
 use hydrometer_data::tokens::TokenizedSplit;
@@ -24,21 +24,21 @@ use serde_json::json;
 use tokenizers::Tokenizer;
 
 use super::Output;
+use super::data_flags::{DataFlags, counts, need_some, with};
 use super::eval::Text;
-use super::reading::{Reading, counts, need_some, with};
 use super::run::count_interrupts;
 use super::teach::describe;
 use crate::experiment::AMOUNT_MAX;
-use crate::sweep::lease::Watch;
+use crate::sweep::lease::LeaseObserver;
 use crate::teacher::endpoint::collect::collect;
-use crate::teacher::endpoint::judge::Judge;
-use crate::teacher::endpoint::ledger::{Ledger, Spent};
-use crate::teacher::endpoint::question::{Generation, Question};
+use crate::teacher::endpoint::prompt_scorer::PromptScorer;
+use crate::teacher::endpoint::request::{ApiRequest, Generation};
+use crate::teacher::endpoint::response_log::{ResponseLog, Spending};
 use crate::teacher::endpoint::service::{Budget, CONCURRENCY, Price, RETRIES, Service, TIMEOUT};
-use crate::teacher::kept::Kept;
+use crate::teacher::manifest::CacheManifest;
 use crate::teacher::recipe::{EchoRows, EndpointRecipe, Sent};
 use crate::teacher::source::Source;
-use crate::teacher::title::Title;
+use crate::teacher::target_spec::TargetSpec;
 
 /// What a server may put around a message.
 const TOKENS_AROUND: u64 = 16;
@@ -106,7 +106,7 @@ pub struct Ask {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum What {
     /// The log-probabilities of the text that is there (`/completions` with `echo`), into a cache as of a checkpoint.
-    Judge,
+    PromptScorer,
     /// To go on from each prompt (`/completions`): data and recorded answers.
     Complete,
     /// To answer each prompt (`/chat/completions`): data and recorded answers.
@@ -114,28 +114,30 @@ enum What {
 }
 
 /// What `teach` says besides.
-pub struct Asked<'a> {
+pub struct AskedEndpoint<'a> {
     pub model: Option<&'a Path>,
     pub data: &'a Path,
-    pub reading: &'a Reading,
+    pub reading: &'a DataFlags,
     pub out: &'a Path,
     pub top_k: usize,
     pub context: usize,
 }
 
 impl Ask {
-    pub fn run(&self, asked: &Asked, output: Output) -> Result<ExitCode> {
+    pub fn run(&self, asked: &AskedEndpoint, output: Output) -> Result<ExitCode> {
         let service = self.service()?;
         let name = self.served_model.as_deref().ok_or_else(|| user_error!("--endpoint needs --served-model NAME"))?;
         let interrupts = count_interrupts()?;
         let interrupts = || interrupts.load(Ordering::Relaxed);
         let read = self.questions_or_split(asked, name)?;
-        let lease = Watch::new(asked.out).wait(|sentence| note!("{sentence}"), || interrupts() > 0)?;
+        let lease = LeaseObserver::new(asked.out).wait(|sentence| note!("{sentence}"), || interrupts() > 0)?;
         let done = match (&lease, read) {
             (None, _) => false,
-            (Some(lease), Read::Text(judged)) => self.judge(asked, name, &service, &judged, lease.fence(), interrupts, output)?,
+            (Some(lease), Read::Text(judged)) => {
+                self.fidelity_teacher(asked, name, &service, &judged, lease.fence(), interrupts, output)?
+            }
             (Some(lease), Read::Prompts(questions, tally)) => {
-                let mut ledger = Ledger::open(asked.out, lease.fence())?;
+                let mut ledger = ResponseLog::open(asked.out, lease.fence())?;
                 let others = ledger.others(&questions);
                 if others > 0 {
                     let path = ledger.path().display();
@@ -157,8 +159,8 @@ impl Ask {
     }
 
     /// All that can be wrong with the input, before anyone is asked.
-    fn questions_or_split(&self, asked: &Asked, name: &str) -> Result<Read> {
-        if self.ask == What::Judge {
+    fn questions_or_split(&self, asked: &AskedEndpoint, name: &str) -> Result<Read> {
+        if self.ask == What::PromptScorer {
             let tokenizer = match (&self.tokenizer, asked.model) {
                 (Some(path), _) => path.clone(),
                 (None, Some(folder)) => folder.join("tokenizer.json"),
@@ -186,20 +188,20 @@ impl Ask {
         let (mut reader, _) = asked.reading.examples(asked.data, Keys::default())?;
         let mut questions = Vec::new();
         while let Some(example) = reader.next_example()? {
-            let prompt = example.source.or(example.target).map(|piece: Piece| piece.text()).unwrap_or_default();
+            let prompt = example.source.or(example.target).map(|piece: Segment| piece.text()).unwrap_or_default();
             let tokens = around + tokens(&prompt)?;
             questions.push(match self.ask {
-                What::Chat => Question::chat(example.id, name, self.system.as_deref(), &prompt, tokens, asked.top_k, how),
-                _ => Question::complete(example.id, name, json!(prompt), tokens, asked.top_k, how),
+                What::Chat => ApiRequest::chat(example.id, name, self.system.as_deref(), &prompt, tokens, asked.top_k, how),
+                _ => ApiRequest::complete(example.id, name, json!(prompt), tokens, asked.top_k, how),
             });
         }
         need_some(questions.len() as u64, asked.data, &reader.tally)?;
         Ok(Read::Prompts(questions, reader.tally))
     }
 
-    fn judge(
+    fn fidelity_teacher(
         &self,
-        asked: &Asked,
+        asked: &AskedEndpoint,
         name: &str,
         service: &Service,
         judged: &Judged,
@@ -214,10 +216,11 @@ impl Ask {
             echo_rows: EchoRows::named(&self.echo_rows).unwrap_or(EchoRows::Own),
             revision: String::new(),
         };
-        let kept = Kept::best(asked.top_k, &[1.0]);
-        let title = Title::new(identity(&recipe), sha256_file(tokenizer)?, *vocab_size, kept);
+        let kept = TargetSpec::best(asked.top_k, &[1.0]);
+        let title = CacheManifest::new(identity(&recipe), sha256_file(tokenizer)?, *vocab_size, kept);
         let context = asked.context;
-        let judge = Judge { name, recipe: &recipe, service, tokenizer: opened, examples: None, split, context, title: &title };
+        let judge =
+            PromptScorer { name, recipe: &recipe, service, tokenizer: opened, examples: None, split, context, title: &title };
         if judge.prepare(&sequences(split, context), (asked.out, fence), asked.out, interrupts)?.is_none() {
             return Ok(false);
         }
@@ -251,7 +254,7 @@ impl Ask {
         })
     }
 
-    fn show(&self, answers: &Path, spent: &Spent, service: &Service, tally: &Tally, output: Output) {
+    fn show(&self, answers: &Path, spent: &Spending, service: &Service, tally: &Tally, output: Output) {
         if let Some(words) = tally.words() {
             note!("{words}");
         }
@@ -274,7 +277,7 @@ impl Ask {
 /// What the input is.
 enum Read {
     Text(Box<Judged>),
-    Prompts(Vec<Question>, Tally),
+    Prompts(Vec<ApiRequest>, Tally),
 }
 
 struct Judged {

@@ -16,7 +16,7 @@ use tch::{Device, Kind, Tensor};
 use super::block::{Answers, Block};
 use super::cache::Cache;
 use super::draws::numbers;
-use super::title::Title;
+use super::manifest::CacheManifest;
 
 /// Input tokens of a forward pass.
 const PASS_TOKENS: usize = 8192;
@@ -24,17 +24,17 @@ const PASS_TOKENS: usize = 8192;
 const PASSES_PER_BLOCK: usize = 8;
 
 /// A model that answers, on each of its ranks.
-pub struct Lecturer<'a> {
+pub struct TeacherPass<'a> {
     pub decoder: &'a Decoder,
     /// What it is and what is kept of its answers: ids beyond the title's vocabulary, which pads the model's, take no
     /// probability.
-    pub title: &'a Title,
+    pub title: &'a CacheManifest,
     /// Longest sequence.
     pub context: usize,
     pub mesh: &'a Mesh,
 }
 
-impl Lecturer<'_> {
+impl TeacherPass<'_> {
     /// Adds to the cache in `folder` what it lacks of `wanted`. Calls `progress(done, total)` in targets after every pass; a
     /// `false` from it (on every rank alike) stops early. Returns whether the cache is complete.
     pub fn teach(
@@ -80,7 +80,7 @@ impl Lecturer<'_> {
     /// The answers for every target of `sequences`, in one forward pass.
     pub fn answer(&self, split: &TokenizedSplit, sequences: &[Sequence]) -> Result<Answers> {
         let _guard = tch::no_grad_guard();
-        let Title { kept, vocab_size, .. } = self.title;
+        let CacheManifest { kept, vocab_size, .. } = self.title;
         let vocab_start = self.decoder.vocab_start;
         let rows = self.decoder.head_weight().size()[0].min(*vocab_size as i64 - vocab_start);
         if rows <= 0 {

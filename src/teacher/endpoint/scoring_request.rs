@@ -9,12 +9,12 @@ use hydrometer_data::tokenizer;
 use hydrometer_data::vocabulary::Vocabulary;
 use serde_json::{Value, json};
 
-use super::judge::Judge;
-use super::question::{Generation, Question};
+use super::prompt_scorer::PromptScorer;
+use super::request::{ApiRequest, Generation};
 use crate::teacher::recipe::{EchoRows, Sent};
 
 /// What is judged in one request.
-pub(super) struct Unit {
+pub(super) struct ScoringRequest {
     pub name: String,
     /// In the split's `ids`.
     pub ids: Range<usize>,
@@ -22,15 +22,15 @@ pub(super) struct Unit {
     pub prompt: Option<usize>,
     /// Whether the last id ends the text and is not sent: it is taught as certain.
     pub ends: bool,
-    pub question: Question,
+    pub question: ApiRequest,
     /// Where rows tell of the next token, that of the first is lost with the row that an echo leaves out: what follows the
     /// first token, asked for by itself.
-    pub opening: Option<Question>,
+    pub opening: Option<ApiRequest>,
 }
 
-impl Judge<'_> {
+impl PromptScorer<'_> {
     /// What must be asked for the `wanted` sequences.
-    pub(super) fn units(&self, wanted: &[Sequence], vocabulary: &Vocabulary) -> Result<Vec<Unit>> {
+    pub(super) fn units(&self, wanted: &[Sequence], vocabulary: &Vocabulary) -> Result<Vec<ScoringRequest>> {
         match self.recipe.sent {
             Sent::Tokens => Ok(wanted.iter().map(|sequence| self.sequence(sequence)).collect()),
             Sent::Text => {
@@ -47,17 +47,17 @@ impl Judge<'_> {
         }
     }
 
-    fn sequence(&self, sequence: &Sequence) -> Unit {
+    fn sequence(&self, sequence: &Sequence) -> ScoringRequest {
         let ids = sequence.start..sequence.start + sequence.targets + 1;
         let sent = self.split.ids.range(ids.start, ids.end);
         let name = format!("{}@{}", self.name_of(sequence.document), ids.start as u64 - self.split.offsets[sequence.document]);
-        let question = Question::judge(name.clone(), &self.recipe.model, json!(sent), sent.len() as u64, self.title.kept.top_k);
+        let question = ApiRequest::score(name.clone(), &self.recipe.model, json!(sent), sent.len() as u64, self.title.kept.top_k);
         let opening = self.opening(json!([sent[0]]), &name);
-        Unit { name, ids, prompt: self.split.prompt(sequence.document), ends: false, question, opening }
+        ScoringRequest { name, ids, prompt: self.split.prompt(sequence.document), ends: false, question, opening }
     }
 
     /// Document `document` as text; as `Err` within `Ok`, why it cannot be sent so.
-    fn document(&self, document: usize, begin: &[u32], vocabulary: &Vocabulary) -> Result<Result<Unit, String>> {
+    fn document(&self, document: usize, begin: &[u32], vocabulary: &Vocabulary) -> Result<Result<ScoringRequest, String>> {
         let ids = self.split.offsets[document] as usize..self.split.offsets[document + 1] as usize;
         let (whole, prompt) = (self.split.document(document), self.split.prompt(document));
         let ends = prompt.is_some() && whole.last().is_some_and(|&last| vocabulary.is_end(last));
@@ -72,7 +72,7 @@ impl Judge<'_> {
                 "the text of {name:?} is cut into other tokens when it is read in one piece, for {where_from}"
             )));
         }
-        let question = Question::judge(name.clone(), &self.recipe.model, json!(text), sent.len() as u64, self.title.kept.top_k);
+        let question = ApiRequest::score(name.clone(), &self.recipe.model, json!(text), sent.len() as u64, self.title.kept.top_k);
         let one = &bare[..1.min(bare.len())];
         let first = tokenizer::decode(self.tokenizer, one, false)?;
         if self.recipe.echo_rows == EchoRows::Next && (!begin.is_empty() || vocabulary.encode(&first, false)? != one) {
@@ -81,13 +81,13 @@ impl Judge<'_> {
             )));
         }
         let opening = self.opening(json!(first), &name);
-        Ok(Ok(Unit { name, ids, prompt, ends, question, opening }))
+        Ok(Ok(ScoringRequest { name, ids, prompt, ends, question, opening }))
     }
 
     /// What follows `first`, where an echo does not say it.
-    fn opening(&self, first: Value, name: &str) -> Option<Question> {
+    fn opening(&self, first: Value, name: &str) -> Option<ApiRequest> {
         let how = Generation { max_tokens: 1, temperature: 0.0, seed: None };
-        let ask = || Question::complete(format!("{name}, opening"), &self.recipe.model, first, 1, self.title.kept.top_k, how);
+        let ask = || ApiRequest::complete(format!("{name}, opening"), &self.recipe.model, first, 1, self.title.kept.top_k, how);
         (self.recipe.echo_rows == EchoRows::Next).then(ask)
     }
 

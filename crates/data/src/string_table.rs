@@ -1,12 +1,12 @@
 //! Many short names in one text: what a name takes is its bytes and 8 more.
 
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Names {
+pub struct StringTable {
     text: String,
     ends: Vec<u64>,
 }
 
-impl Names {
+impl StringTable {
     pub fn push(&mut self, name: impl AsRef<str>) {
         self.text.push_str(name.as_ref());
         self.ends.push(self.text.len() as u64);

@@ -37,7 +37,7 @@ pub fn export(run: &str, runs: &Path, out: &Path) -> Result<String> {
     }
     let mesh = Mesh::single(Device::Cpu);
     let path = final_weights(&folder);
-    if !checkpoint::is_whole(&path) {
+    if !checkpoint::verify_checksum(&path) {
         return Err(user_error!(
             "{} is damaged: its checksum does not match; `hydrometer run E.toml --only {run} --rerun all` trains it again",
             path.display()

@@ -14,7 +14,7 @@ use super::Common;
 use crate::experiment::name_of;
 
 /// An experiment whose frames are looked at.
-pub struct Known {
+pub struct SavedExperiment {
     pub name: String,
     pub results: PathBuf,
     pub claims: Vec<Claim>,
@@ -25,14 +25,14 @@ pub struct Known {
 impl Common {
     /// The experiment as its file says; where what it names is not here, as it was resolved when it was run, if the file is still
     /// the same.
-    pub fn known(&self) -> Result<Known> {
+    pub fn known(&self) -> Result<SavedExperiment> {
         let error = match self.read() {
             Err(error) if error.is::<UserError>() => error,
             loaded => {
                 let experiment = loaded?;
                 let results = self.results(&experiment);
                 let runs = experiment.students.iter().map(|student| student.run.clone()).collect();
-                return Ok(Known { name: experiment.name, results, claims: experiment.claims, runs });
+                return Ok(SavedExperiment { name: experiment.name, results, claims: experiment.claims, runs });
             }
         };
         match self.as_it_was_run()? {
@@ -44,7 +44,7 @@ impl Common {
         }
     }
 
-    fn as_it_was_run(&self) -> Result<Option<Known>> {
+    fn as_it_was_run(&self) -> Result<Option<SavedExperiment>> {
         let Ok(name) = name_of(&self.experiment) else { return Ok(None) };
         let results = self.results_of(&name);
         let Ok(provenance) = Provenance::read(&results) else { return Ok(None) };
@@ -58,6 +58,6 @@ impl Common {
         let students = RunRow::rows(&frames.runs)?.into_iter().filter(|row| row.planned && row.role == "student");
         let (claims, runs) =
             (provenance.claims.iter().map(Claim::of).collect::<Result<_>>()?, students.map(|row| row.run).collect());
-        Ok(Some(Known { name, results, claims, runs }))
+        Ok(Some(SavedExperiment { name, results, claims, runs }))
     }
 }

@@ -8,11 +8,11 @@ use hydrometer_base::user_error;
 use serde::{Deserialize, Serialize};
 
 use super::cure::Says;
-use super::lines::Place;
+use super::lines::LinePos;
 
 /// What is wrong with a line.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Damage {
+pub struct LineError {
     pub kind: Kind,
     /// In a few words, with what to do where that is not plain.
     pub what: String,
@@ -59,7 +59,7 @@ kinds! {
     Refused = "refused",
 }
 
-impl Damage {
+impl LineError {
     pub fn new(kind: Kind, what: impl Into<String>) -> Self {
         Self { kind, what: what.into() }
     }
@@ -70,7 +70,7 @@ impl Damage {
     }
 }
 
-impl fmt::Display for Damage {
+impl fmt::Display for LineError {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         f.write_str(&self.what)
     }
@@ -119,7 +119,7 @@ impl Tally {
     }
 
     /// Counts a damaged line, or stops at it with a cure that can be had where the user `says` how data is read.
-    pub fn reject(&mut self, place: &Place, damage: &Damage, policy: OnBadLine, says: Says) -> Result<()> {
+    pub fn reject(&mut self, place: &LinePos, damage: &LineError, policy: OnBadLine, says: Says) -> Result<()> {
         if policy == OnBadLine::Stop {
             let mend = if damage.kind == Kind::Unreadable { "get the file anew" } else { "mend the line" };
             let whole = match damage.kind {
