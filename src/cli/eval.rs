@@ -6,13 +6,11 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::Args;
 use hydrometer_base::{note, say, terminal, user_error};
-use hydrometer_data::corpus;
 use hydrometer_data::line_error::Tally;
-use hydrometer_data::tokenizer;
 use hydrometer_data::tokens::TokenizedSplit;
+use hydrometer_data::{corpus, tokenizer};
 use hydrometer_torch::dist::{Mesh, launch};
-use hydrometer_torch::model::Precision;
-use hydrometer_torch::model::hf;
+use hydrometer_torch::model::{Precision, hf};
 use serde_json::json;
 
 use super::Output;

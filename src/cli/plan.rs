@@ -8,8 +8,7 @@ use clap::Args;
 use hydrometer_base::identity::identity;
 use hydrometer_base::units::{duration, flops, quantity};
 use hydrometer_base::{note, say, terminal};
-use hydrometer_data::ends::Ends;
-use hydrometer_data::recipe::Eos;
+use hydrometer_data::recipe::{Ends, Eos};
 use hydrometer_record::checked::Checked;
 use hydrometer_report::claims::decide;
 use serde::Serialize;
@@ -25,8 +24,7 @@ use crate::sweep::estimate::{Estimate, History, estimate};
 use crate::sweep::job::{Status, answers_folder, cache_place, recording_place, status};
 use crate::sweep::machine::Machine;
 use crate::teacher::endpoint::response_log::ResponseLog;
-use crate::teacher::recording::Origin;
-use crate::teacher::recording::Recording;
+use crate::teacher::recording::{Origin, Recording};
 
 /// Runs that are shown one by one without being asked for; of more, the arms.
 const SHOWN: usize = 50;

@@ -4,8 +4,7 @@
 use std::path::PathBuf;
 
 use anyhow::Result;
-use hydrometer_base::UserError;
-use hydrometer_base::note;
+use hydrometer_base::{UserError, note};
 use hydrometer_record::frames::{Frames, RunRow};
 use hydrometer_record::provenance::Provenance;
 use hydrometer_report::claim::Claim;

@@ -6,8 +6,7 @@ use anyhow::Result;
 use hydrometer_base::suggest::unknown_key;
 use hydrometer_base::user_error;
 use hydrometer_report::claim::Claim;
-use hydrometer_report::claim::expectation::Expectation;
-use hydrometer_report::claim::expectation::Side;
+use hydrometer_report::claim::expectation::{Expectation, Side};
 use toml_edit::{Item, TableLike};
 
 use super::name;

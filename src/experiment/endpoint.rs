@@ -3,8 +3,7 @@
 use std::time::Duration;
 
 use anyhow::Result;
-use hydrometer_base::suggest::unknown;
-use hydrometer_base::suggest::unknown_key;
+use hydrometer_base::suggest::{unknown, unknown_key};
 use hydrometer_base::user_error;
 use hydrometer_torch::objective::Objective;
 

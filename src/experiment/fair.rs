@@ -16,8 +16,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::Result;
 use hydrometer_base::identity::identity;
-use hydrometer_base::suggest::unknown;
-use hydrometer_base::suggest::unknown_key;
+use hydrometer_base::suggest::{unknown, unknown_key};
 use hydrometer_base::user_error;
 use hydrometer_data::recipe::DataRecipe;
 use hydrometer_torch::model::ModelConfig;

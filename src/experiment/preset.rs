@@ -6,18 +6,15 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use hydrometer_base::fs::{sha256_file, sha256_hex};
-use hydrometer_base::suggest::unknown;
-use hydrometer_base::suggest::unknown_key;
+use hydrometer_base::suggest::{unknown, unknown_key};
 use hydrometer_base::user_error;
 use hydrometer_data::cure::Says;
-use hydrometer_data::ends::{self, Ends};
 use hydrometer_data::format::{Format, Keys};
 use hydrometer_data::line_error::OnBadLine;
 use hydrometer_data::lines::reason;
-use hydrometer_data::recipe::DataFiles;
-use hydrometer_data::recipe::{DataRecipe, Eos, ExampleRecipe, Input, Packing, TokenizerRecipe, Truncation};
+use hydrometer_data::recipe::{DataFiles, DataRecipe, Ends, Eos, ExampleRecipe, Input, Packing, TokenizerRecipe, Truncation};
 use hydrometer_data::survey::{Survey, Wanted, files};
-use hydrometer_data::tokenizer;
+use hydrometer_data::{ends, special, tokenizer};
 use hydrometer_torch::model::{ModelConfig, Variant, hf};
 
 use super::source::{Setting, Source};
@@ -304,7 +301,7 @@ fn data(setting: &Setting, context: usize, tokenizer: Option<&Path>, folder: &Pa
             ends = Ends::of(recipe, &opened, &path, tokenizer.and_then(Path::parent))?;
             let said = ends.as_ref().filter(|_| recipe.eos_token.is_none()).map(|ends| ends.ids.clone()).unwrap_or_default();
             // Runs that are known by the token of a usual name stay known.
-            recipe.ends = if said == ends::usual(&opened) { Vec::new() } else { said };
+            recipe.ends = if said == special::usual(&opened) { Vec::new() } else { said };
         }
         Ok((TokenizerRecipe::File { sha256: sha256_file(&path)?, vocab_size }, Some(path)))
     };

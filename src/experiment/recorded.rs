@@ -5,12 +5,11 @@ use hydrometer_base::suggest::unknown_key;
 use hydrometer_base::user_error;
 use hydrometer_torch::objective::{Objective, Tail};
 
-use super::Experiment;
-use super::endpoint;
 use super::file::Table;
 use super::preset::Presets;
 use super::resolve::{ResolvedData, Settings};
 use super::source::{Setting, SourceSpan};
+use super::{Experiment, endpoint};
 use crate::teacher::recording::{AnswerFile, Asked, Origin, Recording};
 use crate::teacher::target_spec::TargetSpec;
 

@@ -5,15 +5,12 @@ use std::path::Path;
 
 use anyhow::Result;
 use hydrometer_base::fs::sha256_file;
-use hydrometer_base::suggest::unknown;
-use hydrometer_base::suggest::unknown_key;
+use hydrometer_base::suggest::{unknown, unknown_key};
 use hydrometer_base::text::quoted;
 use hydrometer_base::user_error;
-use hydrometer_data::recipe::DataFiles;
-use hydrometer_data::recipe::{DataRecipe, Packing, TokenizerRecipe};
+use hydrometer_data::recipe::{DataFiles, DataRecipe, Packing, TokenizerRecipe};
 use hydrometer_data::tokenizer;
-use hydrometer_torch::model::Precision;
-use hydrometer_torch::model::hf;
+use hydrometer_torch::model::{Precision, hf};
 use hydrometer_torch::objective::{Loss, Objective, TEMPERATURES, TEMPERATURES_WORDS, Tail};
 
 use super::preset::{Model, Presets};

@@ -2,8 +2,7 @@
 //! the values where a list is given.
 
 use anyhow::Result;
-use hydrometer_base::suggest::unknown;
-use hydrometer_base::suggest::unknown_key;
+use hydrometer_base::suggest::{unknown, unknown_key};
 use hydrometer_base::text::shown;
 use hydrometer_base::user_error;
 use toml_edit::TableLike;

@@ -6,8 +6,7 @@ use anyhow::Result;
 use hydrometer_base::fs::{folders_in, read_if_there};
 use hydrometer_data::recipe::Packing;
 use hydrometer_record::journal::{self, Event};
-use hydrometer_torch::model::ModelConfig;
-use hydrometer_torch::model::Precision;
+use hydrometer_torch::model::{ModelConfig, Precision};
 use serde::Serialize;
 
 use super::job::{Job, Status, Work, journal_path, status};

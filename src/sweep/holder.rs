@@ -1,7 +1,6 @@
 //! A process that works on a folder, and whether it still lives.
 
-use std::fs;
-use std::process;
+use std::{fs, process};
 
 use serde::{Deserialize, Serialize};
 

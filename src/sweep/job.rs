@@ -5,16 +5,14 @@ use std::path::{Path, PathBuf};
 use anyhow::Result;
 use hydrometer_base::fs::file_name;
 use hydrometer_base::identity::identity;
-use hydrometer_data::recipe::DataFiles;
-use hydrometer_data::recipe::DataRecipe;
+use hydrometer_data::recipe::{DataFiles, DataRecipe};
 use hydrometer_record::journal::{self, Event};
 use serde::{Deserialize, Serialize};
 
 use crate::experiment::{Experiment, Student, Teacher};
 use crate::teacher::manifest::CacheManifest;
 use crate::teacher::recipe::EndpointRecipe;
-use crate::teacher::recording::Asked;
-use crate::teacher::recording::Recording;
+use crate::teacher::recording::{Asked, Recording};
 use crate::train::recipe::TrainRecipe;
 
 /// A job, complete: written to `job.json` in its folder and read by every rank.

@@ -4,9 +4,8 @@ use anyhow::Result;
 use hydrometer_base::shortage::shown;
 use hydrometer_base::user_error;
 use hydrometer_data::recipe::Packing;
-use hydrometer_torch::model::ModelConfig;
-use hydrometer_torch::model::Precision;
 use hydrometer_torch::model::variant::FeedForward;
+use hydrometer_torch::model::{ModelConfig, Precision};
 
 use super::job::{Job, Work};
 use super::machine::Machine;

@@ -10,9 +10,8 @@ use hydrometer_data::sequences::sequences;
 use hydrometer_data::tokens::TokenizedSplit;
 use hydrometer_record::journal::{self, EvaluationEvent, Event, Journal, Step};
 use hydrometer_torch::dist::Mesh;
-use hydrometer_torch::model::Precision;
 use hydrometer_torch::model::batch::Batch;
-use hydrometer_torch::model::{Decoder, ForwardPass, Tokens, Weights};
+use hydrometer_torch::model::{Decoder, ForwardPass, Precision, Tokens, Weights};
 use hydrometer_torch::objective::head::{Head, LossSums};
 use hydrometer_torch::objective::targets::Targets;
 

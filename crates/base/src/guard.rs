@@ -3,13 +3,12 @@
 use std::any::Any;
 use std::cell::{Cell, RefCell};
 use std::fs::{self, File};
-use std::io;
 use std::os::unix::fs::FileTypeExt;
 use std::panic::{self, AssertUnwindSafe, PanicHookInfo};
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, Once, PoisonError};
-use std::thread;
+use std::{io, thread};
 
 thread_local! {
     /// Guarded calls that this thread is inside of.

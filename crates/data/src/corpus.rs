@@ -10,9 +10,10 @@ use super::cure::Says;
 use super::example::{Example, Segment};
 use super::format::{Format, Keys};
 use super::line_error::{Kind, LineError, OnBadLine, Tally};
-use super::lines::{LinePos, Lines};
+use super::lines::Lines;
 use super::paragraphs::Paragraphs;
 use super::survey::{DETECTION_LINES, Shard, Survey, Wanted};
+use crate::line_error::LinePos;
 use crate::recipe::DataFiles;
 
 /// A text with a name.

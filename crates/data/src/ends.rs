@@ -4,26 +4,10 @@ use std::path::Path;
 
 use anyhow::Result;
 use hydrometer_base::user_error;
-use serde::{Deserialize, Serialize};
 use tokenizers::Tokenizer;
 
-use super::special::{CONFIG, GENERATION_CONFIG, SpecialTokenFiles};
-use crate::recipe::{Eos, ExampleRecipe};
-
-/// Names that tokenizers give the token that ends a text, in the order in which they are looked for.
-const NAMES: [&str; 7] = ["</s>", "<|end|>", "<|endoftext|>", "<|end_of_text|>", "<eos>", "<|eot_id|>", "<|im_end|>"];
-
-/// The tokens that end a text, and who says so; for people. What counts is in the recipe.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Ends {
-    /// The first is the one that is appended.
-    pub ids: Vec<u32>,
-    pub tokens: Vec<String>,
-    /// Where it is from: file names, or a few words.
-    pub from: String,
-    /// What was said and not followed, a clause each.
-    pub ignored: Vec<String>,
-}
+use super::special::{CONFIG, GENERATION_CONFIG, SpecialTokenFiles, usual};
+use crate::recipe::{Ends, Eos, ExampleRecipe};
 
 impl Ends {
     /// Of examples in the tokens of `tokenizer`, which is at `path`; `model` is the folder of the student's checkpoint, which is
@@ -78,16 +62,6 @@ pub fn ids(tokenizer: &Tokenizer, recipe: Option<&ExampleRecipe>) -> Result<Vec<
         Some(ExampleRecipe { ends, .. }) if !ends.is_empty() => Ok(ends.clone()),
         _ => Ok(usual(tokenizer)),
     }
-}
-
-/// The token that has a usual name: the first of them.
-pub fn usual(tokenizer: &Tokenizer) -> Vec<u32> {
-    NAMES.into_iter().find_map(|name| tokenizer.token_to_id(name)).into_iter().collect()
-}
-
-/// Whether `token` is a usual name.
-pub fn is_usual(token: &str) -> bool {
-    NAMES.contains(&token)
 }
 
 fn named(tokenizer: &Tokenizer, name: &str) -> Result<u32> {

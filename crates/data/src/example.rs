@@ -3,7 +3,7 @@
 
 use super::json::Json;
 use super::line_error::LineError;
-use super::lines::LinePos;
+use crate::line_error::LinePos;
 
 #[derive(Clone, Debug, PartialEq)]
 pub struct Example {

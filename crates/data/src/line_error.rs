@@ -2,13 +2,30 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::path::Path;
+use std::sync::Arc;
 
 use anyhow::Result;
 use hydrometer_base::user_error;
 use serde::{Deserialize, Serialize};
 
 use super::cure::Says;
-use super::lines::LinePos;
+
+/// Where a line begins.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LinePos {
+    pub path: Arc<Path>,
+    /// From 1.
+    pub number: u64,
+    /// Byte of the unpacked file.
+    pub offset: u64,
+}
+
+impl fmt::Display for LinePos {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        write!(f, "{}:{}", self.path.display(), self.number)
+    }
+}
 
 /// What is wrong with a line.
 #[derive(Clone, Debug, PartialEq, Eq)]

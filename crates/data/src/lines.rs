@@ -5,7 +5,6 @@
 //! returns before a line end belong to it, and a byte order mark at the start of a line (of the file, or of one of several
 //! files that were joined) is no text.
 
-use std::fmt;
 use std::io::{BufRead, BufReader, Read, Seek, SeekFrom};
 use std::path::Path;
 use std::sync::Arc;
@@ -14,28 +13,12 @@ use anyhow::{Context, Result};
 use hydrometer_base::guard::open_file;
 use hydrometer_base::user_error;
 
-use super::line_error::{Kind, LineError};
+use super::line_error::{Kind, LineError, LinePos};
 
 /// The byte order mark of UTF-8.
 pub const BOM: &[u8] = b"\xef\xbb\xbf";
 /// Bytes of a line, at most; a longer one is damage.
 pub const LINE_MAX: usize = 64 << 20;
-
-/// Where a line begins.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct LinePos {
-    pub path: Arc<Path>,
-    /// From 1.
-    pub number: u64,
-    /// Byte of the unpacked file.
-    pub offset: u64,
-}
-
-impl fmt::Display for LinePos {
-    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        write!(f, "{}:{}", self.path.display(), self.number)
-    }
-}
 
 /// A line without its end.
 pub struct Line {

@@ -7,7 +7,8 @@ use anyhow::Result;
 
 use super::example::{Example, Segment};
 use super::line_error::{Kind, LineError};
-use super::lines::{LinePos, Lines};
+use super::lines::Lines;
+use crate::line_error::LinePos;
 
 /// Aimed-at size of a document, in bytes; cuts fall on blank lines.
 const DOCUMENT: usize = 4096;

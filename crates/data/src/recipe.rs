@@ -6,7 +6,6 @@ use std::path::PathBuf;
 use hydrometer_base::choice;
 use serde::{Deserialize, Serialize};
 
-use super::ends::Ends;
 use super::format::{Format, Keys};
 use super::line_error::OnBadLine;
 
@@ -131,4 +130,16 @@ pub struct DataFiles {
     /// Of examples, what ends a text.
     #[serde(default)]
     pub ends: Option<Ends>,
+}
+
+/// The tokens that end a text, and who says so; for people. What counts is in the recipe.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ends {
+    /// The first is the one that is appended.
+    pub ids: Vec<u32>,
+    pub tokens: Vec<String>,
+    /// Where it is from: file names, or a few words.
+    pub from: String,
+    /// What was said and not followed, a clause each.
+    pub ignored: Vec<String>,
 }

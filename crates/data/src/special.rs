@@ -88,7 +88,7 @@ impl SpecialTokenFiles {
             let Some((id, token)) = token else {
                 return Err(user_error!("{}: {field} is {id}, but tokenizer.json has no token of that id", path.display()));
             };
-            match tokenizer.get_added_tokens_decoder().contains_key(&id) || super::ends::is_usual(&token) {
+            match tokenizer.get_added_tokens_decoder().contains_key(&id) || is_usual(&token) {
                 true if named.ids.contains(&id) => {}
                 true => named.ids.push(id),
                 false => named.ordinary.push((id, token)),
@@ -114,4 +114,17 @@ fn object(path: &Path) -> Result<Map<String, Value>> {
         Ok(_) => Err(user_error!("{}: expected a JSON object", path.display())),
         Err(error) => Err(user_error!("{}: {error}", path.display())),
     }
+}
+
+/// Names that tokenizers give the token that ends a text, in the order in which they are looked for.
+const NAMES: [&str; 7] = ["</s>", "<|end|>", "<|endoftext|>", "<|end_of_text|>", "<eos>", "<|eot_id|>", "<|im_end|>"];
+
+/// The token that has a usual name: the first of them.
+pub fn usual(tokenizer: &Tokenizer) -> Vec<u32> {
+    NAMES.into_iter().find_map(|name| tokenizer.token_to_id(name)).into_iter().collect()
+}
+
+/// Whether `token` is a usual name.
+pub fn is_usual(token: &str) -> bool {
+    NAMES.contains(&token)
 }

@@ -12,7 +12,8 @@ use super::format::Format;
 use super::json::Json;
 use super::json_file::key_of_examples;
 use super::line_error::LineError;
-use super::lines::{LineEnd, LinePos, Lines, open, reason};
+use super::lines::{LineEnd, Lines, open, reason};
+use crate::line_error::LinePos;
 
 /// Lines that are looked at for their format.
 pub const DETECTION_LINES: usize = 100;

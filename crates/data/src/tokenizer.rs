@@ -13,9 +13,9 @@ use tokenizers::{AddedToken, Encoding, Tokenizer, TokenizerBuilder};
 
 use super::content::instead;
 use super::corpus::Reader;
-use super::ends::Ends;
 use super::example::Segment;
 use super::lines::BOM;
+use crate::recipe::Ends;
 
 /// Begins every document, so that its first token is predicted too.
 const BOS: &str = "<|begin|>";

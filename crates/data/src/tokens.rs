@@ -18,8 +18,7 @@ use super::import::Import;
 use super::string_table::StringTable;
 use super::tokenizer;
 use super::vocabulary::Vocabulary;
-use crate::recipe::DataFiles;
-use crate::recipe::{DataRecipe, Eos, TokenizerRecipe};
+use crate::recipe::{DataFiles, DataRecipe, Eos, TokenizerRecipe};
 
 /// The documents of a split as token ids.
 #[derive(Clone, Debug, Default)]

@@ -20,8 +20,7 @@ use super::difference::Difference;
 use super::evidence::{self, FinalEvaluation};
 use super::findings::{self, MEANS};
 use super::input::{Input, Run, read};
-use super::table;
-use super::verdict;
+use super::{table, verdict};
 
 /// The format `json`: one file, named by the experiment and its tier.
 pub struct Numbers {

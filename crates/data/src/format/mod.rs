@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use super::example::{Example, Segment};
 use super::json::Json;
 use super::line_error::{Kind, LineError};
-use super::lines::LinePos;
+use crate::line_error::LinePos;
 
 macro_rules! formats {
     ($($(#[$meta:meta])* $format:ident = $name:literal),* $(,)?) => {
@@ -81,7 +81,7 @@ impl Format {
 
     /// The format that the keys of a line tell.
     pub fn of(line: &Json) -> Option<Self> {
-        let within = openai::response(line);
+        let within = prompt::response(line);
         // Of a question with a choice of answers, they are texts.
         let choice = within.get("choices").and_then(|choices| choices.list("choices").ok()?.first());
         let choice = choice.filter(|choice| matches!(choice, Json::Object(_)));

@@ -6,18 +6,12 @@
 
 use hydrometer_base::text::quoted;
 
-use super::prompt::{self, Prompt};
+use super::prompt::{self, Prompt, response};
 use super::{Keys, finish};
 use crate::answers::{row_name, score};
 use crate::example::{Answers, Beside, Entry, Example, Scores, Segment, Token};
 use crate::json::Json;
 use crate::line_error::{Kind, LineError};
-
-/// The response within a line.
-pub fn response(json: &Json) -> &Json {
-    let outer = json.get("response").unwrap_or(json);
-    outer.get("body").unwrap_or(outer)
-}
 
 pub fn parse(json: &Json, keys: &Keys, example: &mut Example) -> Result<(), LineError> {
     let Completion { mut tokens, mut rows, mut text, cut, stopped, .. } = parse_completion(json)?;

@@ -3,10 +3,15 @@
 use hydrometer_base::text::quoted;
 
 use super::Keys;
-use super::openai::response;
 use crate::example::{Segment, Token};
 use crate::json::Json;
 use crate::line_error::{Kind, LineError};
+
+/// The response within a line.
+pub fn response(json: &Json) -> &Json {
+    let outer = json.get("response").unwrap_or(json);
+    outer.get("body").unwrap_or(outer)
+}
 
 pub struct Prompt {
     pub piece: Segment,

@@ -6,8 +6,10 @@ use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, VPos};
 
 use super::axis::{Area, Axis};
-use super::{GRID, INK, Key, Line, TEACHER, UNIT, WIDTH, bold, draw, drawing, font, heading, heading_height, nothing, stroke};
-use super::{text_width, write};
+use super::{
+    GRID, INK, Key, Line, TEACHER, UNIT, WIDTH, bold, draw, drawing, font, heading, heading_height, nothing, stroke, text_width,
+    write,
+};
 
 /// An arm's row.
 pub struct Row {

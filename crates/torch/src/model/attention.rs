@@ -1,47 +1,11 @@
 //! Causal self-attention with grouped queries, and rotary positions.
 
 use anyhow::Result;
-use tch::{Device, Kind, Tensor};
+use tch::Tensor;
 
 use super::layers::{Linear, Norm, ParamMap};
 use super::layout::AttentionLayout;
 use super::region::TpRegion;
-
-/// Cosines and sines of rotary position embedding (Su et al. 2021) in the half-split layout of Llama: of all positions,
-/// `[T, 1, head/2]`, or of those that the tokens of a pass have, `[T, 1, head/2]` or `[B, T, 1, head/2]`.
-pub struct Rotary {
-    cos: Tensor,
-    sin: Tensor,
-}
-
-impl Rotary {
-    pub fn new(context: usize, head_dim: usize, theta: f64, kind: Kind, device: Device) -> Self {
-        let exponents = Tensor::arange_start_step(0, head_dim as i64, 2, (Kind::Double, device)) / head_dim as f64;
-        let frequencies = (exponents * -theta.ln()).exp();
-        let angles = Tensor::arange(context as i64, (Kind::Double, device)).view([-1, 1, 1]) * frequencies;
-        Self { cos: angles.cos().to_kind(kind), sin: angles.sin().to_kind(kind) }
-    }
-
-    /// Of the first `length` positions, one a column.
-    pub fn first(&self, length: i64) -> Self {
-        let first = |all: &Tensor| all.narrow(0, 0, length);
-        Self { cos: first(&self.cos), sin: first(&self.sin) }
-    }
-
-    /// Of the positions of tokens `[B, T]`.
-    pub fn at(&self, positions_bt: &Tensor) -> Self {
-        let shape = [positions_bt.size(), self.cos.size()[1..].to_vec()].concat();
-        let at = |all: &Tensor| all.index_select(0, &positions_bt.flatten(0, -1)).view(&shape[..]);
-        Self { cos: at(&self.cos), sin: at(&self.sin) }
-    }
-
-    /// Rotates `heads [B, T, heads, head]`, whose positions these are.
-    fn rotate(&self, heads: &Tensor) -> Tensor {
-        let Self { cos, sin } = self;
-        let halves = heads.chunk(2, -1);
-        Tensor::cat(&[&halves[0] * cos - &halves[1] * sin, &halves[1] * cos + &halves[0] * sin], -1)
-    }
-}
 
 /// The attention of a block: this rank's heads.
 pub struct Attention {
@@ -103,6 +67,8 @@ impl Attention {
 
 #[cfg(test)]
 mod tests {
+    use tch::{Device, Kind};
+
     use super::*;
     use crate::model::Tokens;
 

@@ -8,11 +8,12 @@
 use anyhow::Result;
 use tch::{Kind, Tensor};
 
-use super::attention::{Attention, Rotary};
+use super::attention::Attention;
 use super::config::ModelConfig;
 use super::layers::{Linear, Norm, ParamMap};
 use super::layout::{AttentionLayout, Tokens};
 use super::region::TpRegion;
+use super::rotary::Rotary;
 use super::variant::{FeedForward, Positions};
 use crate::dist::{Mesh, ProcessGroup, part};
 

@@ -2,7 +2,7 @@
 
 use tch::{Kind, Tensor};
 
-use super::attention::Rotary;
+use super::rotary::Rotary;
 
 /// Token ids in rows: a sequence a row, or several one after the other.
 #[derive(Clone, Copy, Debug)]

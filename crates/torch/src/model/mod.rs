@@ -3,6 +3,7 @@
 pub mod attention;
 pub mod batch;
 pub mod config;
+mod cost;
 pub mod decoder;
 pub mod hf;
 mod layers;
@@ -12,6 +13,7 @@ pub mod parameters;
 pub mod pass;
 pub mod precision;
 mod region;
+pub mod rotary;
 pub mod variant;
 pub mod weights;
 

@@ -13,8 +13,7 @@ use super::head::Head;
 use super::targets::{Ids, Targets, Teacher};
 use super::{Loss, Objective, Tail};
 use crate::dist::c10d::Store;
-use crate::dist::part;
-use crate::dist::{Mesh, ProcessGroup};
+use crate::dist::{Mesh, ProcessGroup, part};
 
 /// How far above one a row's weights may sum, by rounding.
 const MASS_TOLERANCE: f64 = 1e-3;

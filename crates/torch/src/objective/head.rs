@@ -13,10 +13,9 @@ use tch::{Device, Kind, Tensor};
 use super::exchange::{LogSumExp, merge, row_sum};
 use super::kernels::{RowFactors, products};
 use super::listed_ids::{ListedColumns, columns};
-use super::rows;
 use super::targets::{Ids, Targets};
 use super::terms::{Rows, Weights, difference};
-use super::{Loss, Objective, Tail};
+use super::{Loss, Objective, Tail, rows};
 use crate::dist::ProcessGroup;
 
 /// Bytes of logits that exist at a time: so many that the products with a chunk are large, and the passes over the weight's

@@ -11,7 +11,9 @@ use hydrometer_base::fs::replace_bytes;
 use hydrometer_base::user_error;
 use hydrometer_data::ends::said_ends;
 use hydrometer_data::recipe::ExampleRecipe;
-use hydrometer_data::special::{CONFIG, GENERATION_CONFIG, SPECIAL_TOKENS_MAP, SpecialTokenFiles, TOKENIZER_CONFIG, text_of};
+use hydrometer_data::special::{
+    CONFIG, GENERATION_CONFIG, SPECIAL_TOKENS_MAP, SpecialTokenFiles, TOKENIZER_CONFIG, text_of, usual,
+};
 use hydrometer_data::{ends, tokenizer};
 use serde_json::{Map, Value, json};
 use tokenizers::Tokenizer;
@@ -145,7 +147,7 @@ impl Tokens<'_> {
     /// The tokens that end a text, the one that the student has learned first.
     fn ends(&self, learned: &[u32]) -> Vec<u32> {
         let said = said_ends(self.said, self.tokenizer, &mut Vec::new()).ok().flatten().map(|(ids, _)| ids);
-        let known = said.unwrap_or_else(|| ends::usual(self.tokenizer));
+        let known = said.unwrap_or_else(|| usual(self.tokenizer));
         let mut all = learned.to_vec();
         all.extend(known.into_iter().filter(|id| !learned.contains(id)));
         all

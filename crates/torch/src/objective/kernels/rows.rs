@@ -1,8 +1,7 @@
 //! The two walks over a chunk of logits, rows dealt out to threads. Rows are independent: neither the number of threads nor
 //! the way rows are dealt out changes a bit.
 
-use std::slice;
-use std::thread;
+use std::{slice, thread};
 
 use tch::{Device, Kind, Tensor};
 
