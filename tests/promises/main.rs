@@ -40,6 +40,7 @@ mod readme_quotes_what_the_frames_give;
 mod readme_samples_run;
 mod recomputed_activations_change_no_bit;
 mod results_are_what_was_written;
+mod rooms_import_in_one_direction;
 mod rules_cut_text_as_the_python_wheel_does;
 mod sampled_tails_are_unbiased_on_any_mesh;
 mod seed_lines_give_what_the_seed_derives;

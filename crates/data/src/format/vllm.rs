@@ -1,7 +1,7 @@
 //! vLLM's dumps: `prompt_logprobs` (nothing of the first token; K entries a token, or K + 1 where the token itself is not among
 //! the K), or generations in `outputs` with `logprobs`. Entries go by token id: `{"42": {"logprob", "rank", "decoded_token"}}`.
 
-use super::openai::{refusal};
+use super::openai::refusal;
 use super::prompt::response;
 use super::prompt::{self, Prompt};
 use super::{Keys, finish};
