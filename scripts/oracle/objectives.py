@@ -168,7 +168,7 @@ def main():
         each = torch.where(mask, losses(arm, tail, z, case, tau, beta, lam, squared), 0)
         total = each.sum() / mask.sum()
         if tail == "metaseq":
-            # The seed's: p - w, whatever w sums to. As a surrogate whose gradient is that.
+            # metaseq's: p - w, whatever w sums to, written as a surrogate loss with that gradient.
             w_sum = torch.zeros_like(z).scatter_add(1, case["target_ids"], case["target_logprobs"].double().exp()).sum(-1)
             if dense:
                 w_sum = torch.ones(z.shape[0]).double()
