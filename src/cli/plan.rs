@@ -11,6 +11,7 @@ use hydrometer_base::{note, say, terminal};
 use hydrometer_data::ends::Ends;
 use hydrometer_data::recipe::Eos;
 use hydrometer_record::checked::Checked;
+use hydrometer_record::run_status::RunStatus;
 use hydrometer_report::claims::decide;
 use serde::Serialize;
 use serde_json::{Map, Value, json};
@@ -22,7 +23,7 @@ use crate::experiment::budget::{Budget, longest_by_seed};
 use crate::experiment::fair::Match;
 use crate::experiment::{Experiment, Skipped};
 use crate::sweep::estimate::{Estimate, History, estimate};
-use crate::sweep::job::{Status, answers_folder, cache_place, recording_place, status};
+use crate::sweep::job::{answers_folder, cache_place, ending, recording_place};
 use crate::sweep::machine::Machine;
 use crate::teacher::endpoint::response_log::ResponseLog;
 use crate::teacher::recording::Origin;
@@ -52,7 +53,8 @@ impl Plan {
 pub struct PlannedRun {
     pub run: String,
     pub name: String,
-    pub status: &'static str,
+    /// Whatever is still to do is `new`.
+    pub status: RunStatus,
     pub seed: u64,
     pub axes: Map<String, Value>,
     pub tokens: u64,
@@ -73,7 +75,7 @@ fn plan(common: &Common, all: bool, output: Output) -> Result<ExitCode> {
             Ok(PlannedRun {
                 run: student.run.clone(),
                 name: student.name(),
-                status: verb_status(&status(&common.runs, &student.run)?),
+                status: ending(&common.runs, &student.run)?.status().planned(),
                 seed: student.seed,
                 axes,
                 tokens: student.recipe.tokens,
@@ -149,8 +151,8 @@ fn plan(common: &Common, all: bool, output: Output) -> Result<ExitCode> {
     say_fair(&experiment, brief);
     say_cost(&budget, &left);
     say_power(&experiment, common)?;
-    let with = |status: &str| runs.iter().filter(|run| run.status == status).count();
-    let ended: Vec<String> = ["done", "failed", "diverged"]
+    let with = |status: RunStatus| runs.iter().filter(|run| run.status == status).count();
+    let ended: Vec<String> = [RunStatus::Done, RunStatus::Failed, RunStatus::Diverged]
         .into_iter()
         .map(|status| (with(status), status))
         .filter(|(count, _)| *count > 0)
@@ -158,7 +160,7 @@ fn plan(common: &Common, all: bool, output: Output) -> Result<ExitCode> {
         .collect();
     let ended = if ended.is_empty() { String::new() } else { format!(" ({})", ended.join(", ")) };
     let hint = if brief { "; --all shows every run" } else { "" };
-    say!("{} runs, {} to do{ended}{hint}", runs.len(), with("new"));
+    say!("{} runs, {} to do{ended}{hint}", runs.len(), with(RunStatus::New));
     Ok(ExitCode::SUCCESS)
 }
 
@@ -315,7 +317,7 @@ fn teachers(experiment: &Experiment, common: &Common) -> Result<Vec<Value>> {
             Ok(json!({
                 "name": teacher.name,
                 "run": teacher.run,
-                "status": verb_status(&status(&common.runs, &teacher.run)?),
+                "status": ending(&common.runs, &teacher.run)?.status().planned(),
                 "tokens": teacher.recipe.tokens,
                 "updates": teacher.recipe.updates(),
                 "train_flops": teacher.recipe.train_flops(),
@@ -350,14 +352,4 @@ fn teachers(experiment: &Experiment, common: &Common) -> Result<Vec<Value>> {
 /// Target tokens that `recording` is asked about, at most: prompts and what else a document has come on top.
 fn asked_tokens(experiment: &Experiment, recording: &Recording) -> u64 {
     longest_by_seed(experiment.students_of(recording))
-}
-
-/// A run that was interrupted is still to do: `new`.
-fn verb_status(status: &Status) -> &'static str {
-    match status {
-        Status::New | Status::Interrupted => "new",
-        Status::Done => "done",
-        Status::Failed(_) => "failed",
-        Status::Diverged(_) => "diverged",
-    }
 }

@@ -10,7 +10,8 @@ use hydrometer_torch::model::ModelConfig;
 use hydrometer_torch::model::Precision;
 use serde::Serialize;
 
-use super::job::{Job, Status, Work, journal_path, status};
+use super::ending::Ending;
+use super::job::{Job, Work, ending, journal_path};
 use super::memory::{Spread, peak_bytes};
 use crate::experiment::Experiment;
 use crate::experiment::budget::answers;
@@ -62,7 +63,7 @@ fn speed(folder: &Path) -> Result<Option<Speed>> {
     let text = read_if_there(&folder.join("job.json"))?.unwrap_or_default();
     let Ok(Job { work: Work::Train { recipe, .. }, .. }) = serde_json::from_slice(&text) else { return Ok(None) };
     let events = journal::read(&journal_path(folder))?;
-    if Status::of(&events) != Status::Done {
+    if Ending::of_events(&events) != Ending::Done {
         return Ok(None);
     }
     let seconds: f64 = events.iter().map(|event| if let Event::Step(step) = event { step.seconds } else { 0.0 }).sum();
@@ -100,7 +101,7 @@ pub fn estimate(experiment: &Experiment, runs: &Path, history: &History, (tp, dp
     let trained: Vec<(&String, &TrainRecipe)> = trained.collect();
     let mut left: Vec<&TrainRecipe> = Vec::new();
     for (run, recipe) in &trained {
-        if status(runs, run)?.is_left() {
+        if ending(runs, run)?.is_left() {
             left.push(recipe);
         }
     }

@@ -7,9 +7,10 @@ use hydrometer_base::fs::file_name;
 use hydrometer_base::identity::identity;
 use hydrometer_data::recipe::DataFiles;
 use hydrometer_data::recipe::DataRecipe;
-use hydrometer_record::journal::{self, Event};
+use hydrometer_record::journal;
 use serde::{Deserialize, Serialize};
 
+use super::ending::Ending;
 use crate::experiment::{Experiment, Student, Teacher};
 use crate::teacher::manifest::CacheManifest;
 use crate::teacher::recipe::EndpointRecipe;
@@ -88,59 +89,18 @@ pub struct CachePlace {
     pub title: CacheManifest,
 }
 
-/// Where a run stands.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Status {
-    New,
-    Interrupted,
-    Done,
-    Failed(String),
-    Diverged(String),
-}
-
-impl Status {
-    pub fn of(events: &[Event]) -> Self {
-        // What is torn has lost something that the frames need.
-        let whole = !events.iter().any(|event| matches!(event, Event::Torn { .. }));
-        let last = events.iter().rev().find_map(|event| match event {
-            Event::Done if whole => Some(Self::Done),
-            Event::Done | Event::Killed { .. } | Event::Deferred { .. } | Event::Requeued { .. } => Some(Self::Interrupted),
-            Event::Failed { error } => Some(Self::Failed(error.clone())),
-            Event::Diverged { evidence, .. } => Some(Self::Diverged(evidence.clone())),
-            _ => None,
-        });
-        last.unwrap_or(if events.is_empty() { Self::New } else { Self::Interrupted })
-    }
-
-    /// Whether there is something to do without being asked for again.
-    pub fn is_left(&self) -> bool {
-        matches!(self, Self::New | Self::Interrupted)
-    }
-
-    /// As in the frames.
-    pub fn name(&self) -> &'static str {
-        match self {
-            Self::New => "new",
-            Self::Interrupted => "interrupted",
-            Self::Done => "ok",
-            Self::Failed(_) => "failed",
-            Self::Diverged(_) => "diverged",
-        }
-    }
-}
-
 pub fn journal_path(folder: &Path) -> PathBuf {
     folder.join(journal::FILE)
 }
 
-/// The status of run `run` under `runs`.
-pub fn status(runs: &Path, run: &str) -> Result<Status> {
-    status_in(&runs.join(run))
+/// How run `run` under `runs` has ended.
+pub fn ending(runs: &Path, run: &str) -> Result<Ending> {
+    ending_in(&runs.join(run))
 }
 
-/// The status of the job in `folder`.
-pub fn status_in(folder: &Path) -> Result<Status> {
-    Ok(Status::of(&journal::read(&journal_path(folder))?))
+/// How the job in `folder` has ended.
+pub fn ending_in(folder: &Path) -> Result<Ending> {
+    Ok(Ending::of_events(&journal::read(&journal_path(folder))?))
 }
 
 /// The folder of the tokenised data of `recipe`.

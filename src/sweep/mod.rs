@@ -3,6 +3,7 @@
 
 pub mod alias;
 pub mod build_frames;
+pub mod ending;
 pub mod estimate;
 pub mod holder;
 pub mod imports;

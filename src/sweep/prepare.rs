@@ -11,7 +11,8 @@ use hydrometer_data::sequences::sequences;
 use hydrometer_data::tokens::{self, TokenizedSplit};
 use hydrometer_torch::model::hf;
 
-use super::job::{Status, answers_folder, data_folder, data_sets, recording_place, status};
+use super::ending::Ending;
+use super::job::{answers_folder, data_folder, data_sets, ending, recording_place};
 use super::lease::{Lease, LeaseObserver};
 use super::schedule::{Settings, views};
 use crate::experiment::Experiment;
@@ -78,7 +79,7 @@ fn check_checkpoints(experiment: &Experiment, runs: &Path) -> Result<()> {
     let mut folders = BTreeSet::new();
     for (run, start) in students.chain(teachers) {
         if let Some(folder) = start
-            && status(runs, run)? != Status::Done
+            && ending(runs, run)? != Ending::Done
         {
             folders.insert(folder);
         }

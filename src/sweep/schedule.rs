@@ -5,9 +5,8 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 
-use super::job::{
-    Job, Status, Work, baselines, cache_place, data_folder, fidelity_run, fidelity_teacher, recording_place, status,
-};
+use super::ending::Ending;
+use super::job::{Job, Work, baselines, cache_place, data_folder, ending, fidelity_run, fidelity_teacher, recording_place};
 use crate::experiment::{Experiment, Student};
 
 /// How to run.
@@ -67,10 +66,10 @@ pub fn plan(experiment: &Experiment, settings: &Settings) -> Result<Vec<Planned>
     let cores = std::thread::available_parallelism().map_or(1, |n| n.get());
     let threads = (cores / settings.jobs / (settings.tp * settings.dp)).max(1);
     let pending = |run: &str| -> Result<bool> {
-        Ok(match status(runs, run)? {
-            Status::New | Status::Interrupted => true,
-            Status::Done => settings.rerun == Some(Rerun::All),
-            Status::Failed(_) | Status::Diverged(_) => settings.rerun.is_some(),
+        Ok(match ending(runs, run)? {
+            Ending::New | Ending::Interrupted(_) => true,
+            Ending::Done => settings.rerun == Some(Rerun::All),
+            Ending::Failed(_) | Ending::Diverged(_) => settings.rerun.is_some(),
         })
     };
     let mut students = Vec::new();
@@ -143,7 +142,7 @@ pub fn plan(experiment: &Experiment, settings: &Settings) -> Result<Vec<Planned>
         let own = jobs.get(student.run.as_str()).copied();
         let Some(index) = fidelity_teacher(experiment, student) else { continue };
         let teacher = &experiment.teachers[index];
-        let there = |run: &str| -> Result<bool> { Ok(status(runs, run)? == Status::Done) };
+        let there = |run: &str| -> Result<bool> { Ok(ending(runs, run)? == Ending::Done) };
         let run = fidelity_run(student, teacher);
         // Of what this session trains, and of what was trained before.
         let wanted = own.is_some() || (settings.asks_for(&student.run) && there(&student.run)?);

@@ -5,9 +5,11 @@ use std::path::Path;
 
 use anyhow::Result;
 use hydrometer_record::journal::{self, Event};
+use hydrometer_record::run_status::RunStatus;
 use serde::Serialize;
 
-use super::job::{Status, baselines, cache_place, fidelity_run, fidelity_teacher, journal_path};
+use super::ending::Ending;
+use super::job::{baselines, cache_place, fidelity_run, fidelity_teacher, journal_path};
 use super::lease::{by, holder};
 use super::local::log_path;
 use crate::experiment::Experiment;
@@ -21,8 +23,7 @@ pub struct State {
     pub run: String,
     /// `student`, `teacher`, `cache`, `baseline` or `fidelity`.
     pub role: &'static str,
-    /// `new`, `running`, `interrupted`, `done`, `failed` or `diverged`.
-    pub status: &'static str,
+    pub status: RunStatus,
     /// Target tokens done and to do.
     pub done: u64,
     pub total: u64,
@@ -72,9 +73,9 @@ pub fn seconds_left(states: &[State]) -> Option<f64> {
         let own = state.tokens_per_s.or_else(|| mean(&|other| other.role == state.role)).or_else(|| mean(&|_| true))?;
         Some(state.total.saturating_sub(state.done) as f64 / own)
     };
-    let to_do = states.iter().filter(|state| ["new", "interrupted", "running"].contains(&state.status));
+    let to_do = states.iter().filter(|state| state.status.planned() == RunStatus::New);
     let seconds: Option<Vec<f64>> = to_do.map(left).collect();
-    let at_a_time = states.iter().filter(|state| state.status == "running").count().max(1);
+    let at_a_time = states.iter().filter(|state| state.status == RunStatus::Running).count().max(1);
     seconds.map(|seconds| seconds.iter().sum::<f64>() / at_a_time as f64)
 }
 
@@ -84,7 +85,7 @@ fn state(runs: &Path, run: &str, role: &'static str, tokens: u64) -> Result<Stat
     let mut state = State {
         run: run.to_string(),
         role,
-        status: "new",
+        status: RunStatus::New,
         done: 0,
         total: tokens,
         loss: None,
@@ -111,19 +112,17 @@ fn state(runs: &Path, run: &str, role: &'static str, tokens: u64) -> Result<Stat
         let seconds: f64 = rest.iter().map(|(_, seconds)| seconds).sum();
         state.tokens_per_s = (seconds > 0.0).then(|| (end - first) as f64 / seconds);
     }
-    let holder = holder(&folder);
-    match Status::of(&events) {
-        _ if holder.is_some() => {
-            state.status = "running";
-            state.holder = holder.map(|holder| by(Some(&holder)));
+    match holder(&folder) {
+        Some(holder) => {
+            state.status = RunStatus::Running;
+            state.holder = Some(by(Some(&holder)));
             let left = state.total.saturating_sub(state.done) as f64;
             state.seconds_left = state.tokens_per_s.map(|speed| left / speed);
         }
-        Status::New => {}
-        Status::Interrupted => state.status = "interrupted",
-        Status::Done => state.status = "done",
-        Status::Failed(error) => (state.status, state.error) = ("failed", Some(error)),
-        Status::Diverged(evidence) => (state.status, state.error) = ("diverged", Some(evidence)),
+        None => {
+            let ending = Ending::of_events(&events);
+            (state.status, state.error) = (ending.status(), ending.error().map(String::from));
+        }
     }
     if state.error.is_some() {
         let text = fs::read_to_string(log_path(&folder)).unwrap_or_default();
@@ -137,7 +136,7 @@ fn state(runs: &Path, run: &str, role: &'static str, tokens: u64) -> Result<Stat
 mod tests {
     use super::*;
 
-    fn state(role: &'static str, status: &'static str, done: u64, tokens_per_s: Option<f64>) -> State {
+    fn state(role: &'static str, status: RunStatus, done: u64, tokens_per_s: Option<f64>) -> State {
         let (run, error, holder) = (String::new(), None, None);
         State {
             run,
@@ -156,14 +155,14 @@ mod tests {
 
     #[test]
     fn the_time_left_counts_what_is_to_do_at_the_speeds_seen_and_as_many_at_a_time_as_run() {
-        let done = state("teacher", "done", 1000, Some(10.0));
-        let running = state("student", "running", 500, Some(100.0));
-        let new = || state("student", "new", 0, None);
+        let done = state("teacher", RunStatus::Done, 1000, Some(10.0));
+        let running = state("student", RunStatus::Running, 500, Some(100.0));
+        let new = || state("student", RunStatus::New, 0, None);
         let of = |states: &[State]| seconds_left(states);
         assert_eq!(of(&[done.clone(), running.clone(), new(), new()]), Some(5.0 + 10.0 + 10.0));
         assert_eq!(of(&[done.clone(), running.clone(), running, new()]), Some((5.0 + 5.0 + 10.0) / 2.0));
         assert_eq!(of(&[done.clone(), new()]), Some(100.0), "no student tells, so the teacher does");
-        assert_eq!(of(&[state("student", "failed", 0, None), done]), Some(0.0));
+        assert_eq!(of(&[state("student", RunStatus::Failed, 0, None), done]), Some(0.0));
         assert_eq!(of(&[new()]), None);
     }
 }

@@ -7,6 +7,7 @@ use anyhow::Result;
 use hydrometer_base::units::parse_quantity;
 use hydrometer_record::frames::{EvalRow, Frames};
 use hydrometer_record::provenance::Provenance;
+use hydrometer_record::run_status::RunStatus;
 use serde::Serialize;
 
 use super::difference::{Difference, NllDifference, difference};
@@ -232,8 +233,8 @@ impl Ranks {
 
 fn cell(input: &Input, method: &str, axes: Vec<AxisValue>, runs: Vec<usize>, split: &str) -> Cell {
     let all: Vec<&Run> = runs.iter().map(|&at| &input.runs[at]).collect();
-    let count = |statuses: &[&str]| all.iter().filter(|run| statuses.contains(&run.status.as_str())).count();
-    let (ok, failed, diverged) = (count(&["ok"]), count(&["failed"]), count(&["diverged"]));
+    let count = |status: RunStatus| all.iter().filter(|run| run.is(status)).count();
+    let (ok, failed, diverged) = (count(RunStatus::Done), count(RunStatus::Failed), count(RunStatus::Diverged));
     let finished: Vec<&Run> = all.iter().copied().filter(|run| run.ok()).collect();
     let mut seeds: Vec<SeedResult> = finished
         .iter()

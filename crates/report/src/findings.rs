@@ -2,6 +2,7 @@
 
 use hydrometer_base::units::{date, duration, fixed, flops, quantity};
 use hydrometer_record::provenance::Provenance;
+use hydrometer_record::run_status::RunStatus;
 
 use super::claims::Outcome;
 use super::comparison::{Cell, Comparison, mean};
@@ -73,7 +74,7 @@ pub fn failures(input: &Input) -> Rows {
 }
 
 fn reason(run: &Run) -> String {
-    run.error.clone().unwrap_or_else(|| if run.status == "new" { "not started".into() } else { "–".into() })
+    run.error.clone().unwrap_or_else(|| if run.is(RunStatus::New) { "not started".into() } else { "–".into() })
 }
 
 /// Which claims are refuted: a negative result is a result.
