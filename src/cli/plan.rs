@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::Args;
 use hydrometer_base::identity::identity;
+use hydrometer_base::run_id::RunId;
 use hydrometer_base::units::{duration, flops, quantity};
 use hydrometer_base::{note, say, terminal};
 use hydrometer_data::ends::Ends;
@@ -51,7 +52,7 @@ impl Plan {
 
 #[derive(Serialize)]
 pub struct PlannedRun {
-    pub run: String,
+    pub run: RunId,
     pub name: String,
     /// Whatever is still to do is `new`.
     pub status: RunStatus,
@@ -185,7 +186,7 @@ fn table(runs: &[PlannedRun]) -> String {
     table.push_record(["run", "status", "tokens", "updates", "TFLOPs", "teacher TFLOPs"]);
     for run in runs {
         table.push_record([
-            run.run.clone(),
+            run.run.to_string(),
             run.status.to_string(),
             run.tokens.to_string(),
             run.updates.to_string(),

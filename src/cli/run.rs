@@ -8,8 +8,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use clap::{Args, ValueEnum};
+use clap::Args;
 use hydrometer_base::fs::{remove_parts, replace_bytes, writable};
+use hydrometer_base::run_id::RunId;
 use hydrometer_base::{note, user_error};
 use hydrometer_record::checked::changed;
 use hydrometer_record::frames::{Frames, NAMES, file_of};
@@ -23,7 +24,8 @@ use crate::sweep::build_frames::{BuiltFrames, build_frames};
 use crate::sweep::ending::Ending;
 use crate::sweep::job::{baselines, ending};
 use crate::sweep::provenance::gather;
-use crate::sweep::retry::RETRIES;
+use crate::sweep::schedule::Rerun;
+use crate::sweep::session::RETRIES;
 use crate::sweep::{imports, schedule, session, worker};
 
 #[derive(Args, Debug)]
@@ -51,18 +53,9 @@ pub struct Run {
     /// Stop at the first run that fails or diverges, rather than go on with the others.
     #[arg(long)]
     fail_fast: bool,
-    /// Go on with the other runs when one fails or diverges (the default).
-    #[arg(long, conflicts_with = "fail_fast")]
-    keep_going: bool,
     /// How often a run is tried again that the machine killed or that could not begin, each time after a longer pause.
     #[arg(long, value_name = "N", default_value_t = RETRIES)]
     retries: u32,
-}
-
-#[derive(Clone, Copy, Debug, ValueEnum)]
-enum Rerun {
-    Failed,
-    All,
 }
 
 impl Run {
@@ -84,10 +77,7 @@ impl Run {
             runs: self.common.runs.clone(),
             jobs: self.jobs as usize,
             only: self.only.clone(),
-            rerun: self.rerun.map(|rerun| match rerun {
-                Rerun::Failed => schedule::Rerun::Failed,
-                Rerun::All => schedule::Rerun::All,
-            }),
+            rerun: self.rerun,
             device: self.device.clone(),
             tp: self.common.tp as usize,
             dp: self.common.dp as usize,
@@ -150,7 +140,7 @@ impl Run {
 }
 
 /// Every run of `experiment` and how it has ended: students, teachers, baselines.
-fn endings(experiment: &Experiment, runs: &Path) -> Result<Vec<(String, Ending)>> {
+fn endings(experiment: &Experiment, runs: &Path) -> Result<Vec<(RunId, Ending)>> {
     let students = experiment.students.iter().map(|student| student.run.clone());
     let teachers = experiment.teachers.iter().map(|teacher| teacher.run.clone());
     let baselines = baselines(experiment).into_iter().map(|(run, _)| run);
@@ -158,7 +148,7 @@ fn endings(experiment: &Experiment, runs: &Path) -> Result<Vec<(String, Ending)>
 }
 
 /// Whether `frames` know every run as it stands now.
-fn know(frames: &Frames, endings: &[(String, Ending)]) -> bool {
+fn know(frames: &Frames, endings: &[(RunId, Ending)]) -> bool {
     let table = Table(&frames.runs);
     let (Ok(names), Ok(known)) = (table.text("run"), table.text("status")) else { return false };
     let known: BTreeMap<&str, &str> =

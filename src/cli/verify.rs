@@ -29,7 +29,7 @@ use super::saved_experiment::SavedExperiment;
 use super::{Common, NOTHING, Output, REFUTED};
 use crate::experiment::{Experiment, load_smoke_in};
 use crate::sweep::build_frames::build_frames;
-use crate::sweep::retry::RETRIES;
+use crate::sweep::session::RETRIES;
 use crate::sweep::{schedule, session};
 
 /// The number formats that a golden has, whatever the experiment file says.

@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use anyhow::Result;
+use hydrometer_base::run_id::recipe_of;
 use hydrometer_record::frames::{CurveRow, DocumentRow, EvalRow, Frames, RunRow, axes_of, runs_frame};
 use hydrometer_record::journal::{self, Event};
 use hydrometer_record::run_status::RunStatus;
@@ -53,8 +54,8 @@ pub fn build_frames(experiment: &Experiment, runs: &Path, earlier: Option<&Frame
     rows.axes = experiment.axes.clone();
     for (at, row) in earlier.runs.iter().enumerate() {
         // A run that only bears another name now is the same run.
-        let recipe = |run: &str| run.rsplit('-').next().map(String::from);
-        if row.status != RunStatus::New.in_frames() && !rows.runs.iter().any(|known| recipe(&known.run) == recipe(&row.run)) {
+        if row.status != RunStatus::New.in_frames() && !rows.runs.iter().any(|known| recipe_of(&known.run) == recipe_of(&row.run))
+        {
             rows.runs.push(RunRow { planned: false, ..row.clone() });
             rows.take(&row.run, &earlier);
             let values = earlier.axes.iter().zip(&earlier.values[at]);

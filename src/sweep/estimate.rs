@@ -4,6 +4,8 @@ use std::path::Path;
 
 use anyhow::Result;
 use hydrometer_base::fs::{folders_in, read_if_there};
+use hydrometer_base::mean::mean;
+use hydrometer_base::run_id::RunId;
 use hydrometer_data::recipe::Packing;
 use hydrometer_record::journal::{self, Event};
 use hydrometer_torch::model::ModelConfig;
@@ -77,11 +79,6 @@ fn speed(folder: &Path) -> Result<Option<Speed>> {
     }))
 }
 
-fn mean(values: impl Iterator<Item = f64>) -> Option<f64> {
-    let (sum, n) = values.fold((0.0, 0), |(sum, n), value| (sum + value, n + 1));
-    (n > 0).then(|| sum / n as f64)
-}
-
 /// What is left to do.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct Estimate {
@@ -98,7 +95,7 @@ pub struct Estimate {
 pub fn estimate(experiment: &Experiment, runs: &Path, history: &History, (tp, dp): (usize, usize)) -> Result<Estimate> {
     let trained =
         experiment.students.iter().map(|s| (&s.run, &s.recipe)).chain(experiment.teachers.iter().map(|t| (&t.run, &t.recipe)));
-    let trained: Vec<(&String, &TrainRecipe)> = trained.collect();
+    let trained: Vec<(&RunId, &TrainRecipe)> = trained.collect();
     let mut left: Vec<&TrainRecipe> = Vec::new();
     for (run, recipe) in &trained {
         if ending(runs, run)?.is_left() {

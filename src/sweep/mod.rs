@@ -17,7 +17,6 @@ pub mod progress;
 pub mod provenance;
 pub mod recipe_diff;
 mod requeue;
-pub mod retry;
 pub mod schedule;
 pub mod session;
 pub mod state;

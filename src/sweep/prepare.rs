@@ -3,8 +3,10 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use anyhow::Result;
+use hydrometer_base::fs::remove_parts;
 use hydrometer_base::note;
 use hydrometer_data::batch::sequences_seen;
 use hydrometer_data::sequences::sequences;
@@ -31,6 +33,7 @@ pub fn prepare(experiment: &Experiment, settings: &Settings, interrupts: &Atomic
     for (folder, recipe, files, splits) in data_sets(experiment, &settings.runs) {
         let splits: Vec<&str> = splits.iter().map(String::as_str).collect();
         let Some(_lease) = lease(&folder)? else { return Ok(false) };
+        remove_parts(&folder, Duration::ZERO);
         tokens::prepare(&recipe.data, &files, &splits, &folder)?;
     }
     for recording in &experiment.recordings {

@@ -4,10 +4,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
 use anyhow::Result;
+use clap::ValueEnum;
+use hydrometer_base::run_id::RunId;
+use hydrometer_data::batch::DataView;
 
 use super::ending::Ending;
 use super::job::{Job, Work, baselines, cache_place, data_folder, ending, fidelity_run, fidelity_teacher, recording_place};
-use crate::experiment::{Experiment, Student};
+use crate::experiment::{Experiment, Student, TeacherRef};
 
 /// How to run.
 #[derive(Clone, Debug)]
@@ -37,14 +40,14 @@ impl Settings {
     }
 }
 
-/// Tokens, batch and seed of `students`, each once: what they see of their data follows.
-pub fn views<'a>(students: impl Iterator<Item = &'a Student>) -> Vec<(u64, u64, u64)> {
-    let all: BTreeSet<_> = students.map(|student| (student.recipe.tokens, student.recipe.batch, student.recipe.seed)).collect();
+/// What `students` see of their data, each view once.
+pub fn views<'a>(students: impl Iterator<Item = &'a Student>) -> Vec<DataView> {
+    let all: BTreeSet<_> = students.map(|student| student.recipe.view()).collect();
     all.into_iter().collect()
 }
 
 /// What to run again though it has ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Rerun {
     Failed,
     All,
@@ -79,10 +82,10 @@ pub fn plan(experiment: &Experiment, settings: &Settings) -> Result<Vec<Planned>
         }
     }
     let mut planned: Vec<Planned> = Vec::new();
-    let mut add = |run: &str, recipe: &crate::train::recipe::TrainRecipe, work: Work, needs: Vec<usize>, cost: (f64, u64)| {
+    let mut add = |run: &RunId, recipe: &crate::train::recipe::TrainRecipe, work: Work, needs: Vec<usize>, cost: (f64, u64)| {
         let parallel = !matches!(work, Work::Unigram { .. });
         let job = Job {
-            run: run.to_string(),
+            run: run.clone(),
             folder: runs.join(run),
             data: data_folder(runs, &recipe.data),
             work,
@@ -99,7 +102,7 @@ pub fn plan(experiment: &Experiment, settings: &Settings) -> Result<Vec<Planned>
     let mut caches = vec![None; experiment.teachers.len()];
     let mut trained = vec![None; experiment.teachers.len()];
     for (index, teacher) in experiment.teachers.iter().enumerate() {
-        let mine: Vec<_> = students.iter().filter(|student| student.teacher == Some(index)).collect();
+        let mine: Vec<_> = students.iter().filter(|student| student.trained_teacher() == Some(index)).collect();
         let mut needs = Vec::new();
         if pending(&teacher.run)? && (!mine.is_empty() || settings.only.is_none()) {
             let work = Work::Train { recipe: Box::new(teacher.recipe.clone()), start: teacher.start.clone(), cache: None };
@@ -112,9 +115,9 @@ pub fn plan(experiment: &Experiment, settings: &Settings) -> Result<Vec<Planned>
             continue;
         }
         let place = cache_place(runs, teacher);
-        let run = place.folder.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let run = RunId::of_folder(&place.folder);
         let wanted = views(mine.iter().map(|student| **student));
-        let tokens = wanted.iter().map(|(tokens, ..)| tokens).max().copied().unwrap_or(0);
+        let tokens = wanted.iter().map(|view| view.tokens).max().unwrap_or(0);
         let flops = tokens as f64 * teacher.recipe.model.forward_flops_per_token(teacher.recipe.data.context);
         let recipe = Box::new(teacher.recipe.clone());
         let (weights, start) = (runs.join(&teacher.run), teacher.start.clone());
@@ -130,9 +133,11 @@ pub fn plan(experiment: &Experiment, settings: &Settings) -> Result<Vec<Planned>
     }
     let mut jobs: BTreeMap<&str, usize> = BTreeMap::new();
     for student in students {
-        let recorded = student.recording.map(|index| recording_place(runs, &experiment.recordings[index]));
-        let cache = student.teacher.map(|index| cache_place(runs, &experiment.teachers[index])).or(recorded);
-        let needs = student.teacher.and_then(|index| caches[index]).into_iter().collect();
+        let cache = student.teacher.map(|teacher| match teacher {
+            TeacherRef::Trained(index) => cache_place(runs, &experiment.teachers[index]),
+            TeacherRef::Recorded(index) => recording_place(runs, &experiment.recordings[index]),
+        });
+        let needs = student.trained_teacher().and_then(|index| caches[index]).into_iter().collect();
         let recipe = Box::new(student.recipe.clone());
         let cost = (student.recipe.train_flops(), student.recipe.tokens);
         let work = Work::Train { recipe, start: student.start.clone(), cache };

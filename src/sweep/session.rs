@@ -8,6 +8,7 @@ use std::sync::mpsc::{self, Receiver, Sender};
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, anyhow};
+use hydrometer_base::backoff::backoff;
 use hydrometer_base::fs::{is_storage, uncreated};
 use hydrometer_record::journal::{self, Event, Journal};
 
@@ -20,7 +21,6 @@ use super::memory::{self, fit, least};
 use super::prepare::prepare;
 use super::progress::Progress;
 use super::requeue::{mend_weights, requeue};
-use super::retry::pause;
 use super::schedule::{Planned, Settings, plan};
 use crate::experiment::Experiment;
 use crate::train::checkpoint;
@@ -29,6 +29,11 @@ use crate::train::checkpoint;
 const POLL_INTERVAL: Duration = Duration::from_millis(500);
 /// Longest wait for news.
 const TICK: Duration = Duration::from_millis(200);
+
+/// Tries of a job in one session after the first, where nothing else is asked for.
+pub const RETRIES: u32 = 2;
+/// The pause before the first of them.
+const FIRST_PAUSE: Duration = Duration::from_secs(1);
 
 /// How a session ended.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -386,7 +391,7 @@ impl Session<'_> {
             self.settle(index, false, Some(&format!("{because}; the same command goes on from its last checkpoint")));
             return Ok(());
         }
-        let pause = pause(desk.attempts);
+        let pause = backoff(FIRST_PAUSE, desk.attempts);
         (desk.state, desk.next) = (State::Waiting, Instant::now() + pause);
         let sentence = format!("{because}; tried again in {} s", pause.as_secs());
         self.progress.retried(index, &sentence);

@@ -4,6 +4,9 @@ use std::fs;
 use std::path::Path;
 
 use anyhow::Result;
+use hydrometer_base::mean::mean;
+use hydrometer_base::run_id::RunId;
+use hydrometer_base::shortage::last_lines;
 use hydrometer_record::journal::{self, Event};
 use hydrometer_record::run_status::RunStatus;
 use serde::Serialize;
@@ -20,7 +23,7 @@ const LOG_LINES: usize = 8;
 /// A job and where it stands.
 #[derive(Clone, Debug, Serialize)]
 pub struct State {
-    pub run: String,
+    pub run: RunId,
     /// `student`, `teacher`, `cache`, `baseline` or `fidelity`.
     pub role: &'static str,
     pub status: RunStatus,
@@ -46,7 +49,7 @@ pub fn states(experiment: &Experiment, runs: &Path) -> Result<Vec<State>> {
     for teacher in &experiment.teachers {
         all.push(state(runs, &teacher.run, "teacher", teacher.recipe.tokens)?);
         let place = cache_place(runs, teacher);
-        let run = place.folder.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let run = RunId::of_folder(&place.folder);
         all.push(state(runs, &run, "cache", 0)?);
     }
     for (run, _) in baselines(experiment) {
@@ -65,12 +68,9 @@ pub fn states(experiment: &Experiment, runs: &Path) -> Result<Vec<State>> {
 /// Seconds until all jobs that train are done: each at its own speed, or at that of the others of its role, as many at a time as
 /// run now. `None` where nothing tells a speed.
 pub fn seconds_left(states: &[State]) -> Option<f64> {
-    let mean = |mine: &dyn Fn(&&State) -> bool| {
-        let speeds: Vec<f64> = states.iter().filter(mine).filter_map(|state| state.tokens_per_s).collect();
-        (!speeds.is_empty()).then(|| speeds.iter().sum::<f64>() / speeds.len() as f64)
-    };
+    let speed = |mine: &dyn Fn(&&State) -> bool| mean(states.iter().filter(mine).filter_map(|state| state.tokens_per_s));
     let left = |state: &State| {
-        let own = state.tokens_per_s.or_else(|| mean(&|other| other.role == state.role)).or_else(|| mean(&|_| true))?;
+        let own = state.tokens_per_s.or_else(|| speed(&|other| other.role == state.role)).or_else(|| speed(&|_| true))?;
         Some(state.total.saturating_sub(state.done) as f64 / own)
     };
     let to_do = states.iter().filter(|state| state.status.planned() == RunStatus::New);
@@ -79,11 +79,11 @@ pub fn seconds_left(states: &[State]) -> Option<f64> {
     seconds.map(|seconds| seconds.iter().sum::<f64>() / at_a_time as f64)
 }
 
-fn state(runs: &Path, run: &str, role: &'static str, tokens: u64) -> Result<State> {
+fn state(runs: &Path, run: &RunId, role: &'static str, tokens: u64) -> Result<State> {
     let folder = runs.join(run);
     let events = journal::read(&journal_path(&folder))?;
     let mut state = State {
-        run: run.to_string(),
+        run: run.clone(),
         role,
         status: RunStatus::New,
         done: 0,
@@ -126,8 +126,7 @@ fn state(runs: &Path, run: &str, role: &'static str, tokens: u64) -> Result<Stat
     }
     if state.error.is_some() {
         let text = fs::read_to_string(log_path(&folder)).unwrap_or_default();
-        let lines: Vec<&str> = text.lines().collect();
-        state.log = lines[lines.len().saturating_sub(LOG_LINES)..].iter().map(|line| line.to_string()).collect();
+        state.log = last_lines(text.lines(), LOG_LINES).into_iter().map(String::from).collect();
     }
     Ok(state)
 }
@@ -137,7 +136,7 @@ mod tests {
     use super::*;
 
     fn state(role: &'static str, status: RunStatus, done: u64, tokens_per_s: Option<f64>) -> State {
-        let (run, error, holder) = (String::new(), None, None);
+        let (run, error, holder) = (RunId::default(), None, None);
         State {
             run,
             role,

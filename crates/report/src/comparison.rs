@@ -4,6 +4,7 @@ use std::cmp::Ordering;
 use std::collections::BTreeMap;
 
 use anyhow::Result;
+use hydrometer_base::mean::mean;
 use hydrometer_base::units::parse_quantity;
 use hydrometer_record::frames::{EvalRow, Frames};
 use hydrometer_record::provenance::Provenance;
@@ -267,12 +268,6 @@ fn cell(input: &Input, method: &str, axes: Vec<AxisValue>, runs: Vec<usize>, spl
         seeds,
         runs,
     }
-}
-
-/// The mean of the finite ones among `values`.
-pub fn mean(values: impl Iterator<Item = f64>) -> Option<f64> {
-    let (sum, n) = values.filter(|value| value.is_finite()).fold((0.0, 0), |(sum, n), value| (sum + value, n + 1));
-    (n > 0).then(|| sum / n as f64)
 }
 
 /// Names each cell by its arm and the axes that tell the arm's cells apart, and finds its facet.

@@ -1,10 +1,11 @@
 //! Two arms on the same seeds and documents.
 
+use hydrometer_base::mean::mean;
 use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use super::comparison::{Cell, Estimate, LEVEL, SeedResult, mean};
+use super::comparison::{Cell, Estimate, LEVEL, SeedResult};
 use super::evidence::FinalEvaluation;
 use crate::stats::bootstrap::{REPLICATES, SEED};
 use crate::stats::crossed::{Crossed, Draws};
