@@ -2,6 +2,7 @@
 
 use std::fmt::Display;
 
+use hydrometer_record::run_status::RunStatus;
 use tabled::builder::Builder;
 use tabled::settings::Style;
 
@@ -19,7 +20,7 @@ pub fn table(runs: &[PlannedRun], experiment: &Experiment) -> String {
             .filter(|(_, student)| student.method == method.name)
             .map(|(run, _)| run)
             .collect();
-        let with = |status: &str| mine.iter().filter(|run| run.status == status).count().to_string();
+        let with = |status: RunStatus| mine.iter().filter(|run| run.status == status).count().to_string();
         let tera = |flops: &dyn Fn(&PlannedRun) -> f64| {
             let mut all: Vec<f64> = mine.iter().map(|run| flops(run) / 1e12).collect();
             all.sort_by(f64::total_cmp);
@@ -32,10 +33,10 @@ pub fn table(runs: &[PlannedRun], experiment: &Experiment) -> String {
         table.push_record([
             method.name.clone(),
             mine.len().to_string(),
-            with("new"),
-            with("done"),
-            with("failed"),
-            with("diverged"),
+            with(RunStatus::New),
+            with(RunStatus::Done),
+            with(RunStatus::Failed),
+            with(RunStatus::Diverged),
             whole(&|run| run.tokens),
             whole(&|run| run.updates),
             tera(&|run| run.train_flops),

@@ -11,7 +11,8 @@ use hydrometer_torch::dist::Mesh;
 use hydrometer_torch::model::hf;
 use tch::{Device, Kind};
 
-use crate::sweep::job::{Job, Status, Work, status_in};
+use crate::sweep::ending::Ending;
+use crate::sweep::job::{Job, Work, ending_in};
 use crate::train::checkpoint;
 use crate::train::run::final_weights;
 
@@ -29,7 +30,7 @@ pub fn export(run: &str, runs: &Path, out: &Path) -> Result<String> {
     let Work::Train { recipe, start, .. } = job.work else {
         return Err(user_error!("{run} trains nothing: only students and teachers have weights to export"));
     };
-    if status_in(&folder)? != Status::Done {
+    if ending_in(&folder)? != Ending::Done {
         return Err(user_error!("{run} is not done; `hydrometer status` tells how far it is"));
     }
     if let (true, Some(start)) = (recipe.is_untrained(), &start) {

@@ -6,10 +6,12 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::Args;
 use hydrometer_base::identity::identity;
+use hydrometer_base::run_id::RunId;
 use hydrometer_base::units::{duration, flops, quantity};
 use hydrometer_base::{note, say, terminal};
 use hydrometer_data::recipe::{Ends, Eos};
 use hydrometer_record::checked::Checked;
+use hydrometer_record::run_status::RunStatus;
 use hydrometer_report::claims::decide;
 use serde::Serialize;
 use serde_json::{Map, Value, json};
@@ -21,7 +23,7 @@ use crate::experiment::budget::{Budget, longest_by_seed};
 use crate::experiment::fair::Match;
 use crate::experiment::{Experiment, Skipped};
 use crate::sweep::estimate::{Estimate, History, estimate};
-use crate::sweep::job::{Status, answers_folder, cache_place, recording_place, status};
+use crate::sweep::job::{answers_folder, cache_place, ending, recording_place};
 use crate::sweep::machine::Machine;
 use crate::teacher::endpoint::response_log::ResponseLog;
 use crate::teacher::recording::{Origin, Recording};
@@ -48,9 +50,10 @@ impl Plan {
 
 #[derive(Serialize)]
 pub struct PlannedRun {
-    pub run: String,
+    pub run: RunId,
     pub name: String,
-    pub status: &'static str,
+    /// Whatever is still to do is `new`.
+    pub status: RunStatus,
     pub seed: u64,
     pub axes: Map<String, Value>,
     pub tokens: u64,
@@ -71,7 +74,7 @@ fn plan(common: &Common, all: bool, output: Output) -> Result<ExitCode> {
             Ok(PlannedRun {
                 run: student.run.clone(),
                 name: student.name(),
-                status: verb_status(&status(&common.runs, &student.run)?),
+                status: ending(&common.runs, &student.run)?.status().planned(),
                 seed: student.seed,
                 axes,
                 tokens: student.recipe.tokens,
@@ -147,8 +150,8 @@ fn plan(common: &Common, all: bool, output: Output) -> Result<ExitCode> {
     say_fair(&experiment, brief);
     say_cost(&budget, &left);
     say_power(&experiment, common)?;
-    let with = |status: &str| runs.iter().filter(|run| run.status == status).count();
-    let ended: Vec<String> = ["done", "failed", "diverged"]
+    let with = |status: RunStatus| runs.iter().filter(|run| run.status == status).count();
+    let ended: Vec<String> = [RunStatus::Done, RunStatus::Failed, RunStatus::Diverged]
         .into_iter()
         .map(|status| (with(status), status))
         .filter(|(count, _)| *count > 0)
@@ -156,7 +159,7 @@ fn plan(common: &Common, all: bool, output: Output) -> Result<ExitCode> {
         .collect();
     let ended = if ended.is_empty() { String::new() } else { format!(" ({})", ended.join(", ")) };
     let hint = if brief { "; --all shows every run" } else { "" };
-    say!("{} runs, {} to do{ended}{hint}", runs.len(), with("new"));
+    say!("{} runs, {} to do{ended}{hint}", runs.len(), with(RunStatus::New));
     Ok(ExitCode::SUCCESS)
 }
 
@@ -181,7 +184,7 @@ fn table(runs: &[PlannedRun]) -> String {
     table.push_record(["run", "status", "tokens", "updates", "TFLOPs", "teacher TFLOPs"]);
     for run in runs {
         table.push_record([
-            run.run.clone(),
+            run.run.to_string(),
             run.status.to_string(),
             run.tokens.to_string(),
             run.updates.to_string(),
@@ -313,7 +316,7 @@ fn teachers(experiment: &Experiment, common: &Common) -> Result<Vec<Value>> {
             Ok(json!({
                 "name": teacher.name,
                 "run": teacher.run,
-                "status": verb_status(&status(&common.runs, &teacher.run)?),
+                "status": ending(&common.runs, &teacher.run)?.status().planned(),
                 "tokens": teacher.recipe.tokens,
                 "updates": teacher.recipe.updates(),
                 "train_flops": teacher.recipe.train_flops(),
@@ -348,14 +351,4 @@ fn teachers(experiment: &Experiment, common: &Common) -> Result<Vec<Value>> {
 /// Target tokens that `recording` is asked about, at most: prompts and what else a document has come on top.
 fn asked_tokens(experiment: &Experiment, recording: &Recording) -> u64 {
     longest_by_seed(experiment.students_of(recording))
-}
-
-/// A run that was interrupted is still to do: `new`.
-fn verb_status(status: &Status) -> &'static str {
-    match status {
-        Status::New | Status::Interrupted => "new",
-        Status::Done => "done",
-        Status::Failed(_) => "failed",
-        Status::Diverged(_) => "diverged",
-    }
 }

@@ -8,8 +8,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use clap::{Args, ValueEnum};
+use clap::Args;
 use hydrometer_base::fs::{remove_parts, replace_bytes, writable};
+use hydrometer_base::run_id::RunId;
 use hydrometer_base::{note, user_error};
 use hydrometer_record::checked::changed;
 use hydrometer_record::frames::{Frames, NAMES, file_of};
@@ -20,9 +21,11 @@ use super::report::{show, writable_results};
 use super::{Common, FAILED, Output};
 use crate::experiment::Experiment;
 use crate::sweep::build_frames::{BuiltFrames, build_frames};
-use crate::sweep::job::{Status, baselines, status};
+use crate::sweep::ending::Ending;
+use crate::sweep::job::{baselines, ending};
 use crate::sweep::provenance::gather;
-use crate::sweep::retry::RETRIES;
+use crate::sweep::schedule::Rerun;
+use crate::sweep::session::RETRIES;
 use crate::sweep::{imports, schedule, session, worker};
 
 #[derive(Args, Debug)]
@@ -50,18 +53,9 @@ pub struct Run {
     /// Stop at the first run that fails or diverges, rather than go on with the others.
     #[arg(long)]
     fail_fast: bool,
-    /// Go on with the other runs when one fails or diverges (the default).
-    #[arg(long, conflicts_with = "fail_fast")]
-    keep_going: bool,
     /// How often a run is tried again that the machine killed or that could not begin, each time after a longer pause.
     #[arg(long, value_name = "N", default_value_t = RETRIES)]
     retries: u32,
-}
-
-#[derive(Clone, Copy, Debug, ValueEnum)]
-enum Rerun {
-    Failed,
-    All,
 }
 
 impl Run {
@@ -83,10 +77,7 @@ impl Run {
             runs: self.common.runs.clone(),
             jobs: self.jobs as usize,
             only: self.only.clone(),
-            rerun: self.rerun.map(|rerun| match rerun {
-                Rerun::Failed => schedule::Rerun::Failed,
-                Rerun::All => schedule::Rerun::All,
-            }),
+            rerun: self.rerun,
             device: self.device.clone(),
             tp: self.common.tp as usize,
             dp: self.common.dp as usize,
@@ -95,15 +86,15 @@ impl Run {
             retries: self.retries,
             fail_fast: self.fail_fast,
         };
-        let ending = session::run(&experiment, &settings, &count_interrupts()?)?;
+        let summary = session::run(&experiment, &settings, &count_interrupts()?)?;
 
-        let statuses = statuses(&experiment, &self.common.runs)?;
+        let endings = endings(&experiment, &self.common.runs)?;
         let earlier = earlier(&experiment, &results);
         let stand = earlier.as_ref().is_some_and(|(frames, provenance)| {
             // Frames from before they were written with their checksums are written again, with them.
-            !provenance.frames.is_empty() && provenance.experiment_toml == experiment.toml && know(frames, &statuses)
+            !provenance.frames.is_empty() && provenance.experiment_toml == experiment.toml && know(frames, &endings)
         });
-        if ending.started + ending.elsewhere > 0 || !stand {
+        if summary.started + summary.elsewhere > 0 || !stand {
             let BuiltFrames { mut frames, kept, numerics } =
                 build_frames(&experiment, &self.common.runs, earlier.as_ref().map(|(frames, _)| frames))?;
             frames.imports = Some(imports::frame(&experiment, &self.common.runs, &results)?);
@@ -120,23 +111,23 @@ impl Run {
         all.retain(|file| file.exists());
         all.extend(files);
         show(&results, &experiment.claims, &all, output)?;
-        if ending.interrupted {
+        if summary.interrupted {
             note!("interrupted; the same command goes on from here");
             return Ok(ExitCode::from(130));
         }
         let trained = experiment.students.len() + experiment.teachers.len();
-        let failed = statuses[..trained].iter().filter(|(_, status)| matches!(status, Status::Failed(_) | Status::Diverged(_)));
+        let failed = endings[..trained].iter().filter(|(_, ending)| ending.error().is_some());
         match failed.count() {
-            0 if ending.short > 0 => {
+            0 if summary.short > 0 => {
                 note!(
                     "{} jobs found too little memory; try {}; the same command goes on from here",
-                    ending.short,
+                    summary.short,
                     session::cure(&settings)
                 );
                 Ok(ExitCode::FAILURE)
             }
-            0 if ending.undone > 0 => {
-                note!("{} jobs could not be done; the same command goes on from here", ending.undone);
+            0 if summary.undone > 0 => {
+                note!("{} jobs could not be done; the same command goes on from here", summary.undone);
                 Ok(ExitCode::from(FAILED))
             }
             0 => Ok(ExitCode::SUCCESS),
@@ -148,21 +139,21 @@ impl Run {
     }
 }
 
-/// Every run of `experiment` and how it stands now: students, teachers, baselines.
-fn statuses(experiment: &Experiment, runs: &Path) -> Result<Vec<(String, Status)>> {
+/// Every run of `experiment` and how it has ended: students, teachers, baselines.
+fn endings(experiment: &Experiment, runs: &Path) -> Result<Vec<(RunId, Ending)>> {
     let students = experiment.students.iter().map(|student| student.run.clone());
     let teachers = experiment.teachers.iter().map(|teacher| teacher.run.clone());
     let baselines = baselines(experiment).into_iter().map(|(run, _)| run);
-    students.chain(teachers).chain(baselines).map(|run| Ok((run.clone(), status(runs, &run)?))).collect()
+    students.chain(teachers).chain(baselines).map(|run| Ok((run.clone(), ending(runs, &run)?))).collect()
 }
 
 /// Whether `frames` know every run as it stands now.
-fn know(frames: &Frames, statuses: &[(String, Status)]) -> bool {
+fn know(frames: &Frames, endings: &[(RunId, Ending)]) -> bool {
     let table = Table(&frames.runs);
     let (Ok(names), Ok(known)) = (table.text("run"), table.text("status")) else { return false };
     let known: BTreeMap<&str, &str> =
         names.iter().flatten().map(String::as_str).zip(known.iter().flatten().map(String::as_str)).collect();
-    statuses.iter().all(|(run, status)| known.get(run.as_str()) == Some(&status.name()))
+    endings.iter().all(|(run, ending)| known.get(run.as_str()) == Some(&ending.status().in_frames()))
 }
 
 /// The frames of `experiment` that `results` holds, where they are whole and of the same tier.

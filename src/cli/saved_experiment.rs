@@ -30,7 +30,7 @@ impl Common {
             loaded => {
                 let experiment = loaded?;
                 let results = self.results(&experiment);
-                let runs = experiment.students.iter().map(|student| student.run.clone()).collect();
+                let runs = experiment.students.iter().map(|student| student.run.to_string()).collect();
                 return Ok(SavedExperiment { name: experiment.name, results, claims: experiment.claims, runs });
             }
         };

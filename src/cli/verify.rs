@@ -13,6 +13,7 @@ use hydrometer_base::text::quoted;
 use hydrometer_base::{note, say, terminal, user_error};
 use hydrometer_record::frames::{Frames, NAMES, RunRow, file_of};
 use hydrometer_record::provenance;
+use hydrometer_record::run_status::RunStatus;
 use hydrometer_report::CLAIMS;
 use hydrometer_report::claims::{Outcome, decide};
 use hydrometer_report::stats::verdict::Verdict;
@@ -28,7 +29,7 @@ use super::saved_experiment::SavedExperiment;
 use super::{Common, NOTHING, Output, REFUTED};
 use crate::experiment::{Experiment, load_smoke_in};
 use crate::sweep::build_frames::build_frames;
-use crate::sweep::retry::RETRIES;
+use crate::sweep::session::RETRIES;
 use crate::sweep::{schedule, session};
 
 /// The number formats that a golden has, whatever the experiment file says.
@@ -257,7 +258,7 @@ fn artefacts(verify: &Verify, output: Output) -> Result<(Finding, Value)> {
     let Findings { same, faults, strangers, frames, numerics } = compare(&results, &claims)?;
     let outcomes = frames.as_ref().map_or(Ok(Vec::new()), |frames| decide(&claims, frames))?;
     let present = frames.as_ref().map_or(Ok(Vec::new()), |frames| RunRow::rows(&frames.runs))?;
-    let has = |run: &str| present.iter().any(|row| row.run == run && row.status != "new");
+    let has = |run: &str| present.iter().any(|row| row.run == run && row.status != RunStatus::New.in_frames());
     let lacking = runs.iter().filter(|run| frames.is_some() && !has(run)).count();
     let stale = numerics.is_some_and(|numerics| numerics < NUMERICS);
     let age = numerics.and_then(|numerics| age(numerics, *accept_stale));

@@ -60,8 +60,8 @@ impl Why {
             None => stored,
             Some(path) => {
                 let experiment = load(path, &Options { smoke: self.smoke, tp: 1, dp: 1 })?;
-                let students = experiment.students.iter().map(|student| (student.run.clone(), &student.recipe));
-                let teachers = experiment.teachers.iter().map(|teacher| (teacher.run.clone(), &teacher.recipe));
+                let students = experiment.students.iter().map(|student| (student.run.to_string(), &student.recipe));
+                let teachers = experiment.teachers.iter().map(|teacher| (teacher.run.to_string(), &teacher.recipe));
                 students.chain(teachers).map(|(run, recipe)| Ok((run, serde_json::to_value(recipe)?))).collect::<Result<_>>()?
             }
         };

@@ -45,7 +45,7 @@ impl Budget {
 /// Target tokens that teacher number `teacher` answers for: runs of one seed read the same sequences in the same order, so that
 /// the longest asks for all of them. Seeds may meet the same sequences, so this is the most it can be.
 pub fn answers(experiment: &Experiment, teacher: usize) -> u64 {
-    longest_by_seed(experiment.students.iter().filter(|student| student.teacher == Some(teacher)))
+    longest_by_seed(experiment.students.iter().filter(|student| student.trained_teacher() == Some(teacher)))
 }
 
 /// Tokens of the longest of `students` of each seed, in all.

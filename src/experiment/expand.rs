@@ -4,8 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use anyhow::Result;
-use hydrometer_base::fs::file_name;
-use hydrometer_base::identity::identity;
+use hydrometer_base::run_id::RunId;
 use hydrometer_base::user_error;
 use hydrometer_torch::model::Precision;
 use hydrometer_torch::objective::{Objective, Tail};
@@ -16,10 +15,9 @@ use super::fair::{self, Fairness, Match};
 use super::file::{File, Method as Arm};
 use super::preset::Presets;
 use super::resolve::{Settings, applies};
-use super::resolve_teacher::TeacherRef;
 use super::source::{Setting, SourceSpan};
 use super::sweep::{self, UsedBlocks};
-use super::{Experiment, Method, Options, Skipped, Student, resolve_teacher};
+use super::{Experiment, Method, Options, Skipped, Student, TeacherRef, resolve_teacher};
 use crate::teacher::recording::Origin;
 use crate::train::recipe::{TeacherRecipe, TrainRecipe};
 
@@ -168,32 +166,29 @@ fn add_runs(
     let read = settings.reading("student", at, presets)?;
     let (mut recipe, model) = settings.recipe("student", loss, 0, &experiment.revision, at, presets, &read, true)?;
     check(&recipe, &settings, at, "student", options)?;
-    let taught = match loss.objective.needs_teacher() {
+    let teacher = match loss.objective.needs_teacher() {
         false => None,
         true => Some(resolve_teacher::find_or_add(experiment, file, presets, &settings, &recipe, &read, at, options)?),
     };
-    let (mut teacher, mut recording, top_k) = (None, None, settings.top_k()?);
-    match taught {
-        Some(TeacherRef::Trained(index)) => {
+    let top_k = settings.top_k()?;
+    recipe.teacher = teacher.map(|teacher| match teacher {
+        TeacherRef::Trained(index) => {
             let trained = Some(Box::new(experiment.teachers[index].recipe.clone()));
-            recipe.teacher = Some(TeacherRecipe { trained, recorded: None, endpoint: None, top_k });
-            teacher = Some(index);
+            TeacherRecipe { trained, recorded: None, endpoint: None, top_k }
         }
-        Some(TeacherRef::Recorded(index)) => {
+        TeacherRef::Recorded(index) => {
             let (recorded, endpoint) = match &experiment.recordings[index].origin {
                 Origin::File(file) => (Some(file.recipe.clone()), None),
                 Origin::Endpoint(asked) => (None, Some(asked.recipe.clone())),
             };
-            recipe.teacher = Some(TeacherRecipe { trained: None, recorded, endpoint, top_k });
-            recording = Some(index);
+            TeacherRecipe { trained: None, recorded, endpoint, top_k }
         }
-        None => {}
-    }
+    });
     if !experiment.methods.iter().any(|known| known.name == arm.name) {
-        let teacher_name = match (teacher, recording) {
-            (Some(index), _) => experiment.teachers[index].name.as_str(),
-            (_, Some(index)) => experiment.recordings[index].name.as_str(),
-            _ => "",
+        let teacher_name = match teacher {
+            Some(TeacherRef::Trained(index)) => experiment.teachers[index].name.as_str(),
+            Some(TeacherRef::Recorded(index)) => experiment.recordings[index].name.as_str(),
+            None => "",
         };
         let swept: Vec<&str> = cell.values.iter().map(|(key, _)| key.as_str()).collect();
         let words = describe(&recipe, teacher_name, &swept);
@@ -208,7 +203,7 @@ fn add_runs(
     for seed in settings.seeds()? {
         let recipe = TrainRecipe { seed, ..recipe.clone() };
         let (method, data, axes, start) = (arm.name.clone(), read.files.clone(), axes.clone(), start.clone());
-        experiment.students.push(Student { run: String::new(), method, seed, axes, recipe, data, start, teacher, recording });
+        experiment.students.push(Student { run: RunId::default(), method, seed, axes, recipe, data, start, teacher });
     }
     if experiment.students.len() > RUNS_MAX {
         let at = &settings.place("seeds", at).0;
@@ -239,10 +234,10 @@ fn settle_fairness(experiment: &mut Experiment, file: &File) -> Result<()> {
 
 /// Gives every student its id; errors where two are the same run.
 fn name_runs(experiment: &mut Experiment, methods: &[Arm]) -> Result<()> {
-    let mut known: BTreeMap<String, String> = BTreeMap::new();
+    let mut known: BTreeMap<String, RunId> = BTreeMap::new();
     for student in &mut experiment.students {
         let axes: String = student.axes.iter().map(|(key, value)| format!("-{key}{value}")).collect();
-        student.run = file_name(&format!("{}{axes}-s{}-{}", student.method, student.seed, identity(&student.recipe)));
+        student.run = RunId::new(&format!("{}{axes}-s{}", student.method, student.seed), &student.recipe);
         let recipe = serde_json::to_string(&student.recipe)?;
         if let Some(same) = known.get(&recipe) {
             let at = methods.iter().find(|arm| arm.name == student.method).map_or("", |arm| &arm.at.0);

@@ -109,18 +109,18 @@ pub fn partners(experiment: &Experiment) -> Vec<Option<usize>> {
 pub fn balance(experiment: &mut Experiment, rule: &Rule) -> Result<Vec<(usize, u64)>> {
     let partners = partners(experiment);
     let students = &experiment.students;
-    let pass = |student: &Student, asked: u64| (student.teacher, asked, student.seed);
+    let pass = |student: &Student, asked: u64| (student.trained_teacher(), asked, student.seed);
     let mut users = vec![0u64; experiment.teachers.len()];
     let mut passes: BTreeMap<_, u64> = BTreeMap::new();
     for (student, partner) in students.iter().zip(&partners) {
         let asked = partner.map_or(student.recipe.tokens, |partner| students[partner].recipe.tokens);
-        student.teacher.into_iter().for_each(|teacher| users[teacher] += 1);
+        student.trained_teacher().into_iter().for_each(|teacher| users[teacher] += 1);
         *passes.entry(pass(student, asked)).or_default() += 1;
     }
     let mut balanced = Vec::new();
     for (index, partner) in partners.iter().enumerate() {
         let (student, Some(partner)) = (&students[index], partner.map(|partner| &students[partner])) else { continue };
-        let Some(teacher) = student.teacher else { continue };
+        let Some(teacher) = student.trained_teacher() else { continue };
         let (recipe, taught) = (&student.recipe, &experiment.teachers[teacher].recipe);
         let shared = passes[&pass(student, partner.recipe.tokens)] as f64;
         let own = recipe.model.train_flops_per_token(recipe.data.context);

@@ -20,6 +20,7 @@ pub(crate) mod tests;
 
 use std::path::PathBuf;
 
+use hydrometer_base::run_id::RunId;
 use hydrometer_data::recipe::DataFiles;
 use hydrometer_report::claim::Claim;
 
@@ -75,7 +76,7 @@ impl Experiment {
     /// The students that `recording` teaches.
     pub fn students_of<'a>(&'a self, recording: &Recording) -> impl Iterator<Item = &'a Student> {
         let index = self.recordings.iter().position(|known| std::ptr::eq(known, recording));
-        self.students.iter().filter(move |student| index.is_some() && student.recording == index)
+        self.students.iter().filter(move |student| index.is_some() && student.teacher == index.map(TeacherRef::Recorded))
     }
 }
 
@@ -91,7 +92,7 @@ pub struct Method {
 #[derive(Clone, Debug)]
 pub struct Teacher {
     pub name: String,
-    pub run: String,
+    pub run: RunId,
     pub model: String,
     pub recipe: TrainRecipe,
     pub data: DataFiles,
@@ -106,7 +107,7 @@ pub struct Teacher {
 /// A student run.
 #[derive(Clone, Debug)]
 pub struct Student {
-    pub run: String,
+    pub run: RunId,
     pub method: String,
     pub seed: u64,
     /// Axis and value as written.
@@ -115,13 +116,27 @@ pub struct Student {
     pub data: DataFiles,
     /// The folder of the checkpoint that it starts from.
     pub start: Option<PathBuf>,
+    pub teacher: Option<TeacherRef>,
+}
+
+/// Which teacher an arm has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TeacherRef {
     /// Index into [`Experiment::teachers`].
-    pub teacher: Option<usize>,
+    Trained(usize),
     /// Index into [`Experiment::recordings`].
-    pub recording: Option<usize>,
+    Recorded(usize),
 }
 
 impl Student {
+    /// Index into [`Experiment::teachers`] of the teacher that is a model here.
+    pub fn trained_teacher(&self) -> Option<usize> {
+        match self.teacher {
+            Some(TeacherRef::Trained(index)) => Some(index),
+            _ => None,
+        }
+    }
+
     /// Arm and axes, as a person would say them.
     pub fn name(&self) -> String {
         let values: String = self.axes.iter().map(|(key, value)| format!(" {key}={value}")).collect();

@@ -1,8 +1,7 @@
 //! The teachers that the arms need: one for each way of training it that they ask for.
 
 use anyhow::Result;
-use hydrometer_base::fs::file_name;
-use hydrometer_base::identity::identity;
+use hydrometer_base::run_id::RunId;
 use hydrometer_base::suggest::unknown;
 use hydrometer_base::user_error;
 use hydrometer_torch::objective::{Loss, Objective, Tail};
@@ -13,15 +12,9 @@ use super::file::{File, Table};
 use super::preset::Presets;
 use super::resolve::{ADAPT_KEYS, ResolvedData, Settings};
 use super::source::{Setting, SourceSpan};
-use super::{Experiment, Options, Teacher, endpoint, recorded};
+use super::{Experiment, Options, Teacher, TeacherRef, endpoint, recorded};
 use crate::teacher::target_spec::TargetSpec;
 use crate::train::recipe::{EvalRecipe, TrainRecipe};
-
-/// Which teacher an arm has: an index into [`Experiment::teachers`] or [`Experiment::recordings`].
-pub enum TeacherRef {
-    Trained(usize),
-    Recorded(usize),
-}
 
 /// What a teacher reads with its student.
 const SHARED_KEYS: [&str; 3] = ["data", "context", "packing"];
@@ -99,7 +92,7 @@ pub fn find_or_add(
         let place = settings.place("top_k", at);
         return Err(user_error!("{}: top_k {top_k} is larger than the vocabulary of {}", place.0, recipe.model.vocab_size));
     }
-    let run = file_name(&format!("teacher-{name}-{}", identity(&recipe)));
+    let run = RunId::new(&format!("teacher-{name}"), &recipe);
     let index = experiment.teachers.iter().position(|teacher| teacher.run == run).unwrap_or_else(|| {
         let (name, vocab_size) = (name.to_string(), recipe.model.vocab_size);
         let (model, start, data) = (model.name, model.start.map(|(_, folder)| folder), read.files.clone());

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use hydrometer_base::text::{number as short, quoted};
+use hydrometer_base::units::parse_scaled;
 use hydrometer_base::user_error;
 use toml_edit::{Document, Item, TableLike, Value};
 
@@ -168,7 +169,7 @@ impl Setting {
         number.ok_or_else(|| self.wrong(key, &format!("a whole number from {} to {}", range.start(), range.end())))
     }
 
-    /// `"100k"`, `"1.5M"`, `2_000_000`; k, M and G are powers of 1,000.
+    /// `"100k"`, `"1.5M"`, `2_000_000`; k, M, G and T are powers of 1,000.
     pub fn tokens(&self, key: &str) -> Result<u64> {
         let wrong = || self.wrong(key, "a number of tokens such as \"100k\" or \"1.5M\"");
         let many = || self.wrong(key, "a number of tokens below 10^15");
@@ -182,14 +183,8 @@ impl Setting {
         let tokens = match self.value.as_float() {
             Some(number) => number,
             None => {
-                let text = self.value.as_str().ok_or_else(wrong)?.trim();
-                let (digits, unit) = match text.char_indices().last() {
-                    Some((at, 'k' | 'K')) => (&text[..at], 1e3),
-                    Some((at, 'M')) => (&text[..at], 1e6),
-                    Some((at, 'G' | 'B')) => (&text[..at], 1e9),
-                    _ => (text, 1.0),
-                };
-                digits.parse::<f64>().map_err(|_| wrong())? * unit
+                let text = self.value.as_str().ok_or_else(wrong)?;
+                parse_scaled(text.trim()).ok_or_else(wrong)?
             }
         };
         if tokens.is_finite() && tokens >= TOKENS_MAX as f64 {

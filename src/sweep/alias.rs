@@ -10,6 +10,7 @@ use std::path::Path;
 
 use anyhow::Result;
 use hydrometer_base::fs::unreadable;
+use hydrometer_base::run_id::{RunId, hash_of};
 use serde_json::Value;
 
 use super::job::cache_place;
@@ -31,7 +32,7 @@ pub fn link(experiment: &Experiment, runs: &Path) -> Result<()> {
             // Its folder was deleted.
             Ok(kind) if kind.is_symlink() && !entry.path().exists() => drop(fs::remove_file(entry.path())),
             Ok(kind) => {
-                if let (true, Some(hash)) = (kind.is_dir(), hash(&name)) {
+                if let (true, Some(hash)) = (kind.is_dir(), hash_of(&name)) {
                     by_hash.entry(hash.to_string()).or_default().push(name.clone());
                 }
                 names.insert(name);
@@ -44,23 +45,17 @@ pub fn link(experiment: &Experiment, runs: &Path) -> Result<()> {
     }
     let students = experiment.students.iter().map(|student| (student.run.clone(), "train", &student.recipe));
     let teachers = experiment.teachers.iter().map(|teacher| (teacher.run.clone(), "train", &teacher.recipe));
-    let caches = experiment.teachers.iter().filter_map(|teacher| {
-        let name = cache_place(runs, teacher).folder.file_name()?.to_string_lossy().into_owned();
-        Some((name, "teach", &teacher.recipe))
-    });
-    for (run, work, recipe) in students.chain(teachers).chain(caches).filter(|(run, ..)| !names.contains(run)) {
-        let candidates = hash(&run).and_then(|hash| by_hash.get(hash)).into_iter().flatten();
+    let caches = experiment
+        .teachers
+        .iter()
+        .map(|teacher| (RunId::of_folder(&cache_place(runs, teacher).folder), "teach", &teacher.recipe));
+    for (run, work, recipe) in students.chain(teachers).chain(caches).filter(|(run, ..)| !names.contains(run.as_str())) {
+        let candidates = run.hash().and_then(|hash| by_hash.get(hash)).into_iter().flatten();
         if let Some(known) = candidates.into_iter().find(|known| holds(&runs.join(known), work, recipe)) {
             let _ = symlink(known, runs.join(&run));
         }
     }
     Ok(())
-}
-
-/// The hash at the end of a name.
-fn hash(name: &str) -> Option<&str> {
-    let (_, hash) = name.rsplit_once('-')?;
-    (hash.len() == 8 && hash.bytes().all(|byte| byte.is_ascii_hexdigit())).then_some(hash)
 }
 
 /// Whether `folder` holds a job that does `work` by `recipe`: the hash of a name is short.

@@ -3,11 +3,14 @@
 use std::path::Path;
 
 use anyhow::Result;
+use hydrometer_base::run_id::recipe_of;
 use hydrometer_record::frames::{CurveRow, DocumentRow, EvalRow, Frames, RunRow, axes_of, runs_frame};
 use hydrometer_record::journal::{self, Event};
+use hydrometer_record::run_status::RunStatus;
 
 use crate::experiment::Experiment;
-use crate::sweep::job::{Status, baselines, cache_place, fidelity_run, fidelity_teacher, journal_path, recording_place};
+use crate::sweep::ending::Ending;
+use crate::sweep::job::{baselines, cache_place, fidelity_run, fidelity_teacher, journal_path, recording_place};
 use crate::train::recipe::TrainRecipe;
 
 /// An experiment's frames and the runs whose rows come from earlier ones.
@@ -51,8 +54,8 @@ pub fn build_frames(experiment: &Experiment, runs: &Path, earlier: Option<&Frame
     rows.axes = experiment.axes.clone();
     for (at, row) in earlier.runs.iter().enumerate() {
         // A run that only bears another name now is the same run.
-        let recipe = |run: &str| run.rsplit('-').next().map(String::from);
-        if row.status != "new" && !rows.runs.iter().any(|known| recipe(&known.run) == recipe(&row.run)) {
+        if row.status != RunStatus::New.in_frames() && !rows.runs.iter().any(|known| recipe_of(&known.run) == recipe_of(&row.run))
+        {
             rows.runs.push(RunRow { planned: false, ..row.clone() });
             rows.take(&row.run, &earlier);
             let values = earlier.axes.iter().zip(&earlier.values[at]);
@@ -150,14 +153,14 @@ impl Rows {
         self.values.push(axes);
         let events = journal::read(&journal_path(&runs.join(run)))?;
         if events.is_empty()
-            && let Some(row) = earlier.runs.iter().find(|row| row.run == run && row.status != "new")
+            && let Some(row) = earlier.runs.iter().find(|row| row.run == run && row.status != RunStatus::New.in_frames())
         {
             self.runs.push(RunRow { planned: true, method: method.into(), ..row.clone() });
             self.take(run, earlier);
             return Ok(());
         }
         self.numerics = self.numerics.into_iter().chain(journal::numerics(&events)).min();
-        let status = Status::of(&events);
+        let ending = Ending::of_events(&events);
         let trained = role != "baseline";
         let mut row = RunRow {
             run: run.into(),
@@ -165,7 +168,7 @@ impl Rows {
             role: role.into(),
             method: method.into(),
             seed: recipe.seed as i64,
-            status: status.name().into(),
+            status: ending.status().in_frames().into(),
             planned: true,
             params: None,
             tokens: 0,
@@ -181,11 +184,7 @@ impl Rows {
             device: None,
             gradient_check: None,
             last_gradient_check: None,
-            error: match status {
-                Status::Failed(error) => Some(error),
-                Status::Diverged(evidence) => Some(evidence),
-                _ => None,
-            },
+            error: ending.error().map(String::from),
         };
         let mut seconds = 0.0;
         for event in events {

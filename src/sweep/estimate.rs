@@ -4,12 +4,15 @@ use std::path::Path;
 
 use anyhow::Result;
 use hydrometer_base::fs::{folders_in, read_if_there};
+use hydrometer_base::mean::mean;
+use hydrometer_base::run_id::RunId;
 use hydrometer_data::recipe::Packing;
 use hydrometer_record::journal::{self, Event};
 use hydrometer_torch::model::{ModelConfig, Precision};
 use serde::Serialize;
 
-use super::job::{Job, Status, Work, journal_path, status};
+use super::ending::Ending;
+use super::job::{Job, Work, ending, journal_path};
 use super::memory::{Spread, peak_bytes};
 use crate::experiment::Experiment;
 use crate::experiment::budget::answers;
@@ -61,7 +64,7 @@ fn speed(folder: &Path) -> Result<Option<Speed>> {
     let text = read_if_there(&folder.join("job.json"))?.unwrap_or_default();
     let Ok(Job { work: Work::Train { recipe, .. }, .. }) = serde_json::from_slice(&text) else { return Ok(None) };
     let events = journal::read(&journal_path(folder))?;
-    if Status::of(&events) != Status::Done {
+    if Ending::of_events(&events) != Ending::Done {
         return Ok(None);
     }
     let seconds: f64 = events.iter().map(|event| if let Event::Step(step) = event { step.seconds } else { 0.0 }).sum();
@@ -73,11 +76,6 @@ fn speed(folder: &Path) -> Result<Option<Speed>> {
         tokens_per_s: recipe.tokens as f64 / seconds,
         flops_per_s: recipe.train_flops() / seconds,
     }))
-}
-
-fn mean(values: impl Iterator<Item = f64>) -> Option<f64> {
-    let (sum, n) = values.fold((0.0, 0), |(sum, n), value| (sum + value, n + 1));
-    (n > 0).then(|| sum / n as f64)
 }
 
 /// What is left to do.
@@ -96,10 +94,10 @@ pub struct Estimate {
 pub fn estimate(experiment: &Experiment, runs: &Path, history: &History, (tp, dp): (usize, usize)) -> Result<Estimate> {
     let trained =
         experiment.students.iter().map(|s| (&s.run, &s.recipe)).chain(experiment.teachers.iter().map(|t| (&t.run, &t.recipe)));
-    let trained: Vec<(&String, &TrainRecipe)> = trained.collect();
+    let trained: Vec<(&RunId, &TrainRecipe)> = trained.collect();
     let mut left: Vec<&TrainRecipe> = Vec::new();
     for (run, recipe) in &trained {
-        if status(runs, run)?.is_left() {
+        if ending(runs, run)?.is_left() {
             left.push(recipe);
         }
     }

@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use anyhow::Result;
+use hydrometer_base::run_id::{RunId, recipe_of};
 use hydrometer_data::import::Import;
 use hydrometer_data::recipe::DataFiles;
 use hydrometer_record::frames::{OPTIONAL, read_frame};
@@ -46,9 +47,9 @@ fn earlier(results: &Path) -> Vec<ImportRow> {
     read_frame(results, OPTIONAL).and_then(|frame| ImportRow::rows(&frame)).unwrap_or_default()
 }
 
-/// What a folder's name ends in.
+/// What the data or the cache in `folder` is.
 fn folder_hash(folder: &Path) -> String {
-    folder.file_name().unwrap_or_default().to_string_lossy().rsplit('-').next().unwrap_or_default().to_string()
+    recipe_of(&RunId::of_folder(folder)).to_string()
 }
 
 fn row(import: String, role: &str, name: &str, format: &str, files: &DataFiles, found: &Import) -> ImportRow {

@@ -3,12 +3,14 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
-use hydrometer_base::fs::file_name;
 use hydrometer_base::identity::identity;
+use hydrometer_base::run_id::RunId;
+use hydrometer_data::batch::DataView;
 use hydrometer_data::recipe::{DataFiles, DataRecipe};
-use hydrometer_record::journal::{self, Event};
+use hydrometer_record::journal;
 use serde::{Deserialize, Serialize};
 
+use super::ending::Ending;
 use crate::experiment::{Experiment, Student, Teacher};
 use crate::teacher::manifest::CacheManifest;
 use crate::teacher::recipe::EndpointRecipe;
@@ -18,7 +20,7 @@ use crate::train::recipe::TrainRecipe;
 /// A job, complete: written to `job.json` in its folder and read by every rank.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Job {
-    pub run: String,
+    pub run: RunId,
     /// Journal, log, checkpoints.
     pub folder: PathBuf,
     /// Tokenised splits.
@@ -48,13 +50,13 @@ pub enum Work {
         start: Option<PathBuf>,
         cache: Option<CachePlace>,
     },
-    /// The teacher whose run is `weights`, or that is the checkpoint `start`, answers for what students with these (tokens, batch, seed) will see.
+    /// The teacher whose run is `weights`, or that is the checkpoint `start`, answers for what students with these views of the data will see.
     Teach {
         recipe: Box<TrainRecipe>,
         weights: PathBuf,
         #[serde(default)]
         start: Option<PathBuf>,
-        students: Vec<(u64, u64, u64)>,
+        students: Vec<DataView>,
         cache: CachePlace,
     },
     /// How near the student whose run is `student` has come to its teacher, on held-out text.
@@ -86,59 +88,18 @@ pub struct CachePlace {
     pub title: CacheManifest,
 }
 
-/// Where a run stands.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Status {
-    New,
-    Interrupted,
-    Done,
-    Failed(String),
-    Diverged(String),
-}
-
-impl Status {
-    pub fn of(events: &[Event]) -> Self {
-        // What is torn has lost something that the frames need.
-        let whole = !events.iter().any(|event| matches!(event, Event::Torn { .. }));
-        let last = events.iter().rev().find_map(|event| match event {
-            Event::Done if whole => Some(Self::Done),
-            Event::Done | Event::Killed { .. } | Event::Deferred { .. } | Event::Requeued { .. } => Some(Self::Interrupted),
-            Event::Failed { error } => Some(Self::Failed(error.clone())),
-            Event::Diverged { evidence, .. } => Some(Self::Diverged(evidence.clone())),
-            _ => None,
-        });
-        last.unwrap_or(if events.is_empty() { Self::New } else { Self::Interrupted })
-    }
-
-    /// Whether there is something to do without being asked for again.
-    pub fn is_left(&self) -> bool {
-        matches!(self, Self::New | Self::Interrupted)
-    }
-
-    /// As in the frames.
-    pub fn name(&self) -> &'static str {
-        match self {
-            Self::New => "new",
-            Self::Interrupted => "interrupted",
-            Self::Done => "ok",
-            Self::Failed(_) => "failed",
-            Self::Diverged(_) => "diverged",
-        }
-    }
-}
-
 pub fn journal_path(folder: &Path) -> PathBuf {
     folder.join(journal::FILE)
 }
 
-/// The status of run `run` under `runs`.
-pub fn status(runs: &Path, run: &str) -> Result<Status> {
-    status_in(&runs.join(run))
+/// How run `run` under `runs` has ended.
+pub fn ending(runs: &Path, run: &str) -> Result<Ending> {
+    ending_in(&runs.join(run))
 }
 
-/// The status of the job in `folder`.
-pub fn status_in(folder: &Path) -> Result<Status> {
-    Ok(Status::of(&journal::read(&journal_path(folder))?))
+/// How the job in `folder` has ended.
+pub fn ending_in(folder: &Path) -> Result<Ending> {
+    Ok(Ending::of_events(&journal::read(&journal_path(folder))?))
 }
 
 /// The folder of the tokenised data of `recipe`.
@@ -149,7 +110,7 @@ pub fn data_folder(runs: &Path, recipe: &DataRecipe) -> PathBuf {
         // The context cuts sequences, not tokens; only examples are fitted into it.
         data.context = 0;
     }
-    runs.join(format!("data-{}", identity(&data)))
+    runs.join(RunId::new("data", &data))
 }
 
 /// The cache of `teacher`.
@@ -170,15 +131,15 @@ pub fn fidelity_teacher(experiment: &Experiment, student: &Student) -> Option<us
         false => teacher.recipe.data == *data,
     };
     let mut all = (0..experiment.teachers.len()).filter(|&index| same(&experiment.teachers[index]));
-    student.teacher.or(match (all.next(), all.next()) {
+    student.trained_teacher().or(match (all.next(), all.next()) {
         (Some(only), None) => Some(only),
         _ => None,
     })
 }
 
 /// The run that holds `student` against `teacher`.
-pub fn fidelity_run(student: &Student, teacher: &Teacher) -> String {
-    format!("fidelity-{}", identity(&(&student.recipe, teacher.recipe.answers_identity())))
+pub fn fidelity_run(student: &Student, teacher: &Teacher) -> RunId {
+    RunId::new("fidelity", &(&student.recipe, teacher.recipe.answers_identity()))
 }
 
 /// The cache of a recording.
@@ -191,7 +152,7 @@ pub fn recording_place(runs: &Path, recording: &Recording) -> CachePlace {
 
 /// The folder of the cache of teacher `name` that `title` describes. The hash tells caches apart whose names are cleaned alike.
 fn cache_folder(runs: &Path, name: &str, title: &CacheManifest) -> PathBuf {
-    runs.join(file_name(&format!("cache-{name}-{}-{}", title.kept.tag(), &title.hash()[..8])))
+    runs.join(RunId::hashed(&format!("cache-{name}-{}", title.kept.tag()), &title.hash()[..8]))
 }
 
 /// Where every answer that a model behind an endpoint gave is kept, for all experiments that ask it.
@@ -199,15 +160,15 @@ pub fn answers_folder(runs: &Path, asked: &Asked) -> PathBuf {
     let EndpointRecipe { model, revision, .. } = &asked.recipe;
     let shown: String =
         model.chars().map(|c| if c.is_ascii_alphanumeric() || "-._".contains(c) { c } else { '_' }).take(60).collect();
-    runs.join(format!("answers-{shown}-{}", identity(&(model, revision))))
+    runs.join(RunId::new(&format!("answers-{shown}"), &(model, revision)))
 }
 
 /// The baseline of each distinct (data, evaluation) among the students: its id and the student it goes by.
-pub fn baselines(experiment: &Experiment) -> Vec<(String, &Student)> {
-    let mut all: Vec<(String, &Student)> = Vec::new();
+pub fn baselines(experiment: &Experiment) -> Vec<(RunId, &Student)> {
+    let mut all: Vec<(RunId, &Student)> = Vec::new();
     for student in &experiment.students {
-        let hash = identity(&(student.recipe.data.unpacked(), &student.recipe.eval.on, &student.recipe.revision));
-        let run = format!("unigram-{hash}");
+        let evaluated = (student.recipe.data.unpacked(), &student.recipe.eval.on, &student.recipe.revision);
+        let run = RunId::new("unigram", &evaluated);
         if !all.iter().any(|(known, _)| *known == run) {
             all.push((run, student));
         }

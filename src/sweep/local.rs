@@ -2,12 +2,12 @@
 
 use std::fs::{self, OpenOptions};
 use std::io::{BufRead, BufReader};
-use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
+use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::mpsc::Sender;
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use hydrometer_base::fs::replace_bytes;
@@ -15,38 +15,22 @@ use hydrometer_base::shortage::{last_words, shortage};
 use hydrometer_record::journal::{Event, parse_line};
 use hydrometer_torch::dist::c10d::Store;
 use hydrometer_torch::dist::launch;
+use rustix::process::{Pid, Signal, kill_process};
 
+use super::ending::{Cause, Ending, Interruption};
 use super::job::Job;
-use super::worker::{MEMORY, RENDEZVOUS_FAILED, STORAGE};
 
 /// What a running job tells.
 pub enum WorkerMessage {
     Event(usize, Event),
-    /// All its processes have ended; what went wrong with them, if anything.
-    Ended(usize, Option<WorkerFailure>),
-}
-
-/// Why a job ended before its work was done, the weightier last: where ranks differ, it tells for all.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum WorkerFailure {
-    /// A process failed: its last words.
-    Failed(String),
-    /// The ranks did not find each other.
-    RendezvousFailed(String),
-    /// The disk is full or cannot be written.
-    Storage(String),
-    /// A process could not get the memory that it asked for.
-    Memory(String),
-    /// A process was killed by a person.
-    Stopped(String),
-    /// A process was killed as a machine short of memory kills.
-    Killed(String),
+    /// All its processes have ended; how, unless all succeeded.
+    Ended(usize, Option<Ending>),
 }
 
 /// The processes of a job.
 pub struct Processes {
     stdin: Vec<ChildStdin>,
-    pids: Vec<u32>,
+    pids: Vec<Pid>,
     /// Where ranks meet; it must outlive them.
     _store: Option<Store>,
 }
@@ -79,7 +63,7 @@ impl Processes {
             stdin.extend(child.stdin.take());
             children.push(child);
         }
-        let pids = children.iter().map(Child::id).collect();
+        let pids = children.iter().filter_map(|child| Pid::from_raw(i32::try_from(child.id()).ok()?)).collect();
         let (news, mut stdout) = (news.clone(), children[0].stdout.take());
         thread::spawn(move || {
             let trouble = thread::scope(|scope| {
@@ -106,7 +90,8 @@ impl Processes {
     /// Ends the job now.
     pub fn kill(&self) {
         for pid in &self.pids {
-            let _ = Command::new("kill").arg("-9").arg(pid.to_string()).stderr(Stdio::null()).status();
+            // One that has ended already is no error.
+            let _ = kill_process(*pid, Signal::KILL);
         }
     }
 }
@@ -116,68 +101,35 @@ pub fn log_path(folder: &Path) -> PathBuf {
     folder.join("log.txt")
 }
 
-/// What a machine short of memory sends.
-const SIGKILL: i32 = 9;
-/// SIGHUP, SIGINT, SIGTERM: signals by which a person or a queue says that it is enough.
-const TERMINATION_SIGNALS: [i32; 3] = [1, 2, 15];
-const POLL: Duration = Duration::from_millis(20);
 /// How long ranks may take to notice that one of them is gone.
 const GRACE: Duration = Duration::from_secs(10);
 /// Lines of a log that a failure quotes.
 const LOG_TAIL_LINES: usize = 3;
 
-fn wait(mut children: Vec<Child>, log: &Path, begun: u64) -> Option<WorkerFailure> {
-    let mut problems = Vec::new();
-    let mut failed: Option<Instant> = None;
-    let mut running: Vec<usize> = (0..children.len()).collect();
-    while !running.is_empty() {
-        running.retain(|&rank| {
-            let found = match children[rank].try_wait() {
-                Ok(None) => return true,
-                Ok(Some(status)) => problem(rank, status),
-                Err(error) => Some(WorkerFailure::Failed(format!("rank {rank}: {error}"))),
-            };
-            if found.is_some() {
-                failed.get_or_insert_with(Instant::now);
-            }
-            problems.extend(found);
-            false
-        });
-        if failed.is_some_and(|since| since.elapsed() > GRACE) {
-            // That they were killed is our doing and says nothing.
-            running.drain(..).for_each(|rank| drop(children[rank].kill().and_then(|()| children[rank].wait())));
-        }
-        thread::sleep(POLL);
-    }
+fn wait(mut children: Vec<Child>, log: &Path, begun: u64) -> Option<Ending> {
+    let endings = launch::wait(&mut children, GRACE).into_iter().filter_map(|(rank, status)| match status {
+        Ok(status) => Ending::of_exit(rank, status),
+        Err(error) => Some(Ending::Failed(format!("rank {rank}: {error}"))),
+    });
+    // A rank that is gone takes its peers with it: what they say of that weighs less.
+    let weightiest = endings.max()?;
     let log = fs::read(log).unwrap_or_default();
     let said = String::from_utf8_lossy(&log[log.len().min(begun as usize)..]);
-    // A rank that is gone takes its peers with it: what they say of that weighs less.
-    match (problems.into_iter().max(), shortage(&said)) {
+    let words = || last_words(&said, LOG_TAIL_LINES);
+    Some(match (weightiest, shortage(&said)) {
         // The program itself may have been ended by the allocation that failed.
-        (Some(WorkerFailure::Failed(_) | WorkerFailure::Memory(_)), Some(shortage)) => Some(WorkerFailure::Memory(shortage)),
-        (Some(WorkerFailure::Failed(what)), None) => Some(WorkerFailure::Failed(match last_words(&said, LOG_TAIL_LINES) {
+        (
+            Ending::Failed(_) | Ending::Interrupted(Some(Interruption { cause: Cause::CorruptInput | Cause::Memory, .. })),
+            Some(shortage),
+        ) => Ending::interrupted(Cause::Memory, shortage),
+        (Ending::Interrupted(Some(Interruption { cause: Cause::CorruptInput, because })), None) => {
+            let words = Some(words()).filter(|words| !words.is_empty());
+            Ending::interrupted(Cause::CorruptInput, words.unwrap_or(because))
+        }
+        (Ending::Failed(what), None) => Ending::Failed(match words() {
             words if words.is_empty() => what,
             words => format!("{what}: {words}"),
-        })),
+        }),
         (other, _) => other,
-    }
-}
-
-fn problem(rank: usize, status: ExitStatus) -> Option<WorkerFailure> {
-    if status.success() {
-        return None;
-    }
-    Some(match (status.signal(), status.code().unwrap_or(-1)) {
-        (Some(SIGKILL), _) => WorkerFailure::Killed(format!("rank {rank} was killed by signal {SIGKILL}")),
-        (Some(signal), _) if TERMINATION_SIGNALS.contains(&signal) => {
-            WorkerFailure::Stopped(format!("rank {rank} was stopped by signal {signal}"))
-        }
-        (Some(signal), _) => WorkerFailure::Failed(format!("rank {rank} was ended by signal {signal}")),
-        (None, code) if code == i32::from(RENDEZVOUS_FAILED) => {
-            WorkerFailure::RendezvousFailed(format!("rank {rank} did not reach the others"))
-        }
-        (None, code) if code == i32::from(STORAGE) => WorkerFailure::Storage("the disk is full or cannot be written".into()),
-        (None, code) if code == i32::from(MEMORY) => WorkerFailure::Memory("no memory is left".into()),
-        (None, code) => WorkerFailure::Failed(format!("rank {rank} ended with code {code}")),
     })
 }

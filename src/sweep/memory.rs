@@ -6,6 +6,7 @@ use hydrometer_base::user_error;
 use hydrometer_data::recipe::Packing;
 use hydrometer_torch::model::variant::FeedForward;
 use hydrometer_torch::model::{ModelConfig, Precision};
+use hydrometer_torch::objective::head::{LOGIT_BYTES, chunk_length};
 
 use super::job::{Job, Work};
 use super::machine::Machine;
@@ -13,11 +14,6 @@ use crate::train::recipe::TrainRecipe;
 
 /// The program with libtorch and its threads, before there is a model. Measured on x86-64 without CUDA.
 const PROGRAM_BYTES: f64 = 300e6;
-/// Bytes of logits that the head lets exist at a time, at most (see [`hydrometer_torch::objective::head`]).
-const LOGITS_BYTES: f64 = (192u64 << 20) as f64;
-/// Tokens of a chunk of the head, at most.
-const CHUNK_TOKENS: f64 = 4096.0;
-
 /// How far the formula may be above what is measured (see the test): what is refused cannot fit even then.
 const OVERESTIMATE: f64 = 1.2;
 
@@ -59,10 +55,10 @@ pub fn peak_bytes(recipe: &TrainRecipe, spread: &Spread) -> u64 {
         all
     };
     let activations = tokens * width * (kept + packed + passing);
-    let vocabulary = recipe.model.vocab_size as f64 / tp;
-    let chunk = (LOGITS_BYTES / width).min(CHUNK_TOKENS.min(tokens) * vocabulary).max(64.0 * vocabulary);
+    let vocabulary = recipe.model.vocab_size.div_ceil(spread.tp) as i64;
+    let logits = tokens.min(chunk_length(vocabulary) as f64) * (vocabulary * LOGIT_BYTES) as f64;
     // The logits, their product's workspace, and the walks over them.
-    (PROGRAM_BYTES + weights + activations + 2.0 * chunk * width) as u64
+    (PROGRAM_BYTES + weights + activations + 2.0 * logits) as u64
 }
 
 /// Bytes that one rank takes at least to walk a model of `recipe` forward: its weights.

@@ -3,6 +3,7 @@
 
 pub mod alias;
 pub mod build_frames;
+pub mod ending;
 pub mod estimate;
 pub mod holder;
 pub mod imports;
@@ -16,7 +17,6 @@ pub mod progress;
 pub mod provenance;
 pub mod recipe_diff;
 mod requeue;
-pub mod retry;
 pub mod schedule;
 pub mod session;
 pub mod state;

@@ -3,15 +3,18 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use anyhow::Result;
+use hydrometer_base::fs::remove_parts;
 use hydrometer_base::note;
 use hydrometer_data::batch::sequences_seen;
 use hydrometer_data::sequences::sequences;
 use hydrometer_data::tokens::{self, TokenizedSplit};
 use hydrometer_torch::model::hf;
 
-use super::job::{Status, answers_folder, data_folder, data_sets, recording_place, status};
+use super::ending::Ending;
+use super::job::{answers_folder, data_folder, data_sets, ending, recording_place};
 use super::lease::{Lease, LeaseObserver};
 use super::schedule::{Settings, views};
 use crate::experiment::Experiment;
@@ -30,6 +33,7 @@ pub fn prepare(experiment: &Experiment, settings: &Settings, interrupts: &Atomic
     for (folder, recipe, files, splits) in data_sets(experiment, &settings.runs) {
         let splits: Vec<&str> = splits.iter().map(String::as_str).collect();
         let Some(_lease) = lease(&folder)? else { return Ok(false) };
+        remove_parts(&folder, Duration::ZERO);
         tokens::prepare(&recipe.data, &files, &splits, &folder)?;
     }
     for recording in &experiment.recordings {
@@ -78,7 +82,7 @@ fn check_checkpoints(experiment: &Experiment, runs: &Path) -> Result<()> {
     let mut folders = BTreeSet::new();
     for (run, start) in students.chain(teachers) {
         if let Some(folder) = start
-            && status(runs, run)? != Status::Done
+            && ending(runs, run)? != Ending::Done
         {
             folders.insert(folder);
         }

@@ -42,7 +42,7 @@ impl Progress {
         let jobs: Vec<JobProgress> = planned
             .iter()
             .map(|planned| JobProgress {
-                name: planned.job.run.clone(),
+                name: planned.job.run.to_string(),
                 flops: planned.flops,
                 tokens: match planned.job.work {
                     Work::Teach { .. } => 0,

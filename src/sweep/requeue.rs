@@ -7,7 +7,8 @@ use anyhow::{Context, Result};
 use hydrometer_base::note;
 use hydrometer_record::journal::{self, Event};
 
-use super::job::{Status, Work, journal_path, status_in};
+use super::ending::Ending;
+use super::job::{Work, ending_in, journal_path};
 use super::lease::{Lease, LeaseObserver};
 use super::schedule::{Planned, Rerun};
 use super::session::record;
@@ -19,9 +20,9 @@ pub fn requeue(planned: &[Planned], rerun: Option<Rerun>) -> Result<()> {
     let anew = rerun == Some(Rerun::All);
     for Planned { job, .. } in planned {
         let ended = || -> Result<bool> {
-            Ok(match status_in(&job.folder)? {
-                Status::Done => anew,
-                status => !status.is_left(),
+            Ok(match ending_in(&job.folder)? {
+                Ending::Done => anew,
+                ending => !ending.is_left(),
             })
         };
         // A run that was interrupted starts anew too where all do.
@@ -58,11 +59,11 @@ pub fn mend_weights(planned: &[Planned]) -> Result<bool> {
         for (folder, what, untrained) in read {
             let weights = final_weights(folder);
             // What this session trains is not done.
-            if untrained || status_in(folder)? != Status::Done || checkpoint::verify_checksum(&weights) {
+            if untrained || ending_in(folder)? != Ending::Done || checkpoint::verify_checksum(&weights) {
                 continue;
             }
             let Some(lease) = LeaseObserver::new(folder).take()? else { continue };
-            if status_in(folder)? == Status::Done {
+            if ending_in(folder)? == Ending::Done {
                 note!("{} is damaged; this {what} is trained again", weights.display());
                 put_back(folder, &lease, true)?;
                 any = true;

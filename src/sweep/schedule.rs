@@ -4,11 +4,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
 use anyhow::Result;
+use clap::ValueEnum;
+use hydrometer_base::run_id::RunId;
+use hydrometer_data::batch::DataView;
 
-use super::job::{
-    Job, Status, Work, baselines, cache_place, data_folder, fidelity_run, fidelity_teacher, recording_place, status,
-};
-use crate::experiment::{Experiment, Student};
+use super::ending::Ending;
+use super::job::{Job, Work, baselines, cache_place, data_folder, ending, fidelity_run, fidelity_teacher, recording_place};
+use crate::experiment::{Experiment, Student, TeacherRef};
 
 /// How to run.
 #[derive(Clone, Debug)]
@@ -38,14 +40,14 @@ impl Settings {
     }
 }
 
-/// Tokens, batch and seed of `students`, each once: what they see of their data follows.
-pub fn views<'a>(students: impl Iterator<Item = &'a Student>) -> Vec<(u64, u64, u64)> {
-    let all: BTreeSet<_> = students.map(|student| (student.recipe.tokens, student.recipe.batch, student.recipe.seed)).collect();
+/// What `students` see of their data, each view once.
+pub fn views<'a>(students: impl Iterator<Item = &'a Student>) -> Vec<DataView> {
+    let all: BTreeSet<_> = students.map(|student| student.recipe.view()).collect();
     all.into_iter().collect()
 }
 
 /// What to run again though it has ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Rerun {
     Failed,
     All,
@@ -67,10 +69,10 @@ pub fn plan(experiment: &Experiment, settings: &Settings) -> Result<Vec<Planned>
     let cores = std::thread::available_parallelism().map_or(1, |n| n.get());
     let threads = (cores / settings.jobs / (settings.tp * settings.dp)).max(1);
     let pending = |run: &str| -> Result<bool> {
-        Ok(match status(runs, run)? {
-            Status::New | Status::Interrupted => true,
-            Status::Done => settings.rerun == Some(Rerun::All),
-            Status::Failed(_) | Status::Diverged(_) => settings.rerun.is_some(),
+        Ok(match ending(runs, run)? {
+            Ending::New | Ending::Interrupted(_) => true,
+            Ending::Done => settings.rerun == Some(Rerun::All),
+            Ending::Failed(_) | Ending::Diverged(_) => settings.rerun.is_some(),
         })
     };
     let mut students = Vec::new();
@@ -80,10 +82,10 @@ pub fn plan(experiment: &Experiment, settings: &Settings) -> Result<Vec<Planned>
         }
     }
     let mut planned: Vec<Planned> = Vec::new();
-    let mut add = |run: &str, recipe: &crate::train::recipe::TrainRecipe, work: Work, needs: Vec<usize>, cost: (f64, u64)| {
+    let mut add = |run: &RunId, recipe: &crate::train::recipe::TrainRecipe, work: Work, needs: Vec<usize>, cost: (f64, u64)| {
         let parallel = !matches!(work, Work::Unigram { .. });
         let job = Job {
-            run: run.to_string(),
+            run: run.clone(),
             folder: runs.join(run),
             data: data_folder(runs, &recipe.data),
             work,
@@ -100,7 +102,7 @@ pub fn plan(experiment: &Experiment, settings: &Settings) -> Result<Vec<Planned>
     let mut caches = vec![None; experiment.teachers.len()];
     let mut trained = vec![None; experiment.teachers.len()];
     for (index, teacher) in experiment.teachers.iter().enumerate() {
-        let mine: Vec<_> = students.iter().filter(|student| student.teacher == Some(index)).collect();
+        let mine: Vec<_> = students.iter().filter(|student| student.trained_teacher() == Some(index)).collect();
         let mut needs = Vec::new();
         if pending(&teacher.run)? && (!mine.is_empty() || settings.only.is_none()) {
             let work = Work::Train { recipe: Box::new(teacher.recipe.clone()), start: teacher.start.clone(), cache: None };
@@ -113,9 +115,9 @@ pub fn plan(experiment: &Experiment, settings: &Settings) -> Result<Vec<Planned>
             continue;
         }
         let place = cache_place(runs, teacher);
-        let run = place.folder.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let run = RunId::of_folder(&place.folder);
         let wanted = views(mine.iter().map(|student| **student));
-        let tokens = wanted.iter().map(|(tokens, ..)| tokens).max().copied().unwrap_or(0);
+        let tokens = wanted.iter().map(|view| view.tokens).max().unwrap_or(0);
         let flops = tokens as f64 * teacher.recipe.model.forward_flops_per_token(teacher.recipe.data.context);
         let recipe = Box::new(teacher.recipe.clone());
         let (weights, start) = (runs.join(&teacher.run), teacher.start.clone());
@@ -131,9 +133,11 @@ pub fn plan(experiment: &Experiment, settings: &Settings) -> Result<Vec<Planned>
     }
     let mut jobs: BTreeMap<&str, usize> = BTreeMap::new();
     for student in students {
-        let recorded = student.recording.map(|index| recording_place(runs, &experiment.recordings[index]));
-        let cache = student.teacher.map(|index| cache_place(runs, &experiment.teachers[index])).or(recorded);
-        let needs = student.teacher.and_then(|index| caches[index]).into_iter().collect();
+        let cache = student.teacher.map(|teacher| match teacher {
+            TeacherRef::Trained(index) => cache_place(runs, &experiment.teachers[index]),
+            TeacherRef::Recorded(index) => recording_place(runs, &experiment.recordings[index]),
+        });
+        let needs = student.trained_teacher().and_then(|index| caches[index]).into_iter().collect();
         let recipe = Box::new(student.recipe.clone());
         let cost = (student.recipe.train_flops(), student.recipe.tokens);
         let work = Work::Train { recipe, start: student.start.clone(), cache };
@@ -143,7 +147,7 @@ pub fn plan(experiment: &Experiment, settings: &Settings) -> Result<Vec<Planned>
         let own = jobs.get(student.run.as_str()).copied();
         let Some(index) = fidelity_teacher(experiment, student) else { continue };
         let teacher = &experiment.teachers[index];
-        let there = |run: &str| -> Result<bool> { Ok(status(runs, run)? == Status::Done) };
+        let there = |run: &str| -> Result<bool> { Ok(ending(runs, run)? == Ending::Done) };
         let run = fidelity_run(student, teacher);
         // Of what this session trains, and of what was trained before.
         let wanted = own.is_some() || (settings.asks_for(&student.run) && there(&student.run)?);

@@ -8,18 +8,19 @@ use std::sync::mpsc::{self, Receiver, Sender};
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, anyhow};
+use hydrometer_base::backoff::backoff;
 use hydrometer_base::fs::{is_storage, uncreated};
 use hydrometer_record::journal::{self, Event, Journal};
 
-use super::job::{Job, Status, Work, journal_path, status_in};
+use super::ending::{Cause, Ending, Interruption};
+use super::job::{Job, Work, ending_in, journal_path};
 use super::lease::{Lease, LeaseObserver, LeaseState, by};
-use super::local::{Processes, WorkerFailure, WorkerMessage, log_path};
+use super::local::{Processes, WorkerMessage, log_path};
 use super::machine::Machine;
 use super::memory::{self, fit, least};
 use super::prepare::prepare;
 use super::progress::Progress;
 use super::requeue::{mend_weights, requeue};
-use super::retry::pause;
 use super::schedule::{Planned, Settings, plan};
 use crate::experiment::Experiment;
 use crate::train::checkpoint;
@@ -28,6 +29,11 @@ use crate::train::checkpoint;
 const POLL_INTERVAL: Duration = Duration::from_millis(500);
 /// Longest wait for news.
 const TICK: Duration = Duration::from_millis(200);
+
+/// Tries of a job in one session after the first, where nothing else is asked for.
+pub const RETRIES: u32 = 2;
+/// The pause before the first of them.
+const FIRST_PAUSE: Duration = Duration::from_secs(1);
 
 /// How a session ended.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -245,20 +251,20 @@ impl Session<'_> {
             return Ok(());
         };
         let events = journal::read(&journal_path(&job.folder))?;
-        let status = Status::of(&events);
+        let ending = Ending::of_events(&events);
         let ended = match job.work.grows() {
-            true => desk.shared && status == Status::Done && job.is_covered(),
-            false => !status.is_left(),
+            true => desk.shared && ending == Ending::Done && job.is_covered(),
+            false => !ending.is_left(),
         };
         if ended {
             self.ending.elsewhere += 1;
-            self.conclude(index, &status, None);
+            self.conclude(index, &ending, None);
             return Ok(());
         }
         if let Some(need) = lacking {
             let need = &self.planned[need].job;
             let mut error = format!("it needs {}, which is not done", need.run);
-            if matches!(status_in(&need.folder)?, Status::Failed(_) | Status::Diverged(_)) {
+            if ending_in(&need.folder)?.error().is_some() {
                 error = format!("it needs {}, which failed", need.run);
                 record(&job.folder, &lease, &Event::Failed { error: error.clone() })?;
             }
@@ -290,70 +296,90 @@ impl Session<'_> {
         held.is_empty() || self.machine.all.is_none_or(|all| wanted <= all)
     }
 
-    /// All processes of job `index` have ended.
-    fn end(&mut self, index: usize, trouble: Option<WorkerFailure>) -> Result<()> {
+    /// All processes of job `index` have ended; `told` is how, unless all succeeded.
+    fn end(&mut self, index: usize, told: Option<Ending>) -> Result<()> {
         let desk = &mut self.desks[index];
         desk.processes = None;
         let Some(mut lease) = desk.lease.take() else { return Ok(()) };
         let folder = self.planned[index].job.folder.clone();
         if !lease.reclaim()? {
-            let status = status_in(&folder)?;
-            if !status.is_left() {
+            let ending = ending_in(&folder)?;
+            if !ending.is_left() {
                 // Another session came to look after it had ended.
-                self.conclude(index, &status, Some(&log_path(&folder)));
+                self.conclude(index, &ending, Some(&log_path(&folder)));
                 return Ok(());
             }
             (desk.state, desk.shared, desk.next) = (State::Elsewhere, true, Instant::now() + POLL_INTERVAL);
             self.progress.retried(index, "another session has taken it over");
             return Ok(());
         }
-        let status = status_in(&folder)?;
-        match (trouble, &status) {
-            (_, Status::Done | Status::Diverged(_)) | (None, _) => {}
-            (Some(WorkerFailure::Storage(what)), _) => {
-                self.full(index, &what);
-                return Ok(());
-            }
-            (Some(WorkerFailure::Memory(what)), _) => {
-                let because = desk.because.take().unwrap_or(what);
-                record(&folder, &lease, &Event::Deferred { because: because.clone() })?;
-                // What others hold now, this one may have once they have ended.
-                if self.running() > 1 {
-                    return self.again(index, &lease, because);
+        let ending = ending_in(&folder)?;
+        match told {
+            // What the journal says of these stands, whatever a process did afterwards.
+            _ if matches!(ending, Ending::Done | Ending::Diverged(_)) => {}
+            Some(Ending::Interrupted(Some(interruption))) => {
+                if self.interrupted(index, &lease, interruption, &ending)? {
+                    return Ok(());
                 }
-                (self.ending.undone, self.ending.short) = (self.ending.undone + 1, self.ending.short + 1);
-                self.settle(index, false, Some(&format!("{because}; try {}", cure(self.settings))));
-                return Ok(());
             }
-            (Some(WorkerFailure::Killed(by)), _)
-            | (Some(WorkerFailure::RendezvousFailed(by)), Status::New | Status::Interrupted) => {
-                record(&folder, &lease, &Event::Killed { by: by.clone() })?;
-                return self.again(index, &lease, by);
+            Some(failed @ Ending::Failed(_)) if ending.is_left() && self.stop.is_none() => {
+                failed.event().map_or(Ok(()), |event| record(&folder, &lease, &event))?;
             }
-            (Some(WorkerFailure::Stopped(by)), _) => {
-                record(&folder, &lease, &Event::Killed { by: by.clone() })?;
-                self.ending.undone += 1;
-                self.settle(index, false, Some(&format!("{by}; the same command goes on from its last checkpoint")));
-                return Ok(());
-            }
-            (Some(_), _) if desk.because.is_some() => {
-                let because = desk.because.take().unwrap_or_default();
-                self.ending.undone += 1;
-                self.settle(index, false, Some(&format!("{because}; the same command makes it again and goes on")));
-                return Ok(());
-            }
-            (Some(WorkerFailure::Failed(error)), Status::New | Status::Interrupted) if self.stop.is_none() => {
-                record(&folder, &lease, &Event::Failed { error })?;
-            }
-            (Some(_), _) => {}
+            _ => {}
         }
-        let status = status_in(&folder)?;
+        let ending = ending_in(&folder)?;
         let log = log_path(&folder);
-        if status.is_left() && self.stop.is_none() {
+        if ending.is_left() && self.stop.is_none() {
             self.ending.undone += 1;
         }
-        self.conclude(index, &status, Some(&log));
+        self.conclude(index, &ending, Some(&log));
         Ok(())
+    }
+
+    /// Job `index` was interrupted; its journal says `ending`. Whether that settles it: what the journal calls a failure stays one
+    /// where the cause may only follow from it.
+    fn interrupted(&mut self, index: usize, lease: &Lease, mut interruption: Interruption, ending: &Ending) -> Result<bool> {
+        let folder = self.planned[index].job.folder.clone();
+        // What the worker itself said of it is more than its exit code.
+        let own_words = self.desks[index].because.take_if(|_| matches!(interruption.cause, Cause::CorruptInput | Cause::Memory));
+        let written = own_words.is_some();
+        interruption.because = own_words.unwrap_or(interruption.because);
+        let because = interruption.because.clone();
+        let cure = match interruption.cause {
+            Cause::Storage => {
+                self.full(index, &because);
+                return Ok(true);
+            }
+            Cause::Rendezvous | Cause::CorruptInput if !(ending.is_left() || written) => return Ok(false),
+            Cause::CorruptInput => {
+                if !written {
+                    record(&folder, lease, &interruption.event())?;
+                }
+                "the same command makes it again and goes on".to_string()
+            }
+            Cause::Memory => {
+                record(&folder, lease, &interruption.event())?;
+                // What others hold now, this one may have once they have ended.
+                if self.running() > 1 {
+                    self.again(index, lease, because)?;
+                    return Ok(true);
+                }
+                self.ending.short += 1;
+                format!("try {}", cure(self.settings))
+            }
+            Cause::Killed | Cause::Rendezvous => {
+                record(&folder, lease, &interruption.event())?;
+                self.again(index, lease, because)?;
+                return Ok(true);
+            }
+            Cause::Terminated => {
+                record(&folder, lease, &interruption.event())?;
+                "the same command goes on from its last checkpoint".to_string()
+            }
+        };
+        self.ending.undone += 1;
+        self.settle(index, false, Some(&format!("{because}; {cure}")));
+        Ok(true)
     }
 
     /// Tries job `index` again after a pause, unless it was tried often enough.
@@ -365,22 +391,22 @@ impl Session<'_> {
             self.settle(index, false, Some(&format!("{because}; the same command goes on from its last checkpoint")));
             return Ok(());
         }
-        let pause = pause(desk.attempts);
+        let pause = backoff(FIRST_PAUSE, desk.attempts);
         (desk.state, desk.next) = (State::Waiting, Instant::now() + pause);
         let sentence = format!("{because}; tried again in {} s", pause.as_secs());
         self.progress.retried(index, &sentence);
         record(&self.planned[index].job.folder, lease, &Event::Retried { attempt: self.desks[index].attempts, because })
     }
 
-    /// Job `index` has come to `status`.
-    fn conclude(&mut self, index: usize, status: &Status, log: Option<&Path>) {
+    /// Job `index` has come to `ending`.
+    fn conclude(&mut self, index: usize, ending: &Ending, log: Option<&Path>) {
         let log = log.map_or(String::new(), |log| format!(" (log: {})", log.display()));
-        let problem = match status {
-            Status::Failed(error) => Some(format!("{error}{log}")),
-            Status::Diverged(evidence) => Some(format!("diverged: {evidence}")),
+        let problem = match ending {
+            Ending::Failed(error) => Some(format!("{error}{log}")),
+            Ending::Diverged(evidence) => Some(format!("diverged: {evidence}")),
             _ => None,
         };
-        self.settle(index, *status == Status::Done, problem.as_deref());
+        self.settle(index, *ending == Ending::Done, problem.as_deref());
         if self.settings.fail_fast && problem.is_some() {
             self.stop(Stop::Graceful, "a run failed, and --fail-fast", false);
         }

@@ -4,10 +4,15 @@ use std::fs;
 use std::path::Path;
 
 use anyhow::Result;
+use hydrometer_base::mean::mean;
+use hydrometer_base::run_id::RunId;
+use hydrometer_base::shortage::last_lines;
 use hydrometer_record::journal::{self, Event};
+use hydrometer_record::run_status::RunStatus;
 use serde::Serialize;
 
-use super::job::{Status, baselines, cache_place, fidelity_run, fidelity_teacher, journal_path};
+use super::ending::Ending;
+use super::job::{baselines, cache_place, fidelity_run, fidelity_teacher, journal_path};
 use super::lease::{by, holder};
 use super::local::log_path;
 use crate::experiment::Experiment;
@@ -18,11 +23,10 @@ const LOG_LINES: usize = 8;
 /// A job and where it stands.
 #[derive(Clone, Debug, Serialize)]
 pub struct State {
-    pub run: String,
+    pub run: RunId,
     /// `student`, `teacher`, `cache`, `baseline` or `fidelity`.
     pub role: &'static str,
-    /// `new`, `running`, `interrupted`, `done`, `failed` or `diverged`.
-    pub status: &'static str,
+    pub status: RunStatus,
     /// Target tokens done and to do.
     pub done: u64,
     pub total: u64,
@@ -45,7 +49,7 @@ pub fn states(experiment: &Experiment, runs: &Path) -> Result<Vec<State>> {
     for teacher in &experiment.teachers {
         all.push(state(runs, &teacher.run, "teacher", teacher.recipe.tokens)?);
         let place = cache_place(runs, teacher);
-        let run = place.folder.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let run = RunId::of_folder(&place.folder);
         all.push(state(runs, &run, "cache", 0)?);
     }
     for (run, _) in baselines(experiment) {
@@ -64,27 +68,24 @@ pub fn states(experiment: &Experiment, runs: &Path) -> Result<Vec<State>> {
 /// Seconds until all jobs that train are done: each at its own speed, or at that of the others of its role, as many at a time as
 /// run now. `None` where nothing tells a speed.
 pub fn seconds_left(states: &[State]) -> Option<f64> {
-    let mean = |mine: &dyn Fn(&&State) -> bool| {
-        let speeds: Vec<f64> = states.iter().filter(mine).filter_map(|state| state.tokens_per_s).collect();
-        (!speeds.is_empty()).then(|| speeds.iter().sum::<f64>() / speeds.len() as f64)
-    };
+    let speed = |mine: &dyn Fn(&&State) -> bool| mean(states.iter().filter(mine).filter_map(|state| state.tokens_per_s));
     let left = |state: &State| {
-        let own = state.tokens_per_s.or_else(|| mean(&|other| other.role == state.role)).or_else(|| mean(&|_| true))?;
+        let own = state.tokens_per_s.or_else(|| speed(&|other| other.role == state.role)).or_else(|| speed(&|_| true))?;
         Some(state.total.saturating_sub(state.done) as f64 / own)
     };
-    let to_do = states.iter().filter(|state| ["new", "interrupted", "running"].contains(&state.status));
+    let to_do = states.iter().filter(|state| state.status.planned() == RunStatus::New);
     let seconds: Option<Vec<f64>> = to_do.map(left).collect();
-    let at_a_time = states.iter().filter(|state| state.status == "running").count().max(1);
+    let at_a_time = states.iter().filter(|state| state.status == RunStatus::Running).count().max(1);
     seconds.map(|seconds| seconds.iter().sum::<f64>() / at_a_time as f64)
 }
 
-fn state(runs: &Path, run: &str, role: &'static str, tokens: u64) -> Result<State> {
+fn state(runs: &Path, run: &RunId, role: &'static str, tokens: u64) -> Result<State> {
     let folder = runs.join(run);
     let events = journal::read(&journal_path(&folder))?;
     let mut state = State {
-        run: run.to_string(),
+        run: run.clone(),
         role,
-        status: "new",
+        status: RunStatus::New,
         done: 0,
         total: tokens,
         loss: None,
@@ -111,24 +112,21 @@ fn state(runs: &Path, run: &str, role: &'static str, tokens: u64) -> Result<Stat
         let seconds: f64 = rest.iter().map(|(_, seconds)| seconds).sum();
         state.tokens_per_s = (seconds > 0.0).then(|| (end - first) as f64 / seconds);
     }
-    let holder = holder(&folder);
-    match Status::of(&events) {
-        _ if holder.is_some() => {
-            state.status = "running";
-            state.holder = holder.map(|holder| by(Some(&holder)));
+    match holder(&folder) {
+        Some(holder) => {
+            state.status = RunStatus::Running;
+            state.holder = Some(by(Some(&holder)));
             let left = state.total.saturating_sub(state.done) as f64;
             state.seconds_left = state.tokens_per_s.map(|speed| left / speed);
         }
-        Status::New => {}
-        Status::Interrupted => state.status = "interrupted",
-        Status::Done => state.status = "done",
-        Status::Failed(error) => (state.status, state.error) = ("failed", Some(error)),
-        Status::Diverged(evidence) => (state.status, state.error) = ("diverged", Some(evidence)),
+        None => {
+            let ending = Ending::of_events(&events);
+            (state.status, state.error) = (ending.status(), ending.error().map(String::from));
+        }
     }
     if state.error.is_some() {
         let text = fs::read_to_string(log_path(&folder)).unwrap_or_default();
-        let lines: Vec<&str> = text.lines().collect();
-        state.log = lines[lines.len().saturating_sub(LOG_LINES)..].iter().map(|line| line.to_string()).collect();
+        state.log = last_lines(text.lines(), LOG_LINES).into_iter().map(String::from).collect();
     }
     Ok(state)
 }
@@ -137,8 +135,8 @@ fn state(runs: &Path, run: &str, role: &'static str, tokens: u64) -> Result<Stat
 mod tests {
     use super::*;
 
-    fn state(role: &'static str, status: &'static str, done: u64, tokens_per_s: Option<f64>) -> State {
-        let (run, error, holder) = (String::new(), None, None);
+    fn state(role: &'static str, status: RunStatus, done: u64, tokens_per_s: Option<f64>) -> State {
+        let (run, error, holder) = (RunId::default(), None, None);
         State {
             run,
             role,
@@ -156,14 +154,14 @@ mod tests {
 
     #[test]
     fn the_time_left_counts_what_is_to_do_at_the_speeds_seen_and_as_many_at_a_time_as_run() {
-        let done = state("teacher", "done", 1000, Some(10.0));
-        let running = state("student", "running", 500, Some(100.0));
-        let new = || state("student", "new", 0, None);
+        let done = state("teacher", RunStatus::Done, 1000, Some(10.0));
+        let running = state("student", RunStatus::Running, 500, Some(100.0));
+        let new = || state("student", RunStatus::New, 0, None);
         let of = |states: &[State]| seconds_left(states);
         assert_eq!(of(&[done.clone(), running.clone(), new(), new()]), Some(5.0 + 10.0 + 10.0));
         assert_eq!(of(&[done.clone(), running.clone(), running, new()]), Some((5.0 + 5.0 + 10.0) / 2.0));
         assert_eq!(of(&[done.clone(), new()]), Some(100.0), "no student tells, so the teacher does");
-        assert_eq!(of(&[state("student", "failed", 0, None), done]), Some(0.0));
+        assert_eq!(of(&[state("student", RunStatus::Failed, 0, None), done]), Some(0.0));
         assert_eq!(of(&[new()]), None);
     }
 }

@@ -40,7 +40,7 @@ fn a_teacher_that_is_trained_here_packs_as_its_student() {
     for student in &experiment.students {
         let teacher = &experiment.teachers[fidelity_teacher(&experiment, student).unwrap()];
         assert_eq!(teacher.recipe.data, student.recipe.data);
-        assert!(student.teacher.is_none_or(|index| experiment.teachers[index].run == teacher.run));
+        assert!(student.trained_teacher().is_none_or(|index| experiment.teachers[index].run == teacher.run));
     }
     let runs = Path::new("runs");
     let folders: Vec<_> = experiment.students.iter().map(|student| data_folder(runs, &student.recipe.data)).collect();

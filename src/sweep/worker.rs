@@ -1,6 +1,5 @@
 //! A rank of a job: what `hydrometer worker` does.
 
-use std::fmt;
 use std::io::{Read, Write};
 use std::path::Path;
 use std::process::ExitCode;
@@ -21,6 +20,7 @@ use hydrometer_record::journal::{Event, Journal, TakenOver};
 use hydrometer_torch::dist::Mesh;
 use tch::Device;
 
+use super::ending::{Cause, Ending};
 use super::job::{CachePlace, Job, Work, journal_path};
 use super::lease::{Lease, LeaseObserver};
 use crate::eval::fidelity::{Model, fidelity};
@@ -29,13 +29,6 @@ use crate::teacher::build_cache::TeacherPass;
 use crate::teacher::cache::Cache;
 use crate::train::recipe::TrainRecipe;
 use crate::train::run::{Outcome, RunInputs, evaluation_events, train, trained_decoder};
-
-/// A rank's exit code where the ranks did not find each other.
-pub const RENDEZVOUS_FAILED: u8 = 75;
-/// A rank's exit code where the disk is full or cannot be written.
-pub const STORAGE: u8 = 74;
-/// A rank's exit code where memory has ended.
-pub const MEMORY: u8 = 71;
 
 /// Does the job in `job_file` as the rank that the environment names. The first rank works under the lease that `token` names,
 /// writes the journal, and stops at the next step once standard input closes: then the scheduler wants it to, or is gone.
@@ -67,58 +60,47 @@ pub fn work(job_file: &Path, token: Option<&str>) -> Result<ExitCode> {
             let mesh = Mesh { sequence_parallel: job.sequence_parallel, ..mesh };
             dispatch(&job, &mesh, journal.as_ref(), &stop)
         }
-        Err(error) => Err(error.context(WorkFailure::RendezvousFailed)),
+        Err(error) => Err(error.context(Cause::Rendezvous)),
     });
     let error = match result {
         Ok(Ok(())) => return Ok(ExitCode::SUCCESS),
         Ok(Err(error)) => match shortage(&format!("{error:#}")) {
-            Some(shortage) => anyhow!(shortage).context(WorkFailure::Memory),
+            Some(shortage) => anyhow!(shortage).context(Cause::Memory),
             None => error,
         },
         // What panics is tch where memory ends, or a mistake of ours.
         Err(panic) => match shortage(&panic) {
-            Some(shortage) => anyhow!(shortage).context(WorkFailure::Memory),
+            Some(shortage) => anyhow!(shortage).context(Cause::Memory),
             None => anyhow!(first_words(&panic)),
         },
     };
-    let words = match error.downcast_ref::<WorkFailure>() {
-        Some(WorkFailure::Memory) => error.root_cause().to_string(),
+    let cause = cause_of(&error);
+    let words = match cause {
+        Some(Cause::Memory) => error.root_cause().to_string(),
         _ => format!("{error:#}"),
     };
     // The log may be on the disk that is full.
     let _ = writeln!(std::io::stderr(), "{SAID}{words}");
-    let (code, event) = match error.downcast_ref::<WorkFailure>() {
-        _ if error.downcast_ref::<TakenOver>().is_some() => return Ok(ExitCode::FAILURE),
-        Some(WorkFailure::Memory) => (MEMORY, Some(Event::Deferred { because: words })),
-        _ if is_storage(&error) => (STORAGE, Some(Event::Deferred { because: format!("{error:#}") })),
-        Some(WorkFailure::RendezvousFailed) => (RENDEZVOUS_FAILED, None),
-        Some(WorkFailure::CorruptInput) => (1, Some(Event::Deferred { because: format!("{error:#}") })),
-        None => (1, Some(Event::Failed { error: format!("{error:#}") })),
-    };
+    if error.is::<TakenOver>() {
+        return Ok(ExitCode::FAILURE);
+    }
+    let ending = cause.map_or(Ending::Failed(words.clone()), |cause| Ending::interrupted(cause, words));
+    // That ranks missed each other is written once, by the scheduler.
+    let event = ending.event().filter(|_| cause != Some(Cause::Rendezvous));
     if let (Some(journal), Some(event)) = (&journal, event)
         && journal.write(&event).is_err()
     {
         let _ = journal.tell(&event);
     }
-    Ok(ExitCode::from(code))
+    Ok(ExitCode::from(ending.exit_code()))
 }
 
-/// Why a job could not be done that is no failure of its own.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum WorkFailure {
-    RendezvousFailed,
-    CorruptInput,
-    /// The machine's, not the job's: it may find more memory another time.
-    Memory,
-}
-
-impl fmt::Display for WorkFailure {
-    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        f.write_str(match self {
-            Self::RendezvousFailed => "the ranks did not find each other",
-            Self::CorruptInput => "what it needs is not whole",
-            Self::Memory => "memory has ended",
-        })
+/// What interrupted the work, where `error` is no failure of its own.
+fn cause_of(error: &anyhow::Error) -> Option<Cause> {
+    match error.downcast_ref::<Cause>() {
+        Some(Cause::Memory) => Some(Cause::Memory),
+        _ if is_storage(error) => Some(Cause::Storage),
+        cause => cause.copied(),
     }
 }
 
@@ -150,7 +132,7 @@ fn dispatch(job: &Job, mesh: &Mesh, journal: Option<&Journal>, stop: &AtomicBool
     let vocab_size = job.work.recipe().model.vocab_size;
     let split = |name: &str| -> Result<TokenizedSplit> {
         let path = job.data.join(format!("{name}.tokens"));
-        let split = TokenizedSplit::read(&path).context(WorkFailure::CorruptInput)?;
+        let split = TokenizedSplit::read(&path).context(Cause::CorruptInput)?;
         let unknown = split.ids.iter().find(|&id| id as usize >= vocab_size);
         match unknown {
             Some(id) => Err(user_error!("the {name} split has token {id}, which the model of {vocab_size} ids does not know")),
@@ -160,7 +142,7 @@ fn dispatch(job: &Job, mesh: &Mesh, journal: Option<&Journal>, stop: &AtomicBool
     let stopped = || stop.load(Ordering::Relaxed);
     match &job.work {
         Work::Train { recipe, start, cache } => {
-            let open = |place: &CachePlace| Cache::open(&place.folder, &place.title).context(WorkFailure::CorruptInput);
+            let open = |place: &CachePlace| Cache::open(&place.folder, &place.title).context(Cause::CorruptInput);
             let (train_split, held_out) = (split("train")?, split(&recipe.eval.on)?);
             let cache = cache.as_ref().map(open).transpose()?;
             if let Some(journal) = journal {
@@ -179,7 +161,7 @@ fn dispatch(job: &Job, mesh: &Mesh, journal: Option<&Journal>, stop: &AtomicBool
             let wanted = sequences_seen(&all, students);
             let decoder = trained_decoder(recipe, start.as_deref(), weights, mesh);
             // Weights that were trained here can be trained again; a checkpoint is what it is.
-            let decoder = if recipe.is_untrained() { decoder? } else { decoder.context(WorkFailure::CorruptInput)? };
+            let decoder = if recipe.is_untrained() { decoder? } else { decoder.context(Cause::CorruptInput)? };
             if let Some(journal) = journal {
                 journal.write(&started(job, recipe))?;
                 journal.write(&Event::Resumed { step: 0 })?;

@@ -96,12 +96,7 @@ pub fn load_weights(path: &Path, config: &ModelConfig, kind: Kind, mesh: &Mesh) 
     Weights::build(config, kind, mesh, |parameter| read(&tensors, &parameter.name, &parameter.shape))
 }
 
-/// Restores weights and optimizer in place.
-pub fn resume(path: &Path, weights: &Weights, optimizer: &mut AdamW, mesh: &Mesh) -> Result<()> {
-    restore(path, &verified(path)?, weights, optimizer, mesh)
-}
-
-/// The same from `bytes`, which [`verified`] gave of `path`.
+/// Restores weights and optimizer in place from `bytes`, which [`verified`] gave of `path`.
 pub fn restore(path: &Path, bytes: &[u8], weights: &Weights, optimizer: &mut AdamW, mesh: &Mesh) -> Result<()> {
     let tensors = SafeTensors::deserialize(bytes).map_err(|error| anyhow!("{}: {error}", path.display()))?;
     for (index, parameter) in weights.parameters.iter().enumerate() {

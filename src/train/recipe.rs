@@ -6,6 +6,7 @@ use std::path::Path;
 
 use anyhow::Result;
 use hydrometer_base::identity::identity;
+use hydrometer_data::batch::DataView;
 use hydrometer_data::recipe::DataRecipe;
 use hydrometer_torch::model::config::ModelConfig;
 use hydrometer_torch::model::{Precision, hf};
@@ -102,6 +103,11 @@ pub struct TrainRecipe {
 }
 
 impl TrainRecipe {
+    /// What it sees of its data.
+    pub fn view(&self) -> DataView {
+        DataView { tokens: self.tokens, batch: self.batch, seed: self.seed }
+    }
+
     /// Whether this is a checkpoint as it lies, not trained any further.
     pub fn is_untrained(&self) -> bool {
         self.tokens == 0

@@ -86,7 +86,8 @@ fn a_runs_checkpoint_moves_between_numbers_of_ranks_bit_for_bit() {
         for tp in [2, 1] {
             let read = whole(tp, &|weights, optimizer, mesh| {
                 let _ = tch::no_grad(|| weights.master.shallow_clone().zero_());
-                checkpoint::resume(&path, weights, optimizer, mesh).unwrap();
+                let bytes = checkpoint::verified(&path).unwrap();
+                checkpoint::restore(&path, &bytes, weights, optimizer, mesh).unwrap();
             });
             assert!(read == written, "{name} from four ranks to {tp}");
         }

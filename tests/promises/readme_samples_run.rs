@@ -73,7 +73,9 @@ fn the_sample_experiment_plans_and_runs() {
 #[test]
 fn the_commands_exist() {
     let (makefile, mut seen) = (file("Makefile"), 0);
-    for text in [file("README.md"), file("CONTRIBUTING.md"), file("docs/quotes.md"), file("docs/frames.md"), file("docs/running.md")] {
+    for text in
+        [file("README.md"), file("CONTRIBUTING.md"), file("docs/quotes.md"), file("docs/frames.md"), file("docs/running.md")]
+    {
         let lines = blocks(&text, "sh").join("\n");
         let inline = text.split('`').skip(1).step_by(2).filter(|code| code.starts_with("make ")).map(String::from);
         for line in lines.lines().map(String::from).chain(inline) {

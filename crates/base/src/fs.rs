@@ -18,18 +18,52 @@ pub fn replace_file(path: &Path, write: impl FnOnce(&mut File) -> Result<()>) ->
 
 /// The same for a `write` that opens the file itself, under the name it is given.
 pub fn replace_by_name(path: &Path, write: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
-    let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let name = path.file_name().context("a file name")?.to_string_lossy();
-    // Another process, on another machine even, may write the same file.
-    let part = folder.join(format!(".{name}.{:016x}.part", RandomState::new().build_hasher().finish()));
-    let finish = || -> Result<()> {
-        write(&part)?;
-        File::open(&part)?.sync_all()?;
-        fs::rename(&part, path)?;
-        File::open(folder)?.sync_all()?;
+    let replaced = PartFile::beside(path).and_then(|part| {
+        write(part.path())?;
+        part.finish()
+    });
+    replaced.with_context(|| format!("cannot write {}", path.display()))
+}
+
+/// A file that is being written beside its place. It appears there once it is finished; nothing is left of one that never is,
+/// unless its process was killed: see [`remove_parts`].
+pub struct PartFile {
+    part: PathBuf,
+    place: PathBuf,
+}
+
+impl PartFile {
+    /// For a file at `place`. The part itself is the caller's to create.
+    pub fn beside(place: &Path) -> Result<Self> {
+        let name = place.file_name().context("a file name")?.to_string_lossy();
+        // Another process, on another machine even, may write the same file.
+        let part = folder_of(place).join(format!(".{name}.{:016x}.part", RandomState::new().build_hasher().finish()));
+        Ok(Self { part, place: place.to_path_buf() })
+    }
+
+    /// Where to write.
+    pub fn path(&self) -> &Path {
+        &self.part
+    }
+
+    /// Puts what was written in its place, so that a power failure does not undo it.
+    pub fn finish(self) -> Result<()> {
+        File::open(&self.part)?.sync_all()?;
+        fs::rename(&self.part, &self.place)?;
+        File::open(folder_of(&self.place))?.sync_all()?;
         Ok(())
-    };
-    finish().inspect_err(|_| drop(fs::remove_file(&part))).with_context(|| format!("cannot write {}", path.display()))
+    }
+}
+
+impl Drop for PartFile {
+    fn drop(&mut self) {
+        // There is none any more where it has been renamed.
+        let _ = fs::remove_file(&self.part);
+    }
+}
+
+fn folder_of(path: &Path) -> &Path {
+    path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
 /// Creates or replaces `path` with `bytes`.

@@ -1,11 +1,14 @@
 //! What every room stands on: errors, files, text, units, hashes, the terminal and the version of the arithmetic.
 
+pub mod backoff;
 mod choice;
 mod error;
 pub mod fs;
 pub mod guard;
 pub mod identity;
+pub mod mean;
 pub mod numerics;
+pub mod run_id;
 pub mod shortage;
 pub mod suggest;
 pub mod terminal;

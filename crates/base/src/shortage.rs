@@ -33,9 +33,15 @@ pub fn last_words(log: &str, count: usize) -> String {
     if let Some(line) = lines.iter().rev().find_map(|line| line.strip_prefix(SAID)) {
         return line.to_string();
     }
-    let last: Vec<String> =
-        lines[lines.len().saturating_sub(count)..].iter().map(|line| line.chars().take(400).collect()).collect();
-    last.join(" | ")
+    let last = last_lines(lines.into_iter(), count);
+    last.into_iter().map(|line| line.chars().take(400).collect::<String>()).collect::<Vec<_>>().join(" | ")
+}
+
+/// The last of `lines`, at most `count`, in order.
+pub fn last_lines<'a>(lines: impl DoubleEndedIterator<Item = &'a str>, count: usize) -> Vec<&'a str> {
+    let mut last: Vec<&str> = lines.rev().take(count).collect();
+    last.reverse();
+    last
 }
 
 /// What a worker's last line on standard error begins with.

@@ -26,6 +26,11 @@ pub fn quantity(value: f64) -> String {
 
 /// The value of `400k`, `1.6M`, `3e-3` or `20`.
 pub fn parse_quantity(text: &str) -> Option<f64> {
+    parse_scaled(text).filter(|value| value.is_finite())
+}
+
+/// The same, which may be infinite or no number where that is written or too large.
+pub fn parse_scaled(text: &str) -> Option<f64> {
     let (digits, factor) = match text.chars().last()? {
         'k' | 'K' => (&text[..text.len() - 1], 1e3),
         'M' => (&text[..text.len() - 1], 1e6),
@@ -33,7 +38,7 @@ pub fn parse_quantity(text: &str) -> Option<f64> {
         'T' => (&text[..text.len() - 1], 1e12),
         _ => (text, 1.0),
     };
-    digits.parse::<f64>().ok().map(|value| value * factor).filter(|value| value.is_finite())
+    digits.parse::<f64>().ok().map(|value| value * factor)
 }
 
 /// `value` with `digits` decimals and a true minus sign.

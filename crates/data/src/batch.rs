@@ -7,6 +7,7 @@
 use rand::SeedableRng;
 use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
+use serde::{Deserialize, Serialize};
 
 use super::sequences::Sequence;
 
@@ -72,9 +73,30 @@ pub fn plan(sequences: &[Sequence], tokens: u64, batch: u64, seed: u64) -> Vec<V
     batches
 }
 
-/// The sequences among `all` that runs of these (tokens, batch, seed) see, each once, in order.
-pub fn sequences_seen(all: &[Sequence], runs: &[(u64, u64, u64)]) -> Vec<Sequence> {
-    let rows = runs.iter().flat_map(|&(tokens, batch, seed)| plan(all, tokens, batch, seed).into_iter().flatten());
+/// What decides which sequences of its data a run sees, and in which order. Written as the triple of its fields.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(from = "(u64, u64, u64)", into = "(u64, u64, u64)")]
+pub struct DataView {
+    pub tokens: u64,
+    pub batch: u64,
+    pub seed: u64,
+}
+
+impl From<(u64, u64, u64)> for DataView {
+    fn from((tokens, batch, seed): (u64, u64, u64)) -> Self {
+        Self { tokens, batch, seed }
+    }
+}
+
+impl From<DataView> for (u64, u64, u64) {
+    fn from(DataView { tokens, batch, seed }: DataView) -> Self {
+        (tokens, batch, seed)
+    }
+}
+
+/// The sequences among `all` that runs with these `views` see, each once, in order.
+pub fn sequences_seen(all: &[Sequence], views: &[DataView]) -> Vec<Sequence> {
+    let rows = views.iter().flat_map(|&DataView { tokens, batch, seed }| plan(all, tokens, batch, seed).into_iter().flatten());
     let mut seen: Vec<Sequence> = rows.map(|row| row.sequence).collect();
     seen.sort_by_key(|sequence| sequence.start);
     seen.dedup();

@@ -2,14 +2,14 @@
 //! larger than memory.
 
 use std::borrow::Cow;
-use std::fs::{self, File};
+use std::fs::File;
 use std::io::{BufReader, BufWriter, Read, Write};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context, Result, ensure};
-use hydrometer_base::fs::sha256_file;
+use hydrometer_base::fs::{PartFile, sha256_file};
 
 /// Ids that are kept in memory: of more, each is read from the file when it is needed.
 const IN_MEMORY: usize = 16 << 20;
@@ -89,46 +89,40 @@ fn ids(bytes: &[u8]) -> Vec<u32> {
 
 /// Writes ids one after the other; the file appears when it is complete, and nothing is left where it never is.
 pub struct Writer {
-    file: Option<BufWriter<File>>,
-    part: PathBuf,
+    file: BufWriter<File>,
+    part: PartFile,
     path: PathBuf,
     pub len: usize,
 }
 
 impl Writer {
     pub fn create(path: &Path) -> Result<Self> {
-        let part = path.with_extension(format!("ids.{}.part", std::process::id()));
-        let file = File::create(&part).with_context(|| format!("cannot write {}", part.display()))?;
-        let file = Some(BufWriter::with_capacity(1 << 20, file));
-        Ok(Self { file, part, path: path.to_path_buf(), len: 0 })
+        let part = PartFile::beside(path)?;
+        let file = File::create(part.path()).with_context(|| format!("cannot write {}", part.path().display()))?;
+        Ok(Self { file: BufWriter::with_capacity(1 << 20, file), part, path: path.to_path_buf(), len: 0 })
     }
 
     pub fn extend(&mut self, ids: &[u32]) -> Result<()> {
-        let cannot = || format!("cannot write {}", self.part.display());
-        let file = self.file.as_mut().expect("open until it is finished");
-        ids.iter().try_for_each(|id| file.write_all(&id.to_le_bytes())).with_context(cannot)?;
+        let written = ids.iter().try_for_each(|id| self.file.write_all(&id.to_le_bytes()));
+        written.with_context(|| format!("cannot write {}", self.part.path().display()))?;
         self.len += ids.len();
         Ok(())
     }
 
     /// Puts the file in its place; its SHA-256.
     pub fn finish(mut self) -> Result<String> {
-        let file = self.file.take().expect("open until it is finished");
-        let cannot = || format!("cannot write {}", self.path.display());
-        file.into_inner().map_err(|error| error.into_error()).with_context(cannot)?.sync_all()?;
-        fs::rename(&self.part, &self.path).with_context(cannot)?;
+        let flushed = self.file.flush().map_err(anyhow::Error::new).and_then(|()| self.part.finish());
+        flushed.with_context(|| format!("cannot write {}", self.path.display()))?;
         sha256_file(&self.path)
-    }
-}
-
-impl Drop for Writer {
-    fn drop(&mut self) {
-        let _ = fs::remove_file(&self.part);
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
+    use hydrometer_base::fs::remove_parts;
+
     use super::*;
 
     #[test]
@@ -140,6 +134,13 @@ mod tests {
         all.chunks(77).for_each(|chunk| writer.extend(chunk).unwrap());
         assert_eq!(writer.len, 1000);
         assert!(!path.exists(), "not before it is complete");
+        let killed = folder.path().join("killed");
+        std::fs::create_dir(&killed).unwrap();
+        // A killed process drops nothing.
+        std::mem::forget(Writer::create(&killed.join("b.ids")).unwrap());
+        assert_eq!(std::fs::read_dir(&killed).unwrap().count(), 1);
+        remove_parts(&killed, Duration::ZERO);
+        assert_eq!(std::fs::read_dir(&killed).unwrap().count(), 0, "what a killed process leaves is removed");
         writer.finish().unwrap();
         let stored = Ids::File { file: Arc::new(File::open(&path).unwrap()), len: 1000 };
         let memory = Ids::open(&path, 1000).unwrap();

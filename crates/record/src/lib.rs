@@ -8,3 +8,4 @@ pub mod imports;
 pub mod journal;
 mod number;
 pub mod provenance;
+pub mod run_status;

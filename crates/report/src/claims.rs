@@ -10,6 +10,7 @@ use std::collections::BTreeMap;
 use anyhow::Result;
 use hydrometer_base::units::{fixed, signed};
 use hydrometer_record::frames::Frames;
+use hydrometer_record::run_status::RunStatus;
 use serde::Serialize;
 
 use super::evidence::{FinalEvaluation, read};
@@ -134,7 +135,7 @@ fn measure(
         let mut found = Vec::new();
         for run in runs {
             match evidence.get(run) {
-                Some(measured) if measured.status == "ok" => found.push(measured),
+                Some(measured) if measured.status == RunStatus::Done.in_frames() => found.push(measured),
                 Some(measured) => unfinished.push(format!("{run} is {}", measured.status)),
                 None => unfinished.push(format!("{run} is missing")),
             }

@@ -4,9 +4,11 @@ use std::cmp::Ordering;
 use std::collections::BTreeMap;
 
 use anyhow::Result;
+use hydrometer_base::mean::mean;
 use hydrometer_base::units::parse_quantity;
 use hydrometer_record::frames::{EvalRow, Frames};
 use hydrometer_record::provenance::Provenance;
+use hydrometer_record::run_status::RunStatus;
 use serde::Serialize;
 
 use super::difference::{Difference, NllDifference, difference};
@@ -232,8 +234,8 @@ impl Ranks {
 
 fn cell(input: &Input, method: &str, axes: Vec<AxisValue>, runs: Vec<usize>, split: &str) -> Cell {
     let all: Vec<&Run> = runs.iter().map(|&at| &input.runs[at]).collect();
-    let count = |statuses: &[&str]| all.iter().filter(|run| statuses.contains(&run.status.as_str())).count();
-    let (ok, failed, diverged) = (count(&["ok"]), count(&["failed"]), count(&["diverged"]));
+    let count = |status: RunStatus| all.iter().filter(|run| run.is(status)).count();
+    let (ok, failed, diverged) = (count(RunStatus::Done), count(RunStatus::Failed), count(RunStatus::Diverged));
     let finished: Vec<&Run> = all.iter().copied().filter(|run| run.ok()).collect();
     let mut seeds: Vec<SeedResult> = finished
         .iter()
@@ -266,12 +268,6 @@ fn cell(input: &Input, method: &str, axes: Vec<AxisValue>, runs: Vec<usize>, spl
         seeds,
         runs,
     }
-}
-
-/// The mean of the finite ones among `values`.
-pub fn mean(values: impl Iterator<Item = f64>) -> Option<f64> {
-    let (sum, n) = values.filter(|value| value.is_finite()).fold((0.0, 0), |(sum, n), value| (sum + value, n + 1));
-    (n > 0).then(|| sum / n as f64)
 }
 
 /// Names each cell by its arm and the axes that tell the arm's cells apart, and finds its facet.

@@ -2,9 +2,10 @@
 
 use std::collections::BTreeMap;
 
+use hydrometer_base::mean::mean;
 use serde::Serialize;
 
-use super::comparison::{Cell, Estimate, LEVEL, SeedResult, mean};
+use super::comparison::{Cell, Estimate, LEVEL, SeedResult};
 use super::evidence::FinalEvaluation;
 use crate::stats::bootstrap::{REPLICATES, SEED};
 use crate::stats::crossed::{Crossed, Draws};

@@ -1,10 +1,12 @@
 //! What the pages say beside the comparison: diagnostics, failures, cost and provenance, as rows of text.
 
+use hydrometer_base::mean::mean;
 use hydrometer_base::units::{date, duration, fixed, flops, quantity};
 use hydrometer_record::provenance::Provenance;
+use hydrometer_record::run_status::RunStatus;
 
 use super::claims::Outcome;
-use super::comparison::{Cell, Comparison, mean};
+use super::comparison::{Cell, Comparison};
 use super::input::{Input, Run, Step};
 use crate::stats::verdict::Verdict;
 
@@ -73,7 +75,7 @@ pub fn failures(input: &Input) -> Rows {
 }
 
 fn reason(run: &Run) -> String {
-    run.error.clone().unwrap_or_else(|| if run.status == "new" { "not started".into() } else { "–".into() })
+    run.error.clone().unwrap_or_else(|| if run.is(RunStatus::New) { "not started".into() } else { "–".into() })
 }
 
 /// Which claims are refuted: a negative result is a result.

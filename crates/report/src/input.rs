@@ -2,6 +2,7 @@
 
 use anyhow::Result;
 use hydrometer_record::frames::{EvalRow, Frames, RunRow, axes_of};
+use hydrometer_record::run_status::RunStatus;
 use polars::prelude::*;
 
 pub struct Input {
@@ -47,7 +48,11 @@ pub struct Step {
 
 impl Run {
     pub fn ok(&self) -> bool {
-        self.status == "ok"
+        self.is(RunStatus::Done)
+    }
+
+    pub fn is(&self, status: RunStatus) -> bool {
+        self.status == status.in_frames()
     }
 
     /// The last evaluation on `split`, unless its numbers are not finite.

@@ -7,6 +7,7 @@
 use std::path::PathBuf;
 
 use anyhow::{Context, Result};
+use hydrometer_base::mean::mean;
 use hydrometer_base::numerics::{NUMERICS, changes_since};
 use hydrometer_base::units::{date, duration, fixed, flops, perplexity, quantity, signed};
 use hydrometer_record::export::Export;
@@ -15,7 +16,7 @@ use hydrometer_record::provenance::Provenance;
 use serde_json::{Map, Value, json};
 
 use super::claims::rounded;
-use super::comparison::{Cell, Comparison, Estimate, Reference, compare, mean};
+use super::comparison::{Cell, Comparison, Estimate, Reference, compare};
 use super::difference::Difference;
 use super::evidence::{self, FinalEvaluation};
 use super::findings::{self, MEANS};

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::Result;
+use hydrometer_base::run_id::recipe_of;
 use hydrometer_base::units::signed;
 use hydrometer_base::user_error;
 use serde::Serialize;
@@ -55,16 +56,10 @@ pub fn over_experiments(comparisons: &[Comparison]) -> Result<Vec<Pooled>> {
     Ok(pool(groups))
 }
 
-/// What a run is whatever it is called: the hash of its recipe at the end of its name.
-fn recipe(run: &str) -> &str {
-    let hash = run.rsplit('-').next().filter(|hash| hash.len() == 8 && hash.bytes().all(|byte| byte.is_ascii_hexdigit()));
-    hash.unwrap_or(run)
-}
-
 /// Which of the experiments share runs, in a sentence each.
 pub fn shared(comparisons: &[Comparison]) -> Vec<String> {
     let runs = |comparison: &Comparison| -> BTreeSet<String> {
-        comparison.cells.iter().flat_map(|cell| &cell.seeds).map(|seed| recipe(&seed.run).to_string()).collect()
+        comparison.cells.iter().flat_map(|cell| &cell.seeds).map(|seed| recipe_of(&seed.run).to_string()).collect()
     };
     let all: Vec<BTreeSet<String>> = comparisons.iter().map(runs).collect();
     let pairs = (0..all.len()).flat_map(|b| (0..b).map(move |a| (a, b)));
@@ -80,7 +75,7 @@ fn refuse_contradictions(comparisons: &[Comparison]) -> Result<()> {
     let mut known: BTreeMap<&str, (&str, &SeedResult)> = BTreeMap::new();
     for comparison in comparisons {
         for seed in comparison.cells.iter().flat_map(|cell| &cell.seeds) {
-            let (first, before) = *known.entry(recipe(&seed.run)).or_insert((&comparison.experiment, seed));
+            let (first, before) = *known.entry(recipe_of(&seed.run)).or_insert((&comparison.experiment, seed));
             if before.nll.to_bits() != seed.nll.to_bits() {
                 return Err(user_error!(
                     "run {} has an nll of {} in {first} and of {} in {}: these are not the same results, leave one of them out",
@@ -111,7 +106,7 @@ fn add(groups: &mut Groups, place: (String, String), set: String, comparison: &C
     let Some(reference) = comparison.cells.iter().find(|other| other.label == found.to) else { return };
     let pair = |seed: &SeedResult| {
         let other = reference.seeds.iter().find(|other| other.seed == seed.seed)?;
-        let runs = [&seed.run, &other.run].map(|run| recipe(run).to_string());
+        let runs = [&seed.run, &other.run].map(|run| recipe_of(run).to_string());
         Some(Pair { seed: seed.seed, runs, value: seed.nll - other.nll })
     };
     let differences = cell.seeds.iter().filter_map(pair).collect();

@@ -32,7 +32,7 @@ fn arms_that_share_a_teacher_share_its_largest_top_k_and_all_temperatures() {
     let [teacher] = &experiment.teachers[..] else { panic!("{} teachers", experiment.teachers.len()) };
     assert_eq!(teacher.kept, TargetSpec::best(20, &[1.0, 2.0]));
     assert_eq!((teacher.recipe.tokens, teacher.recipe.seed, teacher.recipe.model.hidden_size), (8_000_000, 0, 64));
-    assert_eq!(teacher.run, format!("teacher-big-{}", identity(&teacher.recipe)));
+    assert_eq!(teacher.run.as_str(), format!("teacher-big-{}", identity(&teacher.recipe)));
 }
 
 #[test]
@@ -68,8 +68,8 @@ fn a_teacher_takes_from_base_what_it_does_not_say() {
 fn each_context_has_a_teacher_of_its_own() {
     let experiment = Bench::new().good(&SAMPLE.replace("tokens = [\"100k\", \"1M\"]", "context = [64, 128]"));
     assert_eq!(experiment.teachers.len(), 2);
-    for student in experiment.students.iter().filter(|student| student.teacher.is_some()) {
-        let teacher = &experiment.teachers[student.teacher.unwrap()];
+    for student in experiment.students.iter().filter(|student| student.trained_teacher().is_some()) {
+        let teacher = &experiment.teachers[student.trained_teacher().unwrap()];
         assert_eq!(teacher.recipe.data, student.recipe.data);
         let trained = student.recipe.teacher.as_ref().unwrap().trained.as_deref();
         assert_eq!(trained, Some(&teacher.recipe));
@@ -275,20 +275,20 @@ fn total_flops_gives_distilled_arms_the_tokens_that_their_teacher_leaves() {
         .replace("tokens = \"8M\"", "tokens = \"40k\"")
         .replace("at     = { tokens = \"100k\" }", "at     = { tokens = \"1M\", student = \"llama-2m\" }");
     let experiment = design_bench().good(&text);
-    let users = experiment.students.iter().filter(|student| student.teacher.is_some()).count() as f64;
+    let users = experiment.students.iter().filter(|student| student.trained_teacher().is_some()).count() as f64;
     assert_eq!(experiment.fairness.balanced.len() as f64, users);
     for student in &experiment.students {
         let written = &student.axes.iter().find(|(key, _)| key == "tokens").unwrap().1;
         let budget = if written == "1M" { 1e6 } else { 1e5 };
         let own = student.recipe.model.train_flops_per_token(student.recipe.data.context);
-        let Some(teacher) = student.teacher else {
+        let Some(teacher) = student.trained_teacher() else {
             assert_eq!(student.recipe.tokens as f64, budget);
             continue;
         };
         let taught = &experiment.teachers[teacher].recipe;
         let same = |other: &&super::super::Student| {
             let tokens = other.axes.iter().any(|(key, value)| key == "tokens" && value == written);
-            other.teacher.is_some() && other.seed == student.seed && tokens
+            other.trained_teacher().is_some() && other.seed == student.seed && tokens
         };
         let shared = experiment.students.iter().filter(same).count() as f64;
         let forward = taught.model.forward_flops_per_token(student.recipe.data.context) / shared;

@@ -7,6 +7,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, anyhow};
+use hydrometer_base::backoff::backoff;
 use hydrometer_base::{note, user_error};
 use rand::RngExt;
 
@@ -20,7 +21,6 @@ use super::service::Service;
 const TICK: Duration = Duration::from_millis(20);
 /// The first pause after a failure; each that follows is twice as long.
 const PAUSE: Duration = Duration::from_millis(500);
-const PAUSE_MAX: Duration = Duration::from_secs(60);
 
 /// Asks what of `questions` is not in `ledger`; every answer is there before the next step is taken. `interrupts` counts ctrl-C:
 /// at one, what is under way is waited for; at two, it is given up. `check` looks at each new line of the ledger: an error from
@@ -238,7 +238,7 @@ fn work(client: &Client, desk: &RequestQueue, service: &Service, news: &Sender<R
                 Ok(answer) => break RequestOutcome::Answered(question.clone(), answer),
                 Err(RequestError::Passing { why, wait }) if attempt < service.retries => {
                     attempt += 1;
-                    let pause = wait.unwrap_or_default().max(backoff(attempt));
+                    let pause = wait.unwrap_or_default().max(part_of_backoff(attempt));
                     if wait.is_some() {
                         let mut state = desk.lock();
                         state.hold_until = state.hold_until.max(Instant::now() + pause);
@@ -261,10 +261,9 @@ fn work(client: &Client, desk: &RequestQueue, service: &Service, news: &Sender<R
     }
 }
 
-/// The pause before try `attempt` + 1: doubled each time, and a random part of it, so that not all come back at once.
-fn backoff(attempt: u32) -> Duration {
-    let whole = PAUSE * 2u32.pow(attempt.saturating_sub(1).min(16));
-    whole.min(PAUSE_MAX).mul_f64(rand::rng().random_range(0.5..1.0))
+/// A random part of the pause before try `attempt` + 1, so that not all come back at once.
+fn part_of_backoff(attempt: u32) -> Duration {
+    backoff(PAUSE, attempt).mul_f64(rand::rng().random_range(0.5..1.0))
 }
 
 #[cfg(test)]
@@ -291,9 +290,9 @@ mod tests {
     }
 
     #[test]
-    fn pauses_double_within_a_minute() {
+    fn at_least_half_of_a_pause_is_waited_for() {
         for (attempt, whole) in [(1, 0.5), (2, 1.0), (5, 8.0), (30, 60.0)] {
-            let pause = backoff(attempt).as_secs_f64();
+            let pause = part_of_backoff(attempt).as_secs_f64();
             assert!((whole / 2.0..=whole).contains(&pause), "{attempt}: {pause}");
         }
     }

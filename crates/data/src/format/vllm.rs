@@ -2,8 +2,7 @@
 //! the K), or generations in `outputs` with `logprobs`. Entries go by token id: `{"42": {"logprob", "rank", "decoded_token"}}`.
 
 use super::openai::refusal;
-use super::prompt::response;
-use super::prompt::{self, Prompt};
+use super::prompt::{self, Prompt, response};
 use super::{Keys, finish};
 use crate::answers::{row_name, score};
 use crate::example::{Answers, Beside, Entry, Example, Scores, Segment, Token};

@@ -1,12 +1,13 @@
 //! Training losses against tokens: on the labels, and each arm's own.
 
 use anyhow::Result;
+use hydrometer_base::mean::mean;
 
 use super::axis::Axis;
 use super::curves::{Names, Panel, Series, draw_panels, extent, over_seeds};
 use super::perplexity::arm_keys;
 use super::{Palette, Plot};
-use crate::comparison::{Cell, Comparison, mean};
+use crate::comparison::{Cell, Comparison};
 use crate::input::{Input, Run, Step};
 
 /// Steps that a running mean spans, as a part of the run.

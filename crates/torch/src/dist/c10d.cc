@@ -85,13 +85,6 @@ void all_gather(const Group& group, const at::Tensor* input, at::Tensor* output)
   collective([&] { return group.inner->allgather(outputs, inputs); });
 }
 
-void broadcast(const Group& group, at::Tensor* tensor, int32_t source) {
-  std::vector<at::Tensor> tensors{*tensor};
-  c10d::BroadcastOptions options;
-  options.rootRank = source;
-  collective([&] { return group.inner->broadcast(tensors, options); });
-}
-
 namespace {
 
 using torch::autograd::AutogradContext;

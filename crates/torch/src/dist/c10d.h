@@ -32,7 +32,6 @@ std::shared_ptr<Group> nccl_group(const Store& store, rust::Str name, int32_t ra
 
 void all_reduce_sum(const Group& group, at::Tensor* tensor);
 void all_gather(const Group& group, const at::Tensor* input, at::Tensor* output);
-void broadcast(const Group& group, at::Tensor* tensor, int32_t source);
 
 at::Tensor* copy_to_group(const std::shared_ptr<Group>& group, const at::Tensor* input);
 at::Tensor* reduce_from_group(const std::shared_ptr<Group>& group, const at::Tensor* input);

@@ -26,7 +26,6 @@ mod ffi {
 
         unsafe fn all_reduce_sum(group: &Group, tensor: *mut Tensor) -> Result<()>;
         unsafe fn all_gather(group: &Group, input: *const Tensor, output: *mut Tensor) -> Result<()>;
-        unsafe fn broadcast(group: &Group, tensor: *mut Tensor, source: i32) -> Result<()>;
 
         unsafe fn copy_to_group(group: &SharedPtr<Group>, input: *const Tensor) -> Result<*mut Tensor>;
         unsafe fn reduce_from_group(group: &SharedPtr<Group>, input: *const Tensor) -> Result<*mut Tensor>;
@@ -134,11 +133,6 @@ impl Group {
     /// Fills `output [size, ...]` with the `input [...]` of every rank.
     pub fn all_gather(&self, input: &Tensor, output: &Tensor) -> Result<()> {
         Ok(unsafe { ffi::all_gather(&self.0, pointer(input), pointer(output).cast_mut()) }?)
-    }
-
-    /// Overwrites `tensor` with that of rank `source`.
-    pub fn broadcast(&self, tensor: &Tensor, source: usize) -> Result<()> {
-        Ok(unsafe { ffi::broadcast(&self.0, pointer(tensor).cast_mut(), i32::try_from(source)?) }?)
     }
 
     /// Megatron's *f*: identity forward, all-reduce backward.

@@ -1,5 +1,6 @@
 //! This program again, as several ranks on this machine: each is told what torchrun would tell it.
 
+use std::io;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
@@ -9,6 +10,7 @@ use anyhow::{Context, Result};
 use super::c10d::Store;
 
 const POLL: Duration = Duration::from_millis(10);
+/// How long the others may take to say that one is gone, where nobody waits for a checkpoint.
 const GRACE: Duration = Duration::from_secs(2);
 
 /// Prepares `command` to be rank `rank` of `world`, which meet at `store` (none for a single rank).
@@ -53,31 +55,35 @@ pub fn ranks(world: usize) -> Result<ExitStatus> {
         rank_of(&mut command, rank, world, threads, Some(&store))?;
         children.push(command.spawn().context("cannot start a rank")?);
     }
-    wait(&mut children)
+    let mut statuses = wait(&mut children, GRACE).into_iter().map(|(_, status)| status).collect::<io::Result<Vec<_>>>()?;
+    let failed = statuses.iter().find(|status| !status.success()).copied();
+    failed.or(statuses.pop()).context("no rank was started")
 }
 
-/// Waits until all have ended. Once one has failed the others cannot go on: they get a moment to say so.
-fn wait(children: &mut [Child]) -> Result<ExitStatus> {
-    let mut failed: Option<(Instant, ExitStatus)> = None;
+/// Waits until all ranks have ended; how each did, with its number, in the order in which they ended. Once one has failed the
+/// others cannot go on: they get `grace` to say so and are killed then, of which nothing is told, for it is our doing.
+pub fn wait(ranks: &mut [Child], grace: Duration) -> Vec<(usize, io::Result<ExitStatus>)> {
+    let mut ended = Vec::new();
+    let mut failed: Option<Instant> = None;
+    let mut running: Vec<usize> = (0..ranks.len()).collect();
     loop {
-        let mut running = false;
-        let mut last = None;
-        for child in children.iter_mut() {
-            match child.try_wait()? {
-                Some(status) if status.success() => last = Some(status),
-                Some(status) => failed = failed.or(Some((Instant::now(), status))),
-                None => running = true,
+        running.retain(|&rank| {
+            let status = match ranks[rank].try_wait() {
+                Ok(None) => return true,
+                Ok(Some(status)) => Ok(status),
+                Err(error) => Err(error),
+            };
+            if !status.as_ref().is_ok_and(ExitStatus::success) {
+                failed.get_or_insert_with(Instant::now);
             }
+            ended.push((rank, status));
+            false
+        });
+        if failed.is_some_and(|since| since.elapsed() > grace) {
+            running.drain(..).for_each(|rank| drop(ranks[rank].kill().and_then(|()| ranks[rank].wait())));
         }
-        match (failed, last) {
-            (Some((_, status)), _) if !running => return Ok(status),
-            (None, Some(status)) if !running => return Ok(status),
-            (Some((since, _)), _) if since.elapsed() > GRACE => {
-                for child in children.iter_mut() {
-                    let _ = child.kill();
-                }
-            }
-            _ => {}
+        if running.is_empty() {
+            return ended;
         }
         sleep(POLL);
     }

@@ -5,10 +5,8 @@
 use anyhow::Result;
 use tch::{Kind, Tensor};
 
+use super::kernels::EMPTY_MAX;
 use crate::dist::ProcessGroup;
-
-/// The maximum of no logits at all: finite, so that differences of it are.
-const EMPTY: f64 = -1e30;
 
 /// ln Σ exp(x) of each row over some set, as `max + ln sum`, each `[C, 1]` f64; sum is 0 for an empty set.
 pub struct LogSumExp {
@@ -19,7 +17,7 @@ pub struct LogSumExp {
 impl LogSumExp {
     /// Of the entries of `x_ck` where `among_ck` is 1.
     pub fn among(x_ck: &Tensor, among_ck: &Tensor) -> Self {
-        let max = x_ck.masked_fill(&among_ck.eq(0.0), EMPTY).amax([-1], true);
+        let max = x_ck.masked_fill(&among_ck.eq(0.0), EMPTY_MAX).amax([-1], true);
         Self { sum: row_sum(&((x_ck - &max).clamp_max(0.0).exp() * among_ck)), max }
     }
 

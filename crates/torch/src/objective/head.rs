@@ -21,6 +21,8 @@ use crate::dist::ProcessGroup;
 /// Bytes of logits that exist at a time: so many that the products with a chunk are large, and the passes over the weight's
 /// gradient few.
 const CHUNK_BYTES: i64 = 192 << 20;
+/// Bytes of a logit: f32, whatever the precision of the model.
+pub const LOGIT_BYTES: i64 = 4;
 
 thread_local! {
     /// Memory for a chunk's logits, kept from call to call: to be given fresh pages costs as much as a walk over them.
@@ -65,6 +67,11 @@ impl TokenLosses {
         };
         Ok(LossSums { loss, hard_loss, lse, retained_mass, teacher_entropy })
     }
+}
+
+/// Tokens whose logits over `width` ids exist at a time.
+pub fn chunk_length(width: i64) -> i64 {
+    (CHUNK_BYTES / (LOGIT_BYTES * width).max(1)).clamp(64, 4096)
 }
 
 impl Head<'_> {
@@ -113,7 +120,7 @@ impl Head<'_> {
 
     /// Tokens whose logits exist at a time.
     pub(super) fn chunk_length(&self) -> i64 {
-        (CHUNK_BYTES / (4 * self.weight_vd.size()[0]).max(1)).clamp(64, 4096)
+        chunk_length(self.weight_vd.size()[0])
     }
 
     /// The logits `[C, v]` of this shard, f32, in memory that the thread's next call writes over.

@@ -2,10 +2,7 @@
 
 use tch::{Kind, Tensor};
 
-use super::kernels::{self, RowFactors, RowSums};
-
-/// The maximum of a row without finite entries: finite, so that differences of it are.
-const EMPTY: f64 = -1e30;
+use super::kernels::{self, EMPTY_MAX, RowFactors, RowSums};
 
 /// LossSums of the rows of `z_cv` (f32), −∞ standing for none.
 pub fn sums(z_cv: &Tensor, temperature: f64, difference: bool) -> RowSums {
@@ -22,7 +19,7 @@ pub fn gradient(z_cv: &mut Tensor, temperature: f64, factors: &RowFactors) {
 }
 
 fn composed_sums(z_cv: &Tensor, temperature: f64, difference: bool) -> RowSums {
-    let max = z_cv.amax([-1], true).clamp_min(EMPTY);
+    let max = z_cv.amax([-1], true).clamp_min(EMPTY_MAX);
     let mut x_cv = z_cv - &max;
     let sum = |x: &Tensor| x.sum_dim_intlist(-1, true, Kind::Float).to_kind(Kind::Double);
     let plain_exp = (temperature != 1.0).then(|| sum(&x_cv.exp()));

@@ -6,4 +6,7 @@ pub mod products;
 mod rows;
 mod vector;
 
+/// The maximum of a row without finite entries: finite, so that differences of it are.
+pub const EMPTY_MAX: f64 = -1e30;
+
 pub use rows::{RowFactors, RowSums, fit, gradient, sums};

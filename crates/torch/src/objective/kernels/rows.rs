@@ -12,7 +12,7 @@ const WORTH_A_THREAD: usize = 1 << 16;
 
 /// Of each of C rows of logits z, −∞ standing for none: f64 `[C, 1]`.
 pub struct RowSums {
-    /// −1e30 for a row of −∞ alone.
+    /// [`super::EMPTY_MAX`] for a row of −∞ alone.
     pub max: Tensor,
     /// Σ exp((z − max)/τ)
     pub exp: Tensor,

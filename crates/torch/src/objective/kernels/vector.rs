@@ -1,13 +1,14 @@
 //! One row: its sums, and its gradient in place. Plain loops over lanes, compiled once for each instruction set.
 
+use super::EMPTY_MAX;
 use super::exp::exp;
 
 /// Lanes that are summed apart.
 const LANES: usize = 16;
 /// Elements that are summed in single precision before they go to a double.
 const BLOCK: usize = 64 * LANES;
-/// The maximum of a row without finite entries.
-const EMPTY: f32 = -1e30;
+/// [`EMPTY_MAX`] in single precision.
+const EMPTY: f32 = EMPTY_MAX as f32;
 
 /// What [`sums`] finds in a row of logits z, −∞ standing for none.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]

@@ -1,0 +1,76 @@
+//! The words for where a run stands, in the frames and on the command line.
+
+use std::fmt;
+
+use serde::{Serialize, Serializer};
+
+/// Where a run stands. How it got there is told by its journal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RunStatus {
+    New,
+    Running,
+    /// It began and has not ended; the next `run` resumes it.
+    Interrupted,
+    Done,
+    Failed,
+    Diverged,
+}
+
+impl RunStatus {
+    /// As `status` and `plan` say it.
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::New => "new",
+            Self::Running => "running",
+            Self::Interrupted => "interrupted",
+            Self::Done => "done",
+            Self::Failed => "failed",
+            Self::Diverged => "diverged",
+        }
+    }
+
+    /// As the column `status` of the frames says it: a finished run is `ok`, and frames are written while no run is running.
+    pub const fn in_frames(self) -> &'static str {
+        match self {
+            Self::Done => "ok",
+            Self::Running => Self::Interrupted.word(),
+            other => other.word(),
+        }
+    }
+
+    /// As `plan` counts it: whatever is still to do is new.
+    pub const fn planned(self) -> Self {
+        match self {
+            Self::Running | Self::Interrupted => Self::New,
+            other => other,
+        }
+    }
+}
+
+impl fmt::Display for RunStatus {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        // With the width that is asked for.
+        f.pad(self.word())
+    }
+}
+
+impl Serialize for RunStatus {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.word())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Oracle: the lists of DESIGN.md (`plan`), docs/frames.md (the column `status`) and the JSON of `status`.
+    #[test]
+    fn frames_status_and_plan_use_the_words_that_are_documented() {
+        use RunStatus::{Diverged, Done, Failed, Interrupted, New, Running};
+        let all = [New, Running, Interrupted, Done, Failed, Diverged];
+        assert_eq!(all.map(RunStatus::word), ["new", "running", "interrupted", "done", "failed", "diverged"]);
+        assert_eq!(all.map(RunStatus::in_frames), ["new", "interrupted", "interrupted", "ok", "failed", "diverged"]);
+        assert_eq!(all.map(|status| status.planned().word()), ["new", "new", "new", "done", "failed", "diverged"]);
+    }
+}
