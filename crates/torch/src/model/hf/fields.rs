@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Result;
 use hydrometer_base::guard::read_file;
 use hydrometer_base::user_error;
-use hydrometer_data::content::instead;
+use hydrometer_data::content::recognise_other_kind;
 use hydrometer_data::lines::BOM;
 use serde_json::{Map, Value, json};
 
@@ -87,7 +87,9 @@ impl Fields {
         match serde_json::from_slice(bytes.strip_prefix(BOM).unwrap_or(&bytes)) {
             Ok(Value::Object(map)) => Ok(Self { path, map, asked: RefCell::default() }),
             Ok(_) => Err(user_error!("{}: expected a JSON object", path.display())),
-            Err(error) => Err(user_error!("{}: {}", path.display(), instead(&bytes).unwrap_or_else(|| error.to_string()))),
+            Err(error) => {
+                Err(user_error!("{}: {}", path.display(), recognise_other_kind(&bytes).unwrap_or_else(|| error.to_string())))
+            }
         }
     }
 

@@ -9,7 +9,7 @@ use std::path::Path;
 use anyhow::Result;
 use hydrometer_base::fs::replace_bytes;
 use hydrometer_base::user_error;
-use hydrometer_data::ends::said_ends;
+use hydrometer_data::ends::declared_ends;
 use hydrometer_data::recipe::ExampleRecipe;
 use hydrometer_data::special::{CONFIG, GENERATION_CONFIG, SPECIAL_TOKENS_MAP, SpecialTokenFiles, TOKENIZER_CONFIG, text_of};
 use hydrometer_data::{ends, tokenizer};
@@ -144,7 +144,7 @@ impl Tokens<'_> {
 
     /// The tokens that end a text, the one that the student has learned first.
     fn ends(&self, learned: &[u32]) -> Vec<u32> {
-        let said = said_ends(self.said, self.tokenizer, &mut Vec::new()).ok().flatten().map(|(ids, _)| ids);
+        let said = declared_ends(self.said, self.tokenizer, &mut Vec::new()).ok().flatten().map(|(ids, _)| ids);
         let known = said.unwrap_or_else(|| ends::usual(self.tokenizer));
         let mut all = learned.to_vec();
         all.extend(known.into_iter().filter(|id| !learned.contains(id)));

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Result;
 use hydrometer_base::guard::{open_file, read_file};
 use hydrometer_base::user_error;
-use hydrometer_data::content::instead;
+use hydrometer_data::content::recognise_other_kind;
 use safetensors::tensor::{Dtype, Metadata, TensorInfo};
 use serde::Deserialize;
 use serde::de::{Deserializer as _, IgnoredAny, MapAccess, Visitor};
@@ -149,7 +149,7 @@ fn beginning(path: &Path, file: &mut File) -> Result<Option<String>> {
     let read = file.seek(SeekFrom::Start(0)).and_then(|_| file.by_ref().take(1024).read_to_end(&mut start));
     read.map_err(|error| user_error!("{}: {error}", path.display()))?;
     // A torn file of safetensors is known by its header.
-    Ok(if start.get(8) == Some(&b'{') { None } else { instead(&start) })
+    Ok(if start.get(8) == Some(&b'{') { None } else { recognise_other_kind(&start) })
 }
 
 /// What the header of a safetensors file promises, held against the file's length.
