@@ -27,7 +27,8 @@ pub fn first_words(text: &str) -> String {
     line.chars().take(400).collect()
 }
 
-/// The last lines of a log that are not part of a backtrace, at most `count`. If the worker printed a final error, that line alone.
+/// The last lines of a log that are not part of a backtrace, at most `count`. If the worker printed a final error, that line
+/// alone.
 pub fn last_words(log: &str, count: usize) -> String {
     let lines: Vec<&str> = log.lines().map(str::trim).filter(|line| meaningful(line)).collect();
     if let Some(line) = lines.iter().rev().find_map(|line| line.strip_prefix(SAID)) {

@@ -7,8 +7,8 @@ const WORD: usize = 255;
 /// Longest sentence, in characters.
 const SENTENCE: usize = 4000;
 
-/// Whether `c` controls the terminal or is invisible: C0, DEL and C1, line separators, direction marks, zero-width characters, and
-/// characters that XML does not allow.
+/// Whether `c` controls the terminal or is invisible: C0, DEL and C1, line separators, direction marks, zero-width characters,
+/// and characters that XML does not allow.
 pub fn is_hidden(c: char) -> bool {
     c.is_control()
         || matches!(c, '\u{61c}' | '\u{200b}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{2069}')

@@ -62,8 +62,8 @@ impl Reader {
 
     /// Opens split `split` (`train`, `valid`, `test`).
     ///
-    /// If a single source provides all splits, the hash of an example's text (of its source, if it has one) decides its split: 90%
-    /// train, 5% valid, 5% test, independent of the order of the file.
+    /// If a single source provides all splits, the hash of an example's text (of its source, if it has one) decides its split:
+    /// 90% train, 5% valid, 5% test, independent of the order of the file.
     pub fn of_split(files: &DataFiles, split: &str) -> Result<Self> {
         let new = |path: &Path| Self::new(path, files.format, files.keys.clone(), files.on_bad_line);
         if let Some(path) = files.splits.get(split) {

@@ -96,7 +96,8 @@ fn named(tokenizer: &Tokenizer, name: &str) -> Result<u32> {
 }
 
 /// The ends that the files of a folder declare together, the one to append first, and the files that name that one. The id that
-/// most files name wins; ties go by the order of files: those of the tokenizer, then `config.json`, then `generation_config.json`.
+/// most files name wins; ties go by the order of files: those of the tokenizer, then `config.json`, then
+/// `generation_config.json`.
 pub fn declared_ends(
     said: &SpecialTokenFiles,
     tokenizer: &Tokenizer,

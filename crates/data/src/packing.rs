@@ -23,8 +23,8 @@ impl PackedLayout {
         Self { places: (0..rows.len()).map(|row| (row, 0)).collect(), rows: rows.len(), longest }
     }
 
-    /// Rows of at most `context` inputs, by first-fit decreasing: longest sequence first (ties in plan order), each into the first
-    /// row with room for it. That uses at most 11/9 of the optimal number of rows, plus one (Johnson 1973).
+    /// Rows of at most `context` inputs, by first-fit decreasing: longest sequence first (ties in plan order), each into the
+    /// first row with room for it. That uses at most 11/9 of the optimal number of rows, plus one (Johnson 1973).
     ///
     /// The attention cost of a token grows with the length of its row, however short its sequence. Rows of twice the longest
     /// sequence are filled about as well as longer ones, so no row is longer than that.
@@ -47,8 +47,8 @@ impl PackedLayout {
 }
 
 impl Packing {
-    /// The part of a batch for data-parallel rank `rank` of `size`, a contiguous range of the plan. Every rank gets the same number
-    /// of rows or, if sequences share rows, of inputs, to within half a sequence at either end.
+    /// The part of a batch for data-parallel rank `rank` of `size`, a contiguous range of the plan. Every rank gets the same
+    /// number of rows or, if sequences share rows, of inputs, to within half a sequence at either end.
     pub fn share(self, rows: &[Row], rank: usize, size: usize) -> &[Row] {
         match self {
             Self::None => rows.chunks(rows.len().div_ceil(size).max(1)).nth(rank).unwrap_or(&[]),

@@ -27,7 +27,8 @@ pub struct DataRecipe {
 }
 
 impl DataRecipe {
-    /// The same recipe with one sequence per row. It identifies tokens, sequences and all that depends on them but not on training.
+    /// The same recipe with one sequence per row. It identifies tokens, sequences and all that depends on them but not on
+    /// training.
     pub fn unpacked(&self) -> Self {
         Self { packing: Packing::None, ..self.clone() }
     }

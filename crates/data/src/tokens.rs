@@ -59,7 +59,8 @@ impl TokenizedSplit {
         (length != DOCUMENT).then_some(length as usize)
     }
 
-    /// Number of columns of a batch whose longest row is `longest`: for examples rounded up to a multiple of 8, within the context.
+    /// Number of columns of a batch whose longest row is `longest`: for examples rounded up to a multiple of 8, within the
+    /// context.
     pub fn width(&self, longest: usize) -> usize {
         let context = self.examples.as_ref().map(|examples| examples.context as usize);
         context.map_or(longest, |context| longest.next_multiple_of(8).min(context.max(longest)))
@@ -245,8 +246,8 @@ fn keeps_tokenizer(recipe: &DataRecipe, files: &DataFiles, folder: &Path) -> boo
     }
 }
 
-/// The tokenizer that was trained into `path`; `None` if it is missing or damaged, and then it is trained again from the text. One
-/// from before checksums were written is accepted if it can be opened.
+/// The tokenizer that was trained into `path`; `None` if it is missing or damaged, and then it is trained again from the text.
+/// One from before checksums were written is accepted if it can be opened.
 fn trained(path: &Path) -> Option<Tokenizer> {
     let checksum = fs::read_to_string(sidecar(path));
     if checksum.is_ok_and(|checksum| sha256_file(path).ok().as_ref() != Some(&checksum)) {

@@ -48,8 +48,8 @@ impl<'a> Vocabulary<'a> {
         Ok(tokenizer::encode(self.tokenizer, text, special)?.get_ids().to_vec())
     }
 
-    /// The ids of a document, and the number of bytes of its text that are predicted: without its first token, if that is text and
-    /// not a BOS token.
+    /// The ids of a document, and the number of bytes of its text that are predicted: without its first token, if that is text
+    /// and not a BOS token.
     pub fn encode_document(&self, text: &str) -> Result<(Vec<u32>, u64)> {
         let encoding = tokenizer::encode(self.tokenizer, text, true)?;
         let unpredicted = encoding.get_offsets().first().map_or(0, |&(start, end)| end - start);

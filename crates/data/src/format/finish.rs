@@ -23,8 +23,8 @@ pub struct Finish {
     pub stopped: bool,
 }
 
-/// Reads the `finish_reason` of `choice` (an OpenAI choice, a vLLM output). Without the key the answer counts as ended; null means
-/// an unfinished answer. An answer that was withdrawn or aborted is a [`LineError`].
+/// Reads the `finish_reason` of `choice` (an OpenAI choice, a vLLM output). Without the key the answer counts as ended; null
+/// means an unfinished answer. An answer that was withdrawn or aborted is a [`LineError`].
 pub fn of(choice: &Json) -> Result<Finish, LineError> {
     let reason = match choice.given("finish_reason") {
         None => return Ok(Finish { cut: false, ended: false, stopped: false }),

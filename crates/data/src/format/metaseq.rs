@@ -1,8 +1,8 @@
 //! metaseq's lines (#736): for training, `src`, `tgt` and `top_logprobs` or `top_logits`; from inference (#733), `prompt_text`
 //! and `beam_results`, of which the first is used.
 //!
-//! A row of logprobs is `{token text: {"token_id": id or null, "logprob_score": x, "logit_score": y}}`. Texts are keys, so two ids
-//! that decode to the same text collide in the writer, and the row becomes shorter.
+//! A row of logprobs is `{token text: {"token_id": id or null, "logprob_score": x, "logit_score": y}}`. Texts are keys, so two
+//! ids that decode to the same text collide in the writer, and the row becomes shorter.
 
 use super::Keys;
 use crate::answers::{row_name, score};

@@ -1,4 +1,4 @@
-//! Causal self-attention with grouped queries, and rotary positions.
+//! Causal self-attention with grouped queries, and rotary position embedding.
 
 use anyhow::Result;
 use tch::{Device, Kind, Tensor};
@@ -7,8 +7,8 @@ use super::layers::{Linear, Norm, ParamMap};
 use super::layout::AttentionLayout;
 use super::region::TpRegion;
 
-/// Cosines and sines of rotary position embedding (Su et al. 2021) in the half-split layout of Llama: of all positions,
-/// `[T, 1, head/2]`, or of those that the tokens of a pass have, `[T, 1, head/2]` or `[B, T, 1, head/2]`.
+/// Cosines and sines of rotary position embedding (Su et al. 2021) in Llama's half-split layout: for all positions,
+/// `[T, 1, head/2]`, or for the positions of a pass's tokens, `[T, 1, head/2]` or `[B, T, 1, head/2]`.
 pub struct Rotary {
     cos: Tensor,
     sin: Tensor,
@@ -22,20 +22,20 @@ impl Rotary {
         Self { cos: angles.cos().to_kind(kind), sin: angles.sin().to_kind(kind) }
     }
 
-    /// Of the first `length` positions, one a column.
+    /// The tables for the first `length` positions, one per column.
     pub fn first(&self, length: i64) -> Self {
         let first = |all: &Tensor| all.narrow(0, 0, length);
         Self { cos: first(&self.cos), sin: first(&self.sin) }
     }
 
-    /// Of the positions of tokens `[B, T]`.
+    /// The tables for the positions of tokens `[B, T]`.
     pub fn at(&self, positions_bt: &Tensor) -> Self {
         let shape = [positions_bt.size(), self.cos.size()[1..].to_vec()].concat();
         let at = |all: &Tensor| all.index_select(0, &positions_bt.flatten(0, -1)).view(&shape[..]);
         Self { cos: at(&self.cos), sin: at(&self.sin) }
     }
 
-    /// Rotates `heads [B, T, heads, head]`, whose positions these are.
+    /// Rotates `heads [B, T, heads, head]` by these positions.
     fn rotate(&self, heads: &Tensor) -> Tensor {
         let Self { cos, sin } = self;
         let halves = heads.chunk(2, -1);
@@ -43,7 +43,7 @@ impl Rotary {
     }
 }
 
-/// The attention of a block: this rank's heads.
+/// The attention of a block, for this rank's heads.
 pub struct Attention {
     query: Linear,
     key: Linear,
@@ -70,7 +70,7 @@ impl Attention {
         }
     }
 
-    /// What x attends to; both as they are held between tensor-parallel parts.
+    /// The attention output for `x`; both are in the layout used between tensor-parallel regions.
     pub fn forward(&self, x: &Tensor, region: &TpRegion) -> Result<Tensor> {
         let AttentionLayout { rotary, mask_b1tt, .. } = region.layout();
         let x = region.enter(x)?;
@@ -90,7 +90,7 @@ impl Attention {
                 Tensor::scaled_dot_product_attention(&query, &key, &value, None::<Tensor>, 0.0, true, None::<f64>, grouped)
             }
             Some(mask_b1tt) => {
-                // Under a mask, fused kernels take no grouped queries: each gets a copy of its key and value.
+                // Under a mask, fused kernels do not support grouped queries, so each query gets a copy of its key and value.
                 let each = |x: &Tensor| x.unsqueeze(2).expand([-1, -1, queries_per_key, -1, -1], false).flatten(1, 2);
                 let (key, value) = (each(&key), each(&value));
                 Tensor::scaled_dot_product_attention(&query, &key, &value, Some(mask_b1tt), 0.0, false, None::<f64>, false)
@@ -106,7 +106,7 @@ mod tests {
     use super::*;
     use crate::model::Tokens;
 
-    /// The plain kernel, 0, would write out the scores of all heads in every block.
+    /// Kernel 0 (unfused) would materialise the scores of all heads in every block.
     #[test]
     fn under_the_mask_of_packed_rows_a_fused_kernel_attends() {
         for kind in [Kind::Float, Kind::BFloat16] {
