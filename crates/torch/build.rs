@@ -1,4 +1,4 @@
-//! Compiles our C++ (c10d, products of bf16 matrices) against libtorch's headers.
+//! Compiles our C++ (c10d, bf16 matrix products) against libtorch's headers.
 
 #![allow(clippy::print_stdout)]
 
@@ -30,7 +30,8 @@ fn main() {
         .flag(root.join("include/torch/csrc/api/include").to_str().expect("a UTF-8 path"))
         .flag_if_supported("-Wno-unused-parameter")
         .define("_GLIBCXX_USE_CXX11_ABI", "1");
-    // at::parallel_for of ATen's headers is a plain loop without it. Clang's would bring a second OpenMP runtime beside torch's.
+    // Without OpenMP, at::parallel_for in ATen's headers is a plain loop. clang would link a second OpenMP runtime beside
+    // torch's.
     if shim.get_compiler().is_like_gnu() {
         shim.flag("-fopenmp");
     }
@@ -53,7 +54,7 @@ fn main() {
             println!("cargo:rustc-link-lib={library}");
         }
     }
-    // For the tests of this crate; the program's own build.rs does the same.
+    // For the tests of this crate; the build.rs of the program does the same.
     println!("cargo:rustc-link-arg=-Wl,-rpath,{}", lib.display());
     println!("cargo:rustc-link-arg=-Wl,--allow-shlib-undefined");
     let dist = ["src/dist/c10d.rs", "src/dist/c10d.cc", "src/dist/c10d.h", "src/dist/gloo_headers"];

@@ -91,7 +91,7 @@ fn tensors_at_odds_with_the_config() {
     with_field("gpt2", "n_inner", json!(95), tensor);
     with_field("smollm2", "tie_word_embeddings", json!(false), "tensor lm_head.weight is missing");
     with_field("llama", "tie_word_embeddings", json!(true), "lm_head.weight differs from the embedding");
-    with_field("llama", "num_hidden_layers", json!(1), "has no place in what config.json describes");
+    with_field("llama", "num_hidden_layers", json!(1), "is not part of the model that config.json describes");
     with_field("llama", "num_hidden_layers", json!(3), "tensor model.layers.2.input_layernorm.weight is missing");
 }
 
@@ -120,7 +120,7 @@ fn a_lost_shard_and_a_lost_tensor() {
         let text = fs::read_to_string(&path).unwrap();
         fs::write(&path, text.replace("\"model.norm.weight\"", "\"model.nrm.weight\"")).unwrap();
     };
-    refused("llama", swap, &[], &["tensor model.nrm.weight is missing, though the index promises it"]);
+    refused("llama", swap, &[], &["tensor model.nrm.weight is missing, though the index lists it"]);
 }
 
 /// The last tensor of the file ends in a NaN; it is found at any number of ranks.

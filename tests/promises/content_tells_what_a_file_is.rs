@@ -213,7 +213,7 @@ fn eval_and_teach_skip_damaged_lines_where_they_are_told_to_and_say_so() {
     for verb in verbs {
         let said = refused(&lab, verb);
         assert!(
-            said.contains("docs:2: \"text\" must be a string, not a number: 7; mend the line, or pass --on-bad-line skip"),
+            said.contains("docs:2: \"text\" must be a string, not a number: 7; correct the line, or pass --on-bad-line skip"),
             "{said}"
         );
         let output = lab.run(&[verb, &["--on-bad-line", "skip", "--output", "json"]].concat());
@@ -234,7 +234,7 @@ fn lines_that_tell_no_format_say_what_is_wrong_with_them() {
     let cases = [
         (
             "{'src': 'a', 'tgt': 'b'}\n",
-            "x:1: not JSON: key must be a string at column 2, at \"'src': 'a', 'tgt': 'b'}\"; mend the line",
+            "x:1: not JSON: key must be a string at column 2, at \"'src': 'a', 'tgt': 'b'}\"; correct the line",
         ),
         (
             "{\"question\": \"a\", \"answer\": \"b\"}\n",

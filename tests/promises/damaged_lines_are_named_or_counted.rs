@@ -55,7 +55,7 @@ fn reading_stops_at_the_first_or_counts_each_kind() {
     let output = lab.run(&["run", "x.toml"]);
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     assert_eq!(output.status.code(), Some(2), "{said}");
-    assert!(said.contains("lines.jsonl:38: byte 11 is not UTF-8; mend the line, or set on_bad_line = \"skip\""), "{said}");
+    assert!(said.contains("lines.jsonl:38: byte 11 is not UTF-8; correct the line, or set on_bad_line = \"skip\""), "{said}");
     assert_eq!(said.trim().lines().count(), 1, "{said}");
     let trained = std::fs::read_dir(lab.path().join("runs")).unwrap().flatten();
     assert!(trained.into_iter().all(|entry| entry.file_name().to_string_lossy().starts_with("data-")));

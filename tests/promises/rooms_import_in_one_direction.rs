@@ -17,9 +17,8 @@ const ORDER: [(&str, &[&str]); 6] = [
     ("hydrometer", &["teacher", "eval", "train", "experiment", "sweep", "cli"]),
 ];
 
-/// The modules below `crate` that each file imports, by the file's own module path.
+/// The files of a crate by their module paths.
 struct Crate {
-    name: &'static str,
     files: BTreeMap<Vec<String>, PathBuf>,
 }
 
@@ -53,7 +52,7 @@ impl Crate {
         };
         let files = paths.into_iter().filter(|path| path.file_name().is_some_and(|file| file != "main.rs"));
         let files: BTreeMap<_, _> = files.map(|path| (module(&path), path)).collect();
-        Self { name, files }
+        Self { files }
     }
 
     /// The modules that code of `module` names by `crate::` and `super::`. Comments, and tests beside the code, do not count.

@@ -236,9 +236,14 @@ fn what_nothing_tells_or_two_names_tell_apart_is_refused() {
             "openai-jsonl",
             other_id,
             "contradictory",
-            "row 2 of the answers: token id 288 is \" old\" in the tokenizer but \" mill\" in the log",
+            "row 2 of the logprobs: token id 288 is \" old\" in the tokenizer but \" mill\" in the log",
         ),
-        ("openai-jsonl", other_row, "contradictory", "row 2 of the answers: token id 282 is \"The\" in the tokenizer but \" a\""),
+        (
+            "openai-jsonl",
+            other_row,
+            "contradictory",
+            "row 2 of the logprobs: token id 282 is \"The\" in the tokenizer but \" a\"",
+        ),
         ("openai-jsonl", outside, "unknown-token", "token id 70000 is outside the vocabulary of 295"),
         (
             "openai-jsonl",

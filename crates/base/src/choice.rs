@@ -1,6 +1,6 @@
-//! Settings that are one of a few names.
+//! The `choice!` macro: settings that take one of a few names.
 
-/// An enum whose variants have written names: `NAMES`, `named` and `name`, and serde by them.
+/// Declares an enum whose variants have names: defines `NAMES`, `named` and `name`, and serializes each variant by its name.
 #[macro_export]
 macro_rules! choice {
     ($(#[$meta:meta])* $choice:ident { $($(#[$variant_meta:meta])* $variant:ident = $name:literal),* $(,)? }) => {

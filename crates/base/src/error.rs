@@ -1,8 +1,8 @@
-//! Errors that are the user's to mend, apart from ours.
+//! `UserError`: errors that the user can correct, as opposed to internal errors.
 
 use std::fmt;
 
-/// Bad input: one sentence with the place and what to do. Ends the program with exit code 2 before any work starts.
+/// Bad input: one sentence that gives the place and the cure. The program exits with code 2 before any work starts.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UserError(pub String);
 
@@ -14,7 +14,7 @@ impl fmt::Display for UserError {
 
 impl std::error::Error for UserError {}
 
-/// A [`UserError`] as an `anyhow::Error`, from a format string.
+/// Makes an `anyhow::Error` that holds a [`UserError`], from a format string.
 #[macro_export]
 macro_rules! user_error {
     ($($arg:tt)*) => { anyhow::Error::new($crate::UserError(format!($($arg)*))) };

@@ -1,4 +1,4 @@
-//! Files that are whole or absent: written beside their place, synced, then renamed.
+//! Atomic file writes (a temporary file in the same folder, fsync, rename), checksums, and I/O errors for users.
 
 use std::fs::{self, File};
 use std::hash::{BuildHasher, Hasher, RandomState};
@@ -11,12 +11,12 @@ use sha2::{Digest, Sha256};
 
 use crate::user_error;
 
-/// Creates or replaces `path` with what `write` puts into the file. A crash leaves the old file or the new one, never half.
+/// Creates or replaces `path` atomically with what `write` writes. A crash leaves the old file or the new one, never a part.
 pub fn replace_file(path: &Path, write: impl FnOnce(&mut File) -> Result<()>) -> Result<()> {
     replace_by_name(path, |part| write(&mut File::create(part)?))
 }
 
-/// The same for a `write` that opens the file itself, under the name it is given.
+/// Like [`replace_file`], for a `write` that opens the file itself under the temporary name it is given.
 pub fn replace_by_name(path: &Path, write: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
     let replaced = PartFile::beside(path).and_then(|part| {
         write(part.path())?;
@@ -71,7 +71,7 @@ pub fn replace_bytes(path: &Path, bytes: &[u8]) -> Result<()> {
     replace_file(path, |file| Ok(file.write_all(bytes)?))
 }
 
-/// Removes from `folder` what a process that was killed had begun to write, as far as it was begun before `age`.
+/// Removes temporary files that killed processes left in `folder`, if they were last modified at least `age` ago.
 pub fn remove_parts(folder: &Path, age: Duration) {
     for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
         let name = entry.file_name().to_string_lossy().into_owned();
@@ -83,7 +83,7 @@ pub fn remove_parts(folder: &Path, age: Duration) {
     }
 }
 
-/// Whether the machine rather than the program is why something could not be written: a full disk, a quota, a read-only mount.
+/// Whether a write failed because of the machine and not the program: a full disk, a quota, a read-only mount.
 pub fn is_storage(error: &anyhow::Error) -> bool {
     use std::io::ErrorKind::{FileTooLarge, QuotaExceeded, ReadOnlyFilesystem, StorageFull, WriteZero};
     let storage =
@@ -96,7 +96,7 @@ pub fn sha256_hex(bytes: &[u8]) -> String {
     hex(&Sha256::digest(bytes))
 }
 
-/// SHA-256 of a file in lower-case hex, read as a stream.
+/// SHA-256 of a file in lower-case hex. Streams the file, so memory use is constant.
 pub fn sha256_file(path: &Path) -> Result<String> {
     let cannot = |error| unreadable(path, error);
     let mut file = File::open(path).map_err(cannot)?;
@@ -110,25 +110,25 @@ pub fn sha256_file(path: &Path) -> Result<String> {
     }
 }
 
-/// The error of a file or folder that cannot be read: the user's to mend, unless the device fails.
+/// The error for a file or folder that cannot be read: a [`UserError`](crate::UserError) unless the device failed.
 pub fn unreadable(path: &Path, error: io::Error) -> anyhow::Error {
     let shown = if path.as_os_str().is_empty() { Path::new(".") } else { path }.display();
-    match theirs(&error) {
+    match is_path_error(&error) {
         true => user_error!("cannot read {shown}: {error}"),
         false => anyhow::Error::new(error).context(format!("cannot read {shown}")),
     }
 }
 
-/// The same of a folder that cannot be made.
+/// The error for a folder that cannot be created: a [`UserError`](crate::UserError) unless the device failed.
 pub fn uncreated(path: &Path, error: io::Error) -> anyhow::Error {
-    match theirs(&error) {
+    match is_path_error(&error) {
         true => user_error!("cannot create {}: {error}", path.display()),
         false => anyhow::Error::new(error).context(format!("cannot create {}", path.display())),
     }
 }
 
-/// Whether a path or its rights are why, rather than the device.
-fn theirs(error: &io::Error) -> bool {
+/// Whether the path or its permissions caused the error, rather than the device.
+fn is_path_error(error: &io::Error) -> bool {
     use std::io::ErrorKind::{
         AlreadyExists, InvalidFilename, InvalidInput, IsADirectory, NotADirectory, NotFound, PermissionDenied, ReadOnlyFilesystem,
     };
@@ -142,11 +142,11 @@ fn theirs(error: &io::Error) -> bool {
         PermissionDenied,
         ReadOnlyFilesystem,
     ];
-    // Too many symbolic links, whose kind has no stable name.
+    // ELOOP (too many symbolic links), whose `ErrorKind` is not stable.
     kinds.contains(&error.kind()) || error.raw_os_error() == Some(40)
 }
 
-/// What the file at `path` holds; `None` where there is none. That it cannot be read does not mean that it is not there.
+/// The content of the file at `path`, or `None` if it does not exist. Any other failure to read it is an error.
 pub fn read_if_there(path: &Path) -> Result<Option<Vec<u8>>> {
     match fs::read(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
@@ -154,7 +154,7 @@ pub fn read_if_there(path: &Path) -> Result<Option<Vec<u8>>> {
     }
 }
 
-/// The folders in `folder` with their names, links among them where `links`, sorted; none where there is no such folder.
+/// The subfolders of `folder` with their names, sorted; includes symbolic links if `links`. Empty if `folder` does not exist.
 pub fn folders_in(folder: &Path, links: bool) -> Result<Vec<(String, PathBuf)>> {
     let entries = match fs::read_dir(folder) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
@@ -165,7 +165,7 @@ pub fn folders_in(folder: &Path, links: bool) -> Result<Vec<(String, PathBuf)>> 
         let entry = entry.map_err(|error| unreadable(folder, error))?;
         let kind = entry.file_type().map_err(|error| unreadable(&entry.path(), error))?;
         let name = entry.file_name().to_string_lossy().into_owned();
-        // What a file system keeps for itself is nobody's run.
+        // `lost+found` belongs to the file system; it is not a run.
         if (kind.is_dir() || links && kind.is_symlink()) && name != "lost+found" {
             all.push((name, entry.path()));
         }
@@ -174,8 +174,8 @@ pub fn folders_in(folder: &Path, links: bool) -> Result<Vec<(String, PathBuf)>> 
     Ok(all)
 }
 
-/// Makes sure that files can be made in `folder`, which is made where there is none; `what` is it in a sentence, and `cure` what
-/// helps.
+/// Makes sure that files can be created in `folder`, and creates the folder if it does not exist. The error message calls the
+/// folder `what` and ends with `cure`.
 pub fn writable(folder: &Path, what: &str, cure: &str) -> Result<()> {
     let probe = folder.join(format!(".probe.{}", std::process::id()));
     let tried = fs::create_dir_all(folder).and_then(|()| fs::write(&probe, b"")).and_then(|()| fs::remove_file(&probe));
@@ -186,17 +186,17 @@ fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// Longest name of a folder, in bytes.
+/// Longest folder name, in bytes.
 const FOLDER_MAX: usize = 255;
-/// What is kept of a longer one: how it begins, and the seed and the hash in which it ends.
+/// Bytes kept at the beginning of a longer name, and at its end, which holds the RNG seed and the hash.
 const HEAD: usize = 150;
 const TAIL: usize = 60;
 
-/// `name` as that of a folder: what a file system might not like becomes `_`, and what is too long for one loses its middle.
+/// `name` as a portable folder name: unsafe characters become `_`, and an overlong name loses its middle.
 pub fn file_name(name: &str) -> String {
     let clean: String = name.chars().map(|c| if c.is_ascii_alphanumeric() || "._=+-".contains(c) { c } else { '_' }).collect();
     match clean.as_str() {
-        // The folder itself, or the one above.
+        // These would name the folder itself or its parent.
         "" | "." | ".." => "_".repeat(clean.len().max(1)),
         long if long.len() > FOLDER_MAX => format!("{}...{}", &long[..HEAD], &long[long.len() - TAIL..]),
         _ => clean,

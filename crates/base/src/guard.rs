@@ -1,4 +1,4 @@
-//! Calls into code that panics on bad input or when memory ends: the panic becomes its message, and nothing is printed.
+//! Guards calls into code that panics on bad input or on allocation failure: the panic is caught, and its message returned.
 
 use std::any::Any;
 use std::cell::{Cell, RefCell};
@@ -11,39 +11,39 @@ use std::sync::{Mutex, Once, PoisonError};
 use std::{io, thread};
 
 thread_local! {
-    /// Guarded calls that this thread is inside of.
+    /// Nesting depth of guarded calls on this thread.
     static DEPTH: Cell<usize> = const { Cell::new(0) };
-    /// Where the last panic of this thread arose.
+    /// Source location of this thread's last panic.
     static PLACE: RefCell<String> = const { RefCell::new(String::new()) };
 }
 
-/// Guarded calls in progress on any thread, whose helper threads are guarded too.
+/// Number of guarded calls in progress on all threads. While it is above 0, helper threads are guarded too.
 static CALLS: AtomicUsize = AtomicUsize::new(0);
-/// What helper threads said when they panicked.
+/// Panic messages of helper threads.
 static HELPERS: Mutex<Vec<String>> = Mutex::new(Vec::new());
 
-/// A panic of the program itself.
+/// A caught panic.
 pub struct Panic {
     pub message: String,
     /// File and line.
     pub place: String,
 }
 
-/// Calls `f`; the message of its panic where it panics. Threads that a dependency keeps for itself are guarded meanwhile: what
-/// one of them says is printed after the call if the call does not fail for it.
+/// Calls `f` and returns its result, or the message if it panics. Panics on helper threads of dependencies are collected
+/// meanwhile; they are printed after the call if the call itself succeeds.
 pub fn caught<T>(f: impl FnOnce() -> T) -> Result<T, String> {
     CALLS.fetch_add(1, Ordering::SeqCst);
     let result = outermost(f);
     if CALLS.fetch_sub(1, Ordering::SeqCst) == 1 {
-        let said = std::mem::take(&mut *HELPERS.lock().unwrap_or_else(PoisonError::into_inner));
+        let messages = std::mem::take(&mut *HELPERS.lock().unwrap_or_else(PoisonError::into_inner));
         if result.is_ok() {
-            said.iter().for_each(|message| crate::note!("{message}"));
+            messages.iter().for_each(|message| crate::note!("{message}"));
         }
     }
     result.map_err(|panic| panic.message)
 }
 
-/// The same for the whole of a thread's work, less the threads of dependencies, whose panics are printed as they come.
+/// Like [`caught`], for the whole work of a thread. Panics on threads of dependencies are printed at once.
 pub fn outermost<T>(f: impl FnOnce() -> T) -> Result<T, Panic> {
     install();
     DEPTH.set(DEPTH.get() + 1);
@@ -59,8 +59,8 @@ fn install() {
         panic::set_hook(Box::new(move |info| {
             if DEPTH.get() > 0 {
                 PLACE.replace(info.location().map(|at| format!("{}:{}", at.file(), at.line())).unwrap_or_default());
-            } else if CALLS.load(Ordering::SeqCst) > 0 && helps() {
-                HELPERS.lock().unwrap_or_else(PoisonError::into_inner).push(told(info));
+            } else if CALLS.load(Ordering::SeqCst) > 0 && is_helper_thread() {
+                HELPERS.lock().unwrap_or_else(PoisonError::into_inner).push(describe(info));
             } else {
                 before(info);
             }
@@ -68,12 +68,12 @@ fn install() {
     });
 }
 
-/// Whether this thread may be one that a dependency computes on: those of polars bear its name, those of rayon none.
-fn helps() -> bool {
+/// Whether this thread may be a worker thread of a dependency: polars names its threads, rayon leaves them unnamed.
+fn is_helper_thread() -> bool {
     thread::current().name().is_none_or(|name| name.starts_with("polars") || name.starts_with("rayon"))
 }
 
-fn told(info: &PanicHookInfo) -> String {
+fn describe(info: &PanicHookInfo) -> String {
     let place = info.location().map(|at| format!(" at {}:{}", at.file(), at.line())).unwrap_or_default();
     format!("a thread panicked{place}: {}", message(info.payload()))
 }
@@ -83,7 +83,8 @@ fn message(payload: &(dyn Any + Send)) -> String {
     text.or_else(|| payload.downcast_ref::<String>().cloned()).unwrap_or_else(|| "a panic without a message".into())
 }
 
-/// Opens a regular file. Opening a pipe may wait for ever, a device never ends, and neither can be read twice.
+/// Opens a regular file, and refuses everything else: opening a pipe may block for ever, a device never ends, and neither can be
+/// read twice.
 pub fn open_file(path: &Path) -> io::Result<File> {
     let kind = fs::metadata(path)?.file_type();
     let found = match () {
@@ -98,7 +99,7 @@ pub fn open_file(path: &Path) -> io::Result<File> {
     )))
 }
 
-/// The content of a regular file.
+/// The content of a regular file. Pipes and devices are refused, as in [`open_file`].
 pub fn read_file(path: &Path) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     io::Read::read_to_end(&mut open_file(path)?, &mut bytes)?;

@@ -1,4 +1,4 @@
-//! What every room stands on: errors, files, text, units, hashes, the terminal and the version of the arithmetic.
+//! The foundation of all crates: errors, files, text, units, hashes, the terminal and the version of the arithmetic.
 
 pub mod backoff;
 mod choice;

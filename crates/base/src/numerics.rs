@@ -1,14 +1,14 @@
-//! Which arithmetic made a number: a version of the code's own, and what decides bits on a machine.
+//! The numerics version of a result, and what else determines its bits: the processor family and library settings.
 //!
-//! The same recipe trains to the same bits with the same version, the same libtorch, the same number of threads, and a processor
-//! of the same family. Results record the version; [`hydrometer_report::verify`] calls those of an older one stale.
+//! The same recipe trains to the same bits given the same numerics version, the same libtorch, the same number of threads and a
+//! processor of the same family. Results record the version; `hydrometer verify` calls results of an older version stale.
 
 use std::collections::BTreeMap;
 
-/// The version of the arithmetic. Raised by the commit that changes, on purpose, any number that training gives.
+/// The current numerics version. A commit that deliberately changes any number that training produces must raise it.
 pub const NUMERICS: u32 = 2;
 
-/// That of results which do not record one.
+/// The version assumed for results that record none.
 pub const UNRECORDED: u32 = 1;
 
 /// What a version changed.
@@ -20,7 +20,7 @@ pub struct Change {
     pub what: &'static str,
 }
 
-/// Every version, the oldest first.
+/// All versions, oldest first.
 pub const HISTORY: [Change; 2] = [
     Change { version: 1, date: "2026-11-24", what: "the first arithmetic, and that of results which record no version" },
     Change {
@@ -31,12 +31,12 @@ pub const HISTORY: [Change; 2] = [
     },
 ];
 
-/// What came after `version`, up to today's.
+/// The changes after `version`, up to the current one.
 pub fn changes_since(version: u32) -> impl Iterator<Item = &'static Change> {
     HISTORY.iter().filter(move |change| change.version > version)
 }
 
-/// Variables that make ATen, oneDNN or MKL compute in another way than the processor alone would.
+/// Environment variables that make ATen, oneDNN or MKL choose other kernels than the processor alone would.
 const SETTINGS: [&str; 11] = [
     "ATEN_CPU_CAPABILITY",
     "DNNL_DEFAULT_FPMATH_MODE",
@@ -51,34 +51,34 @@ const SETTINGS: [&str; 11] = [
     "TORCH_MKLDNN_MATMUL_MIN_DIM",
 ];
 
-/// Those variables that are set, with their values.
+/// Those of the variables that are set, with their values.
 pub fn settings() -> BTreeMap<String, String> {
     let set = |name: &&str| Some((name.to_string(), std::env::var_os(name)?.to_string_lossy().into_owned()));
     SETTINGS.iter().filter_map(set).collect()
 }
 
-/// The settings under which oneDNN and MKL compute on a processor with AMX as on one without: the family is then the narrower one.
+/// With these settings oneDNN and MKL compute on a processor with AMX as on one without it: the family is then the narrower one.
 const WITHOUT_AMX: [(&str, &str); 2] = [("MKL_ENABLE_INSTRUCTIONS", "AVX512_E3"), ("ONEDNN_MAX_CPU_ISA", "AVX512_CORE_BF16")];
 
-/// Whether `settings` are [`WITHOUT_AMX`] and nothing else.
+/// Whether `settings` equals [`WITHOUT_AMX`].
 fn are_without_amx(settings: &BTreeMap<String, String>) -> bool {
     settings.iter().map(|(name, value)| (name.as_str(), value.as_str())).eq(WITHOUT_AMX)
 }
 
-/// The first of [`settings`] that makes the bits another family's than [`family`], with its value.
+/// The first of [`settings`] that makes the bits differ from those of [`family`], with its value.
 pub fn foreign_setting() -> Option<(String, String)> {
     let settings = settings();
     if are_without_amx(&settings) { None } else { settings.into_iter().next() }
 }
 
-/// The family of this machine's processor, e.g. `intel-amx`: what chooses the kernels of ATen, oneDNN and MKL, and so the bits.
+/// The family of this machine's processor, e.g. `intel-amx`. It decides the kernels of ATen, oneDNN and MKL, and so the bits.
 pub fn family() -> String {
     let family = family_of(&std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default(), std::env::consts::ARCH);
     if family == "intel-amx" && are_without_amx(&settings()) { "intel-avx512-bf16".into() } else { family }
 }
 
-/// The same from what Linux tells of a processor. Vendor and features alone decide: MKL takes other paths on other vendors'
-/// processors, and oneDNN the widest unit that there is.
+/// The family by the content of `/proc/cpuinfo`. Only vendor and features decide: MKL takes other code paths on other vendors'
+/// processors, and oneDNN uses the widest vector unit available.
 fn family_of(cpuinfo: &str, architecture: &str) -> String {
     let field = |name: &str| {
         cpuinfo.lines().find_map(|line| {

@@ -1,11 +1,11 @@
-//! How the program and its dependencies say that memory has ended, and what is told of it.
+//! Out-of-memory errors, recognised by the messages of libtorch, Rust and CUDA; and the readable part of a worker's log.
 
-/// Phrases before the bytes that were asked for: of libtorch on CPU, of Rust, of libtorch on CUDA.
+/// Phrases that precede the number of bytes requested: by libtorch on CPU, by Rust, by libtorch on CUDA.
 const ASKED: [&str; 3] = ["tried to allocate ", "memory allocation of ", "Tried to allocate "];
-/// Phrases without a number.
+/// Phrases of out-of-memory messages that give no number.
 const ENDED: [&str; 4] = ["std::bad_alloc", "Cannot allocate memory", "CUDA out of memory", "not enough memory: you tried"];
 
-/// `no memory: 3.2 GB were asked for`, if `text` says that an allocation has failed.
+/// `no memory: 3.2 GB were asked for`, if `text` reports a failed allocation.
 pub fn shortage(text: &str) -> Option<String> {
     let asked = ASKED.iter().find_map(|phrase| {
         let (_, rest) = text.split_once(phrase)?;
@@ -17,7 +17,7 @@ pub fn shortage(text: &str) -> Option<String> {
     }
 }
 
-/// The first sentence of a panic or a log that tells what went wrong, without frames of a stack.
+/// The first sentence of a panic message or a log, without stack frames.
 pub fn first_words(text: &str) -> String {
     let text = text.split("\nframe #").next().unwrap_or_default();
     // A quoted message has its newlines escaped.
@@ -27,7 +27,8 @@ pub fn first_words(text: &str) -> String {
     line.chars().take(400).collect()
 }
 
-/// The last lines of a log that are no part of a backtrace, at most `count`; the line that a worker ended with, if it said one.
+/// The last lines of a log that are not part of a backtrace, at most `count`. If the worker printed a final error, that line
+/// alone.
 pub fn last_words(log: &str, count: usize) -> String {
     let lines: Vec<&str> = log.lines().map(str::trim).filter(|line| meaningful(line)).collect();
     if let Some(line) = lines.iter().rev().find_map(|line| line.strip_prefix(SAID)) {
@@ -44,10 +45,10 @@ pub fn last_lines<'a>(lines: impl DoubleEndedIterator<Item = &'a str>, count: us
     last
 }
 
-/// What a worker's last line on standard error begins with.
+/// Prefix of a worker's final error on standard error.
 pub const SAID: &str = "hydrometer: ";
 
-/// Whether a line of a log is more than a frame of a stack.
+/// Whether a log line is more than a stack frame.
 fn meaningful(line: &str) -> bool {
     let numbered =
         line.split_once(':').is_some_and(|(number, _)| !number.is_empty() && number.bytes().all(|b| b.is_ascii_digit()));
@@ -55,7 +56,7 @@ fn meaningful(line: &str) -> bool {
     !(line.is_empty() || numbered || noise.iter().any(|start| line.starts_with(start)))
 }
 
-/// The number of bytes at the beginning of `text`: `3200000000 bytes`, `2.00 GiB`.
+/// The number of bytes at the start of `text`: `3200000000 bytes`, `2.00 GiB`.
 fn bytes(text: &str) -> Option<f64> {
     let mut words = text.split_whitespace();
     let number: f64 = words.next()?.parse().ok()?;

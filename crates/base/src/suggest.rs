@@ -1,23 +1,23 @@
-//! What to say of a word that is not known: the one that was probably meant, or all that are.
+//! Suggestions for an unknown name: the nearest known name, or a list of all.
 
 use crate::text::{quoted, shown};
 
-/// Names that a message lists, at most.
+/// Maximum number of names that a message lists.
 const LISTED: usize = 40;
-/// A longer word is no misspelling of a key.
+/// Longest word, in characters, that is taken for a misspelt key.
 const MISSPELT_MAX: usize = 60;
 
 /// `unknown tail "bukket"; did you mean "bucket"?`
 pub fn unknown(what: &str, found: &str, known: &[&str]) -> String {
-    format!("unknown {what} {}; {}", quoted(found), instead_of(found, known))
+    format!("unknown {what} {}; {}", quoted(found), suggestion(found, known))
 }
 
 /// `unknown key "objctive" in [method.soft-ce]; did you mean "objective"?`
 pub fn unknown_key(found: &str, within: &str, known: &[&str]) -> String {
-    format!("unknown key {} in {}; {}", quoted(found), shown(within), instead_of(found, known))
+    format!("unknown key {} in {}; {}", quoted(found), shown(within), suggestion(found, known))
 }
 
-fn instead_of(found: &str, known: &[&str]) -> String {
+fn suggestion(found: &str, known: &[&str]) -> String {
     let short_enough = found.chars().count() <= MISSPELT_MAX;
     let nearest = known
         .iter()

@@ -1,8 +1,8 @@
-//! Standard output and standard error. All that the program says goes through here.
+//! Standard output and standard error: everything the program prints goes through here.
 //!
-//! A reader that is gone ends the output, not the work: what is said after that is dropped. Any other failure to write to standard
-//! output is kept and told by [`finish`]. Failures to write to standard error are nobody's to hear.
-//! Whatever text of others is in what is said, it reaches the terminal with its control characters escaped.
+//! If the reader of standard output goes away (a closed pipe), further output is dropped and the work continues. Any other
+//! failure to write to standard output is remembered and returned by [`finish`]. Failures to write to standard error are ignored.
+//! Control characters in text from outside are escaped before they reach the terminal.
 
 use std::fmt;
 use std::fs::File;
@@ -19,44 +19,44 @@ use serde_json::Value;
 use crate::UserError;
 use crate::text::{is_hidden, sentence, visible, visible_block};
 
-/// Says a line on standard output, from a format string.
+/// Prints a line on standard output, from a format string.
 #[macro_export]
 macro_rules! say {
     ($($arg:tt)*) => { $crate::terminal::line(format_args!($($arg)*)) };
 }
 
-/// Says a line on standard error, from a format string.
+/// Prints a line on standard error, from a format string.
 #[macro_export]
 macro_rules! note {
     ($($arg:tt)*) => { $crate::terminal::note(format_args!($($arg)*)) };
 }
 
-/// How writing to standard output has gone.
-struct Standing {
-    /// Nobody reads it any more.
+/// Whether standard output can still be written.
+struct OutputState {
+    /// The reader has gone away.
     gone: bool,
-    /// Why it cannot be written.
+    /// The first other error.
     error: Option<io::Error>,
 }
 
-static STANDING: Mutex<Standing> = Mutex::new(Standing { gone: false, error: None });
+static OUTPUT_STATE: Mutex<OutputState> = Mutex::new(OutputState { gone: false, error: None });
 
-/// A line on standard output; a line break inside it is escaped. See [`say!`](crate::say).
-pub fn line(said: fmt::Arguments) {
-    put(&format!("{}\n", visible(&said.to_string())));
+/// Prints a line on standard output; line breaks inside it are escaped. See [`say!`](crate::say).
+pub fn line(text: fmt::Arguments) {
+    put(&format!("{}\n", visible(&text.to_string())));
 }
 
-/// Lines that we have laid out: a table.
+/// Prints preformatted lines, such as a table.
 pub fn block(text: &str) {
     put(&format!("{}\n", visible_block(text)));
 }
 
-/// The one document of a verb that is asked for JSON.
+/// Prints the JSON document of a subcommand run with `--output json`.
 pub fn json(document: &Value) {
     let mut text = String::new();
     for c in format!("{document:#}\n").chars() {
         match c != '\n' && is_hidden(c) {
-            // Only strings hold such characters: serde_json escapes no more than C0.
+            // Such characters occur only in strings: serde_json itself escapes only C0 controls.
             true => c.encode_utf16(&mut [0; 2]).iter().for_each(|unit| text += &format!("\\u{unit:04x}")),
             false => text.push(c),
         }
@@ -64,21 +64,21 @@ pub fn json(document: &Value) {
     put(&text);
 }
 
-/// What `write` puts out, as it is. A reader that leaves ends it.
+/// Passes standard output to `write`, unescaped. If the reader goes away, this ends without an error.
 pub fn stream(write: impl FnOnce(&mut (dyn Write + Send)) -> Result<()>) -> Result<()> {
     let written = write(&mut Output);
-    match standing(|standing| standing.gone || standing.error.is_some()) {
+    match with_state(|state| state.gone || state.error.is_some()) {
         true => Ok(()),
         false => written,
     }
 }
 
-/// A line on standard error, if anybody hears it. See [`note!`](crate::note).
-pub fn note(said: fmt::Arguments) {
-    let _ = io::stderr().lock().write_all(format!("{}\n", sentence(&said.to_string())).as_bytes());
+/// Prints a line on standard error, ignoring failures. See [`note!`](crate::note).
+pub fn note(text: fmt::Arguments) {
+    let _ = io::stderr().lock().write_all(format!("{}\n", sentence(&text.to_string())).as_bytes());
 }
 
-/// Says why the program ends: the user's mistakes in a sentence, ours with whatever they hold.
+/// Prints why the program ends: a user error as one sentence, an internal error with its full text.
 pub fn error(error: &anyhow::Error) {
     match error.chain().any(|cause| cause.is::<UserError>()) {
         true => note(format_args!("hydrometer: {error:#}")),
@@ -89,11 +89,11 @@ pub fn error(error: &anyhow::Error) {
     }
 }
 
-/// Says what clap has to say: help on standard output, mistakes on standard error.
-pub fn clap(said: &clap::Error) {
-    let text = said.render();
-    if said.use_stderr() {
-        // Mistakes quote what was typed.
+/// Prints a message of clap: help on standard output, usage errors on standard error.
+pub fn clap(message: &clap::Error) {
+    let text = message.render();
+    if message.use_stderr() {
+        // Usage errors quote what the user typed.
         let lines = text.to_string().lines().map(|line| sentence(line) + "\n").collect::<String>();
         let _ = io::stderr().lock().write_all(lines.as_bytes());
     } else if io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none() {
@@ -103,41 +103,41 @@ pub fn clap(said: &clap::Error) {
     }
 }
 
-/// Whether all that was said could be written, or nobody wanted to read the rest.
+/// An error if some output could not be written, other than because the reader went away.
 pub fn finish() -> Result<()> {
-    match standing(|standing| standing.error.take()) {
+    match with_state(|state| state.error.take()) {
         None => Ok(()),
         Some(error) => Err(anyhow!("cannot write to standard output: {error}")),
     }
 }
 
-fn standing<T>(with: impl FnOnce(&mut Standing) -> T) -> T {
-    with(&mut STANDING.lock().unwrap_or_else(PoisonError::into_inner))
+fn with_state<T>(with: impl FnOnce(&mut OutputState) -> T) -> T {
+    with(&mut OUTPUT_STATE.lock().unwrap_or_else(PoisonError::into_inner))
 }
 
 fn put(text: &str) {
     let _ = Output.write_all(text.as_bytes()).and_then(|()| Output.flush());
 }
 
-/// Standard output, which remembers its first failure and takes nothing after it.
+/// Standard output, which remembers its first failure and accepts nothing after it.
 struct Output;
 
 impl Output {
     fn attempt<T>(&self, write: impl Fn(&mut io::StdoutLock) -> io::Result<T>) -> io::Result<T> {
-        if standing(|standing| standing.gone || standing.error.is_some()) {
+        if with_state(|state| state.gone || state.error.is_some()) {
             return Err(ErrorKind::BrokenPipe.into());
         }
         loop {
             match write(&mut io::stdout().lock()) {
-                // Whoever shares the pipe may have made it so that a write does not wait.
+                // Another process that shares the pipe may have set it to non-blocking.
                 Err(error) if error.kind() == ErrorKind::WouldBlock => sleep(Duration::from_millis(5)),
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Err(error) => {
                     let kind = error.kind();
                     let gone = kind == ErrorKind::BrokenPipe || hung_up(&error);
-                    standing(|standing| match gone {
-                        true => standing.gone = true,
-                        false => standing.error = Some(error),
+                    with_state(|state| match gone {
+                        true => state.gone = true,
+                        false => state.error = Some(error),
                     });
                     return Err(kind.into());
                 }
@@ -147,7 +147,7 @@ impl Output {
     }
 }
 
-/// Whether `error` is that of a terminal that has gone.
+/// Whether `error` comes from a terminal that has been closed.
 fn hung_up(error: &io::Error) -> bool {
     const EIO: i32 = 5;
     let is_device = || -> io::Result<bool> {

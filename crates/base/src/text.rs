@@ -1,21 +1,21 @@
-//! Text from outside, made fit to be shown: nothing in it can move a cursor, hide, or fill a screen.
+//! Makes text from outside safe to print: it cannot move the cursor, hide characters or fill the screen.
 
 /// Longest value in a message, in characters.
 const VALUE: usize = 80;
-/// Longest word in a sentence: a name of a file fits.
+/// Longest word in a sentence, in characters: long enough for any file name.
 const WORD: usize = 255;
-/// Longest sentence.
+/// Longest sentence, in characters.
 const SENTENCE: usize = 4000;
 
-/// Whether `c` acts on a terminal or cannot be seen: C0, DEL and C1, line separators, marks of direction and of nothing, and what
-/// XML has no place for.
+/// Whether `c` controls the terminal or is invisible: C0, DEL and C1, line separators, direction marks, zero-width characters,
+/// and characters that XML does not allow.
 pub fn is_hidden(c: char) -> bool {
     c.is_control()
         || matches!(c, '\u{61c}' | '\u{200b}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{2069}')
         || matches!(c, '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{fffe}' | '\u{ffff}')
 }
 
-/// How a hidden character is shown: `\n`, `\u{1b}`.
+/// The escape that shows a hidden character: `\n`, `\u{1b}`.
 pub fn escaped(c: char) -> String {
     match c {
         '\n' => "\\n".into(),
@@ -25,17 +25,17 @@ pub fn escaped(c: char) -> String {
     }
 }
 
-/// `text` on one line, hidden characters as escapes.
+/// `text` on one line, with hidden characters escaped.
 pub fn visible(text: &str) -> String {
-    visible_but(text, "")
+    visible_except(text, "")
 }
 
-/// As [`visible`], but with the line breaks and tabs of our own layout.
+/// Like [`visible`], but keeps line breaks and tabs, for preformatted text.
 pub fn visible_block(text: &str) -> String {
-    visible_but(text, "\n\t")
+    visible_except(text, "\n\t")
 }
 
-fn visible_but(text: &str, kept: &str) -> String {
+fn visible_except(text: &str, kept: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for c in text.chars() {
         match is_hidden(c) && !kept.contains(c) {
@@ -46,7 +46,7 @@ fn visible_but(text: &str, kept: &str) -> String {
     out
 }
 
-/// A value in a message: visible, and shortened where it is long.
+/// A value in a message: hidden characters escaped, and shortened if it is long.
 pub fn shown(text: &str) -> String {
     match text.chars().count() {
         count if count > VALUE => format!("{} ({count} characters)", shortened(text, VALUE)),
@@ -54,7 +54,7 @@ pub fn shown(text: &str) -> String {
     }
 }
 
-/// As [`shown`], in quotes.
+/// Like [`shown`], in quotes.
 pub fn quoted(text: &str) -> String {
     match text.chars().count() {
         count if count > VALUE => format!("\"{}\" ({count} characters)", shortened(text, VALUE)),
@@ -62,13 +62,13 @@ pub fn quoted(text: &str) -> String {
     }
 }
 
-/// A number in a message: with an exponent where it would be a row of zeros.
+/// A number in a message: in exponent form if it would otherwise be a row of zeros.
 pub fn number(value: f64) -> String {
     let plain = !value.is_finite() || value == 0.0 || (1e-5..1e16).contains(&value.abs());
     if plain { value.to_string() } else { format!("{value:e}") }
 }
 
-/// A message as one line: visible, overlong words and sentences cut in their middle.
+/// A message on one line: hidden characters escaped, and overlong words and sentences cut in the middle.
 pub fn sentence(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for word in text.split_inclusive(|c: char| c.is_whitespace() || c == '/') {
@@ -80,7 +80,7 @@ pub fn sentence(text: &str) -> String {
     if out.chars().count() > SENTENCE { shortened(&out, SENTENCE) } else { out }
 }
 
-/// The first two thirds and the end of `text`, `width` characters in all, visible.
+/// The first two thirds and the end of `text`, `width` characters in all, hidden characters escaped.
 fn shortened(text: &str, width: usize) -> String {
     let count = text.chars().count();
     let (head, tail) = (width * 2 / 3, width / 4);

@@ -1,4 +1,4 @@
-//! Numbers as people read them, and outside text made safe for HTML and Markdown.
+//! Numbers formatted for people, and text from outside escaped for HTML and Markdown.
 
 use crate::text::{escaped, is_hidden};
 
@@ -24,7 +24,7 @@ pub fn quantity(value: f64) -> String {
     format!("{}{}", text.replace('-', "−"), suffixes[at])
 }
 
-/// The value of `400k`, `1.6M`, `3e-3` or `20`.
+/// Parses `400k`, `1.6M`, `3e-3` or `20`; the inverse of [`quantity`].
 pub fn parse_quantity(text: &str) -> Option<f64> {
     parse_scaled(text).filter(|value| value.is_finite())
 }
@@ -41,22 +41,22 @@ pub fn parse_scaled(text: &str) -> Option<f64> {
     digits.parse::<f64>().ok().map(|value| value * factor)
 }
 
-/// `value` with `digits` decimals and a true minus sign.
+/// `value` with `digits` decimals and a typographic minus sign.
 pub fn fixed(value: f64, digits: usize) -> String {
     let text = format!("{value:.digits$}");
-    // A rounded zero has no sign.
+    // A value that rounds to zero gets no sign.
     let is_zero = text.chars().all(|c| matches!(c, '-' | '0' | '.'));
     if is_zero { text.replace('-', "") } else { text.replace('-', "−") }
 }
 
-/// As [`fixed`], with a plus sign where it is above zero.
+/// Like [`fixed`], with a plus sign for positive values.
 pub fn signed(value: f64, digits: usize) -> String {
     let text = fixed(value, digits);
     let is_zero = text.chars().all(|c| matches!(c, '0' | '.'));
     if value > 0.0 && !is_zero { format!("+{text}") } else { text }
 }
 
-/// Decimals that tell values of this size apart: two below 100, one below 1000, none above.
+/// Number of decimals that suits values of this size: two below 100, one below 1000, none above.
 pub fn decimals(size: f64) -> usize {
     match size.abs() {
         size if size < 100.0 => 2,
@@ -65,7 +65,7 @@ pub fn decimals(size: f64) -> usize {
     }
 }
 
-/// A perplexity in a sentence or a table.
+/// A perplexity as shown in a sentence or a table.
 pub fn perplexity(value: f64) -> String {
     if value >= 1e6 { quantity(value) } else { fixed(value, decimals(value)) }
 }
@@ -108,7 +108,7 @@ pub fn date(epoch: i64) -> String {
     format!("{year:04}-{month:02}-{day:02} {:02}:{:02} UTC", second / 3600, second % 3600 / 60)
 }
 
-/// Text for HTML and SVG, elements and attributes alike. Control characters, which SVG has no place for, are shown as escapes.
+/// Escapes text for HTML and SVG, in elements and attributes alike. Control characters, which SVG does not allow, become escapes.
 pub fn html(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for c in text.chars() {
@@ -119,7 +119,7 @@ pub fn html(text: &str) -> String {
             '"' => out.push_str("&quot;"),
             '\'' => out.push_str("&#39;"),
             '\n' | '\t' => out.push(c),
-            // Of a line break as Windows writes it the rest is enough.
+            // The `\n` of a Windows line break is enough.
             '\r' => {}
             c if is_hidden(c) => out.push_str(&escaped(c)),
             _ => out.push(c),
@@ -128,7 +128,7 @@ pub fn html(text: &str) -> String {
     out
 }
 
-/// Text for a line or a table cell of Markdown: no markup, no HTML, no line break.
+/// Escapes text for a line or a table cell of Markdown: no markup, no HTML, no line breaks.
 pub fn markdown(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for c in text.chars() {
@@ -146,7 +146,7 @@ pub fn markdown(text: &str) -> String {
     out
 }
 
-/// `text` cut to `width` characters, the cut shown by `…`.
+/// `text` cut to `width` characters; `…` marks the cut.
 pub fn shorten(text: &str, width: usize) -> String {
     if text.chars().count() <= width {
         return text.to_string();

@@ -1,7 +1,7 @@
-//! Whether the tokens of a line spell the text that the line has beside them.
+//! Checks that the tokens of a line spell the text that the line gives beside them.
 //!
-//! Servers hide special tokens, trim white space at the ends, cut a stop string off the text but not off the tokens, and write
-//! U+FFFD, or nothing, for a part of a character: all that agrees. What cannot come from the same tokens does not.
+//! Servers hide special tokens, trim white space at both ends, remove a stop string from the text but not from the tokens, and
+//! write U+FFFD, or nothing, for a part of a character. All of these count as agreement; any other difference is an error.
 
 use std::collections::BTreeSet;
 
@@ -9,18 +9,18 @@ use super::example::Token;
 use super::line_error::{Kind, LineError};
 use super::spelling::Spelling;
 
-/// Bytes of a stop string, at most.
+/// Longest stop string, in bytes.
 const STOP_MAX: usize = 64;
 
-/// What is compared.
+/// A text and the tokens that should spell it.
 pub struct Claim<'a> {
-    /// What the line calls the text, for messages.
+    /// What messages call the text.
     pub of: &'a str,
     pub text: &'a str,
-    /// Of the tokens, as the line has them and as they are understood.
+    /// Its tokens: as the line writes them, and as ids.
     pub tokens: &'a [Token],
     pub ids: &'a [u32],
-    /// What may be left out of the text.
+    /// What the text may lack.
     pub may_lack: Lack,
 }
 
@@ -29,14 +29,14 @@ pub enum Lack {
     Nothing,
     /// A stop string at its end.
     Stop,
-    /// The tokens are the last of a longer text.
+    /// Nothing, but the tokens may be only the end of a longer text.
     Beginning,
 }
 
-/// LineError where the ids of `claim` do not spell its text. `hidden` says which ids a text may lack.
+/// A [`LineError`] if the ids of `claim` do not spell its text. `hidden` tells which ids a text may lack.
 pub fn check(spelling: &Spelling, claim: &Claim, hidden: impl Fn(u32) -> bool) -> Result<(), LineError> {
     let bytes: Option<Vec<&[u8]>> = claim.ids.iter().map(|&id| spelling.bytes(id)).collect();
-    // Of a vocabulary whose spelling is not known nothing can be said.
+    // Without a known spelling nothing can be checked.
     let Some(bytes) = bytes else { return Ok(()) };
     let spelled: Vec<(bool, &[u8])> = claim.ids.iter().map(|&id| hidden(id)).zip(bytes).collect();
     let visible: Vec<u8> = spelled.iter().filter(|(hidden, _)| !hidden).flat_map(|(_, bytes)| bytes.iter().copied()).collect();
@@ -50,19 +50,19 @@ pub fn check(spelling: &Spelling, claim: &Claim, hidden: impl Fn(u32) -> bool) -
     }
     let partial = spelled.iter().any(|(_, bytes)| std::str::from_utf8(bytes).is_err());
     if partial && claim.tokens.len() == claim.ids.len() {
-        // A text put together from those of the tokens lacks what these lack.
+        // A text that was joined from the texts of the tokens lacks whatever these lack.
         let written: Option<String> = claim.tokens.iter().map(|token| token.text.as_deref()).collect();
         if written.is_some_and(|written| written == claim.text) {
             return Ok(());
         }
     }
-    // Where a turn has parts, each within its special tokens, the text may be one of them.
+    // If a conversation turn has parts, each between special tokens, the text may be one of the parts.
     let turns =
         spelled.iter().rposition(|(hidden, _)| !hidden).is_some_and(|last| spelled[..last].iter().any(|(hidden, _)| *hidden));
     if turns && texts.iter().any(|text| contains(&visible, text.trim_ascii())) {
         return Ok(());
     }
-    let (ours, theirs) = apart(&String::from_utf8_lossy(&visible), claim.text);
+    let (ours, theirs) = around_difference(&String::from_utf8_lossy(&visible), claim.text);
     let what = format!(
         "the tokens of {} spell {ours} but its text is {theirs}: they are not of one tokenizer or not of one text",
         claim.of
@@ -87,7 +87,7 @@ fn agree(spelled: &[u8], text: &[u8], may_lack: Lack) -> bool {
         Lack::Stop => {
             let begin = text.trim_ascii();
             let rest = spelled.trim_ascii_start().strip_prefix(begin);
-            // A text of nothing is no beginning of an answer.
+            // An empty text is not the beginning of an answer.
             if !begin.is_empty() && rest.is_some_and(|rest| rest.trim_ascii().len() <= STOP_MAX) {
                 return true;
             }
@@ -98,17 +98,17 @@ fn agree(spelled: &[u8], text: &[u8], may_lack: Lack) -> bool {
             }
         }
     }
-    // As transformers tidies up what it decodes.
+    // transformers tidies up spaces in what it decodes (`clean_up_tokenization_spaces`).
     same_but_for_ends(&tidied(&spelled), &tidied(&text))
 }
 
-/// Whether both are the same, but for white space that one of them has more at an end.
+/// Whether both are equal, apart from extra white space at the ends of one of them.
 fn same_but_for_ends(a: &[u8], b: &[u8]) -> bool {
     if a.trim_ascii() != b.trim_ascii() {
         return false;
     }
     if a.trim_ascii().is_empty() {
-        // Of white space alone either may be trimmed.
+        // If one is white space alone, any of it may have been trimmed.
         return a.is_empty() || b.is_empty() || a.ends_with(b) || b.ends_with(a);
     }
     let ends = |text: &[u8]| {
@@ -131,7 +131,7 @@ fn tidied(text: &[u8]) -> Vec<u8> {
     text.replace(" ' ", "'").into_bytes()
 }
 
-/// `text` with what `bytes:\xe2\x80` and `token_id:17` in it stand for.
+/// `text` with escapes such as `bytes:\xe2\x80` and `token_id:17` replaced by the bytes they stand for.
 fn unescaped(spelling: &Spelling, text: &str) -> Vec<u8> {
     let mut out = Vec::with_capacity(text.len());
     let mut rest = text;
@@ -181,8 +181,8 @@ fn contains(text: &[u8], part: &[u8]) -> bool {
     part.is_empty() || text.windows(part.len()).any(|window| window == part)
 }
 
-/// Both texts from shortly before the place where they part.
-fn apart(a: &str, b: &str) -> (String, String) {
+/// Both texts, from shortly before the point where they first differ.
+fn around_difference(a: &str, b: &str) -> (String, String) {
     const BEFORE: usize = 20;
     const SHOWN: usize = 60;
     let (a, b): (Vec<char>, Vec<char>) = (a.chars().collect(), b.chars().collect());
@@ -214,7 +214,7 @@ mod tests {
     /// Oracle: what servers are known to write for these tokens.
     #[test]
     fn what_servers_leave_out_of_a_text_agrees_and_other_words_do_not() {
-        // `The mill €.` and an end, in parts of a character.
+        // `The mill €.` and an end-of-text token, with `€` in parts.
         let parts = [282, 280, 294, 174, 48, 1];
         for text in ["The mill €.", "The mill €.</s>", " The mill €. ", "The mill \u{fffd}\u{fffd}.", "The mill \u{fffd}."]
         {
@@ -223,7 +223,7 @@ mod tests {
         for text in ["The mill €", "The mill €.<s>", "The old €.", "The mill", "The mill €..", "mill €."] {
             assert_eq!(checked("parts.json", &parts, text, Lack::Nothing).unwrap_err().kind, Kind::Contradictory, "{text}");
         }
-        // A space begins a text of SentencePiece, and white space within is what it is.
+        // SentencePiece begins a text with a space; white space inside the text must match.
         let lines = [356, 359, 13, 370];
         for text in ["The old\nThe", " The old\nThe", "The old\nThe\n"] {
             assert_eq!(checked("sentencepiece.json", &lines, text, Lack::Nothing), Ok(()), "{text}");
@@ -247,7 +247,7 @@ mod tests {
     fn a_message_shows_where_the_texts_part() {
         let damage = checked("parts.json", &[282, 280], "The river", Lack::Nothing).unwrap_err();
         assert!(damage.what.starts_with("the tokens of the answer spell \"The mill\" but its text is \"The river\""), "{damage}");
-        let (ours, theirs) = apart(&"a".repeat(500), &format!("{}b", "a".repeat(400)));
+        let (ours, theirs) = around_difference(&"a".repeat(500), &format!("{}b", "a".repeat(400)));
         assert_eq!((ours.len(), theirs.as_str()), (68, "...\"aaaaaaaaaaaaaaaaaaaab\""));
     }
 }

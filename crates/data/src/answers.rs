@@ -1,4 +1,4 @@
-//! A teacher's answers by the ids of the student's vocabulary.
+//! Recorded teacher logprobs, mapped to the ids of the student's vocabulary.
 
 use hydrometer_base::text::quoted;
 
@@ -7,33 +7,33 @@ use super::json::Json;
 use super::line_error::{Kind, LineError};
 use super::vocabulary::Vocabulary;
 
-/// What a teacher says of a token.
+/// The teacher's distribution for one token.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Answer {
-    /// Distinct ids and their logit − lse, the likeliest first.
+    /// Distinct ids with logit − lse (the logprob), most likely first.
     pub entries: Vec<(u32, f64)>,
-    /// What to add to have logits again; 0 where only log-probabilities are known.
+    /// Log-sum-exp: add it to get logits back. 0 if only logprobs are known.
     pub lse: f64,
-    /// Written in the file, and not put there for the end of the text.
+    /// Whether the file records this row; false for a row that was added for the end-of-text token.
     pub recorded: bool,
 }
 
-/// What becomes of a teacher's answers on the way to the student's ids.
+/// Counts of what happened to a teacher's logprobs on the way to the student's ids.
 #[derive(Clone, Copy, Debug, Default, PartialEq, serde::Serialize, serde::Deserialize)]
 pub struct Counts {
-    /// Rows of answers, one a token.
+    /// Rows of logprobs, one per token.
     pub rows: u64,
-    /// Ids that they list.
+    /// Ids listed in these rows.
     pub entries: u64,
-    /// Of these, without an id in the student's vocabulary.
+    /// Listed ids that the student's vocabulary does not have.
     pub unmapped: u64,
-    /// Of these, with the id of another in their row, to which their weight is added.
+    /// Listed ids that map to the same id as another in their row; their probabilities are added.
     pub duplicate: u64,
-    /// Rows whose teacher read other tokens than the student does.
+    /// Rows whose teacher read a different context than the student does.
     pub mismatched: u64,
-    /// Rows of logits without their log-probabilities: the mass outside of them is not known.
+    /// Rows of logits without logprobs, whose probability mass outside the listed ids is unknown.
     pub unnormalized: u64,
-    /// Rows of log-probabilities without logits.
+    /// Rows of logprobs without logits.
     pub logprobs: u64,
 }
 
@@ -49,14 +49,14 @@ impl Counts {
     }
 }
 
-/// A log-probability above 0 by less than this, or a sum of probabilities above 1 by less than this, is rounding.
+/// Rounding tolerance: how far a logprob may exceed 0, or a sum of probabilities 1.
 const ROUNDING: f64 = 0.01;
 
-/// What OpenAI's API writes for a log-probability that it does not know.
+/// What OpenAI's API writes for a logprob that it does not know.
 const UNKNOWN: f64 = -9999.0;
 
-/// What a log writes for a score: the one rule of all formats. A log-probability is a number of at most 0, −∞ among them; a logit
-/// is any number that f32 holds, or −∞. `None` where a log-probability is not known. The rest is damage.
+/// Reads a score, by the same rule for all formats. A logprob is a number of at most 0, or −∞; a logit is any number that f32 can
+/// hold, or −∞. `None` if a logprob is unknown. Anything else is a [`LineError`].
 pub fn score(written: Option<&Json>, key: &str, scores: Scores) -> Result<Option<f64>, LineError> {
     let Some(written) = written else {
         return Err(LineError::new(Kind::MissingKey, format!("expected a {key:?} beside the token")));
@@ -79,12 +79,12 @@ pub fn score(written: Option<&Json>, key: &str, scores: Scores) -> Result<Option
     }
 }
 
-/// What messages call the row of this index.
+/// What messages call the row with this index.
 pub fn row_name(index: usize) -> String {
-    format!("row {} of the answers", index + 1)
+    format!("row {} of the logprobs", index + 1)
 }
 
-/// `answers` by the ids of `vocabulary`, and the highest finite logit among them.
+/// Maps `answers` to the ids of `vocabulary`; also returns the highest finite logit among them.
 pub fn by_id(vocabulary: &Vocabulary, answers: &Answers, counts: &mut Counts) -> Result<(Vec<Option<Answer>>, f64), LineError> {
     let mut highest = f64::NEG_INFINITY;
     let mut all = Vec::with_capacity(answers.rows.len());
@@ -97,7 +97,7 @@ pub fn by_id(vocabulary: &Vocabulary, answers: &Answers, counts: &mut Counts) ->
         counts.entries += row.len() as u64;
         let mut entries: Vec<(u32, f64)> = Vec::with_capacity(row.len());
         let mut lse = None;
-        // Stable: equal scores stay in the order of the file.
+        // A stable sort: equal scores keep the order of the file.
         let mut order: Vec<&Entry> = row.iter().collect();
         order.sort_by(|a, b| b.score.total_cmp(&a.score));
         for entry in order {
@@ -129,7 +129,7 @@ pub fn by_id(vocabulary: &Vocabulary, answers: &Answers, counts: &mut Counts) ->
                 Some(log_sum(&scores)).filter(|lse| lse.is_finite()).unwrap_or(0.0)
             }),
         };
-        // Weights that were added may have changed the order.
+        // Adding up duplicates may have changed the order.
         entries.sort_by(|a, b| b.1.total_cmp(&a.1));
         entries.iter_mut().for_each(|(_, score)| *score = (*score - lse).min(0.0));
         let mass: f64 = entries.iter().map(|(_, logprob)| logprob.exp()).sum();

@@ -1,8 +1,8 @@
-//! The batches of a run: a function of data, seed and step alone, so that every arm sees the same and a resumed run goes on
-//! where it was.
+//! The batches of a run: a function of data, RNG seed and step alone. So every arm sees the same batches, and a resumed run
+//! continues with the next one.
 //!
-//! A batch holds exactly the target tokens the recipe asks for. Sequences come in an order shuffled anew each epoch; one that
-//! does not fit any more is shown again in the next batch with the same context, and only the targets that are left count.
+//! A batch holds exactly the number of target tokens that the recipe asks for. Sequences are reshuffled each epoch. A sequence
+//! that does not fit is split: the next batch shows it again with the same context, and only its remaining targets count.
 
 use rand::SeedableRng;
 use rand::seq::SliceRandom;
@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use super::sequences::Sequence;
 
-/// A row of a batch as it is planned: a sequence and which of its targets count. Several may come to lie in one row of tensors:
+/// A planned row of a batch: a sequence, and which of its targets count. Several rows may later share one row of the tensors:
 /// see [`super::packing`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Row {
@@ -21,7 +21,7 @@ pub struct Row {
 }
 
 impl Row {
-    /// All targets of a sequence, those of its prompt too.
+    /// All targets of a sequence, those of its prompt included.
     pub fn whole(sequence: Sequence) -> Self {
         Self { sequence, from: 0, to: sequence.targets }
     }
@@ -35,13 +35,14 @@ impl Row {
         self.to - self.from
     }
 
-    /// Tokens that are read for them, from the beginning of the sequence.
+    /// Number of input tokens that are read for them, from the beginning of the sequence.
     pub fn inputs(&self) -> usize {
         self.to
     }
 }
 
-/// The rows of every batch: `tokens` targets in all, `batch` of them a batch (the last may hold fewer). Some target must count.
+/// The rows of every batch: `tokens` targets in all, `batch` of them per batch (the last may hold fewer). At least one target of
+/// `sequences` must count.
 pub fn plan(sequences: &[Sequence], tokens: u64, batch: u64, seed: u64) -> Vec<Vec<Row>> {
     let mut batches = Vec::new();
     let (mut rows, mut room) = (Vec::new(), batch.min(tokens) as usize);

@@ -1,6 +1,6 @@
-//! What a file is, by its first bytes: JSON lines, plain text, or something that is neither and is not read.
+//! Detects the kind of a file by its first bytes: JSON lines, plain text, or something that is refused.
 //!
-//! A name never decides what a line means. It may only contradict what the content seems to be, and then the file is refused.
+//! The file name never decides how a line is read. But if the name contradicts the content, the file is refused.
 
 use std::io::{BufRead, Read};
 use std::path::Path;
@@ -10,61 +10,61 @@ use super::line_error::LineError;
 use super::lines::LineEnd;
 use super::{json_file, table};
 
-/// Bytes that are looked at, from the first that is not white space.
+/// Number of bytes inspected, from the first that is not white space.
 const HEAD: usize = 1 << 16;
-/// Lines among them that are looked at.
+/// Number of lines inspected among these bytes.
 const LINES: usize = 100;
 
-/// What a file holds.
+/// The kind of a file.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Content {
-    /// JSON objects, one a line.
+    /// JSON objects, one per line.
     Lines,
     Text,
     /// Nothing but white space.
     Empty,
-    /// Not even its first byte can be read.
+    /// Not even the first byte can be read.
     Unreadable,
     Other(Other),
 }
 
-/// Something that is not read.
+/// A kind of file that is refused.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Other {
-    /// The line that tells; absent where there are no lines.
+    /// The line that shows the kind; `None` for a file without lines.
     pub line: Option<u64>,
-    /// `this is CSV`.
+    /// A clause for a message: `this is CSV`.
     pub what: String,
     pub cure: String,
-    /// Whether it may be read as text all the same, or line by line, where the user says so.
+    /// Whether the user may override this and have the file read as text or JSON lines.
     pub prose: bool,
 }
 
-/// A file that was looked at.
+/// The result of inspecting a file.
 #[derive(Clone, Debug)]
-pub struct Looked {
+pub struct Inspection {
     pub content: Content,
     pub end: LineEnd,
-    /// Whether a line that was looked at is a JSON object, or was meant to be one.
+    /// Whether an inspected line is a JSON object, or seems to be meant as one.
     pub objects: bool,
-    /// The first line with anything in it, and what is wrong with it as a JSON object.
+    /// The first line that is not blank, and why it is not a JSON object; `None` if it is one.
     pub first: Option<(u64, LineError)>,
 }
 
 /// The beginning of a file.
 struct Head {
-    /// From the first line that is not blank.
+    /// Starts at the first line that is not blank.
     text: String,
-    /// The number of that line.
+    /// Number of that line.
     line: u64,
-    /// Whether the file ends with `text`.
+    /// Whether `text` reaches the end of the file.
     whole: bool,
     end: LineEnd,
 }
 
-impl Looked {
-    /// What `reader` has, unpacked, of the file at `path`.
-    pub fn at(mut reader: impl BufRead, path: &Path) -> Self {
+impl Inspection {
+    /// Inspects the unpacked bytes of `reader`; `path` is the name of the file.
+    pub fn new(mut reader: impl BufRead, path: &Path) -> Self {
         let mut start = Vec::new();
         let read = reader.by_ref().take(HEAD as u64).read_to_end(&mut start);
         if read.is_err() && start.is_empty() {
@@ -73,7 +73,7 @@ impl Looked {
         if let Some(other) = binary(&start) {
             return Self::only(Content::Other(other));
         }
-        let Some(head) = Head::of(start, read.is_err(), &mut reader) else { return Self::only(Content::Empty) };
+        let Some(head) = Head::read(start, read.is_err(), &mut reader) else { return Self::only(Content::Empty) };
         let lines = head.lines();
         let objects = lines.iter().filter(|(_, line)| is_object(line)).count();
         let first = lines.first().and_then(|(number, line)| Some((*number, Json::object(line).err()?)));
@@ -87,8 +87,8 @@ impl Looked {
 }
 
 impl Head {
-    /// Nothing where there is only white space.
-    fn of(mut bytes: Vec<u8>, torn: bool, mut reader: impl BufRead) -> Option<Self> {
+    /// `None` if the file holds only white space.
+    fn read(mut bytes: Vec<u8>, torn: bool, mut reader: impl BufRead) -> Option<Self> {
         let (mut line, mut returns, mut feeds) = (1, 0u64, 0u64);
         let begin = loop {
             let begin = blank(&bytes);
@@ -99,7 +99,7 @@ impl Head {
                 break begin;
             }
             bytes.clear();
-            // What cannot be read is told where it is read.
+            // Reading the file reports this error later.
             if reader.by_ref().take(HEAD as u64).read_to_end(&mut bytes).is_err() || bytes.is_empty() {
                 return None;
             }
@@ -120,7 +120,7 @@ impl Head {
         Some(Self { text, line, whole, end })
     }
 
-    /// Lines that are not blank, by number; one that is not complete only where there is no other.
+    /// Non-blank lines with their numbers. An incomplete last line is included only if it is the only one.
     fn lines(&self) -> Vec<(u64, &str)> {
         let mut all: Vec<(u64, &str)> =
             self.text.split('\n').zip(self.line..).map(|(line, number)| (number, line.trim())).collect();
@@ -132,8 +132,8 @@ impl Head {
         all
     }
 
-    /// Whether there are more NULs, or beside bytes that are not UTF-8 more control characters, than damage explains. Text in
-    /// another encoding has none.
+    /// Whether there are more NULs, or (next to bytes that are not UTF-8) more control characters, than a damaged text file would
+    /// have. Text in another encoding has none.
     fn is_binary(&self) -> bool {
         let control = |c: &char| matches!(c, '\0'..='\x07' | '\x0e'..='\x1a' | '\x1c'..='\x1f' | '\x7f');
         let (all, nuls) = (self.text.chars().count(), self.text.matches('\0').count());
@@ -199,7 +199,7 @@ impl Head {
                 other(
                     self.line,
                     &format!("the name says .{ending}, but there is no JSON object here{wrong}"),
-                    "mend the file",
+                    "correct the file",
                     true,
                 )
             }
@@ -208,7 +208,7 @@ impl Head {
     }
 }
 
-/// Leading bytes that are white space, or byte order marks.
+/// Number of leading bytes that are white space or byte order marks.
 fn blank(bytes: &[u8]) -> usize {
     let mut at = 0;
     loop {
@@ -220,7 +220,7 @@ fn blank(bytes: &[u8]) -> usize {
     }
 }
 
-/// Whether `line` is a JSON object, was meant to be one, or has one after a few other characters, as logs have.
+/// Whether `line` is a JSON object, seems to be meant as one, or has one after a short prefix, as log files do.
 fn is_object(line: &str) -> bool {
     let bare = line.trim_start_matches(|c: char| c.is_whitespace() || c == '\u{feff}' || c == '\u{1e}');
     if let Some(rest) = bare.strip_prefix('{') {
@@ -231,14 +231,14 @@ fn is_object(line: &str) -> bool {
         .is_some_and(|inner| inner.ends_with('}') && matches!(Json::value(inner), Ok(Json::Object(fields)) if !fields.is_empty()))
 }
 
-/// The last part of a file's name, without that of a packed file.
+/// The last extension of a file name, ignoring that of a compressed file.
 fn suffix(name: &str) -> String {
     let name = name.to_ascii_lowercase();
     let name = [".gz", ".zst"].iter().find_map(|packed| name.strip_suffix(packed)).unwrap_or(&name);
     name.rsplit_once('.').map_or(String::new(), |(_, suffix)| suffix.to_string())
 }
 
-/// Text that is no prose by how it begins: what it is, what to do, and whether it may be read as text all the same.
+/// Text whose beginning marks it as something other than prose: what it is, the cure, and whether the user may override this.
 fn marked(text: &str) -> Option<(&'static str, &'static str, bool)> {
     let begin: String = text.trim_start().chars().take(64).collect::<String>().to_ascii_lowercase();
     let begins = |marks: &[&str]| marks.iter().any(|mark| begin.starts_with(mark));
@@ -256,9 +256,9 @@ fn marked(text: &str) -> Option<(&'static str, &'static str, bool)> {
     })
 }
 
-/// What a file of another kind that was wanted here seems to be, by its first bytes, and what to do: a pointer of Git LFS, a page of a
-/// website, an archive.
-pub fn instead(start: &[u8]) -> Option<String> {
+/// For a file that was expected to be of another kind: what its first bytes show it to be, with the cure. Recognises a Git LFS
+/// pointer, a web page, an archive and the like; `None` if nothing is recognised.
+pub fn recognise_other_kind(start: &[u8]) -> Option<String> {
     let start = &start[..start.len().min(HEAD)];
     if let Some((what, cure, _)) = marked(&String::from_utf8_lossy(start)) {
         return Some(format!("{what}; {cure}"));
@@ -270,7 +270,7 @@ const ROWS: &str = "write its rows as JSON, one object a line";
 const UNPACK: &str = "unpack it first; only gzip and zstd are unpacked on the way";
 const MODEL: &str = "name a file of text or of JSON lines";
 
-/// First bytes of files that are no text.
+/// First bytes of files that are not text.
 const MAGIC: [(&[u8], &str, &str); 29] = [
     (b"PAR1", "Parquet", ""),
     (b"PARE", "encrypted Parquet", ROWS),
@@ -303,14 +303,14 @@ const MAGIC: [(&[u8], &str, &str); 29] = [
     (b"GIF8", "an image", MODEL),
 ];
 
-/// What is no text at all, or text in another encoding than UTF-8.
+/// What a file is that is not text, or is text in an encoding other than UTF-8.
 fn binary(start: &[u8]) -> Option<Other> {
     let other = |what: &str, cure: &str| {
         let what = format!("this is {what}, which is not read");
         Some(Other { line: None, what, cure: cure.to_string(), prose: false })
     };
     if let Some((_, what, cure)) = MAGIC.iter().find(|(magic, ..)| start.starts_with(magic)) {
-        // Some marks are letters, with which a text may begin.
+        // Some signatures are letters, and a text may begin with them.
         let text = start.is_ascii() && !start.contains(&0);
         if !text || *what == "PDF" {
             let parquet = "write its rows as JSON, one object a line, e.g. polars.read_parquet(\"data.parquet\").write_ndjson(\"data.jsonl\")";
@@ -328,14 +328,14 @@ fn binary(start: &[u8]) -> Option<Other> {
     Some(Other { line: Some(1), what: format!("this is {encoding}, and text must be UTF-8"), cure, prose: false })
 }
 
-/// The encoding that a byte order mark, or where NULs stand, tells.
+/// The encoding shown by a byte order mark or by the positions of NULs.
 fn utf_16_or_32(start: &[u8]) -> Option<&'static str> {
     match start {
         [0xff, 0xfe, 0, 0, ..] | [0, 0, 0xfe, 0xff, ..] => return Some("UTF-32"),
         [0xff, 0xfe, ..] | [0xfe, 0xff, ..] => return Some("UTF-16"),
         _ => {}
     }
-    // Percent of NULs at each byte of four.
+    // Percentage of NULs at each of the four byte positions.
     let count = start.len() / 4;
     let nuls = |at: usize| start.chunks_exact(4).filter(|four| four[at] == 0).count() * 100 / count.max(1);
     let [a, b, c, d] = [0, 1, 2, 3].map(nuls);

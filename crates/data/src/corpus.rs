@@ -1,4 +1,4 @@
-//! Examples from files, one after the other: by lines, or from plain text cut at blank lines. Memory does not grow with a file.
+//! Streams examples from files: one per line, or plain text cut at blank lines. Memory use does not depend on file size.
 
 use std::path::{Path, PathBuf};
 
@@ -16,7 +16,7 @@ use super::survey::{DETECTION_LINES, Shard, Survey, Wanted};
 use crate::line_error::LinePos;
 use crate::recipe::DataFiles;
 
-/// A text with a name.
+/// A named text.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Document {
     pub id: String,
@@ -25,11 +25,11 @@ pub struct Document {
 
 /// A stream of examples.
 pub struct Reader {
-    /// What names of files are relative to.
+    /// Names of files are relative to this folder.
     root: PathBuf,
-    /// Files still to come, the next one last.
+    /// Files still to be read, in reverse order.
     shards: Vec<Shard>,
-    /// Whether a name needs the file's to be one of its own.
+    /// Whether there are several files, so that names of examples must include the file's.
     several: bool,
     open: Option<Open>,
     format: Format,
@@ -46,13 +46,13 @@ enum Open {
 }
 
 impl Reader {
-    /// Of a file, or of all files under a folder, as an experiment file says.
+    /// Opens a file, or all files under a folder, configured by an experiment file.
     pub fn new(path: &Path, format: Format, keys: Keys, policy: OnBadLine) -> Result<Self> {
         let survey = Survey::of(path, Wanted::Named(format), Says::Keys)?;
         Ok(Self::of(path, survey, keys, policy, Says::Keys))
     }
 
-    /// Of the files at `path` that were looked at.
+    /// Opens the files at `path`, which `survey` has inspected.
     pub fn of(path: &Path, survey: Survey, keys: Keys, policy: OnBadLine, says: Says) -> Self {
         let Survey { mut shards, format } = survey;
         let several = shards.len() > 1;
@@ -61,10 +61,10 @@ impl Reader {
         Self { root, shards, several, open: None, format, keys, policy, says, split: None, tally }
     }
 
-    /// Of split `split` (`train`, `valid`, `test`).
+    /// Opens split `split` (`train`, `valid`, `test`).
     ///
-    /// Where a single source stands for all splits, an example's split follows from the hash of its text (of its source, where
-    /// it has one): 90% train, 5% valid, 5% test, whatever the order of the file.
+    /// If a single source provides all splits, the hash of an example's text (of its source, if it has one) decides its split:
+    /// 90% train, 5% valid, 5% test, independent of the order of the file.
     pub fn of_split(files: &DataFiles, split: &str) -> Result<Self> {
         let new = |path: &Path| Self::new(path, files.format, files.keys.clone(), files.on_bad_line);
         if let Some(path) = files.splits.get(split) {
@@ -76,7 +76,7 @@ impl Reader {
         }
     }
 
-    /// The next example that can be read; `None` after the last.
+    /// The next readable example; `None` after the last.
     pub fn next_example(&mut self) -> Result<Option<Example>> {
         loop {
             let Some(open) = &mut self.open else {
@@ -101,7 +101,7 @@ impl Reader {
                         self.open = None;
                         continue;
                     };
-                    // A plain text format over JSON lines reads their text.
+                    // Plain text format over JSON lines: reads their `text`.
                     let found = line.text.and_then(|text| self.format.parse(&text, &line.place, &self.keys));
                     let named = found.map(|example| match self.several {
                         true => Example { id: format!("{name}/{}", example.id), ..example },
@@ -125,7 +125,8 @@ impl Reader {
         }
     }
 
-    /// `damage`, at which reading stops, with the first error of an API among the next lines: mending this line is not all then.
+    /// Extends `damage`, which stops the reading, by the first API error among the following lines: correcting this line alone
+    /// would not be enough then.
     fn with_refusals(&mut self, damage: LineError) -> LineError {
         let stops = self.policy == OnBadLine::Stop && self.format.has_answers() && damage.kind != Kind::Refused;
         let (true, Some(Open::Lines { lines, .. })) = (stops, &mut self.open) else { return damage };
@@ -140,13 +141,13 @@ impl Reader {
         }
     }
 
-    /// What `damage` found in an example later than here does.
+    /// Handles `damage` that was found in an example after it was read, under the policy for bad lines.
     pub fn reject(&mut self, place: &LinePos, damage: &LineError) -> Result<()> {
         self.tally.reject(place, damage, self.policy, self.says)
     }
 }
 
-/// A file's name within `root`, less what tells its format.
+/// A file's name relative to `root`, without the extensions that show its format.
 fn name_of(path: &Path, root: &Path) -> String {
     let within = path.strip_prefix(root).ok().filter(|within| !within.as_os_str().is_empty());
     let within = within.map_or_else(|| PathBuf::from(path.file_name().unwrap_or_default()), Path::to_path_buf);
@@ -163,7 +164,7 @@ fn split_of(text: &str) -> &'static str {
     }
 }
 
-/// All documents of `reader`.
+/// Reads all documents of `reader`.
 pub fn documents(reader: &mut Reader) -> Result<Vec<Document>> {
     let mut documents = Vec::new();
     while let Some(example) = reader.next_example()? {
@@ -191,7 +192,7 @@ mod tests {
         let documents = read(&path).unwrap();
         assert!(documents.len() > 2 && documents[0].id == "book/1");
         assert_eq!(documents.iter().map(|d| d.text.as_str()).collect::<Vec<_>>().join("\n\n"), text);
-        // A document begins where its place says.
+        // A document begins where its position says.
         let mut reader = Reader::new(&path, Format::Text, Keys::default(), OnBadLine::Stop).unwrap();
         let whole = std::fs::read_to_string(&path).unwrap();
         while let Some(example) = reader.next_example().unwrap() {

@@ -1,17 +1,17 @@
-//! What a message advises, in the words of where the user says how data is read.
+//! The advice in error messages, worded for where the user configures how data is read.
 
-/// Where that is.
+/// Where the user configures how data is read.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Says {
-    /// Keys of an experiment file.
+    /// By keys of an experiment file.
     #[default]
     Keys,
-    /// Flags on the command line.
+    /// By flags on the command line.
     Flags,
 }
 
 impl Says {
-    /// How to leave damaged lines out.
+    /// How to skip damaged lines.
     pub fn skip(self) -> &'static str {
         match self {
             Self::Keys => "set on_bad_line = \"skip\"",
@@ -19,7 +19,7 @@ impl Says {
         }
     }
 
-    /// How to say that keys of a line go by other names.
+    /// How to set the names of a line's keys.
     pub fn keys(self) -> &'static str {
         match self {
             Self::Keys => "its keys by source_key and target_key",
@@ -27,7 +27,7 @@ impl Says {
         }
     }
 
-    /// How to name the format.
+    /// How to set the format.
     pub fn format(self, name: &str) -> String {
         match self {
             Self::Keys => format!("set format = \"{name}\""),

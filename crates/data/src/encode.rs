@@ -1,38 +1,38 @@
-//! Examples as token ids: source, prompt end and target put together within the context, and a teacher's answers beside them.
+//! Encodes examples as token ids: source, prompt end and target within the context, with the teacher's logprobs beside them.
 //!
-//! As the seed does it (metaseq #736), where it is right: source, `prompt_eos` and target are tokenised apart; a target longer
-//! than the context is cut to a share of it, and what is left of the context is the source's; then comes the token that ends a
-//! text. A sequence of `context` inputs has `context + 1` tokens.
+//! Follows metaseq (#736) where that is correct: source, `prompt_eos` and target are tokenised separately; a target longer than
+//! the context is cut to a share of it, and the source gets the rest of the context; then comes the end-of-text token. A
+//! sequence of `context` inputs has `context + 1` tokens.
 
 use anyhow::Result;
 
 use super::agreement::{self, Claim, Lack};
-use super::answers::{Answer, Counts, by_id};
+use super::answers::{Answer, Counts, by_id, row_name};
 use super::example::{Answers, Example, Segment, Token};
 use super::line_error::{Kind, LineError};
 use super::vocabulary::Vocabulary;
 use crate::recipe::{Eos, ExampleRecipe, Input, Truncation};
 
-/// An example as ids.
+/// An example as token ids.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Encoded {
     pub ids: Vec<u32>,
-    /// Leading ids that are read and not predicted; `None` where it is a document.
+    /// Number of leading ids that are read but not predicted; `None` for a document.
     pub prompt: Option<usize>,
-    /// Of text that the predicted tokens stand for.
+    /// Bytes of text that the predicted tokens stand for.
     pub bytes: u64,
-    /// Of each id, what a teacher says of it; empty where none does.
+    /// The teacher's logprobs for each id; empty without a teacher.
     pub answers: Vec<Option<Answer>>,
     pub counts: Counts,
 }
 
-/// How examples become ids. Without a recipe they are plain documents.
+/// Encodes examples under a recipe, or plain documents if there is none.
 pub struct Encoder<'a> {
     vocabulary: &'a Vocabulary<'a>,
     recipe: Option<&'a ExampleRecipe>,
     context: usize,
     prompt_eos: Vec<u32>,
-    /// The token to end a text with, where one is to be added.
+    /// The end-of-text token, if one is to be added.
     eos: Option<u32>,
 }
 
@@ -43,7 +43,7 @@ impl<'a> Encoder<'a> {
         Ok(Self { vocabulary, recipe, context, prompt_eos, eos })
     }
 
-    /// `Err` within `Ok` is the line's fault.
+    /// The inner `Err` is a fault of the line; the outer one is any other error.
     pub fn encode(&self, example: &Example) -> Result<Result<Encoded, LineError>> {
         let encoded = match (&example.source, self.recipe) {
             (Some(source), Some(recipe)) => self.prompted(example, source, recipe),
@@ -58,7 +58,7 @@ impl<'a> Encoder<'a> {
         Ok(Ok(encoded))
     }
 
-    /// A plain text, a document.
+    /// Encodes a plain text as a document.
     pub fn text(&self, text: &str) -> Result<Encoded> {
         let (ids, bytes) = self.vocabulary.encode_document(text)?;
         self.vocabulary.check(&ids)?;
@@ -77,7 +77,7 @@ impl<'a> Encoder<'a> {
                 let mut ids = self.needed("the answer", tokens)?;
                 self.agree_with_target(example, &ids)?;
                 if answers.first().is_some_and(Option::is_some) {
-                    // The teacher tells of the first token too: it is predicted from what begins a text, if anything does.
+                    // The teacher also scores the first token: it is predicted from the BOS token, if there is one.
                     let begin = self.vocabulary.encode_first("")?;
                     answers.splice(0..0, begin.iter().map(|_| None));
                     ids.splice(0..0, begin);
@@ -105,14 +105,14 @@ impl<'a> Encoder<'a> {
             Segment::Tokens(tokens) => {
                 let ids = self.needed("the source", tokens)?;
                 let text = example.answers.as_ref().and_then(|answers| answers.beside.source.as_deref());
-                // A server may have read the end of a long source only.
+                // A server may have truncated a long source to its end.
                 self.agree("the source", text, tokens, &ids, Lack::Beginning)?;
                 ids
             }
         };
         let (mut answers, highest) = self.answers(example.answers.as_ref(), &mut counts)?;
         let by_argmax = recipe.input == Input::TeacherArgmax && !answers.is_empty();
-        // Where the student does not read them, sampled tokens only tell how far its context is the teacher's.
+        // If the student does not read the sampled tokens, they only tell how far the teacher's context equals the student's.
         let sampled = match self.sampled(example, &answers) {
             Err(EncodeError::Line(damage)) if by_argmax && damage.kind != Kind::Contradictory => None,
             other => other?,
@@ -124,7 +124,7 @@ impl<'a> Encoder<'a> {
         if !answers.is_empty() && answers.len() != ids.len() {
             return Err(misaligned(ids.len(), answers.len()));
         }
-        // From the first token that is not the sampled one, the teacher has read other tokens than the student will.
+        // From the first token that differs from the sampled one, the teacher has read a different context than the student will.
         if let Some(sampled) = sampled {
             let same = sampled.iter().zip(&ids).take_while(|(a, b)| a == b).count();
             counts.mismatched = answers.iter().skip(same + 1).flatten().count() as u64;
@@ -148,7 +148,7 @@ impl<'a> Encoder<'a> {
         ids.truncate(context.saturating_sub(before));
         let room = context.saturating_sub(ids.len() + before);
         if source_ids.len() > room {
-            // What begins a text stays.
+            // The BOS token stays.
             let begin = self.vocabulary.encode_first("")?;
             let kept = begin.len().min(room);
             match recipe.truncation {
@@ -189,7 +189,8 @@ impl<'a> Encoder<'a> {
         Ok(Encoded { ids: all, prompt: Some(prompt), bytes, answers, counts })
     }
 
-    /// The sampled tokens; nothing where the line does not have them. A row of answers more than tokens is that of the end.
+    /// The sampled tokens; `None` if the line does not have them. One more row than tokens means that the last row is that of the
+    /// end-of-text token.
     fn sampled(&self, example: &Example, answers: &[Option<Answer>]) -> Result<Option<Vec<u32>>, EncodeError> {
         let mut ids = match &example.target {
             None => return Ok(None),
@@ -216,10 +217,10 @@ impl<'a> Encoder<'a> {
         tokens.iter().enumerate().map(need).collect()
     }
 
-    /// An error where the tokens of the target spell another text than the line has beside them.
+    /// An error if the tokens of the target do not spell the text that the line has beside them.
     fn agree_with_target(&self, example: &Example, ids: &[u32]) -> Result<(), LineError> {
         let (Some(answers), Some(Segment::Tokens(tokens))) = (&example.answers, &example.target) else { return Ok(()) };
-        // Where the last token ends the text, no stop string did.
+        // If the last token ends the text, no stop string did.
         let ended = ids.last().is_some_and(|&last| self.vocabulary.is_end(last));
         let may_lack = if answers.beside.stopped && !ended { Lack::Stop } else { Lack::Nothing };
         self.agree("the answer", answers.beside.target.as_deref(), tokens, ids, may_lack)
@@ -231,7 +232,7 @@ impl<'a> Encoder<'a> {
         agreement::check(self.vocabulary.spelling(), &claim, |id| self.vocabulary.is_hidden(id))
     }
 
-    /// The answers by the student's ids, and the highest finite logit among them.
+    /// The teacher's logprobs by the student's ids, and the highest finite logit among them.
     fn answers(&self, answers: Option<&Answers>, counts: &mut Counts) -> Result<(Vec<Option<Answer>>, f64), LineError> {
         answers.map_or(Ok((Vec::new(), f64::NEG_INFINITY)), |answers| by_id(self.vocabulary, answers, counts))
     }
@@ -239,7 +240,7 @@ impl<'a> Encoder<'a> {
     fn unknown_target(&self, example: &Example) -> EncodeError {
         let what = match example.answers {
             Some(_) => {
-                "the line has answers but no text, so that the sampled tokens are not known; add a \"tgt\", or set input = \"teacher-argmax\""
+                "the line has logprobs but no text, so the sampled tokens are not known; add a \"tgt\", or set input = \"teacher-argmax\""
             }
             None => "there is no text to learn from",
         };
@@ -247,7 +248,7 @@ impl<'a> Encoder<'a> {
     }
 }
 
-/// Whose fault it is.
+/// Whose fault an encoding error is: the line's, or another.
 enum EncodeError {
     Line(LineError),
     Ours(anyhow::Error),
@@ -266,16 +267,14 @@ impl From<anyhow::Error> for EncodeError {
 }
 
 fn misaligned(tokens: usize, rows: usize) -> EncodeError {
-    let what = format!("the text has {tokens} tokens but the answers {rows} rows; use the teacher's tokenizer");
+    let what = format!("the text has {tokens} tokens but there are {rows} rows of logprobs; use the teacher's tokenizer");
     EncodeError::Line(LineError::new(Kind::Misaligned, what))
 }
 
 fn argmax(answers: &[Option<Answer>]) -> Result<Vec<u32>, LineError> {
     let first = |(index, answer): (usize, &Option<Answer>)| {
         let id = answer.as_ref().and_then(|answer| answer.entries.first()).map(|&(id, _)| id);
-        id.ok_or_else(|| {
-            LineError::new(Kind::UnknownToken, format!("row {} of the answers has no id of the tokenizer", index + 1))
-        })
+        id.ok_or_else(|| LineError::new(Kind::UnknownToken, format!("{} has no id of the tokenizer", row_name(index))))
     };
     answers.iter().enumerate().map(first).collect()
 }

@@ -1,4 +1,4 @@
-//! The tokens that end a text: the one that the user names; else those that the checkpoint's files name; else one by a usual name.
+//! The end-of-text tokens: the one the user names; else those that the checkpoint's files name; else one with a usual name.
 
 use std::path::Path;
 
@@ -10,8 +10,8 @@ use super::special::{CONFIG, GENERATION_CONFIG, SpecialTokenFiles, usual};
 use crate::recipe::{Ends, Eos, ExampleRecipe};
 
 impl Ends {
-    /// Of examples in the tokens of `tokenizer`, which is at `path`; `model` is the folder of the student's checkpoint, which is
-    /// asked where the files beside the tokenizer say nothing. Nothing where no end is known and none is needed.
+    /// The ends of examples in the tokens of `tokenizer`, the file at `path`. `model` is the folder of the student's checkpoint,
+    /// consulted if the files beside the tokenizer declare none. `None` if no end is known and none is needed.
     pub fn of(recipe: &ExampleRecipe, tokenizer: &Tokenizer, path: &Path, model: Option<&Path>) -> Result<Option<Self>> {
         if let Some(name) = &recipe.eos_token {
             let ids = vec![named(tokenizer, name)?];
@@ -23,7 +23,7 @@ impl Ends {
             asked.push(SpecialTokenFiles::of(model)?);
         }
         for said in asked {
-            if let Some((ids, from)) = said_ends(&said, tokenizer, &mut ignored)? {
+            if let Some((ids, from)) = declared_ends(&said, tokenizer, &mut ignored)? {
                 return Ok(Some(Self::new(ids, tokenizer, from, ignored)));
             }
         }
@@ -44,7 +44,7 @@ impl Ends {
         Self { ids, tokens, from, ignored }
     }
 
-    /// In a sentence's words.
+    /// A description for a sentence.
     pub fn words(&self) -> String {
         let mut all = self.tokens.iter().zip(&self.ids).map(|(token, id)| format!("{token:?} (id {id})"));
         let first = all.next().unwrap_or_default();
@@ -55,7 +55,7 @@ impl Ends {
     }
 }
 
-/// The ids that end a text of examples of `recipe`, the one to append first; none where the tokenizer has no such token.
+/// The ids that end a text in examples of `recipe`, the one to append first; empty if the tokenizer has no such token.
 pub fn ids(tokenizer: &Tokenizer, recipe: Option<&ExampleRecipe>) -> Result<Vec<u32>> {
     match recipe {
         Some(ExampleRecipe { eos_token: Some(name), .. }) => Ok(vec![named(tokenizer, name)?]),
@@ -69,9 +69,10 @@ fn named(tokenizer: &Tokenizer, name: &str) -> Result<u32> {
     id.ok_or_else(|| user_error!("the tokenizer has no token {name:?}; correct eos_token of the data"))
 }
 
-/// What the files of a folder name together, the one to append first, and the files that name that one. Most files decide, then
-/// their order: what belongs to the tokenizer, then `config.json`, then `generation_config.json`.
-pub fn said_ends(
+/// The ends that the files of a folder declare together, the one to append first, and the files that name that one. The id that
+/// most files name wins; ties go by the order of files: those of the tokenizer, then `config.json`, then
+/// `generation_config.json`.
+pub fn declared_ends(
     said: &SpecialTokenFiles,
     tokenizer: &Tokenizer,
     ignored: &mut Vec<String>,
@@ -96,7 +97,7 @@ pub fn said_ends(
             ids.push(id);
         }
     }
-    // The last of the largest in reverse order is the first of them.
+    // `max_by_key` returns the last maximum, so iterating in reverse yields the first.
     let Some(&end) = ids.iter().rev().max_by_key(|&&id| naming(id).count()) else { return Ok(None) };
     ids.retain(|&id| id != end);
     ids.insert(0, end);

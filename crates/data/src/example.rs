@@ -1,4 +1,4 @@
-//! An example as a line gives it, whatever the format: a text to read, a text to learn, and a teacher's answers where they are
+//! An example as read from a line of any format: a source to read, a target to learn, and the teacher's logprobs if they are
 //! recorded.
 
 use super::json::Json;
@@ -7,15 +7,15 @@ use crate::line_error::LinePos;
 
 #[derive(Clone, Debug, PartialEq)]
 pub struct Example {
-    /// As the line names it, else its number.
+    /// The line's own id, else its number.
     pub id: String,
     pub place: LinePos,
-    /// What is read and not predicted. Without it the line is a document: all of it is predicted, and it may be cut.
+    /// Text that is read but not predicted. `None` for a document, which is predicted whole and may be cut.
     pub source: Option<Segment>,
-    /// What is learned; not known where a line has answers alone.
+    /// Text that is learned; `None` if the line has logprobs alone.
     pub target: Option<Segment>,
     pub answers: Option<Answers>,
-    /// Whether the target ends because it could be no longer: its maker did not end it there.
+    /// Whether the target ends because of a length limit, not because its author ended it there.
     pub cut: bool,
 }
 
@@ -23,40 +23,40 @@ pub struct Example {
 #[derive(Clone, Debug, PartialEq)]
 pub enum Segment {
     Text(String),
-    /// As the teacher cut it.
+    /// Text as tokenised by the teacher.
     Tokens(Vec<Token>),
 }
 
-/// A token as a log writes it: some of its id, its bytes and its text, of which the first is the surest.
+/// A token as a log writes it: its id, bytes and text as far as given. The most reliable is used: id before bytes before text.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Token {
     pub id: Option<u64>,
     pub text: Option<String>,
     /// Never empty.
     pub bytes: Option<Vec<u8>>,
-    /// Whether all that is known of it is that it ends the text.
+    /// Whether it is known only to end the text.
     pub ends: bool,
 }
 
-/// A teacher's answers for the tokens of the target.
+/// A teacher's logprobs or logits for the tokens of the target.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Answers {
     pub scores: Scores,
-    /// A row a token; `None` where the teacher says nothing of it, as of the first token of a prompt.
+    /// One row per token; `None` where the teacher gives none, as for the first token of a prompt.
     pub rows: Vec<Option<Vec<Entry>>>,
     pub beside: Beside,
 }
 
-/// The texts that a line gives beside its tokens, to which these are held.
+/// The texts that a line gives beside its tokens; the tokens are checked against them.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Beside {
     pub source: Option<String>,
     pub target: Option<String>,
-    /// Whether a stop string may have been cut off the target's text, but not off its tokens.
+    /// Whether a stop string may have been removed from the target's text, but not from its tokens.
     pub stopped: bool,
 }
 
-/// What a teacher gives for an id.
+/// Whether the scores of ids are logprobs or logits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Scores {
     Logprobs,
@@ -68,7 +68,7 @@ pub struct Entry {
     pub token: Token,
     /// −∞ carries no weight.
     pub score: f64,
-    /// Beside a logit.
+    /// The logprob given beside a logit.
     pub logprob: Option<f64>,
 }
 
@@ -81,8 +81,8 @@ impl Token {
         Self { id: Some(id), ..Self::default() }
     }
 
-    /// A token by what stands for its text: `token_id:17` where a server was told to write ids (vLLM's
-    /// `return_tokens_as_token_ids`), `bytes:\xe2\x80` where its bytes are no text (OpenAI's completions).
+    /// A token by the string that stands for its text: `token_id:17` if a server was configured to write ids (vLLM's
+    /// `return_tokens_as_token_ids`), `bytes:\xe2\x80` if its bytes are not text (OpenAI's completions).
     pub fn named(text: &str) -> Self {
         if let Some(id) = text.strip_prefix("token_id:").and_then(|id| id.parse().ok()) {
             return Self::id(id);
@@ -93,7 +93,7 @@ impl Token {
         Self { bytes: bytes.filter(|bytes| !bytes.is_empty()), ..Self::text(text) }
     }
 
-    /// A token of a list, by its text or its id.
+    /// A token in a list, given by its text or its id.
     pub fn listed(json: &Json, key: &str) -> Result<Self, LineError> {
         match json {
             Json::Whole(_) => json.id(key).map(Self::id),
@@ -101,7 +101,7 @@ impl Token {
         }
     }
 
-    /// Whether both are the same token, by the surest name that both have.
+    /// Whether both are the same token, by the most reliable name that both have.
     pub fn is(&self, other: &Self) -> bool {
         match (self.id, other.id, &self.bytes, &other.bytes) {
             (Some(id), Some(other), ..) => id == other,
@@ -126,7 +126,7 @@ impl Token {
 }
 
 impl Segment {
-    /// The text as far as it is known; ids where it is not.
+    /// The text, or ids where it is not known.
     pub fn text(&self) -> String {
         match self {
             Self::Text(text) => text.clone(),
@@ -141,7 +141,7 @@ impl Segment {
 }
 
 impl Example {
-    /// What decides its split, where one file stands for all: its source, so that a prompt never stands on both sides.
+    /// What decides its split if one file provides all splits: its source, so that a prompt never occurs in two splits.
     pub fn split_text(&self) -> String {
         let source = self.source.as_ref().map(Segment::text).filter(|text| !text.trim().is_empty());
         source.or_else(|| self.target.as_ref().map(Segment::text)).unwrap_or_default()

@@ -1,5 +1,5 @@
-//! Token ids in a file of their own, 4 bytes each: written while text is read, read where they are asked for. A split may be
-//! larger than memory.
+//! Token ids in their own file, 4 bytes each: written while text is tokenised, and read on demand, because a split may be larger
+//! than memory.
 
 use std::borrow::Cow;
 use std::fs::File;
@@ -11,13 +11,13 @@ use std::sync::Arc;
 use anyhow::{Context, Result, ensure};
 use hydrometer_base::fs::{PartFile, sha256_file};
 
-/// Ids that are kept in memory: of more, each is read from the file when it is needed.
+/// Largest number of ids kept in memory. A larger split is read from the file on demand.
 const IN_MEMORY: usize = 16 << 20;
 
-/// Ids that are read at a time.
-const STRETCH: usize = 1 << 16;
+/// Number of ids read at a time.
+const CHUNK: usize = 1 << 16;
 
-/// The ids of a split.
+/// The ids of a split, in memory or in a file.
 #[derive(Clone, Debug)]
 pub enum Ids {
     Memory(Vec<u32>),
@@ -31,7 +31,7 @@ impl Default for Ids {
 }
 
 impl Ids {
-    /// The `len` ids in the file at `path`.
+    /// Opens the file at `path`, which holds `len` ids.
     pub fn open(path: &Path, len: usize) -> Result<Self> {
         let file = File::open(path).with_context(|| format!("cannot read {}", path.display()))?;
         let bytes = file.metadata()?.len();
@@ -55,7 +55,7 @@ impl Ids {
         self.len() == 0
     }
 
-    /// Adds `more`, to ids in memory.
+    /// Appends `more`. Panics if the ids are in a file.
     pub fn extend(&mut self, more: &[u32]) {
         match self {
             Self::Memory(ids) => ids.extend(more),
@@ -63,13 +63,13 @@ impl Ids {
         }
     }
 
-    /// All ids in order, some read at a time.
+    /// All ids in order, read in chunks.
     pub fn iter(&self) -> impl Iterator<Item = u32> + '_ {
-        let starts = (0..self.len()).step_by(STRETCH);
-        starts.flat_map(|start| self.range(start, self.len().min(start + STRETCH)).into_owned())
+        let starts = (0..self.len()).step_by(CHUNK);
+        starts.flat_map(|start| self.range(start, self.len().min(start + CHUNK)).into_owned())
     }
 
-    /// Ids `start .. end`. A disk that fails ends the process, as failing memory would.
+    /// Ids `start .. end`. Panics if the disk fails.
     pub fn range(&self, start: usize, end: usize) -> Cow<'_, [u32]> {
         match self {
             Self::Memory(ids) => Cow::Borrowed(&ids[start..end]),
@@ -87,7 +87,7 @@ fn ids(bytes: &[u8]) -> Vec<u32> {
     bytes.chunks_exact(4).map(|b| u32::from_le_bytes(b.try_into().expect("4 bytes"))).collect()
 }
 
-/// Writes ids one after the other; the file appears when it is complete, and nothing is left where it never is.
+/// Writes ids to a temporary file, which takes its final name when it is complete; if it never is, the file is removed.
 pub struct Writer {
     file: BufWriter<File>,
     part: PartFile,
@@ -109,7 +109,7 @@ impl Writer {
         Ok(())
     }
 
-    /// Puts the file in its place; its SHA-256.
+    /// Renames the file to its final name; returns its SHA-256.
     pub fn finish(mut self) -> Result<String> {
         let flushed = self.file.flush().map_err(anyhow::Error::new).and_then(|()| self.part.finish());
         flushed.with_context(|| format!("cannot write {}", self.path.display()))?;

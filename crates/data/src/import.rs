@@ -1,4 +1,4 @@
-//! What became of the lines of a file: what was read, what was left out, what of a teacher's answers reached the student.
+//! The import report of a file: lines read and skipped, and how many of the teacher's logprobs reached the student.
 
 use std::path::Path;
 
@@ -10,38 +10,38 @@ use serde::{Deserialize, Serialize};
 use super::answers::Counts;
 use super::line_error::Tally;
 
-/// A file, or the files of a split, as imported.
+/// The report for a file, or for the files of a split.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Import {
     pub tally: Tally,
-    /// Examples or documents with something to predict.
+    /// Examples or documents with at least one target.
     pub examples: u64,
     /// Their targets that count.
     pub targets: u64,
     pub counts: Counts,
-    /// Answers that were asked for at each target.
+    /// Number of logprobs wanted per target.
     pub k: u64,
     /// Rows with fewer than `k` usable ids.
     pub short_k: u64,
-    /// Sequences that the file has again.
+    /// Duplicate sequences.
     pub repeated: u64,
-    /// What the answers cost, where they were asked of an endpoint.
+    /// The cost of the logprobs, if an endpoint provided them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub charged: Option<Charged>,
 }
 
-/// What an endpoint was asked, and what it charged for.
+/// What was requested from an endpoint, and what it charged for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Charged {
     pub requests: u64,
     pub prompt_tokens: u64,
     pub completion_tokens: u64,
-    /// Where a price is known.
+    /// Known only if a price is.
     pub cost: Option<f64>,
 }
 
 impl Import {
-    /// Adds what was imported later.
+    /// Adds the report of a later import.
     pub fn add(&mut self, more: &Self) {
         self.tally.lines += more.tally.lines;
         self.examples += more.examples;
@@ -57,12 +57,12 @@ impl Import {
         replace_bytes(path, serde_json::to_string_pretty(self)?.as_bytes())
     }
 
-    /// What [`Self::write`] has written; nothing where it has not.
+    /// Reads what [`Self::write`] wrote; `None` if the file is missing or damaged.
     pub fn read(path: &Path) -> Option<Self> {
         serde_json::from_str(&std::fs::read_to_string(path).ok()?).ok()
     }
 
-    /// Says on standard error what became of the answers of teacher `name`.
+    /// Prints a summary for teacher `name` on standard error.
     pub fn say(&self, name: &str) {
         let percent = |rate: Option<f64>| rate.map_or("none".to_string(), |rate| format!("{:.2}%", 100.0 * rate));
         note!(

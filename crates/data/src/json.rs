@@ -1,4 +1,4 @@
-//! JSON as it is found in logs: the order of keys counts, a key may stand twice, and Python's `NaN` and `Infinity` are numbers.
+//! JSON as found in logs: the order of keys is kept, a key may occur twice, and Python's `NaN` and `Infinity` are accepted.
 
 use std::fmt;
 
@@ -11,7 +11,7 @@ use super::line_error::{Kind, LineError};
 pub enum Json {
     Null,
     Bool(bool),
-    /// A whole number that fits.
+    /// An integer that fits.
     Whole(i64),
     Number(f64),
     Text(String),
@@ -20,14 +20,14 @@ pub enum Json {
     Object(Vec<(String, Json)>),
 }
 
-/// Words of Python for numbers that JSON has none for, and the numbers that stand for them while a line is parsed: the two largest
-/// of all, which nothing measures.
+/// Python's words for numbers that JSON cannot express, and the numbers that replace them while a line is parsed: the two largest
+/// finite f64, which no measurement produces.
 const WORDS: [(&str, &str); 2] = [("Infinity", "1.7976931348623157e308"), ("NaN", "1.7976931348623155e308")];
 const INFINITE: f64 = f64::MAX;
 const NOT_A_NUMBER: f64 = f64::MAX.next_down();
 
 impl Json {
-    /// Parses a line, whatever its value.
+    /// Parses a line with any JSON value.
     pub fn value(line: &str) -> Result<Self, serde_json::Error> {
         match serde_json::from_str(line) {
             Err(error) if !error.is_eof() && (line.contains("Infinity") || line.contains("NaN")) => {
@@ -49,7 +49,7 @@ impl Json {
             Err(error) => {
                 let message = error.to_string();
                 let message = message.split(" at line ").next().unwrap_or_default();
-                // Columns count bytes, and may lie within a character.
+                // Columns count bytes, and may fall inside a character.
                 let (column, mut at) = (error.column(), error.column().saturating_sub(1).min(line.len()));
                 while !line.is_char_boundary(at) {
                     at -= 1;
@@ -70,13 +70,13 @@ impl Json {
         names.join(", ")
     }
 
-    /// The last value of `key`, as other readers have it; nothing where it is null.
+    /// The last value of `key`, as in other parsers; `None` if it is null or missing.
     pub fn get(&self, key: &str) -> Option<&Json> {
         let Json::Object(fields) = self else { return None };
         fields.iter().rev().find(|(name, _)| name == key).map(|(_, value)| value).filter(|value| **value != Json::Null)
     }
 
-    /// The last value of `key`, also where it is null.
+    /// The last value of `key`, even if it is null.
     pub fn given(&self, key: &str) -> Option<&Json> {
         let Json::Object(fields) = self else { return None };
         fields.iter().rev().find(|(name, _)| name == key).map(|(_, value)| value)
@@ -86,7 +86,7 @@ impl Json {
         self.get(key).is_some()
     }
 
-    /// The value of `key`, which must be there.
+    /// The value of `key`, which is required.
     pub fn need(&self, key: &str) -> Result<&Json, LineError> {
         self.get(key).ok_or_else(|| {
             let found = match self {
@@ -119,7 +119,7 @@ impl Json {
         }
     }
 
-    /// A number, −∞ and ∞ among them.
+    /// A number; −∞ and ∞ are allowed.
     pub fn number(&self, key: &str) -> Result<f64, LineError> {
         match self {
             Json::Whole(n) => Ok(*n as f64),
@@ -160,7 +160,7 @@ fn wrong(key: &str, wanted: &str, found: &Json) -> LineError {
     LineError::new(Kind::WrongType, format!("{} must be {wanted}, not {}{value}", quoted(key), found.kind()))
 }
 
-/// `line` with `Infinity` and `NaN` outside of strings replaced as [`WORDS`] says; a sign stays before them.
+/// `line` with `Infinity` and `NaN` outside of strings replaced as in [`WORDS`]; a sign before them stays.
 fn pythonic(line: &str) -> String {
     let mut out = String::with_capacity(line.len() + 32);
     let (mut rest, mut quoted) = (line, false);
@@ -257,7 +257,7 @@ mod tests {
         assert_eq!(inner[1], ("a".into(), Json::Number(f64::NEG_INFINITY)));
         assert_eq!(inner[2], ("x".into(), Json::Number(2.5)));
         assert_eq!(json.need("t").unwrap().text("t"), Ok("NaN \"-Infinity\""));
-        // No text is taken for a number.
+        // Text is never taken for a number.
         let forged = Json::object(r#"{"t": "\u0001NaN", "n": NaN}"#).unwrap();
         assert_eq!(forged.need("t").unwrap().text("t"), Ok("\u{1}NaN"));
         let list = json.need("n").unwrap().list("n").unwrap();

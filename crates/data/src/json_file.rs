@@ -1,12 +1,12 @@
-//! JSON that is one value over several lines, or one list, where lines of objects are wanted.
+//! Recognises JSON that is one value over several lines, or one list, where JSON lines are expected.
 
 use serde::de::IgnoredAny;
 
 use super::format::Format;
 use super::json::Json;
 
-/// What `text`, the beginning of a file or the `whole` of it, is, and what to do; nothing where it is no such file. With
-/// `objects`, most of its lines are objects by themselves.
+/// What `text` (the beginning of a file, or all of it if `whole`) is, and the cure; `None` if it is not such a file. `objects`:
+/// most of its lines are objects by themselves.
 pub fn kind(text: &str, whole: bool, objects: bool) -> Option<(String, String)> {
     let text = text.trim_start_matches(|c: char| c.is_whitespace() || c == '\u{feff}');
     let list = text.starts_with('[');
@@ -41,7 +41,7 @@ pub fn kind(text: &str, whole: bool, objects: bool) -> Option<(String, String)> 
     })
 }
 
-/// Whether `text` begins as a list of objects, or as a list or object over several lines does.
+/// Whether `text` begins like a list of objects, or like a list or object over several lines.
 fn begins(text: &str) -> bool {
     let rest = text[1..].trim_start();
     match text.starts_with('[') {
@@ -50,7 +50,7 @@ fn begins(text: &str) -> bool {
     }
 }
 
-/// Whether `line` is what JSON over several lines has in one: brackets, or a key with its value.
+/// Whether `line` looks like one line of multi-line JSON: brackets, or a key with its value.
 pub fn is_part(line: &str) -> bool {
     let brackets = line.chars().all(|c| "{}[],".contains(c));
     brackets
@@ -60,7 +60,7 @@ pub fn is_part(line: &str) -> bool {
             .is_some_and(|(_, rest)| rest.trim_start().starts_with(':'))
 }
 
-/// The key of the first list, where it is one of the outermost object and the first of its objects is an example of some format.
+/// The key of the first list, if it belongs to the outermost object and its first object is an example in some format.
 pub fn key_of_examples(text: &str) -> Option<&str> {
     let (before, list) = text.split_once('[')?;
     let key = before.trim_end().strip_suffix(':')?.trim_end().strip_suffix('"')?;

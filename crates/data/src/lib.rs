@@ -1,4 +1,4 @@
-//! What is learned from: files of many formats, their examples, their tokens, and the batches every arm sees alike.
+//! Data: files of many formats, their examples, their tokens, and the batches that are the same for every arm.
 
 pub mod agreement;
 pub mod answers;

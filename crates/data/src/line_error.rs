@@ -1,4 +1,4 @@
-//! Lines that cannot be learned from: what is wrong with them, and whether that stops the reading.
+//! Damaged lines: what is wrong with them, and whether that stops the reading.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -31,13 +31,13 @@ impl fmt::Display for LinePos {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LineError {
     pub kind: Kind,
-    /// In a few words, with what to do where that is not plain.
+    /// In a few words, with the cure if that is not obvious.
     pub what: String,
 }
 
 macro_rules! kinds {
     ($($(#[$meta:meta])* $kind:ident = $name:literal),* $(,)?) => {
-        /// The kinds of damage, as they are counted.
+        /// The kinds of damage, under which lines are counted.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
         pub enum Kind { $($(#[$meta])* $kind),* }
         impl Kind {
@@ -51,7 +51,7 @@ macro_rules! kinds {
 }
 
 kinds! {
-    /// The file cannot be read on: a damaged archive, a failing disk.
+    /// The rest of the file cannot be read: a damaged archive, a failing disk.
     Unreadable = "unreadable",
     TooLong = "too-long",
     NotUtf8 = "not-utf8",
@@ -62,17 +62,17 @@ kinds! {
     MissingKey = "missing-key",
     WrongType = "wrong-type",
     EmptyText = "empty-text",
-    /// A score that is no log-probability: above 0, not a finite number, a sum above 1.
+    /// A score that is not a logprob: above 0, not a finite number, or a sum of probabilities above 1.
     BadScore = "bad-score",
-    /// Rows of answers and tokens that do not belong together.
+    /// Rows of logprobs and tokens that do not belong together.
     Misaligned = "misaligned",
-    /// Two names of one token that are not of the same one, or tokens that spell another text than the line has.
+    /// Two names of one token that contradict each other, or tokens that spell another text than the line has.
     Contradictory = "contradictory",
-    /// A token of the text, not just of the answers, that the vocabulary does not have.
+    /// A token of the text (not just of the logprobs) that the vocabulary does not have.
     UnknownToken = "unknown-token",
-    /// More tokens than the context, where nothing may be cut.
+    /// More tokens than the context, while truncation is off.
     OverBudget = "over-budget",
-    /// An API's error where its answer would be.
+    /// An API's error in place of its answer.
     Refused = "refused",
 }
 
@@ -81,7 +81,7 @@ impl LineError {
         Self { kind, what: what.into() }
     }
 
-    /// The same, of a part of the line.
+    /// The same error, located in a part of the line.
     pub fn of(self, part: impl fmt::Display) -> Self {
         Self { what: format!("{part}: {}", self.what), ..self }
     }
@@ -93,14 +93,14 @@ impl fmt::Display for LineError {
     }
 }
 
-/// What a damaged line does.
+/// What to do at a damaged line.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum OnBadLine {
-    /// Ends the reading with its place and what is wrong.
+    /// Stop with an error that gives its position and what is wrong.
     #[default]
     Stop,
-    /// Is counted and left out.
+    /// Count and skip it.
     Skip,
 }
 
@@ -116,7 +116,7 @@ impl OnBadLine {
     }
 }
 
-/// Lines read, and those left out.
+/// Counts of lines read and skipped.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Tally {
     /// Lines that are not blank.
@@ -125,7 +125,7 @@ pub struct Tally {
     pub bad: BTreeMap<String, u64>,
     /// The first damaged line and what is wrong with it.
     pub first: Option<String>,
-    /// The first of each kind.
+    /// The first line of each kind.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub firsts: BTreeMap<String, String>,
 }
@@ -135,15 +135,15 @@ impl Tally {
         self.bad.values().sum()
     }
 
-    /// Counts a damaged line, or stops at it with a cure that can be had where the user `says` how data is read.
+    /// Counts a damaged line, or stops with an error; `says` chooses the wording of the cure.
     pub fn reject(&mut self, place: &LinePos, damage: &LineError, policy: OnBadLine, says: Says) -> Result<()> {
         if policy == OnBadLine::Stop {
-            let mend = if damage.kind == Kind::Unreadable { "get the file anew" } else { "mend the line" };
+            let cure = if damage.kind == Kind::Unreadable { "fetch the file again" } else { "correct the line" };
             let whole = match damage.kind {
                 Kind::NotUtf8 => "; where the whole file is Latin-1 or Windows-1252, convert it with iconv",
                 _ => "",
             };
-            return Err(user_error!("{place}: {damage}; {mend}, or {}{whole}", says.skip()));
+            return Err(user_error!("{place}: {damage}; {cure}, or {}{whole}", says.skip()));
         }
         *self.bad.entry(damage.kind.name().to_string()).or_default() += 1;
         let told = format!("{place}: {damage}");
@@ -152,12 +152,12 @@ impl Tally {
         Ok(())
     }
 
-    /// `12 of 100 lines left out: not-json 5, torn 7; the first: x.jsonl:3: ...; the first torn: x.jsonl:8: ...`, where any are.
+    /// `12 of 100 lines left out: not-json 5, torn 7; the first: x.jsonl:3: ...; the first torn: x.jsonl:8: ...`, or `None`.
     pub fn words(&self) -> Option<String> {
         let kinds: Vec<String> = self.bad.iter().map(|(kind, count)| format!("{kind} {count}")).collect();
         let first = self.first.as_ref()?;
         let others = self.firsts.iter().filter(|(_, told)| *told != first);
-        let others: String = others.map(|(kind, told)| format!("; the first {kind}: {told}")).collect();
+        let others: String = others.map(|(kind, message)| format!("; the first {kind}: {message}")).collect();
         Some(format!("{} of {} lines left out: {}; the first: {first}{others}", self.bad_lines(), self.lines, kinds.join(", ")))
     }
 }

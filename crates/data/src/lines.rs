@@ -1,9 +1,9 @@
-//! The lines of a file as a stream, for text and JSON alike: plain, gzip or zstd, by content. Memory does not grow with a file.
+//! Streams the lines of a file, text or JSON: plain, gzip or zstd, by content. Memory use does not depend on file size.
 //!
-//! A line is known by its file, its number and the byte at which it begins (of the unpacked file): what an error names, and
-//! where reading can begin again. Bytes are cut at line ends before they are decoded, so that no character is torn. Carriage
-//! returns before a line end belong to it, and a byte order mark at the start of a line (of the file, or of one of several
-//! files that were joined) is no text.
+//! A line is identified by its file, its number and the byte offset at which it begins (in the unpacked file): errors give the
+//! number, and reading can resume at the offset. Bytes are split at line ends before they are decoded, so no character is torn.
+//! Carriage returns before a line end are part of it. A byte order mark at the start of a line is ignored: it begins the file,
+//! or one of several files that were concatenated.
 
 use std::io::{BufRead, BufReader, Read, Seek, SeekFrom};
 use std::path::Path;
@@ -17,19 +17,19 @@ use super::line_error::{Kind, LineError, LinePos};
 
 /// The byte order mark of UTF-8.
 pub const BOM: &[u8] = b"\xef\xbb\xbf";
-/// Bytes of a line, at most; a longer one is damage.
+/// Maximum length of a line in bytes; a longer one is damage.
 pub const LINE_MAX: usize = 64 << 20;
 
 /// A line without its end.
 pub struct Line {
     pub place: LinePos,
     pub text: Result<String, LineError>,
-    /// Whether a line end follows: not after the last line of some files.
+    /// Whether a line end follows; the last line of a file may have none.
     pub ended: bool,
 }
 
 impl Line {
-    /// Whether it has nothing but white space.
+    /// Whether it holds only white space.
     pub fn is_blank(&self) -> bool {
         self.text.as_ref().is_ok_and(|text| text.trim().is_empty())
     }
@@ -38,10 +38,10 @@ impl Line {
 /// The byte that ends a line.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum LineEnd {
-    /// `\n`, or `\r\n`; a `\r` elsewhere is part of the text.
+    /// `\n` or `\r\n`; a `\r` elsewhere is part of the text.
     #[default]
     Feed,
-    /// `\r` alone, as old Macs wrote it.
+    /// `\r` alone, as on classic Mac OS.
     Return,
 }
 
@@ -54,7 +54,7 @@ impl LineEnd {
     }
 }
 
-/// The unpacked bytes of a regular file. What its first bytes say, not its name, tells whether it is packed.
+/// Opens a regular file and unpacks it if its first bytes, not its name, show that it is compressed.
 pub fn open(path: &Path) -> Result<Box<dyn BufRead + Send>> {
     let unreadable = |error: std::io::Error| user_error!("{}: {}", path.display(), reason(&error));
     let mut file = open_file(path).map_err(unreadable)?;
@@ -63,7 +63,7 @@ pub fn open(path: &Path) -> Result<Box<dyn BufRead + Send>> {
     file.seek(SeekFrom::Start(0)).map_err(unreadable)?;
     Ok(match magic[..] {
         [0x1f, 0x8b, 8, ..] => Box::new(BufReader::with_capacity(1 << 16, flate2::read::MultiGzDecoder::new(file))),
-        // A frame, or one to be skipped, which some writers put first.
+        // A zstd frame, or a skippable frame, which some writers put first.
         [0x28, 0xb5, 0x2f, 0xfd] | [0x50..=0x5f, 0x2a, 0x4d, 0x18] => {
             Box::new(BufReader::with_capacity(1 << 16, zstd::Decoder::new(file).context("zstd")?))
         }
@@ -71,16 +71,16 @@ pub fn open(path: &Path) -> Result<Box<dyn BufRead + Send>> {
     })
 }
 
-/// What the system says, in words of a sentence: without `(os error 13)`.
+/// The message of an I/O error without `(os error 13)`, for a sentence.
 pub fn reason(error: &std::io::Error) -> String {
     let text = error.to_string();
     text.split(" (os error").next().unwrap_or_default().to_string()
 }
 
-/// The lines of a file.
+/// A stream of the lines of a file.
 pub struct Lines {
     path: Arc<Path>,
-    /// Absent after the last line, or where reading failed.
+    /// `None` after the last line, or after a read error.
     reader: Option<Box<dyn BufRead + Send>>,
     end: LineEnd,
     number: u64,
@@ -92,7 +92,7 @@ impl Lines {
         Ok(Self { path: Arc::from(path), reader: Some(open(path)?), end, number: 0, offset: 0 })
     }
 
-    /// The next line, blank ones too; `None` after the last.
+    /// The next line, blank ones included; `None` after the last.
     pub fn next_line(&mut self) -> Option<Line> {
         let reader = self.reader.as_mut()?;
         let mut bytes = Vec::new();
@@ -110,7 +110,7 @@ impl Lines {
                 (if length as usize > bytes.len() { Err(too_long(length)) } else { decode(bytes, self.end) }, ended)
             }
             Err(error) => {
-                // What follows in this file is lost; other files are not.
+                // The rest of this file is lost; other files can still be read.
                 self.reader = None;
                 let what = format!("the file cannot be read from here on: {}", reason(&error));
                 (Err(LineError::new(Kind::Unreadable, what)), false)
@@ -130,7 +130,7 @@ impl Lines {
     }
 }
 
-/// Appends the next line to `bytes` with its end, unless it is longer than [`LINE_MAX`]: then a part. Its whole length.
+/// Appends the next line with its line end to `bytes`, or only a part if it is longer than [`LINE_MAX`]. Returns its full length.
 fn read_line(mut reader: impl BufRead, end: u8, bytes: &mut Vec<u8>) -> std::io::Result<u64> {
     let mut length = reader.by_ref().take(LINE_MAX as u64).read_until(end, bytes)? as u64;
     while length >= LINE_MAX as u64 && !bytes.ends_with(&[end]) {
@@ -186,7 +186,7 @@ mod tests {
         let zst = folder.path().join("a.jsonl");
         std::fs::write(&zst, zstd::encode_all(text.as_bytes(), 3).unwrap()).unwrap();
         let gz = folder.path().join("a");
-        // Two members in one file, as `cat a.gz b.gz` makes, torn within a character.
+        // Two gzip members in one file, as `cat a.gz b.gz` makes, split inside a character.
         let (head, tail) = text.as_bytes().split_at(18);
         let mut bytes = Vec::new();
         for part in [head, tail] {

@@ -1,33 +1,33 @@
-//! How the sequences of a batch lie in its rows: one a row, or several that share one.
+//! Packing: how the sequences of a batch are laid out in its rows, one per row or several.
 //!
-//! A layout moves inputs about and nothing else. Which targets a batch has, and in which order, is the plan's: packed or not,
-//! every update learns from the same.
+//! A layout only moves inputs. The plan decides which targets a batch has and in which order; with or without packing, every
+//! update learns from the same targets.
 
 use super::batch::Row;
 use crate::recipe::Packing;
 
-/// Where the inputs of each sequence of a batch lie.
+/// The position of each sequence of a batch.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PackedLayout {
     /// Row and first column of each sequence, in the order of the plan.
     pub places: Vec<(usize, usize)>,
     pub rows: usize,
-    /// Columns that the fullest row takes.
+    /// Number of columns of the longest row.
     pub longest: usize,
 }
 
 impl PackedLayout {
-    /// A row for each of `rows`.
+    /// One row for each of `rows`.
     pub fn one_a_row(rows: &[Row]) -> Self {
         let longest = rows.iter().map(Row::inputs).max().unwrap_or(1);
         Self { places: (0..rows.len()).map(|row| (row, 0)).collect(), rows: rows.len(), longest }
     }
 
-    /// Rows of at most `context` inputs: the longest sequence first, the earlier of equals, each in the first row with room for it.
-    /// That is within 11/9 of the fewest rows possible, and one (Johnson 1973).
+    /// Rows of at most `context` inputs, by first-fit decreasing: longest sequence first (ties in plan order), each into the
+    /// first row with room for it. That uses at most 11/9 of the optimal number of rows, plus one (Johnson 1973).
     ///
-    /// A token costs attention as much as its row is long, however short its sequence. Rows twice as long as the longest sequence
-    /// are about as full as longer ones, so that none is longer.
+    /// The attention cost of a token grows with the length of its row, however short its sequence. Rows of twice the longest
+    /// sequence are filled about as well as longer ones, so no row is longer than that.
     pub fn packed(rows: &[Row], context: usize) -> Self {
         let capacity = context.min(2 * rows.iter().map(Row::inputs).max().unwrap_or(1));
         let mut order: Vec<usize> = (0..rows.len()).collect();
@@ -47,14 +47,14 @@ impl PackedLayout {
 }
 
 impl Packing {
-    /// What rank `rank` of `size` data-parallel ranks takes of a batch, a stretch of the plan: as many rows as any other, or of
-    /// sequences that share rows, as many inputs, within half a sequence at either end.
+    /// The part of a batch for data-parallel rank `rank` of `size`, a contiguous range of the plan. Every rank gets the same
+    /// number of rows or, if sequences share rows, of inputs, to within half a sequence at either end.
     pub fn share(self, rows: &[Row], rank: usize, size: usize) -> &[Row] {
         match self {
             Self::None => rows.chunks(rows.len().div_ceil(size).max(1)).nth(rank).unwrap_or(&[]),
             Self::Documents => {
                 let total: usize = rows.iter().map(Row::inputs).sum();
-                // A sequence is of the rank in whose part of the inputs its middle lies.
+                // A sequence belongs to the rank in whose range of inputs its midpoint lies.
                 let ranks = rows.iter().scan(0, |before, row| {
                     let twice_the_middle = 2 * *before + row.inputs();
                     *before += row.inputs();
@@ -91,7 +91,7 @@ mod tests {
                     prop_assert!(!std::mem::replace(place, true), "two inputs in one place");
                 }
             }
-            // Rows are full from their beginning, and no two of them would go into one.
+            // Rows are filled from their beginning, and no two of them could be merged.
             let filled: Vec<usize> = taken.iter().map(|row| row.iter().filter(|&&taken| taken).count()).collect();
             for (row, &filled) in taken.iter().zip(&filled) {
                 prop_assert!(row[..filled].iter().all(|&taken| taken));

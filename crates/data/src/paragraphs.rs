@@ -1,7 +1,7 @@
-//! Plain text as documents of about 4 KB, cut at blank lines.
+//! Splits plain text into documents of about 4 KB, cut at blank lines.
 //!
-//! A document is the same text whatever ends its lines and whatever white space its blank lines hold: each line end becomes
-//! `\n`, and a blank line is empty.
+//! A document does not depend on the kind of line end, nor on white space in blank lines: each line end becomes `\n`, and blank
+//! lines become empty.
 
 use anyhow::Result;
 
@@ -10,14 +10,14 @@ use super::line_error::{Kind, LineError};
 use super::lines::Lines;
 use crate::line_error::LinePos;
 
-/// Aimed-at size of a document, in bytes; cuts fall on blank lines.
+/// Target size of a document, in bytes; cuts are made at blank lines.
 const DOCUMENT: usize = 4096;
-/// Bytes after which text without a blank line is cut all the same, at a line's end.
+/// Length in bytes after which text without a blank line is cut at the end of a line.
 const PARAGRAPH_MAX: usize = 16 << 20;
 
 pub struct Paragraphs {
     lines: Lines,
-    /// The file's.
+    /// Name of the file.
     name: String,
     documents: usize,
     current: String,
@@ -26,7 +26,7 @@ pub struct Paragraphs {
     ended: bool,
 }
 
-/// What precedes a blank line.
+/// Text up to a blank line.
 struct Paragraph {
     place: LinePos,
     text: Result<String, (LinePos, LineError)>,
@@ -77,7 +77,7 @@ impl Paragraphs {
         Some((place.clone(), Ok(Example { id, place, source: None, target, answers: None, cut: false })))
     }
 
-    /// What precedes the next blank line; `None` after the last. A damaged line damages its paragraph.
+    /// The text up to the next blank line; `None` after the last. A damaged line makes its whole paragraph damaged.
     fn paragraph(&mut self) -> Option<Paragraph> {
         let mut text = String::new();
         let (mut begins, mut wrong): (Option<LinePos>, Option<(LinePos, LineError)>) = (None, None);
@@ -94,7 +94,7 @@ impl Paragraphs {
                 Ok(_) => {}
             }
             if wrong.is_some() {
-                // What is left of the paragraph makes no sense without the line.
+                // Skip to the end of the paragraph, which makes no sense without the damaged line.
                 if blank || far {
                     break;
                 }

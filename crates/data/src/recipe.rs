@@ -1,4 +1,4 @@
-//! The part of a run's recipe that says what it reads and how: everything about data that would change its numbers.
+//! The data part of a run's recipe: everything about what it reads that would change its numbers.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::format::{Format, Keys};
 use super::line_error::OnBadLine;
 
-/// What a run reads.
+/// The data of a run.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct DataRecipe {
     /// Split name (`train`, `valid`, `test`) to the SHA-256 of the file's content as stored.
@@ -17,35 +17,36 @@ pub struct DataRecipe {
     pub tokenizer: TokenizerRecipe,
     /// Longest sequence in tokens; documents are cut into sequences of at most this length.
     pub context: usize,
-    /// How lines become examples, where they are no plain documents.
+    /// How lines become examples; `None` for plain documents.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub examples: Option<ExampleRecipe>,
-    /// How the sequences of a batch lie in its rows, in training.
+    /// How the sequences of a training batch are laid out in its rows.
     #[serde(default, skip_serializing_if = "Packing::is_none")]
     pub packing: Packing,
 }
 
 impl DataRecipe {
-    /// The same, a sequence a row: what tokens and sequences are known by, and all that follows from them without training.
+    /// The same recipe with one sequence per row. It identifies tokens, sequences and all that depends on them but not on
+    /// training.
     pub fn unpacked(&self) -> Self {
         Self { packing: Packing::None, ..self.clone() }
     }
 }
 
-/// How a line becomes an example: a source to read, a target to predict.
+/// How a line becomes an example: a source to read and a target to predict.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ExampleRecipe {
     pub format: Format,
     pub keys: Keys,
-    /// Text between source and target; it is read, not predicted.
+    /// Text between source and target; it is read but not predicted.
     pub prompt_eos: String,
     pub truncation: Truncation,
-    /// What a target longer than the context is cut to, as a share of the context.
+    /// The length to which a target longer than the context is cut, as a share of the context.
     pub target_budget: f64,
     pub eos: Eos,
-    /// The token that ends a text, where the tokenizer has it by an unusual name.
+    /// The end-of-text token, if the tokenizer has it under an unusual name.
     pub eos_token: Option<String>,
-    /// The ids that end a text, the one to append first, where the checkpoint's files name others than the token by a usual name.
+    /// The ids that end a text, the one to append first, if the checkpoint's files name others than the token with a usual name.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub ends: Vec<u32>,
     pub input: Input,
@@ -55,10 +56,10 @@ choice! {
     /// What shares a row of a batch.
     #[derive(Default)]
     Packing {
-        /// Nothing: a sequence a row, the shorter ones padded.
+        /// One sequence per row, padded.
         #[default]
         None = "none",
-        /// Sequences, of one document or several, as many as the context has room for; each is read by itself.
+        /// As many sequences as fit into the context, from one document or several. Attention does not cross their boundaries.
         Documents = "documents",
     }
 }
@@ -74,28 +75,28 @@ choice! {
     Truncation {
         Left = "left",
         Right = "right",
-        /// Nowhere: it is an error.
+        /// Never cut: it is an error.
         None = "none",
     }
 }
 
 choice! {
-    /// The token that ends a text, after a target.
+    /// When the end-of-text token is appended to a target.
     Eos {
-        /// Added unless it is there or the target was cut.
+        /// Unless it is already there or the target was cut.
         Once = "once",
-        /// Always added, as the seed does.
+        /// Always, as metaseq does.
         Append = "append",
         None = "none",
     }
 }
 
 choice! {
-    /// What a student reads of a target whose teacher's answers are recorded, and what hard labels are.
+    /// What a student reads as the target if the teacher's logprobs are recorded; also the hard labels.
     Input {
-        /// The tokens that the teacher went on from.
+        /// The sampled tokens, which the teacher read too.
         Sampled = "sampled",
-        /// The likeliest token of each row, as the seed does: not what the teacher has read.
+        /// The most likely token of each row, as metaseq does: not what the teacher read.
         TeacherArgmax = "teacher-argmax",
     }
 }
@@ -118,16 +119,16 @@ impl TokenizerRecipe {
     }
 }
 
-/// Where the data is and how it is read; not part of any identity.
+/// Paths of the data, and how it is read; not part of any identity.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct DataFiles {
-    /// `train`, `valid`, `test`; or `all`, from which they are derived.
+    /// `train`, `valid`, `test`; or `all`, from which these are derived.
     pub splits: BTreeMap<String, PathBuf>,
     pub tokenizer: Option<PathBuf>,
     pub format: Format,
     pub keys: Keys,
     pub on_bad_line: OnBadLine,
-    /// Of examples, what ends a text.
+    /// The end-of-text tokens of examples.
     #[serde(default)]
     pub ends: Option<Ends>,
 }

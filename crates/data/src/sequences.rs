@@ -1,8 +1,8 @@
 //! Documents cut into sequences: what a model, student or teacher, sees as one context.
 //!
-//! An example with a prompt is one sequence, of which the targets count that lie behind the prompt. Of a document, tokens are cut every `context` targets. Every token but the document's first is predicted exactly once, from
-//! what precedes it in its sequence. A sequence depends on its document alone, not on order, batch or seed, so that a teacher's
-//! answers can be kept by sequence.
+//! An example with a prompt is one sequence, and only the targets after the prompt count. A document is cut every `context`
+//! targets: every token but the document's first is predicted exactly once, from the tokens before it in its sequence. A sequence
+//! depends on its document alone, not on order, batch or seed, so teacher targets can be stored per sequence.
 
 use std::borrow::Cow;
 
@@ -14,16 +14,16 @@ use super::tokens::TokenizedSplit;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Sequence {
     pub document: usize,
-    /// First input token in the split's `ids`.
+    /// Index of the first input token in the split's `ids`.
     pub start: usize,
-    /// Targets; the inputs are `ids[start .. start + targets]`, the targets one further.
+    /// Number of targets. The inputs are `ids[start .. start + targets]`; the targets are shifted by one.
     pub targets: usize,
-    /// The first target that counts: those before it belong to a prompt, which is read and not predicted.
+    /// The first target that counts; those before it belong to a prompt, which is read but not predicted.
     pub first: usize,
 }
 
 impl Sequence {
-    /// Targets that count.
+    /// Number of targets that count.
     pub fn counted(&self) -> usize {
         self.targets - self.first
     }
@@ -36,7 +36,7 @@ impl Sequence {
         split.ids.range(self.start + 1, self.start + 1 + self.targets)
     }
 
-    /// What the teacher's answers depend on: the tokens of the sequence.
+    /// A hash of the tokens of the sequence, on which the teacher targets depend.
     pub fn key(&self, split: &TokenizedSplit) -> [u8; 16] {
         let mut digest = Sha256::new();
         for id in self.inputs(split).iter() {
@@ -46,7 +46,7 @@ impl Sequence {
     }
 }
 
-/// All sequences of `split`, at most `context` targets each, in order.
+/// All sequences of `split` in order, each of at most `context` targets.
 pub fn sequences(split: &TokenizedSplit, context: usize) -> Vec<Sequence> {
     let mut all = Vec::new();
     for document in 0..split.len() {

@@ -1,4 +1,4 @@
-//! What the files beside a `tokenizer.json` say of special tokens: `tokenizer_config.json`, `special_tokens_map.json`,
+//! Special tokens as declared by the files beside a `tokenizer.json`: `tokenizer_config.json`, `special_tokens_map.json`,
 //! `config.json` and `generation_config.json`.
 
 use std::io::ErrorKind;
@@ -15,7 +15,7 @@ pub const SPECIAL_TOKENS_MAP: &str = "special_tokens_map.json";
 pub const CONFIG: &str = "config.json";
 pub const GENERATION_CONFIG: &str = "generation_config.json";
 
-/// The files of one folder, each empty where there is none.
+/// The files of one folder; a missing file counts as empty.
 #[derive(Clone, Debug, Default)]
 pub struct SpecialTokenFiles {
     folder: PathBuf,
@@ -25,17 +25,17 @@ pub struct SpecialTokenFiles {
     pub generation_config: Map<String, Value>,
 }
 
-/// Token ids that a field names.
+/// Token ids named by a field.
 pub struct Named {
-    /// The file.
+    /// Name of the file.
     pub file: &'static str,
     pub ids: Vec<u32>,
-    /// Of the ids in the file, those that are ordinary tokens, with their texts: defaults that nobody has adapted to the tokenizer.
+    /// Ids in the file that are ordinary tokens, with their texts: defaults that nobody has adapted to the tokenizer.
     pub ordinary: Vec<(u32, String)>,
 }
 
 impl SpecialTokenFiles {
-    /// What the files in `folder` say.
+    /// Reads the files in `folder`.
     pub fn of(folder: &Path) -> Result<Self> {
         let read = |name: &str| object(&folder.join(name));
         Ok(Self {
@@ -47,12 +47,12 @@ impl SpecialTokenFiles {
         })
     }
 
-    /// What the files beside `path`, a `tokenizer.json`, say.
+    /// Reads the files beside `path`, a `tokenizer.json`.
     pub fn beside(path: &Path) -> Result<Self> {
         Self::of(path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new(".")))
     }
 
-    /// The token that `tokenizer_config.json`, or without it `special_tokens_map.json`, has as `role` (`eos_token`).
+    /// The token that `tokenizer_config.json`, or without it `special_tokens_map.json`, gives for `role` (`eos_token`).
     pub fn token(&self, role: &str, tokenizer: &Tokenizer) -> Result<Option<Named>> {
         let sources = [(TOKENIZER_CONFIG, &self.tokenizer_config), (SPECIAL_TOKENS_MAP, &self.special_tokens_map)];
         let found = sources.into_iter().find_map(|(file, map)| Some((file, map.get(role).filter(|value| !value.is_null())?)));
@@ -70,7 +70,7 @@ impl SpecialTokenFiles {
         }
     }
 
-    /// The ids that `config.json` or `generation_config.json` has as `field` (`eos_token_id`): a number, or a list.
+    /// The ids that `config.json` or `generation_config.json` gives for `field` (`eos_token_id`): a number or a list.
     pub fn ids(&self, file: &'static str, field: &str, tokenizer: &Tokenizer) -> Result<Named> {
         let map = if file == CONFIG { &self.config } else { &self.generation_config };
         let path = self.folder.join(file);
@@ -103,7 +103,7 @@ pub fn text_of(value: &Value) -> Option<&str> {
     value.as_str().or_else(|| value.get("content")?.as_str())
 }
 
-/// The object in the JSON file at `path`; an empty one where there is no file.
+/// The object in the JSON file at `path`, or an empty one if the file does not exist.
 fn object(path: &Path) -> Result<Map<String, Value>> {
     let bytes = match read_file(path) {
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Map::new()),

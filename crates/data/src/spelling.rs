@@ -1,8 +1,8 @@
-//! What each token of a vocabulary spells, byte by byte: what a log says of a token is held to it.
+//! The bytes that each token of a vocabulary spells; the tokens in logs are checked against them.
 //!
-//! A tokenizer spells in one of two ways. Byte-level vocabularies (GPT-2 and its heirs) write every byte as a printable
-//! character. SentencePiece's write a space as a mark, and a byte that no other token covers as `<0x0A>`. Of a vocabulary that
-//! spells otherwise (WordPiece) nothing is known here, and nothing is checked.
+//! Two kinds of tokenizer are supported. Byte-level vocabularies (GPT-2 and its descendants) write every byte as a printable
+//! character. SentencePiece writes a space as a mark, and a byte that no other token covers as `<0x0A>`. For other vocabularies
+//! (WordPiece) the spelling is unknown, and nothing is checked.
 
 use std::collections::{HashMap, HashSet};
 
@@ -12,9 +12,9 @@ use tokenizers::Tokenizer;
 /// How a tokenizer writes bytes.
 #[derive(Clone, Debug, PartialEq)]
 enum Alphabet {
-    /// As byte-level BPE does (Radford et al. 2019).
+    /// As in byte-level BPE (Radford et al. 2019).
     ByteLevel,
-    /// With a mark for a space; with `bytes`, single bytes as `<0x0A>`.
+    /// With a mark for a space and, if `bytes`, single bytes as `<0x0A>`.
     Marked {
         mark: String,
         bytes: bool,
@@ -24,15 +24,15 @@ enum Alphabet {
 
 pub struct Spelling {
     alphabet: Alphabet,
-    /// By id; nothing where there is no token, or where it is not known what it spells.
+    /// By id; `None` if there is no token, or if its spelling is unknown.
     spelled: Vec<Option<Box<[u8]>>>,
     special: HashSet<u32>,
-    /// Of several tokens that spell the same, one that is no single byte, then the first.
+    /// Token by spelling. If several tokens spell the same: the first that is not a single-byte token, else the first.
     ids: HashMap<Box<[u8]>, u32>,
 }
 
 impl Spelling {
-    /// Of the ids below `size`.
+    /// The spelling of the ids below `size`.
     pub fn of(tokenizer: &Tokenizer, size: usize) -> Self {
         let alphabet = Alphabet::of(tokenizer);
         let added = tokenizer.get_added_tokens_decoder();
@@ -66,7 +66,7 @@ impl Spelling {
         Self { alphabet, spelled, special, ids }
     }
 
-    /// Whether it is known what tokens spell.
+    /// Whether the spelling of this vocabulary is known.
     pub fn is_known(&self) -> bool {
         self.alphabet != Alphabet::Unknown
     }
@@ -75,7 +75,7 @@ impl Spelling {
         self.alphabet == Alphabet::ByteLevel
     }
 
-    /// What `id` spells, where that is known.
+    /// The bytes that `id` spells, if known.
     pub fn bytes(&self, id: u32) -> Option<&[u8]> {
         self.spelled.get(id as usize)?.as_deref()
     }
@@ -90,8 +90,8 @@ impl Spelling {
         self.ids.get(bytes).copied()
     }
 
-    /// Whether `text` can be nothing but a token's name in the vocabulary: it has the character that stands for a space or a line
-    /// end, or is the name of a byte.
+    /// Whether `text` can only be a token's name in the vocabulary: it has the character that represents a space or a line break,
+    /// or is the name of a byte.
     pub fn is_name(&self, text: &str) -> bool {
         match &self.alphabet {
             Alphabet::ByteLevel => text.contains(['Ġ', 'Ċ']),
@@ -102,7 +102,7 @@ impl Spelling {
 }
 
 impl Alphabet {
-    /// What the decoder of `tokenizer` undoes; where it has none, what comes before the model does.
+    /// Derives the alphabet from the decoder of `tokenizer`, or from its normalizer and pre-tokenizer if it has none.
     fn of(tokenizer: &Tokenizer) -> Self {
         let parts = |part: serde_json::Result<Value>| {
             let mut all = Vec::new();
@@ -141,11 +141,11 @@ impl Alphabet {
         matches!(self, Self::Marked { bytes: true, .. })
     }
 
-    /// What the token of this name spells.
+    /// The bytes that the token with this name spells.
     fn bytes(&self, name: &str, levels: &HashMap<char, u8>) -> Vec<u8> {
         match self {
             Self::ByteLevel => {
-                // A name of other characters is written as it is.
+                // A name with characters outside the alphabet is taken literally.
                 let bytes: Option<Vec<u8>> = name.chars().map(|c| levels.get(&c).copied()).collect();
                 bytes.unwrap_or_else(|| name.as_bytes().to_vec())
             }
@@ -156,7 +156,7 @@ impl Alphabet {
     }
 }
 
-/// `part` of a tokenizer, or the parts that it is a sequence of.
+/// Flattens `part` of a tokenizer: the part itself, or the members of a sequence.
 fn flatten(part: Value, all: &mut Vec<Value>) {
     match part {
         Value::Null => {}
@@ -170,13 +170,13 @@ fn flatten(part: Value, all: &mut Vec<Value>) {
     }
 }
 
-/// The byte that a name like `<0x0A>` stands for.
+/// The byte that a name like `<0x0A>` represents.
 fn single_byte(name: &str) -> Option<u8> {
     let hex = name.strip_prefix("<0x")?.strip_suffix('>')?;
     (hex.len() == 2).then(|| u8::from_str_radix(hex, 16).ok())?
 }
 
-/// The byte that each character of the byte-level alphabet stands for.
+/// The byte that each character of the byte-level alphabet represents.
 fn levels() -> HashMap<char, u8> {
     let mut next = 256;
     let level = |byte: u8| match byte {

@@ -1,4 +1,4 @@
-//! Many short names in one text: what a name takes is its bytes and 8 more.
+//! A compact table of many short strings: each takes its bytes plus 8.
 
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct StringTable {
@@ -29,13 +29,13 @@ impl StringTable {
         (0..self.len()).map(|index| self.get(index))
     }
 
-    /// The text of all names, and where in it each ends.
+    /// The concatenated text of all strings, and the end offset of each.
     pub fn parts(&self) -> (&str, &[u64]) {
         (&self.text, &self.ends)
     }
 
-    /// The names with these parts; nothing where they do not belong together.
-    pub fn of(text: String, ends: Vec<u64>) -> Option<Self> {
+    /// Rebuilds a table from its parts; `None` if they are inconsistent.
+    pub fn from_parts(text: String, ends: Vec<u64>) -> Option<Self> {
         let inside = ends.is_sorted() && ends.last().copied().unwrap_or(0) == text.len() as u64;
         let whole = inside && ends.iter().all(|&end| text.is_char_boundary(end as usize));
         whole.then_some(Self { text, ends })

@@ -1,4 +1,4 @@
-//! The files of data, and what each of them is: the one place that every verb asks, before any of them is read.
+//! Surveys the files of data: which files there are and what each of them is. Every subcommand asks here before it reads any.
 
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Result;
 use hydrometer_base::user_error;
 
-use super::content::{Content, Looked, Other};
+use super::content::{Content, Inspection, Other};
 use super::cure::Says;
 use super::format::Format;
 use super::json::Json;
@@ -15,17 +15,17 @@ use super::line_error::LineError;
 use super::lines::{LineEnd, Lines, open, reason};
 use crate::line_error::LinePos;
 
-/// Lines that are looked at for their format.
+/// Number of lines per file that are inspected to detect the format.
 pub const DETECTION_LINES: usize = 100;
 
-/// What is to be read.
+/// What the caller expects to read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Wanted {
-    /// Whatever format the content tells.
+    /// Any format; it is detected from the content.
     Any,
     /// Plain documents: text, or JSON lines with a `text`.
     Documents,
-    /// The format that the user names. [`Format::Text`] reads JSON lines too, by their `text`.
+    /// The format that the user named. [`Format::Text`] also reads JSON lines, by their `text`.
     Named(Format),
 }
 
@@ -33,22 +33,22 @@ pub enum Wanted {
 #[derive(Clone, Debug)]
 pub struct Shard {
     pub path: PathBuf,
-    /// Whether it is read as JSON lines; else as plain text.
+    /// Whether it is read as JSON lines; otherwise as plain text.
     pub is_json: bool,
     pub end: LineEnd,
 }
 
-/// The files of data.
+/// The files of data and their format.
 #[derive(Clone, Debug)]
 pub struct Survey {
-    /// In order of their paths.
+    /// Sorted by path.
     pub shards: Vec<Shard>,
     pub format: Format,
 }
 
 impl Survey {
-    /// Of the file, or of all files under the folder, at `path`. Refuses what is not read, in the words of where the user `says`
-    /// how it is.
+    /// Surveys the file at `path`, or all files under it if it is a folder. Refuses files that cannot be read; `says` chooses the
+    /// wording of the cure.
     pub fn of(path: &Path, wanted: Wanted, says: Says) -> Result<Self> {
         let looker = Looker { path, wanted, says };
         let paths = files(path)?;
@@ -56,7 +56,7 @@ impl Survey {
             return Err(user_error!("{}: the folder has no files, but for hidden ones, which are left out", path.display()));
         }
         let looked = paths.into_iter().map(|path| {
-            let looked = Looked::at(open(&path)?, &path);
+            let looked = Inspection::new(open(&path)?, &path);
             Ok((path, looked))
         });
         let looked = looked.collect::<Result<Vec<_>>>()?;
@@ -92,8 +92,8 @@ struct Looker<'a> {
 }
 
 impl Looker<'_> {
-    /// Whether a file is read as JSON lines; nothing where it does not tell.
-    fn is_json(&self, path: &Path, looked: &Looked) -> Result<Option<bool>> {
+    /// Whether a file is read as JSON lines; `None` if its content does not tell.
+    fn is_json(&self, path: &Path, looked: &Inspection) -> Result<Option<bool>> {
         let by_line = matches!(self.wanted, Wanted::Named(format) if format != Format::Text);
         Ok(Some(match &looked.content {
             Content::Empty | Content::Unreadable => return Ok(by_line.then_some(true)),
@@ -106,7 +106,7 @@ impl Looker<'_> {
         }))
     }
 
-    fn refuse(&self, path: &Path, looked: &Looked) -> anyhow::Error {
+    fn refuse(&self, path: &Path, looked: &Inspection) -> anyhow::Error {
         let at = path.display();
         let apart = match self.path.is_dir() {
             true => format!("; or take it out of {}, where a name that begins with a dot is left out", self.path.display()),
@@ -136,8 +136,8 @@ impl Looker<'_> {
         }
     }
 
-    /// Refuses a folder of text and JSON lines: one of them is there by mistake.
-    fn alike(&self, looked: &[(PathBuf, Looked)], shards: &[Shard]) -> Result<()> {
+    /// Refuses a folder that mixes text and JSON lines: one of the files is there by mistake.
+    fn alike(&self, looked: &[(PathBuf, Inspection)], shards: &[Shard]) -> Result<()> {
         let of = |wanted: Content| looked.iter().filter(move |(_, looked)| looked.content == wanted).map(|(path, _)| path);
         let (lines, text) = (of(Content::Lines), of(Content::Text));
         let (Some(json), Some(prose)) = (lines.clone().next(), text.clone().next()) else { return Ok(()) };
@@ -146,7 +146,7 @@ impl Looker<'_> {
             false => (json, "JSON lines", prose, "plain text"),
         };
         let first = shards.iter().find(|shard| shard.path == *json);
-        let plain = match first.map(told).transpose()? {
+        let plain = match first.map(detect_format).transpose()? {
             Some(Ok(Some((format, _)))) => format.is_plain(),
             _ => false,
         };
@@ -158,11 +158,11 @@ impl Looker<'_> {
         ))
     }
 
-    /// The format that the first lines of each file tell.
+    /// Detects the format by the first lines of each file.
     fn format(&self, shards: &[Shard]) -> Result<Format> {
         let (mut known, mut fault): (Option<(Format, LinePos)>, _) = (None, None);
         for shard in shards.iter().filter(|shard| shard.is_json) {
-            match told(shard)? {
+            match detect_format(shard)? {
                 Err(found) => fault = fault.or(Some(found)),
                 Ok(None) => {}
                 Ok(Some((format, place))) => match &known {
@@ -187,7 +187,7 @@ impl Looker<'_> {
     fn unknown(&self, fault: DetectionError) -> anyhow::Error {
         match fault {
             DetectionError::LineError(place, damage) => {
-                user_error!("{place}: {damage}; mend the line: no line before it tells the format")
+                user_error!("{place}: {damage}; correct the line: no line before it shows the format")
             }
             DetectionError::Keys(place, line) => {
                 if let Some(key) = key_of_examples(&line) {
@@ -211,15 +211,15 @@ impl Looker<'_> {
     }
 }
 
-/// Why lines tell no format.
+/// Why the format could not be detected.
 enum DetectionError {
     LineError(LinePos, LineError),
-    /// A line whose keys are those of no format.
+    /// A line whose keys match no format.
     Keys(LinePos, String),
 }
 
-/// The format that the first lines of a file tell, and which line does; nothing where it has no lines.
-fn told(shard: &Shard) -> Result<Result<Option<(Format, LinePos)>, DetectionError>> {
+/// The format detected by the first lines of a file, and the line that shows it; `None` if the file has no lines.
+fn detect_format(shard: &Shard) -> Result<Result<Option<(Format, LinePos)>, DetectionError>> {
     let mut lines = Lines::open(&shard.path, shard.end)?;
     let (mut damaged, mut untold) = (None, None);
     for _ in 0..DETECTION_LINES {
@@ -227,7 +227,7 @@ fn told(shard: &Shard) -> Result<Result<Option<(Format, LinePos)>, DetectionErro
         let found = line.text.and_then(|text| Ok((Json::object(&text)?, text)));
         match found.map(|(json, text)| (Format::of(&json), text)) {
             Ok((Some(format), _)) => return Ok(Ok(Some((format, line.place)))),
-            // A line with a null where its text should be tells nothing; the next one may.
+            // A line whose text is null does not show the format; the next one may.
             Ok((None, text)) => untold = untold.or(Some(DetectionError::Keys(line.place, text))),
             Err(damage) => damaged = damaged.or(Some(DetectionError::LineError(line.place, damage))),
         }
@@ -235,14 +235,14 @@ fn told(shard: &Shard) -> Result<Result<Option<(Format, LinePos)>, DetectionErro
     Ok(untold.or(damaged).map_or(Ok(None), Err))
 }
 
-/// The file itself, or the files under a folder in order of their paths, hidden ones left out.
+/// The file itself, or all files under a folder, sorted by path, without hidden ones.
 pub fn files(path: &Path) -> Result<Vec<PathBuf>> {
     let mut all = Vec::new();
     collect(path, &mut Vec::new(), &mut all)?;
     Ok(all)
 }
 
-/// `within` are the folders on the way to `path`.
+/// Adds the files under `path` to `all`. `within` identifies the folders on the way to `path`, to detect link cycles.
 fn collect(path: &Path, within: &mut Vec<(u64, u64)>, all: &mut Vec<PathBuf>) -> Result<()> {
     let unreadable = |error: std::io::Error| match error.kind() {
         std::io::ErrorKind::NotFound => user_error!("{}: there is no such file", path.display()),
@@ -330,7 +330,7 @@ mod tests {
             std::fs::write(&path, other).unwrap();
             assert!(survey(&path, text).is_err(), "{other}");
         }
-        // JSON lines are never prose.
+        // JSON lines are never read as prose.
         std::fs::write(&path, "{\"text\": \"a\"}\n").unwrap();
         assert!(survey(&path, text).unwrap().shards[0].is_json);
     }

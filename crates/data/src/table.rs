@@ -1,12 +1,12 @@
-//! Whether a text is a table of values separated by commas, tabs, semicolons or bars, rather than prose.
+//! Tells tables (values separated by commas, tabs, semicolons or bars) from prose.
 //!
-//! Prose has commas too. What tells a table: every record has as many fields, and either nothing follows a separator but its
-//! field (prose has a space there), or the first record has names of columns.
+//! Prose has commas too. A text is a table if every record has the same number of fields, and either fields follow separators
+//! without a space (prose has one there) or the first record looks like column names.
 
-/// Records that are looked at.
+/// Number of records inspected.
 const RECORDS: usize = 100;
 
-/// What the table is called, if `text`, the beginning of a file or the `whole` of it, is one.
+/// The kind of table that `text` (the beginning of a file, or all of it if `whole`) is, if it is one.
 pub fn kind(text: &str, whole: bool) -> Option<&'static str> {
     if text.lines().next().is_some_and(|line| line.len() == 5 && line.starts_with("sep=")) {
         return Some("CSV");
@@ -19,7 +19,7 @@ struct Table {
     /// The fields of the first record.
     header: Vec<String>,
     records: Vec<Record>,
-    /// Whether the text ends within a quoted field.
+    /// Whether the text ends inside a quoted field.
     quoted: bool,
 }
 
@@ -28,7 +28,7 @@ struct Record {
     fields: usize,
     /// Whether a space follows a separator.
     loose: bool,
-    /// Whether quotes and brackets are closed in the field that opens them.
+    /// Whether quotes or brackets remain open at the end of a field.
     torn: bool,
 }
 
@@ -50,7 +50,7 @@ fn is_table(table: &Table, separator: char) -> bool {
     sound && (count >= 3 && !table.records.iter().any(loose) || count >= 5 && named)
 }
 
-/// Whether `fields` are different names, as columns have.
+/// Whether `fields` are distinct names, as of columns.
 fn names(fields: &[String]) -> bool {
     let plain = |c: char| c.is_alphanumeric() || "_ .-/#".contains(c);
     let is_name = |field: &str| {
@@ -61,7 +61,7 @@ fn names(fields: &[String]) -> bool {
     distinct.len() == fields.len() && distinct.into_iter().all(is_name)
 }
 
-/// The first records of `text`; the last one only where it is complete.
+/// The first records of `text`; the last one only if it is complete.
 fn read(text: &str, separator: char, whole: bool) -> Table {
     let mut table = Table { header: Vec::new(), records: Vec::new(), quoted: false };
     let (mut record, mut field, mut quoted) = (Record { fields: 1, ..Record::default() }, String::new(), false);
@@ -79,7 +79,7 @@ fn read(text: &str, separator: char, whole: bool) -> Table {
             }
             continue;
         }
-        // Tabs before the first field indent a line.
+        // Leading tabs are indentation.
         if c == separator && (filled || c != '\t') || c == '\n' && filled {
             let brackets = |bracket: char| field.matches(bracket).count();
             record.torn |= brackets('(') != brackets(')') || brackets('[') != brackets(']');

@@ -1,4 +1,4 @@
-//! Text to token ids: a byte-level BPE trained on the train split, or a `tokenizer.json`.
+//! Tokenizers: a byte-level BPE trained on the train split, or a `tokenizer.json`.
 
 use std::path::Path;
 
@@ -11,7 +11,7 @@ use tokenizers::pre_tokenizers::byte_level::ByteLevel;
 use tokenizers::processors::template::TemplateProcessing;
 use tokenizers::{AddedToken, Encoding, Tokenizer, TokenizerBuilder};
 
-use super::content::instead;
+use super::content::recognise_other_kind;
 use super::corpus::Reader;
 use super::example::Segment;
 use super::lines::BOM;
@@ -22,15 +22,15 @@ const BOS: &str = "<|begin|>";
 
 /// Ends the target of every example.
 const EOS: &str = "<|end|>";
-/// Bytes of text that a tokenizer is trained on, at most: the first of the split.
+/// Maximum number of bytes of text that a tokenizer is trained on, from the beginning of the split.
 const TRAINING_TEXT: usize = 64 << 20;
-/// Ids of a `tokenizer.json`, at most: as many as the vocabulary of a model has.
+/// Maximum number of ids in a `tokenizer.json`.
 const IDS: usize = 1 << 20;
-/// Texts that a `tokenizer.json` is tried on when it is read.
-const TRIED: [&str; 3] = ["", "a", " It's 12 of the\n\n old mills: áé, \u{1f642}\t(ſ).  "];
+/// Texts that are encoded when a `tokenizer.json` is opened, to test it.
+const PROBES: [&str; 3] = ["", "a", " It's 12 of the\n\n old mills: áé, \u{1f642}\t(ſ).  "];
 
-/// Trains a byte-level BPE of at most `vocab_size` entries on the examples of `reader`. Encoding prepends [`BOS`]; with `ends`
-/// there is an [`EOS`] too.
+/// Trains a byte-level BPE of at most `vocab_size` entries on the examples of `reader`. Encoding prepends [`BOS`]; with `ends`,
+/// the vocabulary has an [`EOS`] too.
 pub fn train(mut reader: Reader, vocab_size: usize, ends: bool) -> Result<Tokenizer> {
     let fault = |error: tokenizers::Error| anyhow!("training the tokenizer: {error}");
     let mut trainer = BpeTrainerBuilder::new()
@@ -75,13 +75,13 @@ pub fn train(mut reader: Reader, vocab_size: usize, ends: bool) -> Result<Tokeni
     Ok(tokenizer)
 }
 
-/// What ends a text in the tokens of [`train`].
+/// The end-of-text token of a tokenizer made by [`train`].
 pub fn own_end() -> Ends {
     Ends { ids: vec![1], tokens: vec![EOS.to_string()], from: "the tokenizer that is trained here".into(), ignored: Vec::new() }
 }
 
-/// The ids below the largest of `mine` that do not stand for the same token in `theirs`: with both tokens, in order. A special
-/// token that the other does not have is padding, and none of them.
+/// The ids, up to the largest of `mine`, that stand for different tokens in `mine` and `theirs`: with both tokens, in order. A
+/// special token of `mine` that `theirs` lacks is padding and does not count.
 pub fn differences(mine: &Tokenizer, theirs: &Tokenizer) -> Vec<(u32, Option<String>, Option<String>)> {
     let added = mine.get_added_tokens_decoder();
     let special = |id: u32| added.get(&id).is_some_and(|token| token.special);
@@ -89,19 +89,19 @@ pub fn differences(mine: &Tokenizer, theirs: &Tokenizer) -> Vec<(u32, Option<Str
     both.filter(|(id, a, b)| a != b && a.is_some() && !(b.is_none() && special(*id))).collect()
 }
 
-/// One more than the largest id: ids may have gaps. 0 where there is no token.
+/// The largest id plus one (ids may have gaps), or 0 if there are no tokens.
 pub fn vocab_size(tokenizer: &Tokenizer) -> usize {
     tokenizer.get_vocab(true).into_values().max().map_or(0, |id| id as usize + 1)
 }
 
-/// One more than the largest id of a token that is not special.
+/// The largest id of a token that is not special, plus one.
 pub fn ordinary_ids(tokenizer: &Tokenizer) -> usize {
     let added = tokenizer.get_added_tokens_decoder();
     let ordinary = |id: &u32| !added.get(id).is_some_and(|token| token.special);
     tokenizer.get_vocab(true).into_values().filter(ordinary).max().map_or(0, |id| id as usize + 1)
 }
 
-/// Reads a `tokenizer.json`. What it says of truncation and padding is for batches of its maker: documents stay whole.
+/// Opens a `tokenizer.json`. Its truncation and padding settings are dropped: documents stay whole.
 pub fn open(path: &Path) -> Result<Tokenizer> {
     let bytes = read_file(path).map_err(|error| user_error!("{}: {error}", path.display()))?;
     let read = || -> tokenizers::Result<Tokenizer> {
@@ -116,8 +116,8 @@ pub fn open(path: &Path) -> Result<Tokenizer> {
         {
             return Err(format!("its dropout of {share} leaves out merges at random; set it to null").into());
         }
-        // What is read without a word may be damaged so that its use panics. That it lacks a token is no damage.
-        for text in TRIED {
+        // A damaged file may open without an error and panic when it is used. A missing token is not damage.
+        for text in PROBES {
             if let Ok(encoding) = tokenizer.encode(text, true) {
                 let _ = tokenizer.decode(encoding.get_ids(), false);
             }
@@ -126,13 +126,13 @@ pub fn open(path: &Path) -> Result<Tokenizer> {
     };
     let read = caught(read).unwrap_or_else(|panic| Err(panic.into()));
     read.map_err(|error| {
-        let why = instead(&bytes).unwrap_or_else(|| one_line(&error.to_string()));
+        let why = recognise_other_kind(&bytes).unwrap_or_else(|| one_line(&error.to_string()));
         user_error!("{}: not a tokenizer.json: {why}", path.display())
     })
 }
 
-/// `text` in tokens; with `special`, between what the tokenizer puts before and after a text. A `tokenizer.json` that cannot do
-/// it is the user's to mend, whether the library says so or panics: Oniguruma does where a rule backtracks without end.
+/// Encodes `text`; if `special`, with the tokens that the tokenizer puts before and after a text. If a `tokenizer.json` fails at
+/// that, it is a user error, even if the library panics: Oniguruma does if a rule backtracks without end.
 pub fn encode(tokenizer: &Tokenizer, text: &str, special: bool) -> Result<Encoding> {
     let encoded = caught(|| tokenizer.encode(text, special)).unwrap_or_else(|panic| Err(panic.into()));
     encoded.map_err(|error| {
@@ -142,7 +142,7 @@ pub fn encode(tokenizer: &Tokenizer, text: &str, special: bool) -> Result<Encodi
     })
 }
 
-/// The text of `ids`, without special tokens where they are to be skipped.
+/// Decodes `ids` to text, without special tokens if `skip_special`.
 pub fn decode(tokenizer: &Tokenizer, ids: &[u32], skip_special: bool) -> Result<String> {
     let decoded = caught(|| tokenizer.decode(ids, skip_special)).unwrap_or_else(|panic| Err(panic.into()));
     decoded.map_err(|error| user_error!("tokenizer.json cannot put tokens together to a text: {}", one_line(&error.to_string())))

@@ -1,4 +1,4 @@
-//! A split as token ids, prepared once and kept under `runs/`.
+//! A split as token ids, tokenised once and stored under `runs/`.
 
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -29,16 +29,16 @@ pub struct TokenizedSplit {
     /// Bytes of text that the predicted tokens of each document stand for.
     pub bytes: Vec<u64>,
     pub names: StringTable,
-    /// Where documents are examples: what is read of them and not predicted.
+    /// The prompts, if documents are examples.
     pub examples: Option<Prompts>,
 }
 
 /// The prompts of a split.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Prompts {
-    /// That the examples were fitted into.
+    /// Context length for which the examples were cut.
     pub context: u64,
-    /// Leading tokens of each document that are read and not predicted; [`DOCUMENT`] where it is no example.
+    /// Number of leading tokens of each document that are read but not predicted; [`DOCUMENT`] if it is not an example.
     pub lengths: Vec<u32>,
 }
 
@@ -46,25 +46,26 @@ pub struct Prompts {
 const DOCUMENT: u32 = u32::MAX;
 
 impl TokenizedSplit {
-    /// A split of no documents; of `context` where they are to be examples.
+    /// An empty split; of examples if `context` is given.
     pub fn empty(context: Option<usize>) -> Self {
         let examples = context.map(|context| Prompts { context: context as u64, lengths: Vec::new() });
         Self { offsets: vec![0], examples, ..Self::default() }
     }
 
-    /// Tokens of document `index` that are read and not predicted; `None` where it is no example but may be cut.
+    /// Number of tokens of document `index` that are read but not predicted; `None` if it is not an example and may be cut.
     pub fn prompt(&self, index: usize) -> Option<usize> {
         let length = self.examples.as_ref()?.lengths[index];
         (length != DOCUMENT).then_some(length as usize)
     }
 
-    /// Columns of a batch whose longest row is `longest`: of examples a multiple of 8, within the context.
+    /// Number of columns of a batch whose longest row is `longest`: for examples rounded up to a multiple of 8, within the
+    /// context.
     pub fn width(&self, longest: usize) -> usize {
         let context = self.examples.as_ref().map(|examples| examples.context as usize);
         context.map_or(longest, |context| longest.next_multiple_of(8).min(context.max(longest)))
     }
 
-    /// Adds a document; leaves it out where nothing in it is predicted. Whether it was added.
+    /// Adds a document, unless nothing in it is predicted. Returns whether it was added.
     pub fn push(&mut self, name: &str, encoded: &Encoded) -> bool {
         let added = self.push_all_but_ids(name, encoded);
         if added {
@@ -100,7 +101,7 @@ impl TokenizedSplit {
         self.ids.range(self.offsets[index] as usize, self.offsets[index + 1] as usize)
     }
 
-    /// Tokenises `documents`; those too short to predict anything in are left out. Ids must be below `vocab_size`.
+    /// Tokenises `documents`, leaving out those too short to predict anything. Ids must be below `vocab_size`.
     pub fn encode(documents: Vec<Document>, tokenizer: &Tokenizer, vocab_size: usize) -> Result<Self> {
         let vocabulary = Vocabulary::new(tokenizer, vocab_size, None)?;
         let encoder = Encoder::new(&vocabulary, None, 0)?;
@@ -112,7 +113,7 @@ impl TokenizedSplit {
         Ok(split)
     }
 
-    /// Reads the split that [`prepare`] has put at `path`, its ids beside it. Ids that are too many for memory stay there.
+    /// Reads the split that [`prepare`] wrote to `path`, with its ids beside it. Ids too many for memory stay in their file.
     pub fn read(path: &Path) -> Result<Self> {
         let damaged = || user_error!("{} is damaged; delete it and run the command that made it again", path.display());
         let bytes = fs::read(path).map_err(|error| unreadable(path, error))?;
@@ -131,7 +132,7 @@ impl TokenizedSplit {
         let cure = "delete it and run the command that made it again";
         ensure!(sha256_file(&ids)? == *wanted, user_error!("{} is damaged; {cure}", ids.display()));
         let names = tensors.tensor("names").map_err(|_| damaged())?.data().to_vec();
-        let names = String::from_utf8(names).ok().and_then(|names| StringTable::of(names, u64s("name_ends").ok()?));
+        let names = String::from_utf8(names).ok().and_then(|names| StringTable::from_parts(names, u64s("name_ends").ok()?));
         let examples = match tensors.tensor("prompts") {
             Err(_) => None,
             Ok(prompts) => Some(Prompts {
@@ -140,7 +141,7 @@ impl TokenizedSplit {
             }),
         };
         let (names, bytes) = (names.ok_or_else(damaged)?, u64s("bytes")?);
-        // The parts must belong together, lest what is read of one lie outside of another.
+        // Inconsistent parts could lead to reads out of bounds.
         let n = names.len();
         let counts = offsets.len() == n + 1 && bytes.len() == n && examples.as_ref().is_none_or(|it| it.lengths.len() == n);
         ensure!(counts && offsets[0] == 0 && offsets.is_sorted(), damaged());
@@ -154,7 +155,7 @@ impl TokenizedSplit {
         self.write_beside(path, ids.finish()?)
     }
 
-    /// Writes all but the ids, which are beside it already with the SHA-256 `ids`.
+    /// Writes everything except the ids, which were written already and have the SHA-256 `ids`.
     fn write_beside(&self, path: &Path, ids: String) -> Result<()> {
         let u64s = |numbers: &[u64]| numbers.iter().flat_map(|n| n.to_le_bytes()).collect::<Vec<u8>>();
         let (names, ends) = self.names.parts();
@@ -180,8 +181,8 @@ impl TokenizedSplit {
     }
 }
 
-/// Tokenises `splits` into `folder` (named by the recipe's identity) unless they are there; trains the tokenizer first where
-/// the recipe asks for one. Says on standard error which lines were left out.
+/// Tokenises `splits` into `folder` (named by the recipe's identity), unless that was done before; first trains the tokenizer if
+/// the recipe asks for one. Reports skipped lines on standard error.
 pub fn prepare(recipe: &DataRecipe, files: &DataFiles, splits: &[&str], folder: &Path) -> Result<()> {
     fs::create_dir_all(folder).map_err(|error| uncreated(folder, error))?;
     let missing: Vec<&str> =
@@ -208,12 +209,12 @@ pub fn prepare(recipe: &DataRecipe, files: &DataFiles, splits: &[&str], folder: 
     Ok(())
 }
 
-/// The tokenizer of `recipe`: its file, or the one trained into `folder`, now if it is not there.
+/// The tokenizer of `recipe`: its file, or the one trained into `folder`, which is trained now if it is missing.
 pub fn tokenizer_of(recipe: &DataRecipe, files: &DataFiles, folder: &Path) -> Result<Tokenizer> {
     let saved = folder.join("tokenizer.json");
     Ok(match (&recipe.tokenizer, &files.tokenizer) {
         (TokenizerRecipe::File { .. }, Some(path)) => {
-            // For whoever exports what was trained on these tokens.
+            // Kept for exporting models that were trained on these tokens.
             replace_bytes(&saved, &fs::read(path)?)?;
             tokenizer::open(path)?
         }
@@ -231,7 +232,7 @@ pub fn tokenizer_of(recipe: &DataRecipe, files: &DataFiles, folder: &Path) -> Re
     })
 }
 
-/// Whether `folder` has the tokenizer of `recipe` as it was written, for whoever exports what was trained on these tokens.
+/// Whether `folder` has an intact copy of the tokenizer of `recipe`, which exporting a model needs.
 fn keeps_tokenizer(recipe: &DataRecipe, files: &DataFiles, folder: &Path) -> bool {
     let saved = folder.join("tokenizer.json");
     match (&recipe.tokenizer, &files.tokenizer) {
@@ -239,13 +240,13 @@ fn keeps_tokenizer(recipe: &DataRecipe, files: &DataFiles, folder: &Path) -> boo
         (TokenizerRecipe::File { .. }, Some(path)) => {
             sha256_file(path).is_ok_and(|hash| sha256_file(&saved).is_ok_and(|found| found == hash))
         }
-        // Without the file there is nothing that it could be made from.
+        // Without the source file the copy cannot be restored.
         (TokenizerRecipe::File { .. }, None) => true,
     }
 }
 
-/// The tokenizer that was trained into `path`; `None` where it is not there or not as it was written: it follows from the text, so that
-/// it is trained again. One from before there was a checksum beside it is believed if it can be opened.
+/// The tokenizer that was trained into `path`; `None` if it is missing or damaged, and then it is trained again from the text.
+/// One from before checksums were written is accepted if it can be opened.
 fn trained(path: &Path) -> Option<Tokenizer> {
     let checksum = fs::read_to_string(sidecar(path));
     if checksum.is_ok_and(|checksum| sha256_file(path).ok().as_ref() != Some(&checksum)) {
@@ -258,7 +259,7 @@ fn sidecar(path: &Path) -> PathBuf {
     path.with_extension("json.sha256")
 }
 
-/// A split, whose ids go to `ids` while it is read, and what became of its lines.
+/// Tokenises a split, writing its ids to `ids` on the way; also returns the import report.
 fn read_split(
     recipe: &DataRecipe,
     files: &DataFiles,

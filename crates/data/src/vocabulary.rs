@@ -1,4 +1,4 @@
-//! From a token as a log writes it to an id of the student's tokenizer.
+//! Maps tokens as logs write them to ids of the student's tokenizer.
 
 use std::cell::{OnceCell, RefCell};
 use std::collections::HashMap;
@@ -19,13 +19,13 @@ pub struct Vocabulary<'a> {
     size: usize,
     /// The tokens that end a text; the first is the one that is appended.
     ends: Vec<u32>,
-    /// Ids of token texts that were asked for.
+    /// Cache of the ids of token texts.
     known: RefCell<HashMap<String, Option<u32>>>,
     spelling: OnceCell<Spelling>,
 }
 
 impl<'a> Vocabulary<'a> {
-    /// Of ids below `size`; a text of `examples` ends as their recipe says.
+    /// The ids below `size`; the recipe of `examples` decides how a text ends.
     pub fn new(tokenizer: &'a Tokenizer, size: usize, examples: Option<&ExampleRecipe>) -> Result<Self> {
         let ends = ends::ids(tokenizer, examples)?;
         Ok(Self { tokenizer, size, ends, known: RefCell::default(), spelling: OnceCell::new() })
@@ -36,37 +36,37 @@ impl<'a> Vocabulary<'a> {
         self.ends.contains(&id)
     }
 
-    /// The token to end a text with.
+    /// The token to append at the end of a text.
     pub fn eos(&self) -> Result<u32> {
         self.ends.first().copied().ok_or_else(|| {
             user_error!("the tokenizer has no end-of-text token by a usual name; name it with eos_token, or set eos = \"none\"")
         })
     }
 
-    /// The ids of `text`; with `special`, between what the tokenizer puts before and after a text.
+    /// Encodes `text`; if `special`, with the tokens that the tokenizer puts before and after a text.
     pub fn encode(&self, text: &str, special: bool) -> Result<Vec<u32>> {
         Ok(tokenizer::encode(self.tokenizer, text, special)?.get_ids().to_vec())
     }
 
-    /// The ids of a document, and the bytes of its text that are predicted: of its first token they are not, where that is text
-    /// (no BOS).
+    /// The ids of a document, and the number of bytes of its text that are predicted: without its first token, if that is text
+    /// and not a BOS token.
     pub fn encode_document(&self, text: &str) -> Result<(Vec<u32>, u64)> {
         let encoding = tokenizer::encode(self.tokenizer, text, true)?;
         let unpredicted = encoding.get_offsets().first().map_or(0, |&(start, end)| end - start);
         Ok((encoding.get_ids().to_vec(), (text.len() - unpredicted) as u64))
     }
 
-    /// The ids of a text that another follows: with what the tokenizer puts before a text, without what it puts after one.
+    /// The ids of a text that another follows: with the tokens that the tokenizer puts before a text, without those after it.
     pub fn encode_first(&self, text: &str) -> Result<Vec<u32>> {
         let encoding = tokenizer::encode(self.tokenizer, text, true)?;
-        // Of an empty text only its beginning is left.
+        // An empty text yields only the tokens that are put before it.
         let bare = self.encode(text, false)?;
         let mut ids = encoding.get_ids().to_vec();
         let special = encoding.get_special_tokens_mask();
         let before = special.iter().take_while(|&&mark| mark == 1).count();
         ids.truncate((before + bare.len()).min(ids.len()));
         if bare.is_empty() && before == special.len() {
-            // An empty text does not tell what begins it from what ends it; a letter does, where it is a token.
+            // Around an empty text, leading and trailing special tokens look alike; a letter, if it is a token, separates them.
             let letter = tokenizer::encode(self.tokenizer, "a", true)?;
             let marks = letter.get_special_tokens_mask();
             match marks.iter().position(|&mark| mark == 0) {
@@ -77,7 +77,7 @@ impl<'a> Vocabulary<'a> {
         Ok(ids)
     }
 
-    /// Bytes of the text that `ids` stand for.
+    /// Number of bytes of the text that `ids` stand for.
     pub fn bytes(&self, ids: &[u32]) -> Result<u64> {
         Ok(tokenizer::decode(self.tokenizer, ids, true)?.len() as u64)
     }
@@ -89,9 +89,9 @@ impl<'a> Vocabulary<'a> {
         }
     }
 
-    /// The id of a token by its surest name: its id if it has one; else its bytes, where its text is not of them; else its
-    /// text. Bytes and text are those of a token only if it spells them exactly. `None`: the vocabulary does not have it, or
-    /// nothing tells which it is.
+    /// The id of a token by its most reliable name: its id; else its bytes, unless its text shows that they are not its own; else
+    /// its text. A token matches bytes or a text only if it spells them exactly. `None` if the vocabulary does not have it, or if
+    /// nothing tells which token it is.
     pub fn id(&self, token: &Token) -> Option<u32> {
         let within = |id: &u32| (*id as usize) < self.size;
         if let Some(id) = token.id {
@@ -103,7 +103,7 @@ impl<'a> Vocabulary<'a> {
         let text = token.text.as_deref();
         let replaced = text.is_some_and(|text| text.contains('\u{fffd}'));
         match (&token.bytes, text) {
-            // Of what was replaced the bytes may be those of the replacement.
+            // If characters were replaced by U+FFFD, these bytes may be those of the replacement.
             (Some(bytes), Some(text)) if replaced && bytes == text.as_bytes() => None,
             (Some(bytes), Some(text)) if bytes == text.as_bytes() => self.of_text(text),
             (Some(bytes), _) => match std::str::from_utf8(bytes) {
@@ -115,8 +115,8 @@ impl<'a> Vocabulary<'a> {
         }
     }
 
-    /// The id of a token that a row of answers lists: as [`Self::id`]; and in byte-level vocabularies, of white space that is
-    /// several tokens, the first of them, as the seed has it.
+    /// The id of a token in a row of logprobs: as [`Self::id`], except that in byte-level vocabularies white space of several
+    /// tokens maps to the first of them, as in metaseq.
     pub fn listed(&self, token: &Token) -> Option<u32> {
         self.id(token).or_else(|| {
             let text = token.text.as_deref().filter(|text| !text.is_empty() && text.trim().is_empty())?;
@@ -148,23 +148,23 @@ impl<'a> Vocabulary<'a> {
             [only] if spells(only) => Some(only),
             _ => None,
         };
-        // A text alone is not read as it is within another: SentencePiece puts a space before it.
+        // A text alone is tokenised differently than within a longer text: SentencePiece prepends a space.
         single
             .or_else(|| spelling.id(text.as_bytes()))
             .or_else(|| self.tokenizer.token_to_id(text).filter(|_| spelling.is_name(text)))
     }
 
-    /// What tokens spell.
+    /// The spelling of the tokens.
     pub fn spelling(&self) -> &Spelling {
         self.spelling.get_or_init(|| Spelling::of(self.tokenizer, self.size))
     }
 
-    /// Whether a text may lack `id`, as it lacks the token that ends it.
+    /// Whether a text may lack `id`, e.g. because it ends the text.
     pub fn is_hidden(&self, id: u32) -> bool {
         self.is_end(id) || self.spelling().is_special(id)
     }
 
-    /// Whether the other names of `token` can be names of `id`, the one that was taken: spaces around a text come and go, a
+    /// Whether the other names of `token` may be names of `id`, the one that was chosen. Spaces around a text are ignored, a
     /// special token is written in many ways or not at all, and a part of a character has no text.
     fn is_named(&self, id: u32, token: &Token) -> bool {
         if token.bytes.is_none() && token.text.is_none() {
@@ -187,12 +187,12 @@ impl<'a> Vocabulary<'a> {
         let written = |bytes: &[u8]| std::str::from_utf8(bytes).is_ok_and(escaped);
         let bytes = token.bytes.as_deref().filter(|bytes| !written(bytes));
         let text = token.text.as_deref().filter(|text| !escaped(text));
-        // A text that is not of its bytes is a part of theirs.
+        // A text that differs from its bytes stands for a part of a character.
         let text = text.filter(|text| bytes.is_none_or(|bytes| bytes == text.as_bytes()));
         bytes.is_none_or(names) && text.is_none_or(|text| names(text.as_bytes()))
     }
 
-    /// LineError where other names of `token` are not of `id`, the one that was taken.
+    /// A [`LineError`] if other names of `token` cannot be those of `id`, the one that was chosen.
     pub fn check_names(&self, id: u32, token: &Token) -> Result<(), LineError> {
         if self.is_named(id, token) {
             return Ok(());
@@ -209,14 +209,14 @@ impl<'a> Vocabulary<'a> {
         Err(LineError::new(Kind::Contradictory, what))
     }
 
-    /// The id of a token that is part of a text: without it the text is not known.
+    /// The id of a token that is part of a text; an error if it has none, because the text is unknown then.
     pub fn need(&self, token: &Token) -> Result<u32, LineError> {
         let Some(id) = self.id(token) else { return Err(LineError::new(Kind::UnknownToken, self.unknown(token))) };
         self.check_names(id, token)?;
         Ok(id)
     }
 
-    /// Why `token` has no id here, and what to do.
+    /// Why `token` has no id here, and the cure.
     fn unknown(&self, token: &Token) -> String {
         const IDS: &str = "have the server write token ids or bytes";
         if let Some(id) = token.id {
@@ -271,7 +271,7 @@ mod tests {
             (Token::text("ĠâĤ"), Some(294)),
             (Token { ends: true, ..Token::default() }, Some(1)),
             (Token::text("</s>"), Some(1)),
-            // Nothing tells which these are, or they are not there.
+            // Nothing tells which tokens these are, or they do not exist.
             (Token::text("\u{fffd}"), None),
             (bytes("\u{fffd}", "\u{fffd}".as_bytes()), None),
             (Token::text(""), None),
@@ -298,7 +298,7 @@ mod tests {
         for text in ["\n\n", "  ", "☃", "zz"] {
             assert_eq!(vocabulary.listed(&Token::text(text)), None, "{text:?}");
         }
-        // The seed's rule, for the kind of vocabulary that it was made for, and in rows alone.
+        // metaseq's rule, for the kind of vocabulary that it was made for, and in rows of logprobs alone.
         let tokenizer = self::tokenizer("parts.json");
         let vocabulary = Vocabulary::new(&tokenizer, 295, None).unwrap();
         assert_eq!((vocabulary.listed(&Token::text("  ")), vocabulary.id(&Token::text("  "))), (Some(34), None));

@@ -1,4 +1,4 @@
-//! Decoders sharded over process groups, and the objectives they are trained on, on libtorch.
+//! Decoders sharded over process groups, and their training objectives, on libtorch.
 
 pub mod dist;
 pub mod model;

@@ -1,30 +1,30 @@
-//! Why an answer ends, as its API says it: whether its maker ended it decides whether a student is taught to end there.
+//! Finish reasons of APIs: whether the model ended its answer decides whether the student learns to end there.
 
 use hydrometer_base::text::quoted;
 
 use crate::json::Json;
 use crate::line_error::{Kind, LineError};
 
-/// Reasons of an end that the model chose, or a stop string did; OpenAI's, vLLM's, TGI's and Anthropic's words.
+/// Reasons that mean the model or a stop string ended the answer, in the terms of OpenAI, vLLM, TGI and Anthropic.
 const ENDED: [&str; 9] =
     ["stop", "eos", "eos_token", "end_turn", "stop_sequence", "tool_calls", "tool_use", "function_call", "complete"];
-/// Those of an end that may be a stop string's.
+/// Those of them that may mean a stop string.
 const STOPPED: [&str; 2] = ["stop", "stop_sequence"];
-/// Reasons of an answer that could be no longer.
+/// Reasons that mean a length limit.
 const CUT: [&str; 5] = ["length", "max_tokens", "max_new_tokens", "max_output_tokens", "model_length"];
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Finish {
-    /// Whether the answer goes no further though its maker did not end it.
+    /// Whether the answer was cut off before the model ended it.
     pub cut: bool,
-    /// Whether its maker is said to have ended it.
+    /// Whether the model is known to have ended it.
     pub ended: bool,
     /// Whether a stop string may be missing at the end of its text.
     pub stopped: bool,
 }
 
-/// What `choice` (an OpenAI choice, a vLLM output) says by `finish_reason`. Where the key is not there nothing is known against the
-/// end; null is the word of an answer that was not finished. An answer that was withdrawn or broken off is damage.
+/// Reads the `finish_reason` of `choice` (an OpenAI choice, a vLLM output). Without the key the answer counts as ended; null
+/// means an unfinished answer. An answer that was withdrawn or aborted is a [`LineError`].
 pub fn of(choice: &Json) -> Result<Finish, LineError> {
     let reason = match choice.given("finish_reason") {
         None => return Ok(Finish { cut: false, ended: false, stopped: false }),
@@ -36,7 +36,7 @@ pub fn of(choice: &Json) -> Result<Finish, LineError> {
         let stopped = is_one_of(&STOPPED) && choice.given("stop_reason") != Some(&Json::Null);
         return Ok(Finish { cut: is_one_of(&CUT), ended: is_one_of(&ENDED), stopped });
     }
-    let what = format!("the answer ends by \"finish_reason\" {}, not where its maker ended it", quoted(reason));
+    let what = format!("the answer ends by \"finish_reason\" {}, not where the model ended it", quoted(reason));
     Err(LineError::new(Kind::Refused, what))
 }
 

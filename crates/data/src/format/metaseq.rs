@@ -1,8 +1,8 @@
-//! The seed's lines (metaseq #736): for training, `src`, `tgt` and `top_logprobs` or `top_logits`; from inference (#733),
-//! `prompt_text` and `beam_results`, of which the first counts.
+//! metaseq's lines (#736): for training, `src`, `tgt` and `top_logprobs` or `top_logits`; from inference (#733), `prompt_text`
+//! and `beam_results`, of which the first is used.
 //!
-//! A row of answers is `{token text: {"token_id": id or null, "logprob_score": x, "logit_score": y}}`. Its texts are keys, so
-//! that two ids that decode alike collide in the writer, which leaves a shorter row.
+//! A row of logprobs is `{token text: {"token_id": id or null, "logprob_score": x, "logit_score": y}}`. Texts are keys, so two
+//! ids that decode to the same text collide in the writer, and the row becomes shorter.
 
 use super::Keys;
 use crate::answers::{row_name, score};
@@ -24,7 +24,7 @@ pub fn parse(json: &Json, keys: &Keys, example: &mut Example) -> Result<(), Line
     let inner = beam.unwrap_or(json);
     let target = keys.target(if beam.is_some() { "generated_text" } else { "tgt" });
     example.target = match (inner.get("tokens"), inner.get(target)) {
-        // What was sampled, as it was cut.
+        // The sampled tokens, as the teacher tokenised them.
         (Some(tokens), _) if keys.target.is_none() => Some(Segment::Tokens(
             tokens.list("tokens")?.iter().map(|token| Token::listed(token, "tokens")).collect::<Result<_, _>>()?,
         )),
@@ -34,7 +34,7 @@ pub fn parse(json: &Json, keys: &Keys, example: &mut Example) -> Result<(), Line
     let (key, scores) = if inner.has("top_logits") { ("top_logits", Scores::Logits) } else { ("top_logprobs", Scores::Logprobs) };
     let rows = match (inner.get(key), &example.target) {
         (Some(rows), _) => rows.list(key)?,
-        // Hard labels need no answers.
+        // Hard labels need no logprobs.
         (None, Some(_)) => return Ok(()),
         (None, None) => {
             return Err(LineError::new(Kind::MissingKey, format!("expected {target:?}, \"top_logprobs\" or \"top_logits\"")));
@@ -50,13 +50,13 @@ pub fn parse(json: &Json, keys: &Keys, example: &mut Example) -> Result<(), Line
         beside.target = inner.get(target).and_then(|text| text.text(target).ok()).map(str::to_string);
     }
     if let Some(ids) = inner.get("token_ids") {
-        // What `teach --export` adds: the tokens of the whole text, of which the last have answers.
+        // `teach --export` adds the tokens of the whole text, the last of which have logprobs.
         let ids = ids.list("token_ids")?.iter().map(|id| Token::listed(id, "token_ids")).collect::<Result<Vec<Token>, _>>()?;
         let read = ids.len().checked_sub(rows.len());
         let read =
             read.ok_or_else(|| LineError::new(Kind::Misaligned, format!("{} token_ids but {} rows", ids.len(), rows.len())))?;
         if read > 0 {
-            // Others write those of the target alone.
+            // Other writers give the ids of the target alone.
             example.source = Some(Segment::Tokens(ids[..read].to_vec()));
             beside.source = Some(text.to_string());
         }

@@ -1,4 +1,4 @@
-//! The formats that are read, a file each; docs/data-formats.md has an example of every one.
+//! The supported formats, one file per format; docs/data-formats.md has an example of each.
 
 mod finish;
 mod metaseq;
@@ -31,13 +31,13 @@ macro_rules! formats {
 formats! {
     /// Plain text; documents are cut at blank lines.
     Text = "text",
-    /// A `text` a line.
+    /// A `text` per line.
     Jsonl = "jsonl",
     /// `src` and `tgt`.
     SrcTgt = "src-tgt-jsonl",
     /// `prompt` and `completion`.
     PromptCompletion = "prompt-completion-jsonl",
-    /// The seed's: `src` and `top_logprobs` or `top_logits`, or `prompt_text` and `beam_results`.
+    /// metaseq's: `src` and `top_logprobs` or `top_logits`, or `prompt_text` and `beam_results`.
     Metaseq = "metaseq-jsonl",
     /// Completions and chat completions with `logprobs`.
     OpenAi = "openai-jsonl",
@@ -45,7 +45,7 @@ formats! {
     Vllm = "vllm-jsonl",
 }
 
-/// Keys of a line that go by another name.
+/// Names of a line's keys, where they differ from the default.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Keys {
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -69,17 +69,17 @@ impl Format {
         Self::ALL.iter().copied().find(|format| format.name() == name)
     }
 
-    /// Whether lines are documents, which are predicted whole and cut at the context; else they are examples, one a row.
+    /// Whether lines are documents, which are predicted whole and cut at the context. Otherwise each line is one example.
     pub fn is_plain(self) -> bool {
         matches!(self, Self::Text | Self::Jsonl)
     }
 
-    /// Whether a teacher's answers stand beside the text.
+    /// Whether lines have a teacher's logprobs beside the text.
     pub fn has_answers(self) -> bool {
         matches!(self, Self::Metaseq | Self::OpenAi | Self::Vllm)
     }
 
-    /// The format that the keys of a line tell.
+    /// Detects the format by the keys of a line.
     pub fn of(line: &Json) -> Option<Self> {
         let within = prompt::response(line);
         // Of a question with a choice of answers, they are texts.
@@ -95,13 +95,13 @@ impl Format {
             _ if line.has("src") && line.has("tgt") => Self::SrcTgt,
             _ if line.has("prompt") && line.has("completion") => Self::PromptCompletion,
             _ if line.has("text") => Self::Jsonl,
-            // An API's error where an answer would be.
+            // An API's error in place of an answer.
             _ if openai::refusal(line).is_some() => Self::OpenAi,
             _ => return None,
         })
     }
 
-    /// The example of a line.
+    /// Parses the example of a line.
     pub fn parse(self, line: &str, place: &LinePos, keys: &Keys) -> Result<Example, LineError> {
         let json = Json::object(line)?;
         let (id, place) = (id(&json, place), place.clone());
@@ -150,7 +150,7 @@ pub(super) mod tests {
 
     const PAGE: &str = include_str!("../../../../docs/data-formats.md");
 
-    /// The first cells of the table under the line that begins so.
+    /// The first cells of the table whose header line begins with `begin`.
     fn table(begin: &str) -> Vec<&'static str> {
         let (_, rest) = PAGE.split_once(begin).unwrap_or_else(|| panic!("no {begin}"));
         rest.lines().skip(2).map_while(|line| line.strip_prefix("| `")?.split('`').next()).collect()

@@ -1,8 +1,8 @@
-//! OpenAI's completions and chat completions with `logprobs`: a token's text, its bytes in chats, its id where a server adds it;
-//! up to 20 alternatives a token and sometimes fewer.
+//! OpenAI's completions and chat completions with `logprobs`: the text of each token, its bytes in chats, its id if a server adds
+//! it; up to 20 alternatives per token, sometimes fewer.
 //!
-//! A line is the response, with the request's `prompt` or `messages` beside it or under `request`; the response may stand under
-//! `response`, and there under `body`, as the batch API writes it; or it is a flat `{source, text, logprobs}`.
+//! A line is a response, with the request's `prompt` or `messages` beside it or under `request`. The response may be nested under
+//! `response`, and there under `body`, as the batch API writes it. A flat `{source, text, logprobs}` is accepted too.
 
 use hydrometer_base::text::quoted;
 
@@ -31,25 +31,25 @@ pub fn parse(json: &Json, keys: &Keys, example: &mut Example) -> Result<(), Line
     Ok(())
 }
 
-/// Of each token, what a teacher gives for it; `None` where it says nothing of it.
+/// The teacher's entries for each token; `None` for a token without them.
 pub type Rows = Vec<Option<Vec<Entry>>>;
 
-/// What a response says.
+/// The content of a response.
 pub struct Completion {
-    /// Those of an echoed prompt with them.
+    /// Tokens, those of an echoed prompt included.
     pub tokens: Vec<Token>,
-    /// Of each token, its own log-probability, where it is known.
+    /// Logprob of each token itself, if known.
     pub own: Vec<Option<f64>>,
     pub rows: Rows,
-    /// The text that it has beside the tokens, if that is all of it.
+    /// The text beside the tokens, if it is complete.
     text: Option<String>,
-    /// Whether it ends because it may be no longer.
+    /// Whether a length limit ended it.
     pub cut: bool,
-    /// Whether it ends in a stop string or where its maker ended it.
+    /// Whether a stop string or the model ended it.
     stopped: bool,
 }
 
-/// The tokens of a response and what is said of each.
+/// Parses the tokens of a response with their entries.
 pub fn parse_completion(json: &Json) -> Result<Completion, LineError> {
     if let Some(why) = refusal(json) {
         return Err(LineError::new(Kind::Refused, why));
@@ -86,8 +86,8 @@ pub fn parse_completion(json: &Json) -> Result<Completion, LineError> {
     Ok(Completion { tokens, own, rows, text: text(choice), cut: finish.cut, stopped: finish.stopped })
 }
 
-/// Marks the last token of an answer that its maker ended, and its entry in its row, as what ends a text, where a server hides
-/// what they are.
+/// If a server hides the end-of-text token: marks the last token of an answer that the model ended, and the token's entry in its
+/// row, as an end of text.
 fn name_end<'a>(last: &mut Token, row: impl Iterator<Item = &'a mut Entry>) {
     let hidden = |token: &Token| token.id.is_none() && token.bytes.is_none() && token.text.as_deref() == Some("");
     if !hidden(last) {
@@ -97,7 +97,7 @@ fn name_end<'a>(last: &mut Token, row: impl Iterator<Item = &'a mut Entry>) {
     row.filter(|entry| hidden(&entry.token)).for_each(|entry| entry.token.ends = true);
 }
 
-/// The text of a choice, unless there is more in its tokens: calls of tools, or what a server has taken for reasoning.
+/// The text of a choice, unless its tokens hold more: tool calls, or what a server treats as reasoning.
 fn text(choice: &Json) -> Option<String> {
     let within = choice.get("message").unwrap_or(choice);
     let more = |key: &&str| match within.get(key) {
@@ -111,12 +111,12 @@ fn text(choice: &Json) -> Option<String> {
     within.get(key).filter(|_| whole).and_then(|text| text.text(key).ok()).map(str::to_string)
 }
 
-/// Whether the request of a line, if the line has it, names stop strings.
+/// Whether the line includes its request and that names stop strings.
 fn may_be_stopped(json: &Json) -> bool {
     json.get("request").is_none_or(|request| request.get("body").unwrap_or(request).has("stop"))
 }
 
-/// What an API says where it gives no answer: `error` beside the response, in it or instead of it, or a status that is an error.
+/// The error of an API that gave no answer: `error` beside, inside or instead of the response, or an error status.
 pub fn refusal(json: &Json) -> Option<String> {
     let outer = json.get("response").unwrap_or(json);
     let status = match outer.get("status_code") {
@@ -158,7 +158,7 @@ fn error_message(error: &Json) -> Option<String> {
     }
 }
 
-/// How many tokens repeat the prompt, as `echo` makes them: they come first, and the API knows nothing of the very first.
+/// How many leading tokens repeat the prompt, as with `echo`. The API gives no logprob for the very first.
 fn echoed(tokens: &[Token], prompt: &Prompt, rows: &Rows, text: Option<&str>, response: &Json) -> Result<usize, LineError> {
     if rows.first().is_none_or(Option::is_some) {
         return Ok(0);
@@ -182,7 +182,7 @@ fn echoed(tokens: &[Token], prompt: &Prompt, rows: &Rows, text: Option<&str>, re
     })
 }
 
-/// How many tokens spell `prompt`. A special token may come before it, and a space be left out at its beginning.
+/// How many tokens spell `prompt`. A special token may precede it, and a space at its beginning may be missing.
 fn spelling_of(tokens: &[Token], prompt: &str) -> Option<usize> {
     let (mut rest, mut count) = (prompt, 0);
     while !rest.is_empty() {
@@ -199,7 +199,7 @@ fn spelling_of(tokens: &[Token], prompt: &str) -> Option<usize> {
     Some(count)
 }
 
-/// The ids of all tokens of an answer, where the choice has them; with those of the prompt, which an echo repeats.
+/// The ids of all tokens of an answer, if the choice has them, with those of the prompt that an echo repeats.
 fn choice_ids<'a>(choice: &'a Json, response: &'a Json) -> Result<[Option<&'a [Json]>; 2], LineError> {
     let list = |within: &'a Json, key: &str| within.get(key).map(|ids| ids.list(key)).transpose();
     let prompt = match list(choice, "prompt_token_ids")? {
@@ -209,7 +209,7 @@ fn choice_ids<'a>(choice: &'a Json, response: &'a Json) -> Result<[Option<&'a [J
     Ok([prompt, list(choice, "token_ids")?])
 }
 
-/// Gives `tokens` the `token_ids` beside them, else those of the choice.
+/// Assigns to `tokens` the `token_ids` beside them, else those of the choice.
 fn with_ids(tokens: &mut [Token], logprobs: &Json, [prompt, choice]: &[Option<&[Json]>; 2]) -> Result<(), LineError> {
     let beside = logprobs.get("token_ids").map(|ids| ids.list("token_ids")).transpose()?;
     let Some(ids) = beside.or(*choice) else { return Ok(()) };
@@ -227,7 +227,7 @@ fn with_ids(tokens: &mut [Token], logprobs: &Json, [prompt, choice]: &[Option<&[
 
 type Parts = (Vec<Token>, Vec<Option<f64>>, Rows);
 
-/// `tokens`, `token_logprobs` and `top_logprobs`, side by side.
+/// Parses the parallel lists `tokens`, `token_logprobs` and `top_logprobs`.
 fn completion(logprobs: &Json, ids: &[Option<&[Json]>; 2]) -> Result<Parts, LineError> {
     let list = |key: &str| logprobs.need(key)?.list(key);
     let (texts, scores, tops) = (list("tokens")?, list("token_logprobs")?, list("top_logprobs")?);
@@ -239,7 +239,7 @@ fn completion(logprobs: &Json, ids: &[Option<&[Json]>; 2]) -> Result<Parts, Line
     with_ids(&mut tokens, logprobs, ids)?;
     let (mut own, mut rows) = (Vec::new(), Vec::new());
     for (index, ((token, written), top)) in tokens.iter().zip(scores).zip(tops).enumerate() {
-        // Nothing foretells the first token of a prompt. Any other token has a score at least.
+        // Nothing predicts the first token of a prompt. Every other token has at least a logprob of its own.
         if *top == Json::Null && *written == Json::Null && index == 0 {
             own.push(None);
             rows.push(None);
@@ -249,7 +249,7 @@ fn completion(logprobs: &Json, ids: &[Option<&[Json]>; 2]) -> Result<Parts, Line
             let own = score(Some(written), "token_logprobs", Scores::Logprobs)?;
             let mut entries = Vec::new();
             match top {
-                // Some servers write them as chats do.
+                // Some servers write alternatives as chat completions do.
                 Json::Null => {}
                 Json::List(items) => entries = items.iter().map(alternative).collect::<Result<_, _>>()?,
                 _ => {
@@ -267,7 +267,7 @@ fn completion(logprobs: &Json, ids: &[Option<&[Json]>; 2]) -> Result<Parts, Line
     Ok((tokens, own, rows))
 }
 
-/// `content`: a token, its log-probability and its alternatives together.
+/// Parses `content`: each token with its logprob and its alternatives.
 fn chat(logprobs: &Json, ids: &[Option<&[Json]>; 2]) -> Result<Parts, LineError> {
     let items = logprobs.need("content")?.list("content")?;
     let mut tokens = items.iter().map(spelled).collect::<Result<Vec<Token>, _>>()?;
@@ -293,10 +293,10 @@ fn alternative(item: &Json) -> Result<(Token, Option<f64>), LineError> {
     Ok((spelled(item)?, score(item.given("logprob"), "logprob", Scores::Logprobs)?))
 }
 
-/// `entries` less those whose score is not known, the one of `token` itself with all of its names; and with it where they lack it
-/// and its score is known.
+/// `entries` without those of unknown score. The entry of `token` itself gets all of its names; it is added if it is missing and
+/// its score is known.
 fn with_own(mut entries: Vec<(Token, Option<f64>)>, token: &Token, score: Option<f64>) -> Vec<Entry> {
-    // A text that may stand for several tokens is this one's where it has its score, too.
+    // An ambiguous text belongs to this token only if the score matches, too.
     let unclear = token.is_unclear();
     let surely = |entry: &(Token, Option<f64>)| {
         let bytes = entry.0.bytes.is_some() && token.bytes.is_some();
@@ -326,7 +326,7 @@ fn spelled(item: &Json) -> Result<Token, LineError> {
         _ => item.need("token")?.text("token")?,
     };
     let named = Token::named(text);
-    // The bytes beside an id that is written as text are of either.
+    // When `token` holds an id, `bytes` may be those of the token's text or of the id written as text, so they are ignored.
     if named.id.is_some() {
         return Ok(Token { id: id.or(named.id), ..named });
     }
@@ -388,7 +388,7 @@ mod tests {
         assert_eq!(example.target, Some(Segment::Tokens(vec![Token::id(7)])));
         let row = example.answers.unwrap().rows.remove(0).unwrap();
         assert_eq!(row.into_iter().map(|entry| entry.token.id).collect::<Vec<_>>(), [Some(9), Some(7)]);
-        // Of a chat, where the bytes are of the text or of the words.
+        // In a chat the bytes may be those of the text or those of the string `token_id:…`.
         let line = r#"{"prompt": "q", "choices": [{"logprobs": {"content": [{"token": "token_id:7", "bytes": [32, 97], "logprob": -2.0,
             "top_logprobs": [{"token": "token_id:7", "bytes": [116, 111], "logprob": -2.0}, {"token": "b", "token_id": 9, "logprob": -1.0}]}]}}]}"#;
         let example = parse(&line.replace('\n', " ")).unwrap();

@@ -1,4 +1,4 @@
-//! `{"src", "tgt"}` and `{"prompt", "completion"}`: the loss is on the target alone.
+//! `{"src", "tgt"}` and `{"prompt", "completion"}`: only the target is learned.
 
 use crate::example::{Example, Segment};
 use crate::json::Json;

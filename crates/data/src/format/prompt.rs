@@ -1,4 +1,4 @@
-//! The prompt that an answer is to: token ids, a text or messages, beside the response or under `request`.
+//! The prompt of a response: token ids, a text or messages, beside the response or under `request`.
 
 use hydrometer_base::text::quoted;
 
@@ -15,7 +15,7 @@ pub fn response(json: &Json) -> &Json {
 
 pub struct Prompt {
     pub piece: Segment,
-    /// As text, where the line has it as one.
+    /// The text, if the line has it as one string.
     pub text: Option<String>,
 }
 
@@ -24,13 +24,13 @@ impl Prompt {
         Self { piece: Segment::Text(text.clone()), text: Some(text) }
     }
 
-    /// The text beside the ids.
+    /// The text given beside the ids.
     pub fn beside(&self) -> Option<String> {
         self.text.clone().filter(|_| matches!(self.piece, Segment::Tokens(_)))
     }
 }
 
-/// An answer without its prompt.
+/// The error for a response without its prompt.
 pub fn missing() -> LineError {
     let what = "the prompt that this answers is not there; put the request's \"prompt\" or \"messages\" beside the response, or the \
                 request under \"request\" (the output of a batch does not repeat it: join it by custom_id); if there was none, \
@@ -38,7 +38,7 @@ pub fn missing() -> LineError {
     LineError::new(Kind::MissingKey, what)
 }
 
-/// The prompt of a line that is answered by the text `answer`, as far as it is known. The ids that a server has read are surer
+/// The prompt of a line whose answer is the text `answer`, as far as it is known. Ids that a server has read are more reliable
 /// than a text.
 pub fn of(json: &Json, keys: &Keys, answer: Option<&str>) -> Result<Option<Prompt>, LineError> {
     if let Some(key) = &keys.source {
@@ -47,11 +47,11 @@ pub fn of(json: &Json, keys: &Keys, answer: Option<&str>) -> Result<Option<Promp
     }
     match ids(json)? {
         Some(tokens) => Ok(Some(Prompt { piece: Segment::Tokens(tokens), text: beside(json)? })),
-        None => words(json, answer),
+        None => prompt_or_messages(json, answer),
     }
 }
 
-/// The text beside ids, where it is a text.
+/// The text beside ids, if it is a string.
 fn beside(json: &Json) -> Result<Option<String>, LineError> {
     match request(json).get("prompt").or(json.get("prompt")) {
         Some(Json::Text(text)) => Ok(Some(text.clone())),
@@ -59,7 +59,7 @@ fn beside(json: &Json) -> Result<Option<String>, LineError> {
     }
 }
 
-/// `prompt_token_ids`, of the line, the response or its first choice.
+/// `prompt_token_ids` of the line, the response or its first choice.
 pub fn ids(json: &Json) -> Result<Option<Vec<Token>>, LineError> {
     const KEY: &str = "prompt_token_ids";
     let response = response(json);
@@ -68,9 +68,9 @@ pub fn ids(json: &Json) -> Result<Option<Vec<Token>>, LineError> {
     found.map(|ids| tokens(ids.list(KEY)?, KEY)).transpose()
 }
 
-/// `prompt`, `source` or `src`, or the `messages`. Messages are joined by line ends, without their roles; the answer itself, where a
-/// log adds it to the conversation, is none of them.
-fn words(json: &Json, answer: Option<&str>) -> Result<Option<Prompt>, LineError> {
+/// `prompt`, `source`, `src` or `messages`. Messages are joined by line breaks, without roles. If a log appends the answer itself
+/// to the conversation, it is left out.
+fn prompt_or_messages(json: &Json, answer: Option<&str>) -> Result<Option<Prompt>, LineError> {
     let request = request(json);
     for key in ["prompt", "source", "src"] {
         if let Some(found) = request.get(key).or(json.get(key)) {
@@ -96,7 +96,7 @@ fn request(json: &Json) -> &Json {
     json.get("request").map_or(json, |request| request.get("body").unwrap_or(request))
 }
 
-/// A text, or ids. A request may ask several prompts; a line answers one.
+/// A text, or ids. A request may have several prompts, but a line answers one.
 fn prompt(found: &Json, key: &str) -> Result<Prompt, LineError> {
     match found {
         Json::List(list) => match &list[..] {
@@ -116,7 +116,7 @@ fn tokens(ids: &[Json], key: &str) -> Result<Vec<Token>, LineError> {
     ids.iter().map(|id| id.id(key).map(Token::id)).collect()
 }
 
-/// What a message says, where all of it is text.
+/// The content of a message, if all of it is text.
 fn content(message: &Json) -> Result<String, LineError> {
     let other = |what: &str| {
         LineError::new(Kind::WrongType, format!("{what}, which is no text; give the text that was read as \"prompt\""))
@@ -161,7 +161,7 @@ mod tests {
                 text("ab"),
             ),
             (r#"{"choices": []}"#, Ok(None)),
-            // The answer stands in the conversation already; what begins otherwise was there before it.
+            // The conversation already includes the answer; a message that begins differently precedes it.
             (r#"{"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "The mill"}]}"#, text("q")),
             (r#"{"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "The"}]}"#, text("q\nThe")),
         ] {

@@ -1,5 +1,5 @@
-//! vLLM's dumps: `prompt_logprobs` (nothing of the first token; K entries a token, or K + 1 where the token itself is not among
-//! the K), or generations in `outputs` with `logprobs`. Entries go by token id: `{"42": {"logprob", "rank", "decoded_token"}}`.
+//! vLLM's dumps: `prompt_logprobs` (null for the first token; then K entries per token, or K + 1 if the token itself is not in
+//! the top K), or generations in `outputs` with `logprobs`. Keys are token ids: `{"42": {"logprob", "rank", "decoded_token"}}`.
 
 use super::openai::refusal;
 use super::prompt::{self, Prompt, response};
@@ -72,11 +72,11 @@ fn tokens(json: &Json, key: &str) -> Result<Vec<Token>, LineError> {
     json.list(key)?.iter().map(|id| id.id(key).map(Token::id)).collect()
 }
 
-/// Rows of answers, of which the first `unsaid` may be null.
-fn rows(json: &Json, key: &str, unsaid: usize) -> Result<Vec<Option<Vec<Entry>>>, LineError> {
+/// Rows of logprobs, of which the first `nullable` may be null.
+fn rows(json: &Json, key: &str, nullable: usize) -> Result<Vec<Option<Vec<Entry>>>, LineError> {
     let row = |index: usize, cell: &Json| -> Result<Option<Vec<Entry>>, LineError> {
         match *cell == Json::Null {
-            true if index < unsaid => return Ok(None),
+            true if index < nullable => return Ok(None),
             true => return Err(LineError::new(Kind::BadScore, format!("{key:?} is null here, so that the token has no score"))),
             false => {}
         }
@@ -84,7 +84,7 @@ fn rows(json: &Json, key: &str, unsaid: usize) -> Result<Vec<Option<Vec<Entry>>>
         for (id, entry) in cell.fields(key)? {
             let number = id.strip_prefix("token_id:").unwrap_or(id).parse();
             let number = number.map_err(|_| LineError::new(Kind::WrongType, format!("{id:?} in {key:?} is no token id")))?;
-            // Older dumps write the number alone.
+            // Older dumps write only the number.
             let written = if let Json::Object(_) = entry { entry.given("logprob") } else { Some(entry) };
             let text = entry.get("decoded_token").and_then(|text| text.text("decoded_token").ok()).map(str::to_string);
             if let Some(score) = score(written, "logprob", Scores::Logprobs)? {

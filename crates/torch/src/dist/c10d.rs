@@ -1,8 +1,8 @@
 //! Safe wrappers around the C++ shim: c10d stores and groups, and ATen entry points that tch does not expose.
 //!
-//! Soundness, once for every `unsafe` below: tch's `C_tensor` is an `at::Tensor`, so its pointer may be read as one; every
-//! pointer handed over comes from a live `&Tensor` and is used only during the call; every pointer handed back is a fresh
-//! heap `at::Tensor` that tch then owns and frees.
+//! Soundness of every `unsafe` below: tch's `C_tensor` is an `at::Tensor`, so its pointer may be read as one; every pointer
+//! passed in comes from a live `&Tensor` and is used only during the call; every pointer returned is a fresh heap `at::Tensor`,
+//! which tch then owns and frees.
 
 use anyhow::{Result, anyhow};
 use cxx::SharedPtr;
@@ -65,30 +65,30 @@ pub use ffi::AdamwSettings;
 /// closes); this bounds the wait for one that hangs.
 const TIMEOUT_MS: i64 = 10 * 60 * 1000;
 
-// SAFETY: c10d stores guard their state with mutexes and are shared between threads by torch itself.
+// SAFETY: c10d stores guard their state with mutexes, and torch itself shares them between threads.
 unsafe impl Send for ffi::Store {}
 unsafe impl Sync for ffi::Store {}
-// SAFETY: a group may be used from any one thread at a time; `Group` below is not `Clone` outside this room and its owner
-// calls it from one thread.
+// SAFETY: a group may be used from one thread at a time. `Group` below is not `Clone` outside this module, and its owner calls it
+// from one thread.
 unsafe impl Send for ffi::Group {}
 unsafe impl Sync for ffi::Group {}
 
-/// Where ranks find each other.
+/// A c10d key-value store, through which ranks find each other.
 #[derive(Clone)]
 pub struct Store(SharedPtr<ffi::Store>);
 
 impl Store {
-    /// A server on a free port of this host; [`Store::port`] tells which.
+    /// Starts a server on a free port of this host, which [`Store::port`] returns.
     pub fn serve() -> Result<Self> {
         Ok(Self(ffi::tcp_store("127.0.0.1", 0, true, TIMEOUT_MS)?))
     }
 
-    /// A server on `port`, as rank 0 of a torchrun-style launch without an agent store.
+    /// Starts a server on `port`, as rank 0 does in a torchrun-style launch without an agent store.
     pub fn serve_on(host: &str, port: u16) -> Result<Self> {
         Ok(Self(ffi::tcp_store(host, port, true, TIMEOUT_MS)?))
     }
 
-    /// A client of the server at `host:port`.
+    /// Connects to the server at `host:port`.
     pub fn connect(host: &str, port: u16) -> Result<Self> {
         Ok(Self(ffi::tcp_store(host, port, false, TIMEOUT_MS)?))
     }
@@ -104,7 +104,7 @@ impl Store {
     }
 }
 
-/// Which library moves the bytes.
+/// The communication library.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Backend {
     Gloo,
@@ -115,7 +115,7 @@ pub enum Backend {
 pub struct Group(SharedPtr<ffi::Group>);
 
 impl Group {
-    /// Joins group `name` as `rank` of `size`; returns when all have joined.
+    /// Joins group `name` as `rank` of `size`; returns when all ranks have joined.
     pub fn join(store: &Store, backend: Backend, name: &str, rank: usize, size: usize) -> Result<Self> {
         let (rank, size) = (i32::try_from(rank)?, i32::try_from(size)?);
         let group = match backend {
@@ -147,14 +147,15 @@ impl Group {
         Ok(unsafe { Tensor::from_ptr(output.cast()) })
     }
 
-    /// The rows `[m, ...]` of every rank as `[size·m, ...]`. Backward: this rank's rows of the gradient, summed over the ranks
-    /// where theirs are `partial`, as they are where every rank has the whole.
+    /// Gathers the rows `[m, ...]` of every rank into `[size·m, ...]`. Backward: this rank's rows of the gradient; with
+    /// `partial_gradients` they are summed over the ranks, otherwise every rank is assumed to have the full gradient.
     pub fn gather_rows(&self, input: &Tensor, partial_gradients: bool) -> Result<Tensor> {
         let output = unsafe { ffi::gather_rows(&self.0, pointer(input), partial_gradients) }?;
         Ok(unsafe { Tensor::from_ptr(output.cast()) })
     }
 
-    /// This rank's rows `[m, ...]` of the sum of `input [size·m, ...]` over the ranks. Backward: all rows of the gradient.
+    /// Reduce-scatter: this rank's rows `[m, ...]` of the sum of `input [size·m, ...]` over the ranks. Backward: all-gather of
+    /// the rows.
     pub fn reduce_to_rows(&self, input: &Tensor) -> Result<Tensor> {
         let output = unsafe { ffi::reduce_to_rows(&self.0, pointer(input)) }?;
         Ok(unsafe { Tensor::from_ptr(output.cast()) })
@@ -171,8 +172,8 @@ pub fn set_gradient(parameter: &Tensor, gradient: &Tensor) -> Result<()> {
     Ok(unsafe { ffi::set_gradient(pointer(parameter), pointer(gradient)) }?)
 }
 
-/// ATen's fused AdamW on one tensor, in place. `step` is a scalar that the call advances; gradients are divided by the
-/// scalar `grad_scale` first.
+/// ATen's fused AdamW on one tensor, in place. `step` is a scalar tensor that the call increments; gradients are first divided by
+/// the scalar `grad_scale`.
 pub fn fused_adamw(
     param: &Tensor,
     grad: &Tensor,
@@ -193,17 +194,17 @@ pub fn fused_adamw(
     }?)
 }
 
-/// The instruction set that ATen's own CPU kernels use, e.g. `AVX512`.
+/// The instruction set that ATen's CPU kernels use, e.g. `AVX512`.
 pub fn cpu_capability() -> String {
     ffi::cpu_capability()
 }
 
-/// libtorch's release, e.g. `2.11.0`.
+/// libtorch's version, e.g. `2.11.0`.
 pub fn torch_version() -> String {
     ffi::torch_version()
 }
 
-/// libtorch's build configuration, many lines.
+/// libtorch's build configuration, in several lines.
 pub fn torch_config() -> String {
     ffi::torch_config()
 }

@@ -1,11 +1,11 @@
-//! One axis of the mesh, and what its ranks can do together. With a single rank every operation is the identity.
+//! A process group along one dimension of the mesh, and its collectives. With a single rank every operation is the identity.
 
 use anyhow::Result;
 use tch::{Device, Kind, Tensor};
 
 use super::c10d::Group;
 
-/// The ranks along one axis of the mesh.
+/// The ranks along one dimension of the mesh.
 pub struct ProcessGroup {
     group: Option<Group>,
     pub rank: usize,
@@ -13,7 +13,7 @@ pub struct ProcessGroup {
 }
 
 impl ProcessGroup {
-    /// An axis of one rank.
+    /// A group of one rank.
     pub fn single() -> Self {
         Self { group: None, rank: 0, size: 1 }
     }
@@ -22,12 +22,12 @@ impl ProcessGroup {
         Self { group: Some(group), rank, size }
     }
 
-    /// Sums `tensor` over the axis, in place.
+    /// Sums `tensor` over the ranks, in place.
     pub fn all_reduce_sum(&self, tensor: &Tensor) -> Result<()> {
         self.group.as_ref().map_or(Ok(()), |group| group.all_reduce_sum(tensor))
     }
 
-    /// Sums numbers over the axis, in double precision.
+    /// Sums numbers over the ranks, in f64.
     pub fn sum(&self, numbers: &mut [f64], device: Device) -> Result<()> {
         if let Some(group) = &self.group {
             let tensor = Tensor::from_slice(numbers).to_device(device);
@@ -47,22 +47,22 @@ impl ProcessGroup {
         Ok(output)
     }
 
-    /// Waits until every rank of the axis has come here.
+    /// Waits until every rank of the group has arrived.
     pub fn barrier(&self, device: Device) -> Result<()> {
         self.all_reduce_sum(&Tensor::zeros([1], (Kind::Float, device)))
     }
 
-    /// Into a tensor-parallel region: identity forward, all-reduce of the gradient backward.
+    /// Enters a tensor-parallel region: identity forward, all-reduce of the gradient backward.
     pub fn copy_to(&self, input: &Tensor) -> Result<Tensor> {
         self.group.as_ref().map_or_else(|| Ok(input.shallow_clone()), |group| group.copy_to(input))
     }
 
-    /// Out of a tensor-parallel region: all-reduce forward, identity backward.
+    /// Leaves a tensor-parallel region: all-reduce forward, identity backward.
     pub fn reduce_from(&self, input: &Tensor) -> Result<Tensor> {
         self.group.as_ref().map_or_else(|| Ok(input.shallow_clone()), |group| group.reduce_from(input))
     }
 
-    /// The rows of every rank, each giving as many; see [`Group::gather_rows`].
+    /// The rows of all ranks, each with the same number; see [`Group::gather_rows`].
     pub fn gather_rows(&self, input: &Tensor, partial_gradients: bool) -> Result<Tensor> {
         self.group.as_ref().map_or_else(|| Ok(input.shallow_clone()), |group| group.gather_rows(input, partial_gradients))
     }

@@ -1,4 +1,4 @@
-//! This program again, as several ranks on this machine: each is told what torchrun would tell it.
+//! Launches this program as several ranks on this machine, with the environment variables that torchrun would set.
 
 use std::io;
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -13,14 +13,14 @@ const POLL: Duration = Duration::from_millis(10);
 /// How long the others may take to say that one is gone, where nobody waits for a checkpoint.
 const GRACE: Duration = Duration::from_secs(2);
 
-/// Prepares `command` to be rank `rank` of `world`, which meet at `store` (none for a single rank).
+/// Configures `command` as rank `rank` of `world`, which rendezvous at `store` (`None` for a single rank).
 pub fn rank_of(command: &mut Command, rank: usize, world: usize, threads: usize, store: Option<&Store>) -> Result<()> {
     command.env("OMP_NUM_THREADS", threads.to_string()).env("RANK", rank.to_string());
-    // Threads that wait spin for microseconds only: on a machine that is busy otherwise, spinning starves the one they wait for.
+    // GOMP threads spin only for microseconds: on a busy machine, spinning starves the thread that is waited for.
     command.env("GOMP_SPINCOUNT", "20000");
-    // tokenizers and polars must not start thread pools of their own in a rank.
+    // tokenizers and polars must not start their own thread pools in a rank.
     command.env("RAYON_NUM_THREADS", "1").env("POLARS_MAX_THREADS", "1");
-    // What a queue or torchrun has said to this process is no word to a rank that is alone.
+    // Variables that a scheduler or torchrun has set for this process do not apply to a rank that runs alone.
     for name in ["WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT", "TORCHELASTIC_USE_AGENT_STORE"] {
         command.env_remove(name);
     }
@@ -35,19 +35,19 @@ pub fn rank_of(command: &mut Command, rank: usize, world: usize, threads: usize,
     Ok(())
 }
 
-/// Whether this process is one of several ranks already.
+/// Whether this process is already one of several ranks.
 pub fn is_rank() -> bool {
     std::env::var_os("WORLD_SIZE").is_some()
 }
 
-/// Runs this program with the arguments it was given as `world` ranks and waits for them; the first one writes to our standard
-/// output and error. Returns the status of a rank that failed, if any.
+/// Runs this program with its own arguments as `world` ranks and waits for them. Rank 0 writes to our standard output and error.
+/// Returns the exit status of a rank that failed, if any.
 pub fn ranks(world: usize) -> Result<ExitStatus> {
     let store = Store::serve()?;
     let threads = (std::thread::available_parallelism().map_or(1, |n| n.get()) / world).max(1);
     let mut children = Vec::new();
     for rank in 0..world {
-        let mut command = Command::new(std::env::current_exe().context("where is this program?")?);
+        let mut command = Command::new(std::env::current_exe().context("cannot find the path of this program")?);
         command.args(std::env::args_os().skip(1)).stdin(Stdio::null());
         if rank > 0 {
             command.stdout(Stdio::null()).stderr(Stdio::null());

@@ -1,4 +1,4 @@
-//! The mesh of ranks: tensor parallel (innermost, neighbours talk most) × data parallel.
+//! The mesh of ranks: tensor parallel (innermost, because these ranks communicate most) × data parallel.
 
 use std::env;
 
@@ -9,7 +9,7 @@ use tch::Device;
 use super::c10d::{Backend, Group, Store};
 use super::collective::ProcessGroup;
 
-/// This rank's place among all, and its ties to the others.
+/// This rank's position in the mesh, and its process groups.
 pub struct Mesh {
     /// Ranks that hold shards of the same model replica.
     pub tp: ProcessGroup,
@@ -17,7 +17,7 @@ pub struct Mesh {
     pub dp: ProcessGroup,
     pub world: ProcessGroup,
     pub device: Device,
-    /// Whether tensor-parallel ranks share the tokens out among them where they would all compute the same.
+    /// Sequence parallelism: tensor-parallel ranks divide the tokens among them where each would otherwise compute the same.
     pub sequence_parallel: bool,
 }
 
@@ -52,13 +52,13 @@ impl Mesh {
         })
     }
 
-    /// The mesh that torchrun's environment variables describe (`RANK`, `WORLD_SIZE`, `LOCAL_RANK`, `MASTER_ADDR`,
-    /// `MASTER_PORT`); a single process where `WORLD_SIZE` is unset.
+    /// The mesh described by torchrun's environment variables (`RANK`, `WORLD_SIZE`, `LOCAL_RANK`, `MASTER_ADDR`, `MASTER_PORT`);
+    /// a single process if `WORLD_SIZE` is unset.
     pub fn from_env(tp: usize, dp: usize, device: Device) -> Result<Self> {
         let number = |name: &str| -> Result<usize> {
             let cure = "start all ranks with torchrun, or unset WORLD_SIZE for a process that is alone";
             let value = env::var(name).map_err(|_| user_error!("WORLD_SIZE is set, but {name} is not; {cure}"))?;
-            value.parse().map_err(|_| user_error!("{name} is {value:?}, which is no number; {cure}"))
+            value.parse().map_err(|_| user_error!("{name} is {value:?}, which is not a number; {cure}"))
         };
         if env::var_os("WORLD_SIZE").is_none() {
             ensure!(tp * dp == 1, "tp {tp} × dp {dp} needs {} processes, but WORLD_SIZE is not set", tp * dp);
@@ -68,7 +68,7 @@ impl Mesh {
         ensure!(
             tp * dp == world && rank < world,
             user_error!(
-                "this is rank {rank} of {world} by RANK and WORLD_SIZE, which is no rank of tp {tp} × dp {dp}; \
+                "this is rank {rank} of {world} by RANK and WORLD_SIZE, which is not a rank of tp {tp} × dp {dp}; \
                 start as many ranks as that, or unset WORLD_SIZE for a process that is alone"
             )
         );
@@ -81,14 +81,14 @@ impl Mesh {
         };
         let host = env::var("MASTER_ADDR").unwrap_or_else(|_| "127.0.0.1".into());
         let port = number("MASTER_PORT")?;
-        let port = u16::try_from(port).map_err(|_| user_error!("MASTER_PORT is {port}, which is no port"))?;
-        // Under torchrun (and under our own scheduler) the launcher serves the store; otherwise rank 0 does.
+        let port = u16::try_from(port).map_err(|_| user_error!("MASTER_PORT is {port}, which is not a port"))?;
+        // torchrun (like our scheduler) serves the store from its agent; otherwise rank 0 serves it.
         let agent = env::var("TORCHELASTIC_USE_AGENT_STORE").is_ok_and(|value| value == "True");
         let store = if rank == 0 && !agent { Store::serve_on(&host, port)? } else { Store::connect(&host, port)? };
         Self::join(&store, rank, tp, dp, device)
     }
 
-    /// Whether this rank writes what all share.
+    /// Whether this rank writes the shared output.
     pub fn is_first(&self) -> bool {
         self.world.rank == 0
     }

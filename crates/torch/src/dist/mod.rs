@@ -1,6 +1,6 @@
-//! Ranks that work together: a mesh of tensor-parallel × data-parallel processes over torch's own c10d.
+//! Distributed training: a mesh of tensor-parallel × data-parallel processes over torch's own c10d.
 //!
-//! The room of the C++ shim, and with `objective/kernels` the only one where `unsafe` may stand.
+//! Holds the C++ shim. Only this module and `objective/kernels` may use `unsafe`.
 
 pub mod c10d;
 pub mod collective;
@@ -10,7 +10,7 @@ pub mod mesh;
 pub use collective::ProcessGroup;
 pub use mesh::Mesh;
 
-/// The rows that rank `rank` of `size` holds of `total`: near-equal parts, the first ones larger.
+/// The rows of `total` that rank `rank` of `size` holds, as (start, length): near-equal parts, the first ones larger.
 pub fn part(total: i64, rank: usize, size: usize) -> (i64, i64) {
     let (rank, size) = (rank as i64, size as i64);
     let (base, extra) = (total / size, total % size);

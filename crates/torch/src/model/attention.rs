@@ -1,4 +1,4 @@
-//! Causal self-attention with grouped queries, and rotary positions.
+//! Causal self-attention with grouped queries, and rotary position embedding.
 
 use anyhow::Result;
 use tch::Tensor;
@@ -34,7 +34,7 @@ impl Attention {
         }
     }
 
-    /// What x attends to; both as they are held between tensor-parallel parts.
+    /// The attention output for `x`; both are in the layout used between tensor-parallel regions.
     pub fn forward(&self, x: &Tensor, region: &TpRegion) -> Result<Tensor> {
         let AttentionLayout { rotary, mask_b1tt, .. } = region.layout();
         let x = region.enter(x)?;
@@ -54,7 +54,7 @@ impl Attention {
                 Tensor::scaled_dot_product_attention(&query, &key, &value, None::<Tensor>, 0.0, true, None::<f64>, grouped)
             }
             Some(mask_b1tt) => {
-                // Under a mask, fused kernels take no grouped queries: each gets a copy of its key and value.
+                // Under a mask, fused kernels do not support grouped queries, so each query gets a copy of its key and value.
                 let each = |x: &Tensor| x.unsqueeze(2).expand([-1, -1, queries_per_key, -1, -1], false).flatten(1, 2);
                 let (key, value) = (each(&key), each(&value));
                 Tensor::scaled_dot_product_attention(&query, &key, &value, Some(mask_b1tt), 0.0, false, None::<f64>, false)
@@ -72,7 +72,7 @@ mod tests {
     use super::*;
     use crate::model::Tokens;
 
-    /// The plain kernel, 0, would write out the scores of all heads in every block.
+    /// Kernel 0 (unfused) would materialise the scores of all heads in every block.
     #[test]
     fn under_the_mask_of_packed_rows_a_fused_kernel_attends() {
         for kind in [Kind::Float, Kind::BFloat16] {

@@ -5,25 +5,26 @@ use hydrometer_data::packing::PackedLayout;
 use hydrometer_data::tokens::TokenizedSplit;
 use tch::{Device, Tensor};
 
-/// Rows as tensors.
+/// A batch as tensors: B rows of T columns, with N targets.
 pub struct Batch {
-    /// `[B, T]` i64; rows shorter than T end in zeros, which no target depends on.
+    /// `[B, T]` i64. Rows shorter than T are padded with zeros, on which no target depends.
     pub inputs_bt: Tensor,
-    /// `[B, T]` i64, where sequences share rows: in which column the sequence of each token starts. What pads a row starts at itself.
+    /// `[B, T]` i64, only if sequences share rows: the column where each token's sequence starts. A padding token starts at
+    /// itself.
     pub starts_bt: Option<Tensor>,
-    /// `[N]` i64: where in the flattened `[B·T]` the N targets are.
+    /// `[N]` i64: positions of the N targets in the flattened `[B·T]`.
     pub positions_n: Tensor,
-    /// `[N]` i64.
+    /// `[N]` i64: the ids to predict.
     pub labels_n: Tensor,
 }
 
 impl Batch {
-    /// One sequence a row.
+    /// One sequence per row.
     pub fn new(rows: &[Row], split: &TokenizedSplit, device: Device) -> Self {
         Self::laid_out(&PackedLayout::one_a_row(rows), rows, split, device)
     }
 
-    /// Sequences share rows of at most `context` inputs. The N targets are those of [`Batch::new`], in the same order.
+    /// Several sequences per row, of at most `context` inputs. The N targets are those of [`Batch::new`], in the same order.
     pub fn packed(rows: &[Row], split: &TokenizedSplit, context: usize, device: Device) -> Self {
         let layout = PackedLayout::packed(rows, context);
         let batch = Self::laid_out(&layout, rows, split, device);

@@ -1,4 +1,4 @@
-//! The shape of a decoder and what it costs.
+//! The shape of a decoder, and its cost in parameters and FLOPs.
 
 use serde::{Deserialize, Serialize};
 
@@ -13,30 +13,30 @@ pub struct ModelConfig {
     pub num_hidden_layers: usize,
     pub num_attention_heads: usize,
     pub num_key_value_heads: usize,
-    /// Without effect where positions are learned.
+    /// Has no effect if positions are learned.
     pub rope_theta: f64,
-    /// Of every norm, whatever its kind.
+    /// Epsilon of every norm, LayerNorm included.
     pub rms_norm_eps: f64,
-    /// Standard deviation of initial weights; projections into the residual stream get it divided by √(2·layers).
+    /// Standard deviation of the initial weights; for projections into the residual stream it is divided by √(2·layers).
     pub initializer_range: f64,
-    /// Where this is not a Llama with tied embeddings. Left out of a recipe's JSON where it is one, so that such a run keeps
-    /// its identity.
+    /// Differences from a Llama with tied embeddings. Left out of a recipe's JSON if there are none, so that the identity of such
+    /// a run does not change.
     #[serde(default, skip_serializing_if = "Variant::is_plain")]
     pub variant: Variant,
 }
 
 impl ModelConfig {
-    /// Features of one attention head.
+    /// Number of features of one attention head.
     pub fn head_dim(&self) -> usize {
         self.variant.head_dim.unwrap_or(self.hidden_size / self.num_attention_heads)
     }
 
-    /// Features of a token's embedding, and of what the output head reads.
+    /// Number of features of a token's embedding, and of the input of the output head.
     pub fn embedding_size(&self) -> usize {
         self.variant.embedding_size.unwrap_or(self.hidden_size)
     }
 
-    /// What is wrong with this shape, or with sharding it over `tp` ranks; one sentence without a full stop.
+    /// Checks this shape, and whether it can be sharded over `tp` ranks. The error is one sentence without a full stop.
     pub fn check(&self, tp: usize) -> Result<(), String> {
         let Self { hidden_size: d, num_attention_heads: heads, num_key_value_heads: kv, .. } = *self;
         let rotary = self.variant.positions == Positions::Rotary;
@@ -66,7 +66,7 @@ impl ModelConfig {
         Ok(())
     }
 
-    /// What is wrong with sequences of `context` tokens; one sentence without a full stop.
+    /// Checks sequences of `context` tokens against this shape. The error is one sentence without a full stop.
     pub fn check_context(&self, context: usize) -> Result<(), String> {
         match self.variant.positions {
             Positions::Learned { count, .. } if context > count => {

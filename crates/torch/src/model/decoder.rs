@@ -1,7 +1,7 @@
-//! A decoder: token embedding, blocks of attention and feed-forward with their norms, a final norm. What a family has more or
-//! less of is in [`super::variant`].
+//! The decoder: token embedding, blocks of attention and feed-forward with their norms, and a final norm. [`super::variant`]
+//! describes how families differ.
 //!
-//! Written as one plain model. Tensor parallelism enters at two places a block (`enter` before its column-parallel products,
+//! Written as one plain model. Tensor parallelism appears at two places per block (`enter` before its column-parallel products,
 //! `leave` after its row-parallel one; Shoeybi et al. 2019) and is the identity on one rank. The output head is not here: it
 //! belongs to the objective.
 
@@ -17,7 +17,7 @@ use super::rotary::Rotary;
 use super::variant::{FeedForward, Positions};
 use crate::dist::{Mesh, ProcessGroup, part};
 
-/// The forward pass over a rank's leaves.
+/// The forward pass over a rank's parameters.
 pub struct Decoder {
     embedding_ve: Tensor,
     head_ve: Tensor,
@@ -25,7 +25,7 @@ pub struct Decoder {
     /// First vocabulary id of this rank's shard.
     pub vocab_start: i64,
     project_in: Option<Tensor>,
-    /// `[T, d]`, where positions are learned.
+    /// `[T, d]`, only if positions are learned.
     positions_td: Option<Tensor>,
     rotary: Option<Rotary>,
     blocks: Vec<Block>,
@@ -50,7 +50,7 @@ struct Mlp {
 }
 
 impl Decoder {
-    /// Over `leaves` in the order of the model's parameters, for sequences of up to `context` tokens.
+    /// Builds the decoder from `leaves`, in the order of the model's parameters, for sequences of up to `context` tokens.
     pub fn new(config: &ModelConfig, context: usize, leaves: &[Tensor], mesh: &Mesh) -> Self {
         let named = ParamMap::new(config, leaves);
         let eps = config.rms_norm_eps;
@@ -95,36 +95,36 @@ impl Decoder {
         }
     }
 
-    /// The output weight `[v, e]` of this rank's vocabulary shard; the embedding, where they are tied.
+    /// The output weight `[v, e]` of this rank's vocabulary shard; the embedding if they are tied.
     pub fn head_weight(&self) -> &Tensor {
         &self.head_ve
     }
 
-    /// Which of the model's parameters the output weight is.
+    /// Index of the output weight among the model's parameters.
     pub fn head_index(&self) -> usize {
         self.head_index
     }
 
-    /// What the output head reads, `[B, T, e]`, of tokens `[B, T]`: ids alone, or with where their sequences start. e is d but
-    /// where OPT projects.
+    /// The input of the output head, `[B, T, e]`, for tokens `[B, T]`: ids alone, or ids with the starts of their sequences. e
+    /// equals d unless the model has an output projection, as OPT-350m has.
     pub fn forward<'t>(&self, tokens: impl Into<Tokens<'t>>, tp: &ProcessGroup) -> Result<Tensor> {
         let tokens = tokens.into();
         let region = self.region(tokens, tp);
         (0..self.segments()).try_fold(tokens.ids_bt.shallow_clone(), |input, segment| self.segment(segment, &input, &region))
     }
 
-    /// Where a pass over `tokens` runs.
+    /// The tensor-parallel region for a pass over `tokens`.
     pub(super) fn region<'a>(&self, tokens: Tokens, tp: &'a ProcessGroup) -> TpRegion<'a> {
         let layout = AttentionLayout::new(tokens, self.rotary.as_ref(), self.embedding_ve.kind());
         TpRegion::new(tokens, layout, tp, self.sequence_parallel)
     }
 
-    /// Parts of the forward pass that follow one another: embedding, each block, what comes after the last.
+    /// Number of consecutive segments of the forward pass: the embedding, each block, and the part after the last block.
     pub(super) fn segments(&self) -> usize {
         self.blocks.len() + 2
     }
 
-    /// What segment `index` makes of the output of the one before it; of token ids `[B, T]`, for the first.
+    /// The output of segment `index`. `input` is the output of the segment before it; for the first, token ids `[B, T]`.
     pub(super) fn segment(&self, index: usize, input: &Tensor, region: &TpRegion) -> Result<Tensor> {
         match index.checked_sub(1).map(|layer| self.blocks.get(layer)) {
             None => self.begin(input, region),
@@ -133,7 +133,7 @@ impl Decoder {
         }
     }
 
-    /// The first block's input of token ids `[B, T]`.
+    /// The first block's input for token ids `[B, T]`.
     fn begin(&self, tokens_bt: &Tensor, region: &TpRegion) -> Result<Tensor> {
         let mut hidden = self.embed(tokens_bt, region)?;
         if let Some(weight) = &self.project_in {
@@ -150,7 +150,7 @@ impl Decoder {
         Ok(hidden)
     }
 
-    /// What the output head reads of the last block's output.
+    /// The input of the output head, from the last block's output.
     fn finish(&self, hidden: &Tensor, region: &TpRegion) -> Result<Tensor> {
         let hidden = self.norm.as_ref().map_or_else(|| hidden.shallow_clone(), |norm| norm.forward(hidden));
         region.gather(&match &self.project_out {
@@ -159,13 +159,13 @@ impl Decoder {
         })
     }
 
-    /// Logits `[B, T, v]` of this rank's vocabulary shard, f32: for a look at a few tokens. The objective and the evaluation
-    /// never hold them whole.
+    /// Logits `[B, T, v]` of this rank's vocabulary shard, f32. Meant for a few tokens: objective and evaluation never
+    /// materialise all logits.
     pub fn logits(&self, tokens_bt: &Tensor, tp: &ProcessGroup) -> Result<Tensor> {
         Ok(self.forward(tokens_bt, tp)?.matmul(&self.head_ve.tr()).to_kind(Kind::Float))
     }
 
-    /// Vocab-parallel lookup: each rank looks up what it holds, the sum has every row once.
+    /// Vocab-parallel lookup: each rank looks up the ids that it holds, and the sum over the ranks has every row once.
     fn embed(&self, tokens_bt: &Tensor, region: &TpRegion) -> Result<Tensor> {
         if region.tp().size == 1 {
             return Ok(Tensor::embedding(&self.embedding_ve, tokens_bt, -1, false, false));

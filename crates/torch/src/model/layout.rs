@@ -1,38 +1,37 @@
-//! Token ids as a decoder reads them, and how they lie in their rows: what position each has, and what it may attend to.
+//! The layout of token ids in rows: the position of each token, and which tokens it may attend to.
 
 use tch::{Kind, Tensor};
 
 use super::rotary::Rotary;
 
-/// Token ids in rows: a sequence a row, or several one after the other.
+/// Token ids in rows: one sequence per row, or several packed one after the other.
 #[derive(Clone, Copy, Debug)]
 pub struct Tokens<'a> {
     /// `[B, T]` i64.
     pub ids_bt: &'a Tensor,
-    /// `[B, T]` i64, where sequences share rows: in which column the sequence of each token starts.
+    /// `[B, T]` i64, only if sequences share rows: the column where each token's sequence starts.
     pub starts_bt: Option<&'a Tensor>,
 }
 
-/// A sequence a row.
+/// One sequence per row.
 impl<'a> From<&'a Tensor> for Tokens<'a> {
     fn from(ids_bt: &'a Tensor) -> Self {
         Self { ids_bt, starts_bt: None }
     }
 }
 
-/// What the blocks of a pass have in common. Without sequences that share rows, position is column, and attention is causal.
+/// What all blocks of a pass share. Unless sequences share rows, a token's position is its column, and attention is plain causal.
 pub struct AttentionLayout {
-    /// `[B, T]` i64, where sequences share rows: how far each token is from the start of its own.
+    /// `[B, T]` i64, only if sequences share rows: distance of each token from the start of its sequence.
     pub positions_bt: Option<Tensor>,
-    /// At the position of each token, where positions are rotary.
+    /// Tables for the positions of the tokens, only if positions are rotary.
     pub rotary: Option<Rotary>,
-    /// `[B, 1, T, T]`, where sequences share rows: 0 from a token to those of its sequence that it may attend to, itself among
-    /// them, and −∞ to all others.
+    /// `[B, 1, T, T]`, only if sequences share rows: 0 where a token may attend (to its sequence, up to itself), −∞ elsewhere.
     pub mask_b1tt: Option<Tensor>,
 }
 
 impl AttentionLayout {
-    /// Of `tokens`, for attention in `kind` with `rotary` positions, where they are.
+    /// The layout of `tokens`, for attention in `kind`, with `rotary` positions if there are any.
     pub fn new(tokens: Tokens, rotary: Option<&Rotary>, kind: Kind) -> Self {
         let length = tokens.ids_bt.size()[1];
         let Some(starts_bt) = tokens.starts_bt else {
@@ -44,10 +43,10 @@ impl AttentionLayout {
     }
 }
 
-/// Sequences lie in one piece: the tokens of its own that come before one, and itself, are those from its start on.
+/// The attention mask. Sequences are contiguous: a token attends to the columns from the start of its sequence up to its own.
 fn mask(starts_bt: &Tensor, kind: Kind) -> Tensor {
     let (batch, length) = starts_bt.size2().expect("starts are [B, T]");
-    // CUDA's kernel copies a mask, in every block, whose rows do not begin at multiples of 8 numbers.
+    // CUDA's kernel copies the mask in every block unless its rows begin at multiples of 8 numbers.
     let columns = Tensor::arange((length + 7) / 8 * 8, (Kind::Int64, starts_bt.device()));
     let own = columns.narrow(0, 0, length).unsqueeze(1);
     let outside = columns.lt_tensor(&starts_bt.unsqueeze(-1)).logical_or_(&columns.gt_tensor(&own));
@@ -61,7 +60,7 @@ mod tests {
 
     #[test]
     fn a_token_attends_to_its_own_sequence_up_to_itself() {
-        // Sequences of 2 and 3 tokens, and one that pads the row; a row with one sequence.
+        // Sequences of 2 and 3 tokens, and one of padding; a row with one sequence.
         let starts_bt = Tensor::from_slice(&[0i64, 0, 2, 2, 2, 5, 0, 0, 0, 0, 0, 0]).view([2, 6]);
         let ids_bt = starts_bt.zeros_like();
         let AttentionLayout { positions_bt, mask_b1tt, .. } =

@@ -1,4 +1,4 @@
-//! Who learns: one plain decoder, and its shards.
+//! The decoder and its shards.
 
 pub mod attention;
 pub mod batch;

@@ -1,4 +1,4 @@
-//! Shards of a parameter over the tensor-parallel ranks, and the way back.
+//! Shards parameters over the tensor-parallel ranks, and gathers them again.
 
 use anyhow::Result;
 use tch::Tensor;
@@ -7,7 +7,7 @@ use super::parameters::Shard;
 use crate::dist::{ProcessGroup, part};
 
 impl Shard {
-    /// Ranks that hold the same piece, of `size` ranks; they are neighbours.
+    /// Number of ranks, of `size`, that hold the same shard; they are neighbours.
     pub fn copies(self, size: usize) -> usize {
         match self {
             Self::Replicated | Self::ReplicatedPartial => size,
@@ -16,7 +16,7 @@ impl Shard {
         }
     }
 
-    /// What rank `rank` of `size` holds of a parameter of this shape: dimension, start, length.
+    /// The shard of a parameter of this shape that rank `rank` of `size` holds: dimension, start, length.
     fn piece(self, shape: &[i64], rank: usize, size: usize) -> (usize, i64, i64) {
         let dim = usize::from(self == Self::Dim1);
         let copies = self.copies(size);
@@ -25,7 +25,7 @@ impl Shard {
     }
 }
 
-/// The piece of `full` that this rank holds.
+/// The shard of `full` that this rank holds.
 pub fn shard(full: &Tensor, how: Shard, tp: &ProcessGroup) -> Tensor {
     if how.copies(tp.size) == tp.size {
         return full.shallow_clone();
@@ -34,13 +34,13 @@ pub fn shard(full: &Tensor, how: Shard, tp: &ProcessGroup) -> Tensor {
     full.narrow(dim as i64, start, length).contiguous()
 }
 
-/// The whole tensor (`shape`), from the pieces of all ranks.
+/// The whole tensor (`shape`), gathered from the shards of all ranks.
 pub fn unshard(local: &Tensor, how: Shard, shape: &[i64], tp: &ProcessGroup) -> Result<Tensor> {
     let copies = how.copies(tp.size);
     if copies == tp.size {
         return Ok(local.shallow_clone());
     }
-    // Parts may differ by one row; every rank contributes one as long as the longest.
+    // Shards may differ by one row; every rank contributes as many rows as the largest has.
     let (dim, _, longest) = how.piece(shape, 0, tp.size);
     let missing = longest - local.size()[dim];
     let padding = if dim + 1 == shape.len() { vec![0, missing] } else { vec![0, 0, 0, missing] };
@@ -52,8 +52,9 @@ pub fn unshard(local: &Tensor, how: Shard, shape: &[i64], tp: &ProcessGroup) -> 
     Ok(Tensor::cat(&pieces, dim as i64))
 }
 
-/// Sums `gradient`, of a parameter sharded `how`, over the ranks that hold the same piece, in place and in the same order on
-/// each of them. Nothing to do where they see the same gradient: that of a whole parameter, unless each saw its own tokens.
+/// Sums `gradient`, of a parameter sharded `how`, over the ranks that hold the same shard: in place, and in the same order on
+/// each of them. A no-op if they see the same gradient: that of a replicated parameter, unless sequence parallelism gave each
+/// rank its own tokens.
 pub fn sum_copies(gradient: &Tensor, how: Shard, tp: &ProcessGroup, sequence_parallel: bool) -> Result<()> {
     let copies = how.copies(tp.size);
     if copies == 1 || how == Shard::Replicated && !sequence_parallel {

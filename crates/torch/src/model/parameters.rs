@@ -1,4 +1,4 @@
-//! Every parameter of a decoder by name, with its shape, how it is sharded and how it starts.
+//! The parameters of a decoder by name, with shape, sharding and initial values.
 
 use super::config::ModelConfig;
 use super::variant::{Biases, FeedForward, NormKind, Positions};
@@ -6,31 +6,31 @@ use super::variant::{Biases, FeedForward, NormKind, Positions};
 /// How a parameter is split over the tensor-parallel ranks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Shard {
-    /// Whole on every rank, which all see the same gradient.
+    /// Whole on every rank; all ranks see the same gradient.
     Replicated,
-    /// Along dimension 0: output features (column parallel in Megatron's words), vocabulary rows.
+    /// Along dimension 0: output features (column parallel in Megatron's terms), vocabulary rows.
     Dim0,
-    /// Along dimension 1: input features (row parallel in Megatron's words).
+    /// Along dimension 1: input features (row parallel in Megatron's terms).
     Dim1,
-    /// Along dimension 0 by this many heads; where they are fewer than the ranks, neighbours hold the same one and each sees
+    /// Along dimension 0 into this many heads. If there are fewer heads than ranks, neighbours hold the same head, and each sees
     /// the gradient of its own queries.
     Heads(usize),
-    /// Whole on every rank, each of which sees the gradient of its own heads.
+    /// Whole on every rank; each rank sees the gradient of its own heads.
     ReplicatedPartial,
 }
 
 /// A parameter of the whole model.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Parameter {
-    /// As in a Hugging Face Llama checkpoint, whatever the family.
+    /// As in a Hugging Face Llama checkpoint, for every family.
     pub name: String,
     pub shape: Vec<i64>,
     pub shard: Shard,
-    /// Standard deviation of the initial values; `None` starts at one (norms).
+    /// Standard deviation of the initial values; `None` means all ones (norms).
     pub init_std: Option<f64>,
 }
 
-/// Every parameter, in the order of the forward pass.
+/// All parameters, in the order of the forward pass.
 pub fn parameters(config: &ModelConfig) -> Vec<Parameter> {
     let variant = &config.variant;
     let (d, ff) = (config.hidden_size as i64, config.intermediate_size as i64);
@@ -92,7 +92,7 @@ impl List {
         self.add(format!("{layer}.weight"), shape.to_vec(), shard, Some(std));
     }
 
-    /// A matrix and, where `biased`, its bias. That of a row-parallel product is added once, after the sum over the ranks.
+    /// A matrix and, if `biased`, its bias. The bias of a row-parallel product is added once, after the sum over the ranks.
     fn linear(&mut self, layer: &str, shape: [i64; 2], shard: Shard, std: f64, biased: bool) {
         self.matrix(layer, shape, shard, std);
         if biased {

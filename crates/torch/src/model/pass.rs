@@ -1,4 +1,4 @@
-//! A forward pass in training and the way back through it, with activations kept or recomputed.
+//! A training forward pass and its backward pass, with activations kept or recomputed.
 
 use anyhow::Result;
 use tch::{Tensor, no_grad};
@@ -7,16 +7,16 @@ use super::region::TpRegion;
 use super::{Decoder, Tokens};
 use crate::dist::{ProcessGroup, c10d};
 
-/// What a decoder made of a batch, and what the way back needs.
+/// The result of a forward pass over a batch, and what its backward pass needs.
 pub struct ForwardPass<'a> {
-    /// What the output head reads, `[B, T, e]`. Autograd brings its gradient here.
+    /// The input of the output head, `[B, T, e]`. Autograd accumulates its gradient here.
     pub hidden: Tensor,
     recomputed: Option<Recomputed<'a>>,
 }
 
-/// Activation recomputation (Chen et al. 2016, with a segment a block): forward keeps the input of each segment alone; on the
-/// way back, last first, each is run again from it. The operations are those of a pass that keeps everything, in the same
-/// order within a segment, and no parameter is in two of them: the gradients are the same bit for bit.
+/// Activation recomputation (Chen et al. 2016, one segment per block): the forward pass keeps only the input of each segment, and
+/// the backward pass, last segment first, runs each again from its input. The operations and their order within a segment are
+/// those of a pass that keeps everything, and no parameter is in two segments, so the gradients are the same bit for bit.
 struct Recomputed<'a> {
     decoder: &'a Decoder,
     region: TpRegion<'a>,
@@ -24,7 +24,7 @@ struct Recomputed<'a> {
 }
 
 impl<'a> ForwardPass<'a> {
-    /// Of tokens `[B, T]` through `decoder`; with `recompute` autograd keeps no graph of it.
+    /// Runs tokens `[B, T]` through `decoder`; with `recompute` autograd keeps no graph of the pass.
     pub fn forward<'t>(
         decoder: &'a Decoder,
         tokens: impl Into<Tokens<'t>>,
@@ -42,12 +42,13 @@ impl<'a> ForwardPass<'a> {
             let output = no_grad(|| decoder.segment(segment, &hidden, &region))?;
             inputs.push(std::mem::replace(&mut hidden, output));
         }
-        // A leaf of its own, also where the last segment does nothing.
+        // A separate leaf, even if the last segment is the identity.
         let hidden = hidden.detach().set_requires_grad(true);
         Ok(Self { hidden, recomputed: Some(Recomputed { decoder, region, inputs }) })
     }
 
-    /// Runs autograd from `read`, which was computed from `hidden`, with `gradient` (same shape) flowing in, back to the leaves.
+    /// Runs autograd from `read`, which was computed from `hidden`, with incoming `gradient` (same shape), back to the
+    /// parameters.
     pub fn backward(self, read: &Tensor, gradient: &Tensor) -> Result<()> {
         c10d::backward(read, gradient)?;
         let Some(Recomputed { decoder, region, mut inputs }) = self.recomputed else { return Ok(()) };

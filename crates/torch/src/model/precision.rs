@@ -1,8 +1,8 @@
-//! The number format of a pass.
+//! The number format of forward and backward passes.
 
 use serde::{Deserialize, Serialize};
 
-/// Number format of weights and activations in forward and backward; masters and optimizer are always f32.
+/// Number format of weights and activations in forward and backward; master weights and optimizer state are always f32.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Precision {

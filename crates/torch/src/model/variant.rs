@@ -1,26 +1,26 @@
-//! Where a decoder is not a Llama with tied embeddings.
+//! How a decoder differs from a Llama with tied embeddings.
 
 use serde::{Deserialize, Serialize};
 
-/// Departures from a Llama with tied embeddings, which is the default. A field at its default is left out of a recipe's JSON:
-/// a field added later changes no identity.
+/// Differences from a Llama with tied embeddings, which is the default. A field at its default is left out of a recipe's JSON, so
+/// a field added later does not change any identity.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Variant {
-    /// Whose names its checkpoints go by.
+    /// The family whose names its checkpoints use.
     #[serde(skip_serializing_if = "is_default")]
     pub family: Family,
     #[serde(skip_serializing_if = "is_default")]
     pub norm: NormKind,
-    /// Norms come after the residual sum rather than before the block (OPT-350m's `do_layer_norm_before = false`).
+    /// Norms are applied after the residual sum instead of before the block (OPT-350m's `do_layer_norm_before = false`).
     #[serde(skip_serializing_if = "is_default")]
     pub post_norm: bool,
-    /// No norm after the last block.
+    /// There is no norm after the last block.
     #[serde(skip_serializing_if = "is_default")]
     pub no_final_norm: bool,
     #[serde(skip_serializing_if = "is_default")]
     pub positions: Positions,
-    /// Longest sequence the checkpoint was trained on, where it says so; rotary positions go on beyond it.
+    /// Longest sequence that the checkpoint was trained on, if known; rotary positions continue beyond it.
     #[serde(skip_serializing_if = "is_default")]
     pub trained_positions: Option<usize>,
     #[serde(skip_serializing_if = "is_default")]
@@ -30,10 +30,10 @@ pub struct Variant {
     /// RMSNorm over the features of each query and key head, before rotation (Qwen3).
     #[serde(skip_serializing_if = "is_default")]
     pub query_key_norm: bool,
-    /// Features of a head, where that is not `hidden_size / num_attention_heads`.
+    /// Number of features of a head, if it is not `hidden_size / num_attention_heads`.
     #[serde(skip_serializing_if = "is_default")]
     pub head_dim: Option<usize>,
-    /// Features of embedding and head, where projections lead from there to `hidden_size` and back (OPT's
+    /// Number of features of embedding and output head, if projections connect them to `hidden_size` (OPT's
     /// `word_embed_proj_dim`).
     #[serde(skip_serializing_if = "is_default")]
     pub embedding_size: Option<usize>,
@@ -64,10 +64,10 @@ pub enum Family {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum NormKind {
-    /// Zhang & Sennrich 2019: a weight.
+    /// A weight, no bias (Zhang & Sennrich 2019).
     #[default]
     Rms,
-    /// Ba et al. 2016: a weight and a bias.
+    /// A weight and a bias (Ba et al. 2016).
     Layer,
 }
 
@@ -77,7 +77,7 @@ pub enum Positions {
     /// Rotated queries and keys (Su et al. 2021).
     #[default]
     Rotary,
-    /// A learned row for each of `count` positions, after `offset` rows that no position uses (OPT has 2).
+    /// A learned row for each of `count` positions, after `offset` unused rows (OPT has 2).
     Learned { count: usize, offset: usize },
 }
 
@@ -88,7 +88,7 @@ pub enum FeedForward {
     #[default]
     SwiGlu,
     Gelu,
-    /// GELU by its tanh approximation, `gelu_new`.
+    /// GELU in its tanh approximation, `gelu_new`.
     GeluTanh,
     Relu,
 }

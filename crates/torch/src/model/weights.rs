@@ -1,7 +1,7 @@
-//! A rank's share of the parameters: one flat f32 master buffer, one flat f32 gradient buffer, and leaves for autograd.
+//! A rank's share of the parameters: a flat f32 master buffer, a flat f32 gradient buffer, and leaf tensors for autograd.
 //!
-//! Flat buffers make an update one fused call, a gradient norm one reduction and data parallelism one all-reduce. Matrices
-//! (which decay) come first, then norms.
+//! With flat buffers an update is one fused call, a gradient norm one reduction, and data parallelism one all-reduce. Matrices
+//! (which have weight decay) come first, then norms.
 
 use anyhow::Result;
 use rand::SeedableRng;
@@ -18,26 +18,26 @@ use crate::dist::{Mesh, c10d};
 /// The weights of one rank.
 pub struct Weights {
     pub parameters: Vec<Parameter>,
-    /// f32 `[count]`, the optimizer's copy.
+    /// f32 `[count]`: the master weights that the optimizer updates.
     pub master: Tensor,
-    /// f32 `[count]`, of the global mean loss once a step's backward is done.
+    /// f32 `[count]`: the gradient of the global mean loss, once the backward pass of a step is complete.
     pub gradient: Tensor,
-    /// What the forward pass reads, in the order of `parameters`: views of `master` in f32, copies of it in bf16.
+    /// The tensors that the forward pass reads, in the order of `parameters`: views of `master` in f32, copies of it in bf16.
     pub leaves: Vec<Tensor>,
-    /// Where each parameter lies in the flat buffers: start, length.
+    /// Position of each parameter in the flat buffers: start, length.
     spans: Vec<(i64, i64)>,
-    /// Elements of matrices at the front of the flat buffers.
+    /// Number of elements at the front of the flat buffers that belong to matrices.
     pub decayed: i64,
     kind: Kind,
 }
 
 impl Weights {
-    /// Fresh weights that depend on `seed` and the model alone, not on how it is sharded.
+    /// Initial weights, which depend only on `seed` and the model, not on the sharding.
     pub fn init(config: &ModelConfig, seed: u64, kind: Kind, mesh: &Mesh) -> Result<Self> {
         Self::build(config, kind, mesh, |parameter| Ok(initial(parameter, seed)))
     }
 
-    /// Weights whose full tensors `full` gives by parameter.
+    /// Builds weights from full tensors, which `full` returns for each parameter.
     pub fn build(
         config: &ModelConfig,
         kind: Kind,
@@ -83,7 +83,8 @@ impl Weights {
         Ok(weights)
     }
 
-    /// Sums gradients over data-parallel ranks and over those that hold copies of a parameter; once a step, before its update.
+    /// Sums gradients over data-parallel ranks and over ranks that hold copies of a parameter. Call it once per step, before the
+    /// update.
     pub fn reduce_gradients(&self, mesh: &Mesh) -> Result<()> {
         mesh.dp.all_reduce_sum(&self.gradient)?;
         for (index, parameter) in self.parameters.iter().enumerate() {
@@ -98,7 +99,7 @@ impl Weights {
         self.gradient.narrow(0, start, length).view_(self.leaves[index].size())
     }
 
-    /// The full f32 tensor of `parameters[index]` out of a flat buffer (master or an optimizer's moment).
+    /// Gathers the full f32 tensor of `parameters[index]` from a flat buffer (the master or an optimizer moment).
     pub fn full(&self, flat: &Tensor, index: usize, mesh: &Mesh) -> Result<Tensor> {
         let (start, length) = self.spans[index];
         let parameter = &self.parameters[index];
@@ -113,7 +114,7 @@ impl Weights {
         no_grad(|| flat.narrow(0, start, length).copy_(&local.flatten(0, -1)));
     }
 
-    /// Adds gradients that autograd left on low-precision leaves to the f32 buffer. In f32 they are there already.
+    /// Adds gradients that autograd left on low-precision leaves to the f32 buffer. In f32 they are already there.
     pub fn collect_gradients(&self) {
         if self.kind == Kind::Float {
             return;
@@ -129,7 +130,7 @@ impl Weights {
         });
     }
 
-    /// Copies the masters into low-precision leaves. In f32 they are one.
+    /// Copies the master weights into low-precision leaves. In f32 they share memory.
     pub fn refresh_leaves(&self) {
         if self.kind == Kind::Float {
             return;
@@ -145,7 +146,7 @@ impl Weights {
     pub fn gradient_square_sum(&self, mesh: &Mesh) -> Result<f64> {
         let (mut sharded, mut replicated) = (0.0, 0.0);
         for (index, parameter) in self.parameters.iter().enumerate() {
-            // Summed in double precision: clipping by a norm that depends on the sharding would part the curves.
+            // Summed in f64: otherwise the norm, and so clipping, would depend on the sharding, and loss curves would diverge.
             let square = self.gradient_of(index).to_kind(Kind::Double).square_().sum(Kind::Double).double_value(&[]);
             let copies = parameter.shard.copies(mesh.tp.size);
             if copies == mesh.tp.size {
@@ -160,7 +161,7 @@ impl Weights {
     }
 }
 
-/// This rank's leaves of a model that is not trained, in the order of its parameters, from full tensors by parameter.
+/// This rank's parameters of a model that is not trained, in the model's order, from the full tensors that `full` returns.
 pub fn frozen(
     config: &ModelConfig,
     kind: Kind,
@@ -173,7 +174,7 @@ pub fn frozen(
     parameters(config).iter().map(leaf).collect()
 }
 
-/// Initial values of a parameter: its own ChaCha stream keyed by seed and name.
+/// Initial values of a parameter, from its own ChaCha stream keyed by RNG seed and name.
 fn initial(parameter: &Parameter, seed: u64) -> Tensor {
     let Some(std) = parameter.init_std else { return Tensor::ones(&parameter.shape, (Kind::Float, tch::Device::Cpu)) };
     if std == 0.0 {

@@ -1,5 +1,5 @@
-//! A case from outside: tensors in a safetensors file, checked one by one and held against an objective on any number of
-//! vocabulary shards, so that anyone can compare our mathematics with theirs.
+//! Evaluates an objective on tensors from a safetensors file, checked one by one, with any number of vocabulary shards, so that
+//! anyone can compare our mathematics with theirs.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -15,16 +15,16 @@ use super::{Loss, Objective, Tail};
 use crate::dist::c10d::Store;
 use crate::dist::{Mesh, ProcessGroup, part};
 
-/// How far above one a row's weights may sum, by rounding.
+/// Rounding tolerance: how far the sum of a row's teacher probabilities may exceed one.
 const MASS_TOLERANCE: f64 = 1e-3;
 
-/// N' unmasked tokens of a case over V ids.
+/// The N' unmasked tokens of a file, over V ids.
 pub struct Case {
     student: Student,
-    /// Rows of the file that are not masked `[N']` i64, and how many there are in all.
+    /// Indices `[N']` i64 of the file's rows that are not masked, and the number of all rows.
     kept: Tensor,
     rows: i64,
-    /// Ids, and columns of the file: what is beyond the ids is padding.
+    /// Number of ids, and of columns in the file; columns beyond the ids are padding.
     vocab_size: i64,
     columns: i64,
     targets: Targets,
@@ -37,18 +37,18 @@ enum Student {
     Hidden(Tensor, Tensor),
 }
 
-/// What [`Case::measure`] finds. Tensors are f32 on the CPU.
+/// The result of [`Case::measure`]. Tensors are f32 on the CPU.
 pub struct Answer {
-    /// Mean over the unmasked tokens.
+    /// Mean loss over the unmasked tokens, in nats for losses of that unit.
     pub total: f64,
     pub tokens: i64,
-    /// `loss [N]`, `total []`, and the gradients of total: `grad_logits [N, V]`, or `grad_hidden [N, d]` and
-    /// `grad_weight [V, d]`. Masked rows are zero, as is padding.
+    /// `loss [N]`, `total []`, and the gradients of total: `grad_logits [N, V]`, or `grad_hidden [N, d]` and `grad_weight [V,
+    /// d]`. Masked rows and padding are zero.
     pub tensors: Vec<(&'static str, Tensor)>,
 }
 
 impl Answer {
-    /// The first result that is not finite, in words.
+    /// Describes the first result that is not finite.
     pub fn overflow(&self) -> Option<String> {
         let found = self.tensors.iter().find_map(|(name, tensor)| {
             let bad = tensor.isfinite().logical_not().flatten(0, -1);
@@ -73,7 +73,8 @@ impl File<'_> {
         user_error!("{}: {what}", self.path.display())
     }
 
-    /// Tensor `name`, if it is there, with `shape` (−1 fits anything) and numbers of the right kind.
+    /// Tensor `name`, if the file has it. An error unless it has `shape` (−1 matches any size) and integers or floats as
+    /// required.
     fn get(&self, name: &str, shape: &[i64], whole_numbers: bool) -> Result<Option<Tensor>> {
         let Some(tensor) = self.tensors.get(name) else { return Ok(None) };
         let found = tensor.size();
@@ -89,7 +90,7 @@ impl File<'_> {
         Ok(Some(tensor.to_kind(if whole_numbers { Kind::Int64 } else { tensor.kind() })))
     }
 
-    /// An error for the first entry of `tensor` where `bad` is true.
+    /// An error that names the first entry of `tensor` where `bad` is true.
     fn refuse(&self, name: &str, tensor: &Tensor, bad: &Tensor, rows: &Tensor, why: &str) -> Result<()> {
         let bad = bad.flatten(0, -1);
         if bad.numel() == 0 || bad.any().int64_value(&[]) == 0 {
@@ -105,9 +106,9 @@ impl File<'_> {
 }
 
 impl Case {
-    /// Reads `path` for `loss`. `vocab_size` tells the ids where the file's vocabulary is padded. Logits, hidden states and
-    /// weight are rounded to `kind`. Of bf16 hidden states and weight the products are summed in f32, and the gradient in the
-    /// logits is rounded to bf16 before its products, as in training; all else is computed in f32 and f64.
+    /// Reads `path` for `loss`. `vocab_size` is the number of ids if the file's vocabulary is padded. Logits, hidden states and
+    /// weight are rounded to `kind`. With bf16 hidden states and weight, products are summed in f32 and the gradient of the
+    /// logits is rounded to bf16 before its products, as in training. Everything else is computed in f32 and f64.
     pub fn read(path: &Path, loss: &Loss, vocab_size: Option<i64>, kind: Kind) -> Result<Self> {
         let tensors = Tensor::read_safetensors(path)
             .map_err(|error| user_error!("{}: cannot be read as safetensors, or is cut short: {error}", path.display()))?;
@@ -122,7 +123,7 @@ impl Case {
         let (rows, columns) = match (&logits, &hidden) {
             (Some(logits), None) => (logits.size()[0], logits.size()[1]),
             (None, Some(hidden)) => {
-                let missing = || file.error("hidden stands without weight [V, d]".into());
+                let missing = || file.error("hidden needs weight [V, d] beside it".into());
                 let weight = file.get("weight", &[-1, hidden.size()[1]], false)?.ok_or_else(missing)?;
                 (hidden.size()[0], weight.size()[0])
             }
@@ -183,7 +184,7 @@ impl Case {
         Ok(Self { student, kept, rows, vocab_size, columns, targets: Targets { labels_n, teacher } })
     }
 
-    /// Loss and gradients on `tp` vocabulary shards, a thread each.
+    /// Loss and gradients on `tp` vocabulary shards, one thread each.
     pub fn measure(&self, loss: &Loss, tp: usize) -> Result<Answer> {
         if self.vocab_size < tp as i64 {
             return Err(user_error!("a vocabulary of {} cannot be cut into {tp} shards; lower --tp", self.vocab_size));
@@ -199,7 +200,7 @@ impl Case {
             ranks.into_iter().map(|rank| rank.join().unwrap_or_else(|_| Err(anyhow!("a shard panicked")))).collect()
         });
         let shards = shards.into_iter().collect::<Result<Vec<_>>>()?;
-        // Shards of the vocabulary side by side, zeros for the padding.
+        // Concatenates the vocabulary shards and fills the padding with zeros.
         let of_ids = |index: usize, dim: i64| {
             let parts: Vec<&Tensor> = shards.iter().map(|shard| &shard[index]).collect();
             let padding = self.columns - self.vocab_size;
@@ -219,14 +220,14 @@ impl Case {
         Ok(Answer { total, tokens: self.kept.numel() as i64, tensors })
     }
 
-    /// Rows of unmasked tokens among zeros for the masked ones, f32.
+    /// Scatters the rows of unmasked tokens into all rows, with zeros for masked ones, in f32.
     fn all_rows(&self, kept: &Tensor) -> Tensor {
         let mut shape = kept.size();
         shape[0] = self.rows;
         Tensor::zeros(&shape, (Kind::Float, Device::Cpu)).index_copy(0, &self.kept, &kept.to_kind(Kind::Float))
     }
 
-    /// What shard `rank` of `size` sees.
+    /// The part that shard `rank` of `size` sees.
     fn part(&self, loss: &Loss, rank: usize, size: usize) -> Part {
         let (start, width) = part(self.vocab_size, rank, size);
         let columns = |t: &Tensor| t.narrow(1, start, width).contiguous();
@@ -258,14 +259,14 @@ impl Case {
 struct Part {
     loss: Loss,
     student: Student,
-    /// Its first id.
+    /// First id of the shard.
     start: i64,
     vocab_size: i64,
     targets: Targets,
 }
 
 impl Part {
-    /// Losses `[N']`, then the gradient in this shard's logits, or in the hidden states and this shard's weight.
+    /// Losses `[N']`, then the gradient of this shard's logits, or those of the hidden states and this shard's weight.
     fn measure(&self, tp: &ProcessGroup) -> Result<Vec<Tensor>> {
         let head = |weight_vd| Head { weight_vd, vocab_start: self.start, vocab_size: self.vocab_size, tp };
         Ok(match &self.student {
@@ -285,7 +286,7 @@ impl Part {
     }
 }
 
-/// The teacher of the unmasked tokens: listed ids, or all of them.
+/// Reads the teacher targets of the unmasked tokens: for listed ids, or for all of them.
 fn read_teacher(
     file: &File,
     loss: &Loss,
@@ -316,7 +317,7 @@ fn read_teacher(
         let Some(values) = file.get(name, &[rows, k], false)? else { return Ok(None) };
         let values = rows_of(values).to_kind(Kind::Double);
         let bad = values.isnan().logical_or(&values.eq(f64::INFINITY));
-        file.refuse(name, &values, &bad, kept, "which is no value a teacher can give")?;
+        file.refuse(name, &values, &bad, kept, "which is not a value that a teacher can give")?;
         Ok(Some(values))
     };
     let at_ids = |all: &Option<Tensor>| all.as_ref().map(|all| all.gather(1, &ids, false));
@@ -341,7 +342,7 @@ fn read_teacher(
         file.refuse("the mass of target_logprobs", &mass, &mass.lt(1.0 - MASS_TOLERANCE), kept, why)?;
     }
     if matches!(loss.objective, Objective::KlReverse { .. }) {
-        // Entries that only repeat an id have none by construction.
+        // A repeated id carries no weight of its own by construction.
         let first = match &teacher.ids {
             Ids::Listed { first_nk: Some(first), .. } => first.shallow_clone(),
             _ => merged.ones_like().to_kind(Kind::Bool),

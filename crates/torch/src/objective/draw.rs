@@ -1,18 +1,18 @@
-//! Draws from the whole distribution of a head: the same ids however the vocabulary is sharded.
+//! Samples ids from the full distribution of a head. The ids do not depend on how the vocabulary is sharded.
 
 use anyhow::Result;
 use tch::{Device, Kind, Tensor};
 
 use super::head::Head;
 
-/// What a row's largest probability is counted as. Whole numbers add up exactly in any order, and those of 2²² ids to less than
-/// 2⁶³; an id that is less likely than the first by this factor is never drawn.
+/// The integer that represents a row's largest probability. Integers add up exactly in any order, and their sum over 2²² ids
+/// stays below 2⁶³. An id less likely than the largest by more than this factor is never drawn.
 const UNITS: f64 = (1u64 << 40) as f64;
 
 impl Head<'_> {
-    /// k ids `[N, k]` i64 for N rows, each an independent draw from softmax(z/τ) where the N·k numbers in `at` are independent
-    /// and uniform over all u64. A number stands for the id whose share of the row's cumulative probabilities it falls in. The
-    /// shares are whole numbers, so that shards of the same logits give the same ids, to the last one.
+    /// Draws k ids `[N, k]` i64 for N rows, independently from softmax(z/τ), given N·k independent random numbers `at`, uniform
+    /// over u64. Each number selects the id in whose share of the row's cumulative probability it falls. The shares are integers,
+    /// so every sharding of the same logits gives exactly the same ids.
     pub fn draw(&self, hidden_nd: &Tensor, temperature: f64, at: &[u64], k: usize) -> Result<Tensor> {
         let _guard = tch::no_grad_guard();
         let count = hidden_nd.size()[0];
@@ -20,7 +20,7 @@ impl Head<'_> {
         let mut ids = Vec::new();
         let mut start = 0;
         while start < count {
-            // Cumulative sums take two more words a logit.
+            // Shares and cumulative sums are i64 and take extra memory, so chunks are half as long.
             let length = (self.chunk_length() / 2).max(1).min(count - start);
             let z_cv = self.logits(&hidden_nd.narrow(0, start, length));
             let max_c1 = self.tp.all_gather(&z_cv.amax([-1], true))?.amax([0], false);
@@ -37,7 +37,7 @@ impl Head<'_> {
             let points: Vec<i64> = numbers.flat_map(|(row, &whole)| row.iter().map(move |&at| scaled(at, whole))).collect();
             let local_ck = Tensor::from_slice(&points).view([length, k as i64]).to_device(self.weight_vd.device()) - before_c1;
             let elsewhere_ck = local_ck.lt(0).logical_or(&local_ck.ge_tensor(&own_c1));
-            // The first id whose cumulative share is above the point.
+            // The first id whose cumulative share exceeds the point.
             let found_ck = local_ck.searchsorted(&cumulative_cv, false, true, "right", None::<Tensor>) + self.vocab_start;
             ids.push(sum(self.tp.all_gather(&found_ck.masked_fill(&elsewhere_ck, 0))?));
             start += length;

@@ -1,6 +1,6 @@
-//! What vocabulary shards tell each other of a chunk: sums of exponentials, merged as in online softmax (Milakov & Gimelshein
-//! 2018), and plain sums, in one all-gather. In double precision, as all numbers of which there are few a row: what is left of
-//! a gradient near its minimum is a small difference of large parts.
+//! The exchange between vocabulary shards: per chunk, one all-gather of sums of exponentials, merged as in online softmax
+//! (Milakov & Gimelshein 2018), and of plain sums. In f64, like every quantity with few numbers per row: near its minimum a
+//! gradient is a small difference of large terms.
 
 use anyhow::Result;
 use tch::{Kind, Tensor};
@@ -15,20 +15,20 @@ pub struct LogSumExp {
 }
 
 impl LogSumExp {
-    /// Of the entries of `x_ck` where `among_ck` is 1.
+    /// Over the entries of `x_ck` where `among_ck` is 1.
     pub fn among(x_ck: &Tensor, among_ck: &Tensor) -> Self {
         let max = x_ck.masked_fill(&among_ck.eq(0.0), EMPTY_MAX).amax([-1], true);
         Self { sum: row_sum(&((x_ck - &max).clamp_max(0.0).exp() * among_ck)), max }
     }
 
-    /// Of both sets together.
+    /// Over the union of both sets.
     pub fn union(&self, other: &LogSumExp) -> LogSumExp {
         let max = self.max.maximum(&other.max);
         let at = |set: &LogSumExp| &set.sum * (&set.max - &max).exp();
         LogSumExp { sum: at(self) + at(other), max }
     }
 
-    /// ln of the sum, the maximum left out.
+    /// ln of the sum, without the maximum.
     pub fn log_sum(&self) -> Tensor {
         self.sum.clamp_min(f64::MIN_POSITIVE).log()
     }
@@ -37,13 +37,13 @@ impl LogSumExp {
         &self.max + self.log_sum()
     }
 
-    /// What turns `exp(x − max)` of another maximum into `exp(x)` over this sum.
+    /// The factor that turns `exp(x − max)`, for another maximum `max`, into `exp(x)` divided by this sum of exponentials.
     pub fn share(&self, max: &Tensor) -> Tensor {
         (max - &self.max).exp() / self.sum.clamp_min(f64::MIN_POSITIVE)
     }
 }
 
-/// The sets and sums of all ranks of `tp` together.
+/// Merges the sets and adds the sums of all ranks of `tp`.
 pub fn merge(tp: &ProcessGroup, sets: Vec<LogSumExp>, sums: Vec<Tensor>) -> Result<(Vec<LogSumExp>, Vec<Tensor>)> {
     if tp.size == 1 {
         return Ok((sets, sums));

@@ -1,9 +1,10 @@
-//! The output head and the objective as one: from hidden states and the vocabulary-sharded output weight to the loss and both
-//! gradients, walking the tokens in chunks so that the `[N, V]` logits never exist whole.
+//! The fused output head and objective: from hidden states and the vocabulary-sharded output weight to the loss and both
+//! gradients, processing tokens in chunks so that the full `[N, V]` logits never exist.
 //!
-//! A chunk's logits are turned into its gradient in place. The few ids that a teacher lists are taken out first and treated
-//! apart, exactly; the many others share a few numbers a row, so that two walks over them do. Shards exchange (maximum, Σ exp) of both once, merged as in
-//! online softmax; objectives that are not linear in the student's probabilities need one more sum.
+//! The logits of a chunk are replaced by their gradient in place. The few ids that a teacher lists are taken out first and
+//! treated separately, exactly; all other ids share a few coefficients per row, so two passes over them suffice. Shards exchange
+//! (maximum, Σ exp) of both sets once, merged as in online softmax. Objectives that are not linear in the student's probabilities
+//! need one more sum.
 
 use std::cell::RefCell;
 
@@ -18,31 +19,31 @@ use super::terms::{Rows, Weights, difference};
 use super::{Loss, Objective, Tail, rows};
 use crate::dist::ProcessGroup;
 
-/// Bytes of logits that exist at a time: so many that the products with a chunk are large, and the passes over the weight's
-/// gradient few.
+/// Bytes of logits that exist at a time: enough that the products with a chunk are large and passes over the weight's gradient
+/// few.
 const CHUNK_BYTES: i64 = 192 << 20;
 /// Bytes of a logit: f32, whatever the precision of the model.
 pub const LOGIT_BYTES: i64 = 4;
 
 thread_local! {
-    /// Memory for a chunk's logits, kept from call to call: to be given fresh pages costs as much as a walk over them.
+    /// Memory for a chunk's logits, reused from call to call, because fresh pages cost as much as a pass over the logits.
     static LOGITS: RefCell<Tensor> = RefCell::new(Tensor::new());
 }
 
 /// This rank's part of the output head.
 pub struct Head<'a> {
-    /// `[v, d]`, rows `vocab_start ..` of the whole weight.
+    /// `[v, d]`: rows `vocab_start ..` of the whole weight.
     pub weight_vd: &'a Tensor,
     pub vocab_start: i64,
-    /// Rows of the whole weight.
+    /// Number of rows of the whole weight.
     pub vocab_size: i64,
     pub tp: &'a ProcessGroup,
 }
 
-/// Numbers of each of N tokens, in nats where they are losses; the columns of one `[N, 5]` f64 tensor, equal on every rank.
+/// The quantities of [`LossSums`] for each of N tokens: columns of an `[N, 5]` f64 tensor, equal on every rank.
 pub struct TokenLosses(Tensor);
 
-/// Sums over tokens, in nats where they are losses.
+/// Sums over tokens. Losses, lse and entropy are in nats.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct LossSums {
     pub loss: f64,
@@ -55,7 +56,7 @@ pub struct LossSums {
 }
 
 impl TokenLosses {
-    /// The loss of each token `[N]`.
+    /// The loss of each token, `[N]`.
     pub fn loss_n(&self) -> Tensor {
         self.0.select(1, 0)
     }
@@ -75,8 +76,8 @@ pub fn chunk_length(width: i64) -> i64 {
 }
 
 impl Head<'_> {
-    /// The loss of the N rows of `hidden_nd`, and the gradient of `scale · Σ loss` in `hidden_nd` (f32). The gradient in the
-    /// weight is added to `weight_gradient_vd` (f32).
+    /// The losses of the N rows of `hidden_nd`, and the gradient of `scale · Σ loss` with respect to `hidden_nd` (f32). The
+    /// gradient with respect to the weight is added to `weight_gradient_vd` (f32).
     pub fn loss_and_gradients(
         &self,
         loss: &Loss,
@@ -99,7 +100,7 @@ impl Head<'_> {
         Ok((measured, d_hidden_nd))
     }
 
-    /// The same from logits `[N, v]` of this shard, with the gradient in them.
+    /// The same from logits `[N, v]` of this shard; returns the gradient with respect to them.
     pub fn loss_and_logit_gradient(
         &self,
         loss: &Loss,
@@ -118,12 +119,12 @@ impl Head<'_> {
         Ok((measured, gradient_nv))
     }
 
-    /// Tokens whose logits exist at a time.
+    /// Number of tokens whose logits exist at a time.
     pub(super) fn chunk_length(&self) -> i64 {
         chunk_length(self.weight_vd.size()[0])
     }
 
-    /// The logits `[C, v]` of this shard, f32, in memory that the thread's next call writes over.
+    /// The logits `[C, v]` of this shard, f32, in memory that the thread's next call overwrites.
     pub(super) fn logits(&self, hidden_cd: &Tensor) -> Tensor {
         let (rows, width) = (hidden_cd.size()[0], self.weight_vd.size()[0]);
         let z_cv = LOGITS.with_borrow_mut(|kept| {
@@ -140,14 +141,14 @@ impl Head<'_> {
         let length = self.chunk_length();
         let starts = (0..count).step_by(length as usize);
         let parts = starts.map(|start| of(start, length.min(count - start))).collect::<Result<Vec<Tensor>>>()?;
-        ensure!(!parts.is_empty(), "no tokens to measure");
+        ensure!(!parts.is_empty(), "no tokens to compute a loss for");
         let measured_n5 = Tensor::cat(&parts, 0);
         self.tp.all_reduce_sum(&measured_n5)?;
         Ok(TokenLosses(measured_n5))
     }
 
-    /// This rank's part of what is measured `[C, 5]`, and the gradient of `scale · Σ loss` in this shard's logits, which takes
-    /// the place of `z_cv`.
+    /// This rank's part of the token losses `[C, 5]`, and the gradient of `scale · Σ loss` with respect to this shard's logits,
+    /// which overwrites `z_cv`.
     fn chunk(&self, loss: &Loss, mut z_cv: Tensor, targets: &Targets, scale: f64) -> Result<(Tensor, Tensor)> {
         let Loss { objective, .. } = *loss;
         let temperature = objective.temperature();
@@ -162,12 +163,13 @@ impl Head<'_> {
         let u_ck = &z_ck / temperature;
         own.hide(&mut z_cv);
 
-        // First walk; then what is known of the listed and of the other ids goes to all shards.
-        let walk = rows::sums(&z_cv, temperature, objective.tail() == Some(Tail::Uniform));
-        let mut sets = vec![LogSumExp { max: &walk.max / temperature, sum: walk.exp }, LogSumExp::among(&u_ck, &own.outcome_ck)];
-        // Apart from the objective's own softmax, the labels are held against that at temperature 1.
-        if let Some(sum) = walk.plain_exp {
-            sets.push(LogSumExp { max: walk.max.shallow_clone(), sum }.union(&LogSumExp::among(&z_ck, &own.outcome_ck)));
+        // First pass; then the sums over the listed and the other ids are merged across shards.
+        let row_sums = rows::sums(&z_cv, temperature, objective.tail() == Some(Tail::Uniform));
+        let mut sets =
+            vec![LogSumExp { max: &row_sums.max / temperature, sum: row_sums.exp }, LogSumExp::among(&u_ck, &own.outcome_ck)];
+        // Cross-entropy on the labels uses the softmax at temperature 1, apart from the objective's own.
+        if let Some(sum) = row_sums.plain_exp {
+            sets.push(LogSumExp { max: row_sums.max.shallow_clone(), sum }.union(&LogSumExp::among(&z_ck, &own.outcome_ck)));
         }
         let centred = match (objective, teacher.and_then(|teacher| teacher.logits_nk.as_ref())) {
             (Objective::LogitMse { centered: true, .. }, Some(y_ck)) => {
@@ -181,9 +183,9 @@ impl Head<'_> {
         let whole = others.union(ids);
         let plain = sets.get(2).unwrap_or(&whole);
         let logp_ck = &u_ck - &whole.max - whole.log_sum();
-        let others_logp_c1 = walk.difference.map(|difference| {
+        let others_logp_c1 = row_sums.difference.map(|difference| {
             let count = -row_sum(&own.outcome_ck) + width as f64;
-            difference / temperature + count * (&walk.max / temperature - &whole.max - whole.log_sum())
+            difference / temperature + count * (&row_sums.max / temperature - &whole.max - whole.log_sum())
         });
 
         let weights = match teacher {
@@ -204,15 +206,15 @@ impl Head<'_> {
         };
         let terms = seen.terms(objective, weights.as_ref(), teacher)?;
 
-        // Second walk: the gradient, in place of the logits.
+        // Second pass: the gradient, in place of the logits.
         let (weight, hard_weight) = (loss.objective_weight(), loss.hard_weight());
         let (g, hard_g) = (scale * weight / temperature, scale * hard_weight);
-        let max_u_c1 = &walk.max / temperature;
+        let max_u_c1 = &row_sums.max / temperature;
         let mut factor_c1 = &terms.softmax_coef_c1 * whole.share(&max_u_c1) * g;
         if let Some(tail_coef_c1) = &terms.tail_coef_c1 {
             factor_c1 += tail_coef_c1 * others.share(&max_u_c1) * g;
         }
-        let plain_factor_c1 = plain.share(&walk.max) * hard_g;
+        let plain_factor_c1 = plain.share(&row_sums.max) * hard_g;
         let constant_c1 = terms.constant_c1.map(|constant| constant * g);
         let mut listed_grad_ck = terms.listed_grad_ck * g;
         if hard_weight > 0.0 {
@@ -224,12 +226,12 @@ impl Head<'_> {
             factor_c1 += &plain_factor_c1;
         }
         let plain_exp = tempered.then_some(&plain_factor_c1);
-        let factors = RowFactors { max: &walk.max, exp: &factor_c1, plain_exp, constant: constant_c1.as_ref() };
+        let factors = RowFactors { max: &row_sums.max, exp: &factor_c1, plain_exp, constant: constant_c1.as_ref() };
         rows::gradient(&mut z_cv, temperature, &factors);
         own.add(&mut z_cv, &listed_grad_ck);
         if hard_weight > 0.0 {
-            // A label that is not listed: set from double precision, as listed ids are, and not added in that of the logits.
-            let x_c1 = &label_z_c1 - &walk.max;
+            // The label, if it is not listed: its gradient is set from f64, like that of listed ids, instead of added in f32.
+            let x_c1 = &label_z_c1 - &row_sums.max;
             let mut exact_c1 = (&x_c1 / temperature).exp() * &factor_c1 - hard_g;
             if let Some(factor) = plain_exp {
                 exact_c1 += x_c1.exp() * factor;
@@ -239,7 +241,7 @@ impl Head<'_> {
             }
             let unlisted_c1 = &label_here_c1 - row_sum(&own.at(&labels_c1, self.vocab_start));
             let written_c1 = z_cv.gather(1, &label_column_c1, false).to_kind(Kind::Double);
-            // What stands at a listed label may be anything but is finite: zero times it is zero.
+            // For a listed label this may hold any finite value: it is multiplied by zero.
             let missing_c1 = (exact_c1.nan_to_num(0.0, 0.0, 0.0) - written_c1) * unlisted_c1;
             let _ = z_cv.scatter_add_(1, &label_column_c1, &missing_c1.to_kind(z_cv.kind()));
         }

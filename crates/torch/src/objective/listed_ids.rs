@@ -4,17 +4,17 @@ use tch::{Kind, Tensor};
 
 use super::targets::Ids;
 
-/// Which columns of a chunk's logits `[C, v]` the k ids of each row are, and which of them are on this rank.
+/// The columns of a chunk's logits `[C, v]` that hold the k ids of each row, and which of the ids are on this rank.
 pub struct ListedColumns {
-    /// `[C, k]` i64, 0 where not here; `None` where the ids are all columns, in order.
+    /// `[C, k]` i64, 0 if the id is not on this rank; `None` if the ids are all columns, in order.
     columns_ck: Option<Tensor>,
-    /// `[C, k]` f64, 1 where an entry is here and counts as an outcome (an id listed twice counts once).
+    /// `[C, k]` f64, 1 if an entry is on this rank and counts as an outcome (an id listed twice counts once).
     pub outcome_ck: Tensor,
-    /// `[C, k]` f64, 1 where an entry is here.
+    /// `[C, k]` f64, 1 if an entry is on this rank.
     pub here_ck: Tensor,
 }
 
-/// Global ids as columns of the shard `start .. start + width`, and 1 where it holds them (else column 0 and 0).
+/// Global ids as columns of the shard `start .. start + width`, with 1 for ids in it; other ids get column 0 and 0.
 pub fn columns(ids: &Tensor, start: i64, width: i64) -> (Tensor, Tensor) {
     let local = ids - start;
     let here = local.ge(0).logical_and(&local.lt(width));
@@ -42,17 +42,17 @@ impl ListedColumns {
         self.columns_ck.is_none()
     }
 
-    /// The logits at the ids `[C, k]`, f64; where an id is not here, those of column 0.
+    /// The logits at the ids `[C, k]`, f64; for ids on other ranks, the logits of column 0.
     pub fn take(&self, z_cv: &Tensor) -> Tensor {
         let taken = self.columns_ck.as_ref().map_or_else(|| z_cv.copy(), |columns| z_cv.gather(1, columns, false));
         taken.to_kind(Kind::Double)
     }
 
-    /// Sets the logits at the ids to −∞, so that what is left are the other ids.
+    /// Sets the logits at the ids to −∞, so that only the other ids remain.
     pub fn hide(&self, z_cv: &mut Tensor) {
         let _ = match &self.columns_ck {
             None => z_cv.fill_(f64::NEG_INFINITY),
-            // Adding does no harm at column 0, which stands for ids that are not here.
+            // Ids on other ranks map to column 0, where adding 0 is harmless.
             Some(columns) => {
                 let hidden = self.here_ck.zeros_like().masked_fill(&self.here_ck.gt(0.0), f64::NEG_INFINITY);
                 z_cv.scatter_add_(1, columns, &hidden.to_kind(z_cv.kind()))
@@ -60,7 +60,7 @@ impl ListedColumns {
         };
     }
 
-    /// Adds `values_ck` at the ids that are here.
+    /// Adds `values_ck` at the ids on this rank.
     pub fn add(&self, into_cv: &mut Tensor, values_ck: &Tensor) {
         let kind = into_cv.kind();
         let _ = match &self.columns_ck {
@@ -69,7 +69,7 @@ impl ListedColumns {
         };
     }
 
-    /// 1 at the outcome that is the row's label (`[C, 1]`, global ids), if it is listed and here, `[C, k]` f64.
+    /// 1 at the outcome that is the row's label (`[C, 1]`, global ids), if it is listed and on this rank, `[C, k]` f64.
     pub fn at(&self, labels_c1: &Tensor, start: i64) -> Tensor {
         match &self.columns_ck {
             None => {
@@ -77,7 +77,7 @@ impl ListedColumns {
                 let ids = Tensor::arange(width, (Kind::Int64, labels_c1.device())) + start;
                 ids.eq_tensor(labels_c1).to_kind(Kind::Double)
             }
-            // Where an id is not here its column is no column of it, but neither is it an outcome.
+            // For an id on another rank the column is meaningless, but it is no outcome either.
             Some(columns) => (columns + start).eq_tensor(labels_c1) * &self.outcome_ck,
         }
     }

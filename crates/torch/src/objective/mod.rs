@@ -1,6 +1,6 @@
-//! How far apart student and teacher are: every objective once as an f64 reference, once fast in the chunked head.
+//! Loss functions and the fused output head. Every objective exists twice: as an f64 reference, and in the fast chunked head.
 //!
-//! Formulas, gradients and their sources stand in docs/objectives.md; [`reference`] says the same in code that can be read.
+//! Formulas, gradients and their sources are in docs/objectives.md; [`reference`] states the same in readable code.
 
 pub mod case;
 mod draw;
@@ -18,18 +18,18 @@ use std::ops::RangeInclusive;
 
 use serde::{Deserialize, Serialize};
 
-/// What an arm minimises: (1 − λ)·objective + λ·hard-ce, meant over the target tokens of the global batch.
+/// The loss of an arm: (1 − λ)·objective + λ·hard-ce, averaged over the target tokens of the global batch.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Loss {
     pub objective: Objective,
     /// λ: the weight of cross-entropy on the labels, at temperature 1.
     pub lambda: f64,
-    /// Whether value and gradient of the objective (not of the hard term) are multiplied by τ², as Hinton et al. 2015
-    /// suggest, so that the gradient keeps its size when τ changes.
+    /// Whether value and gradient of the objective (not of the hard term) are multiplied by τ², as Hinton et al. 2015 suggest, so
+    /// that the gradient keeps its magnitude when τ changes.
     pub temperature_squared: bool,
 }
 
-/// How a student is compared with its targets, of one token.
+/// The loss of one token, given the student's logits and the targets.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", tag = "name")]
 pub enum Objective {
@@ -37,36 +37,36 @@ pub enum Objective {
     HardCe,
     /// Cross-entropy on the teacher's probabilities.
     SoftCe { tail: Tail, temperature: f64 },
-    /// KL(teacher ‖ student): soft-ce less the entropy of what it compares with.
+    /// KL(teacher ‖ student): soft-ce minus the entropy of its target.
     KlForward { tail: Tail, temperature: f64 },
-    /// KL(student ‖ teacher), on the teacher's ids and one more outcome, "something else".
+    /// KL(student ‖ teacher) over the teacher's ids and one more outcome, "something else".
     KlReverse { temperature: f64 },
-    /// β·KL(teacher ‖ m) + (1 − β)·KL(student ‖ m) with m = β·teacher + (1 − β)·student, on the same outcomes.
+    /// β·KL(teacher ‖ m) + (1 − β)·KL(student ‖ m) with m = β·teacher + (1 − β)·student, over the same outcomes.
     Jsd { beta: f64, temperature: f64 },
-    /// Squared difference of the teacher's logits. `centered` removes the mean over the ids compared from both sides;
+    /// Squared difference from the teacher's logits. `centered` subtracts the mean over the compared ids from both sides;
     /// `mse_mean` divides by their number.
     LogitMse { centered: bool, mse_mean: bool },
-    /// Squared difference of the log-probabilities.
+    /// Squared difference from the teacher's logprobs.
     LogprobMse { mse_mean: bool, temperature: f64 },
 }
 
-/// What becomes of the teacher's mass R = 1 − M outside its top-k.
+/// How the teacher's mass R = 1 − M outside its top-k is treated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Tail {
     /// Dropped: loss M·lse − Σ w u.
     Raw,
-    /// The seed's: logs `raw`, descends along p − w.
+    /// metaseq's: reports the loss of `raw`, but descends along p − w.
     Metaseq,
-    /// Dropped, and the rest scaled to one.
+    /// Dropped, and the teacher's k probabilities rescaled to sum to one.
     Renormalize,
-    /// Dropped, and both sides scaled to one over the k ids: the student's mass elsewhere is not penalised.
+    /// Dropped, and both sides rescaled to one over the k ids: the student's mass elsewhere is not penalised.
     DoubleRenormalize,
     /// One more outcome, "something else", on both sides.
     Bucket,
     /// Spread evenly over the other V − k ids.
     Uniform,
-    /// None is left: the ids are draws from the whole teacher, their weights unbiased and of sum one.
+    /// There is none: the ids are draws from the whole distribution of the teacher, with unbiased weights that sum to one.
     Sampled,
 }
 
@@ -106,7 +106,7 @@ impl Objective {
         self != Objective::HardCe
     }
 
-    /// τ; 1 where the objective has none.
+    /// τ; 1 if the objective has none.
     pub fn temperature(self) -> f64 {
         match self {
             Objective::SoftCe { temperature, .. }
@@ -118,7 +118,7 @@ impl Objective {
         }
     }
 
-    /// The tail, where the objective has a choice of one.
+    /// The tail, if the objective has that setting.
     pub fn tail(self) -> Option<Tail> {
         match self {
             Objective::SoftCe { tail, .. } | Objective::KlForward { tail, .. } => Some(tail),
@@ -126,7 +126,7 @@ impl Objective {
         }
     }
 
-    /// Whether the teacher's logits are compared, rather than its log-probabilities.
+    /// Whether the objective compares logits rather than logprobs.
     pub fn compares_logits(self) -> bool {
         matches!(self, Objective::LogitMse { .. })
     }
@@ -139,23 +139,23 @@ impl From<Objective> for Loss {
 }
 
 impl Loss {
-    /// What the objective's value and gradient are multiplied by.
+    /// The factor of the objective's value and gradient.
     pub fn objective_weight(&self) -> f64 {
         let squared = if self.temperature_squared { self.objective.temperature().powi(2) } else { 1.0 };
         (1.0 - self.hard_weight()) * squared
     }
 
-    /// What cross-entropy on the labels is multiplied by, beside the objective.
+    /// The factor of cross-entropy on the labels, added to the objective.
     pub fn hard_weight(&self) -> f64 {
         if self.objective == Objective::HardCe { 0.0 } else { self.lambda }
     }
 }
 
-/// Temperatures at which losses and gradients of ordinary logits fit single precision.
+/// Temperatures at which losses and gradients of ordinary logits fit into f32.
 pub const TEMPERATURES: RangeInclusive<f64> = 1e-6..=1e6;
-/// The same in words.
+/// The same range, for messages.
 pub const TEMPERATURES_WORDS: &str = "a number from 1e-6 to 1e6";
 
-/// The least weight that the teacher's "something else" has in `kl-reverse`, where none would make the loss infinite: cached
-/// log-probabilities are rounded, and their sum does not tell less.
+/// The minimum weight of the teacher's "something else" in `kl-reverse`, whose loss would be infinite without any: stored
+/// logprobs are rounded, and a smaller remainder of their sum carries no information.
 pub const MIN_TAIL_MASS: f64 = 1e-6;

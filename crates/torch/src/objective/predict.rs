@@ -1,4 +1,4 @@
-//! What a head says of text without learning from it: the label's nats, the most likely ids.
+//! Predictions of a head, for evaluation: the label's cross-entropy, and the most likely ids.
 
 use anyhow::Result;
 use tch::{Kind, Tensor};
@@ -8,7 +8,7 @@ use super::head::Head;
 use super::listed_ids::columns;
 
 impl Head<'_> {
-    /// What held-out text needs of N rows: nats of the label, the most likely id and its probability, each `[N]`.
+    /// Evaluates N rows of held-out text: the label's nats, the most likely id and its probability, each `[N]`.
     pub fn predict(&self, hidden_nd: &Tensor, labels_n: &Tensor) -> Result<Prediction> {
         let _guard = tch::no_grad_guard();
         let (mut nll, mut top, mut confidence) = (Vec::new(), Vec::new(), Vec::new());
@@ -40,8 +40,8 @@ impl Head<'_> {
         Ok(Prediction { nll_n: Tensor::cat(&nll, 0), top_n: Tensor::cat(&top, 0), confidence_n: Tensor::cat(&confidence, 0) })
     }
 
-    /// The k most likely ids of each of N rows, best first: `(ids [N, k] i64, logits [N, k] f32, lse [N, τ] f32)`, lse being
-    /// logsumexp(z/τ) at each of `temperatures`.
+    /// The k most likely ids of each of N rows, best first: `(ids [N, k] i64, logits [N, k] f32, lse [N, T] f32)`, where lse is
+    /// logsumexp(z/τ) at each of the T `temperatures`.
     pub fn top_k(&self, hidden_nd: &Tensor, k: i64, temperatures: &[f64]) -> Result<(Tensor, Tensor, Tensor)> {
         let _guard = tch::no_grad_guard();
         let (mut ids, mut logits, mut lses) = (Vec::new(), Vec::new(), Vec::new());
@@ -54,7 +54,7 @@ impl Head<'_> {
             let (mut best_ck, mut best_ids_ck) = z_cv.topk(here, -1, true, true);
             best_ids_ck += self.vocab_start;
             if self.tp.size > 1 {
-                // A shard may hold fewer than k rows; what is missing can never win.
+                // A shard may hold fewer than k rows; the padding never wins.
                 let pad = [0, k - here];
                 let values_rck = self.tp.all_gather(&best_ck.constant_pad_nd(pad).masked_fill(
                     &Tensor::arange(k, (Kind::Int64, z_cv.device())).ge(here).expand([length, k], false),
@@ -82,7 +82,7 @@ impl Head<'_> {
     }
 }
 
-/// See [`Head::predict`].
+/// The result of [`Head::predict`].
 pub struct Prediction {
     pub nll_n: Tensor,
     pub top_n: Tensor,

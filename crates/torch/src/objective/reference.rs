@@ -1,22 +1,22 @@
-//! Every objective in plain f64, one token at a time, written to be read. The oracle of the fast path.
+//! Every objective in plain f64, one token at a time, written for readability. The oracle of the fast path.
 //!
 //! z are the student's V logits, u = z/τ, p = softmax(u); the teacher gives weights w over some ids, M = Σ w and R = 1 − M.
 //! Sources and derivations: docs/objectives.md.
 
 use super::{Loss, MIN_TAIL_MASS, Objective, Tail};
 
-/// Targets of one token. An id may be listed more than once: its weights add up.
+/// Targets of one token. An id may be listed more than once; its weights are added.
 pub struct Token<'a> {
     pub label: usize,
     pub ids: &'a [usize],
     /// At the objective's temperature; −∞ carries no weight.
     pub logprobs: &'a [f64],
-    /// −∞ is not compared.
+    /// −∞ is left out of the comparison.
     pub logits: &'a [f64],
 }
 
-/// The loss of one token and its gradient in z. For [`Tail::Metaseq`] the second is, as in the seed, not the gradient of the
-/// first.
+/// The loss of one token and its gradient with respect to z. For [`Tail::Metaseq`], as in metaseq, the second is not the gradient
+/// of the first.
 pub fn loss_and_gradient(loss: &Loss, z: &[f64], token: &Token) -> (f64, Vec<f64>) {
     let (value, gradient) = objective(loss.objective, z, token);
     let (hard, hard_gradient) = hard_ce(z, token.label);
@@ -26,7 +26,7 @@ pub fn loss_and_gradient(loss: &Loss, z: &[f64], token: &Token) -> (f64, Vec<f64
 
 fn objective(objective: Objective, z: &[f64], token: &Token) -> (f64, Vec<f64>) {
     let temperature = objective.temperature();
-    // A shift of all logits changes no probability; without it large ones would lose digits.
+    // Shifting all logits changes no probability; without it large logits would lose digits.
     let max = z.iter().copied().fold(f64::NEG_INFINITY, f64::max);
     let u: Vec<f64> = z.iter().map(|z| (z - max) / temperature).collect();
     let (value, gradient_u) = match objective {
@@ -72,7 +72,7 @@ fn hard_ce(z: &[f64], label: usize) -> (f64, Vec<f64>) {
     (log_sum_exp(z) - z[label], gradient)
 }
 
-/// The teacher's weight of every id, and whether it lists the id.
+/// The teacher's weight of every id, and whether the teacher lists the id.
 fn dense(vocabulary: usize, token: &Token) -> (Vec<f64>, Vec<bool>) {
     let (mut w, mut listed) = (vec![0.0; vocabulary], vec![false; vocabulary]);
     for (&id, logprob) in token.ids.iter().zip(token.logprobs) {
@@ -82,7 +82,7 @@ fn dense(vocabulary: usize, token: &Token) -> (Vec<f64>, Vec<bool>) {
     (w, listed)
 }
 
-/// What soft-ce with `tail` compares p with, where that is a distribution over the vocabulary (or, for `raw`, less than one).
+/// The target of soft-ce with `tail`, where it is a distribution over the vocabulary (or, for `raw`, sums to less than one).
 fn target(vocabulary: usize, token: &Token, tail: Tail) -> Vec<f64> {
     let (mut w, listed) = dense(vocabulary, token);
     let mass: f64 = w.iter().sum();
@@ -98,7 +98,7 @@ fn target(vocabulary: usize, token: &Token, tail: Tail) -> Vec<f64> {
     w
 }
 
-/// Cross-entropy −Σ t ln p with gradient (Σ t)·p − t in u.
+/// Cross-entropy −Σ t ln p, with gradient (Σ t)·p − t with respect to u.
 fn cross_entropy(u: &[f64], target: &[f64]) -> (f64, Vec<f64>) {
     let (lse, p) = (log_sum_exp(u), softmax(u));
     let sum: f64 = target.iter().sum();
@@ -123,7 +123,7 @@ fn soft_ce(u: &[f64], token: &Token, tail: Tail) -> (f64, Vec<f64>) {
     }
 }
 
-/// −Σ t ln t of what soft-ce with `tail` compares with: the least value it can reach (less a constant for `raw`).
+/// −Σ t ln t of the target of soft-ce with `tail`: its minimum (minus a constant for `raw`).
 fn entropy_of_target(vocabulary: usize, token: &Token, tail: Tail) -> f64 {
     let mut outcomes = target(vocabulary, token, tail);
     let (_, listed) = dense(vocabulary, token);
@@ -133,16 +133,16 @@ fn entropy_of_target(vocabulary: usize, token: &Token, tail: Tail) -> f64 {
     outcomes.iter().filter(|t| **t > 0.0).map(|t| -t * t.ln()).sum()
 }
 
-/// Σ f(ln q, w) over the outcomes: the listed ids, and "something else" (with at least `least_rest` on the teacher's side). f
-/// gives a value and t = q·∂f/∂q. The gradient in u is then t_i − p_i·Σt for a listed i; what falls to "something else",
-/// t_out − P_out·Σt, is shared among the others as p is.
-fn divergence(u: &[f64], token: &Token, least_rest: f64, f: impl Fn(f64, f64) -> (f64, f64)) -> (f64, Vec<f64>) {
+/// Σ f(ln q, w) over the outcomes: the listed ids, and "something else" (with at least `min_tail_mass` on the teacher's side). f
+/// returns a value and t = q·∂f/∂q. The gradient with respect to u is then t_i − p_i·Σt for a listed i. That of "something else",
+/// t_out − P_out·Σt, is divided among the other ids in proportion to p.
+fn divergence(u: &[f64], token: &Token, min_tail_mass: f64, f: impl Fn(f64, f64) -> (f64, f64)) -> (f64, Vec<f64>) {
     let lse = log_sum_exp(u);
     let (w, listed) = dense(u.len(), token);
-    // A sum of its own rather than one less the listed: exact when almost all mass is on those.
+    // Summed directly instead of as one minus the listed ids: accurate when almost all mass is on those.
     let others: Vec<f64> = u.iter().zip(&listed).filter(|(_, listed)| !**listed).map(|(u, _)| *u).collect();
     let lse_others = log_sum_exp(&others);
-    let rest = (1.0 - w.iter().sum::<f64>()).max(least_rest);
+    let rest = (1.0 - w.iter().sum::<f64>()).max(min_tail_mass);
     let (mut value, t_others) = if others.is_empty() { (0.0, 0.0) } else { f(lse_others - lse, rest) };
     let mut t = vec![0.0; u.len()];
     for i in (0..u.len()).filter(|&i| listed[i]) {

@@ -1,15 +1,15 @@
-//! The two walks over a chunk of logits: by the CPU's kernels where they fit, else by composed tensor operations.
+//! The two passes over a chunk of logits: by the CPU kernels where they apply, otherwise by composed tensor operations.
 
 use tch::{Kind, Tensor};
 
 use super::kernels::{self, EMPTY_MAX, RowFactors, RowSums};
 
-/// LossSums of the rows of `z_cv` (f32), −∞ standing for none.
+/// The sums of each row of `z_cv` (f32), where −∞ stands for no logit.
 pub fn sums(z_cv: &Tensor, temperature: f64, difference: bool) -> RowSums {
     if kernels::fit(z_cv) { kernels::sums(z_cv, temperature, difference) } else { composed_sums(z_cv, temperature, difference) }
 }
 
-/// Writes the gradient over the logits `z_cv`.
+/// Overwrites the logits `z_cv` with the gradient.
 pub fn gradient(z_cv: &mut Tensor, temperature: f64, factors: &RowFactors) {
     if kernels::fit(z_cv) {
         kernels::gradient(z_cv, temperature, factors);

@@ -1,4 +1,4 @@
-//! What a batch is held against: labels, and what the teacher says of some ids or of all.
+//! The targets of a batch: labels, and the teacher's distribution over some ids or all of them.
 
 use tch::{Kind, Tensor};
 
@@ -9,22 +9,22 @@ pub struct Targets {
     pub teacher: Option<Teacher>,
 }
 
-/// A teacher's answers for N tokens.
+/// Teacher targets for N tokens.
 pub struct Teacher {
     pub ids: Ids,
-    /// `[N, k]` f32: log-probabilities at the objective's temperature; −∞ carries no weight.
+    /// `[N, k]` f32: logprobs at the objective's temperature; −∞ carries no weight.
     pub logprobs_nk: Option<Tensor>,
-    /// `[N, k]` f32: logits; −∞ is not compared.
+    /// `[N, k]` f32: logits; −∞ is left out of the comparison.
     pub logits_nk: Option<Tensor>,
 }
 
-/// The ids that a teacher speaks of.
+/// The ids of the teacher targets.
 pub enum Ids {
-    /// k ids a row, known on every rank.
+    /// k ids per row, known on every rank.
     Listed {
         /// `[N, k]` i64.
         ids_nk: Tensor,
-        /// `[N, k]` bool, true at the first listing of an id; `None` where no row lists an id twice.
+        /// `[N, k]` bool, true at the first occurrence of an id in its row; `None` if no row lists an id twice.
         first_nk: Option<Tensor>,
     },
     /// All ids of this rank's vocabulary shard, k = v, in order.
@@ -32,12 +32,12 @@ pub enum Ids {
 }
 
 impl Ids {
-    /// k distinct ids a row.
+    /// k distinct ids per row.
     pub fn distinct(ids_nk: Tensor) -> Self {
         Ids::Listed { ids_nk, first_nk: None }
     }
 
-    /// The same ids, the tensors shared.
+    /// The same ids; the tensors share memory.
     pub fn share(&self) -> Self {
         match self {
             Ids::All => Ids::All,
@@ -69,14 +69,14 @@ impl Targets {
 }
 
 impl Teacher {
-    /// The targets as a cache holds them, at `temperature`: distinct `ids [N, k]`, their logits, and lse `[N, 1]` there.
+    /// Targets as stored in a cache, at `temperature`: distinct `ids [N, k]`, their logits, and their logsumexp `[N, 1]` at it.
     pub fn from_logits(ids_nk: Tensor, logits_nk: Tensor, lse_n1: &Tensor, temperature: f64) -> Self {
         let logprobs_nk = &logits_nk / temperature - lse_n1;
         Self { ids: Ids::distinct(ids_nk), logprobs_nk: Some(logprobs_nk), logits_nk: Some(logits_nk) }
     }
 
-    /// k ids a row with their log-probabilities or logits or both. An id that a row lists again gives its weight to the first
-    /// listing: afterwards its own log-probability is −∞. Logits stay apart: each is compared.
+    /// k ids per row with logprobs, logits or both. If a row repeats an id, the first occurrence gets the added weight, and the
+    /// logprob of the others becomes −∞. Logits are not merged: each is compared.
     pub fn listed(ids_nk: Tensor, logprobs_nk: Option<Tensor>, logits_nk: Option<Tensor>) -> Self {
         let (sorted, order) = ids_nk.sort_stable(true, -1, false);
         let (n, k) = ids_nk.size2().expect("two dimensions");
@@ -88,7 +88,7 @@ impl Teacher {
         let back = order.argsort(-1, false);
         let first_nk = first_sorted.gather(1, &back, false);
         let logprobs_nk = logprobs_nk.map(|logprobs| {
-            // Entries of one id are neighbours once sorted; the place of the first among them stands for all.
+            // After sorting, entries with the same id are neighbours; the position of the first represents all.
             let group = first_sorted.to_kind(Kind::Int64).cumsum(-1, Kind::Int64) - 1;
             let weights = logprobs.to_kind(Kind::Double).exp().gather(1, &order, false);
             let sums = weights.zeros_like().scatter_add(1, &group, &weights).gather(1, &group, false);

@@ -1,8 +1,8 @@
-//! Each objective on a chunk of rows, in double precision: its value, and its gradient in a form that the head can write in place.
+//! Each objective on a chunk of rows, in f64: its value, and its gradient in a form that the head can write in place.
 //!
-//! With u = z/τ and p = softmax(u), every gradient in u is, at the ids that the teacher lists, some value; and elsewhere
-//! `whole·p_i + others·p_i/P + constant`, P being the probability of all other ids together. See [`super::reference`] for the
-//! same objectives written to be read.
+//! With u = z/τ and p = softmax(u), the gradient with respect to u of every objective is some value at each id that the teacher
+//! lists, and elsewhere `softmax_coef·p_i + tail_coef·p_i/P + constant`, where P is the total probability of all other ids. See
+//! [`super::reference`] for the same objectives written for readability.
 
 use anyhow::Result;
 use tch::{Kind, Tensor};
@@ -13,46 +13,46 @@ use super::targets::{Ids, Teacher};
 use super::{MIN_TAIL_MASS, Objective, Tail};
 use crate::dist::ProcessGroup;
 
-/// C rows, seen from one vocabulary shard.
+/// C rows, as seen from one vocabulary shard.
 pub struct Rows<'a> {
     pub own: &'a ListedColumns,
-    /// `[C, k]`, at the ids.
+    /// u at the ids, `[C, k]`.
     pub u_ck: &'a Tensor,
     /// ln p at the ids, `[C, k]`.
     pub logp_ck: &'a Tensor,
-    /// Σ exp(u) over the ids, over all others, and over both: of the whole vocabulary.
+    /// Σ exp(u) over the listed ids, over all others, and over both, for the whole vocabulary.
     pub ids: &'a LogSumExp,
     pub others: &'a LogSumExp,
     pub whole: &'a LogSumExp,
-    /// Σ (z − y) over the compared ids `[C, 1]`, where the objective centres.
+    /// Σ (z − y) over the compared ids `[C, 1]`, if the objective is centred.
     pub difference_c1: Option<&'a Tensor>,
-    /// Σ ln p over the other ids of this shard `[C, 1]`, where the objective has a uniform tail.
+    /// Σ ln p over the other ids of this shard `[C, 1]`, if the objective has a uniform tail.
     pub others_logp_c1: Option<&'a Tensor>,
     pub vocab_size: i64,
     pub tp: &'a ProcessGroup,
 }
 
-/// Value and gradient in u.
+/// Value, and gradient with respect to u; see the module's formula for the coefficients `[C, 1]`.
 pub struct Terms {
     /// This shard's part of the value `[C, 1]`.
     pub value_c1: Tensor,
-    /// At the ids `[C, k]`; what `constant_c1` adds there is taken off already.
+    /// At the ids `[C, k]`; `constant_c1`, which is added everywhere, is already subtracted.
     pub listed_grad_ck: Tensor,
     pub softmax_coef_c1: Tensor,
     pub tail_coef_c1: Option<Tensor>,
     pub constant_c1: Option<Tensor>,
 }
 
-/// What the teacher says of C rows, with what follows from it.
+/// The teacher's weights for C rows, and quantities derived from them.
 pub struct Weights {
     /// `[C, k]`, at the objective's temperature.
     logw_ck: Tensor,
     w_ck: Tensor,
     /// M `[C, 1]`.
     pub mass_c1: Tensor,
-    /// R, none where the teacher speaks of every id.
+    /// R; zero if the teacher gives every id.
     tail_mass_c1: Tensor,
-    /// Ids of the vocabulary that the row does not list.
+    /// Number of ids of the vocabulary that the row does not list.
     unlisted_c1: Tensor,
     /// −Σ w ln w over the listed ids.
     pub entropy_c1: Tensor,
@@ -78,7 +78,7 @@ impl Weights {
         Ok(Some(Self { logw_ck, w_ck, mass_c1, tail_mass_c1, unlisted_c1, entropy_c1 }))
     }
 
-    /// The label alone, with all weight.
+    /// The label alone, with weight 1.
     pub fn label(labels_c1: &Tensor, vocab_size: i64) -> Self {
         let one = labels_c1.ones_like().to_kind(Kind::Double);
         let zero = one.zeros_like();
@@ -117,17 +117,17 @@ impl Rows<'_> {
         })
     }
 
-    /// A value that every shard knows, counted on the first alone.
+    /// A value known to every shard, counted only on the first.
     fn once(&self, value: &Tensor) -> Tensor {
         if self.tp.rank == 0 { value.shallow_clone() } else { value.zeros_like() }
     }
 
-    /// Σ over the ids that are here.
+    /// Σ over the ids on this rank.
     fn sum(&self, of_ck: &Tensor) -> Tensor {
         row_sum(&(of_ck * &self.own.outcome_ck))
     }
 
-    /// −Σ t ln p with t at the ids alone, of sum `total_c1`.
+    /// −Σ t ln p with t at the ids alone, whose sum is `total_c1`.
     fn cross_entropy(&self, t_ck: &Tensor, total_c1: &Tensor) -> Terms {
         Terms {
             value_c1: -self.sum(&(t_ck * self.logp_ck)),
@@ -155,7 +155,7 @@ impl Rows<'_> {
                 let logq_ck = self.u_ck - &self.ids.max - self.ids.log_sum();
                 Terms {
                     value_c1: -self.sum(&(&t_ck * &logq_ck)),
-                    // Where an id is not here u is of another, and its exponential may be anything.
+                    // For ids on other ranks u is that of another id, so its exponential is unbounded.
                     listed_grad_ck: (total_c1 * logq_ck.clamp_max(0.0).exp() - t_ck) * &self.own.outcome_ck,
                     softmax_coef_c1: mass_c1.zeros_like(),
                     tail_coef_c1: None,
@@ -181,12 +181,12 @@ impl Rows<'_> {
         }
     }
 
-    /// ln P `[C, 1]`, P being the probability of all ids that are not listed.
+    /// ln P `[C, 1]`, where P is the probability of all ids that are not listed.
     fn log_others(&self) -> Tensor {
         &self.others.max - &self.whole.max + self.others.log_sum() - self.whole.log_sum()
     }
 
-    /// The gradient where the value is Σ f over the listed ids and "something else", t being q·∂f/∂q of each.
+    /// The gradient if the value is Σ f over the listed ids and "something else", with t = q·∂f/∂q of each.
     fn divergence(&self, value_c1: Tensor, t_ck: &Tensor, t_others_c1: &Tensor) -> Result<Terms> {
         let sum_c1 = self.sum(t_ck);
         self.tp.all_reduce_sum(&sum_c1)?;
@@ -256,7 +256,8 @@ impl Rows<'_> {
         })
     }
 
-    /// How many entries of a row are compared, at least 1: on this rank alone they are known for all, unless they are columns.
+    /// Number of compared entries of a row, at least 1. Every rank knows all listed ids; if the ids are all columns, V are
+    /// compared.
     fn count(&self, compared: &Tensor) -> Tensor {
         if self.own.is_all() { self.others.sum.full_like(self.vocab_size as f64) } else { row_sum(compared).clamp_min(1.0) }
     }
@@ -267,13 +268,13 @@ pub fn difference(x_ck: &Tensor, y_ck: &Tensor, compared: &Tensor) -> Tensor {
     (x_ck - y_ck).masked_fill(&compared.eq(0.0), 0.0)
 }
 
-/// w/M and its sum: 1, or 0 where the teacher gives no weight at all.
+/// w/M and its sum: 1, or 0 if the teacher gives no weight at all.
 fn renormalized(weights: &Weights) -> (Tensor, Tensor) {
     let t_ck = &weights.w_ck / weights.mass_c1.clamp_min(f64::MIN_POSITIVE);
     (t_ck, weights.mass_c1.gt(0.0).to_kind(Kind::Double))
 }
 
-/// −Σ t ln t of what the tail compares with `[C, 1]`.
+/// −Σ t ln t of the target of the tail `[C, 1]`.
 fn entropy_of_target(weights: &Weights, tail: Tail) -> Tensor {
     let Weights { mass_c1, tail_mass_c1, unlisted_c1, entropy_c1, .. } = weights;
     let minus_x_log = |x: &Tensor, y: &Tensor| -(x * y.clamp_min(f64::MIN_POSITIVE).log());

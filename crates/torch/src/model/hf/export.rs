@@ -1,4 +1,4 @@
-//! A model as a Hugging Face folder: `config.json`, safetensors under the family's names, `tokenizer.json` and its special tokens.
+//! Exports a model as a Hugging Face folder: `config.json`, safetensors under the family's names, tokenizer and special tokens.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs;
@@ -16,9 +16,9 @@ use super::special::SpecialTokens;
 use crate::dist::Mesh;
 use crate::model::{ModelConfig, Weights};
 
-/// Writes `weights` of `config` to `folder`, which must be new or empty, in f32, at most `file_bytes` a file (a larger tensor
-/// gets one of its own), with a copy of `tokenizer` and what the files beside it say of its special tokens. Every rank calls, the
-/// first writes.
+/// Exports `weights` of `config` to `folder`, which must be new or empty, in f32, with at most `file_bytes` per file (a larger
+/// tensor gets a file of its own), a copy of `tokenizer`, and the special tokens that the files beside it declare. A collective
+/// call: every rank must call it; the first one writes.
 pub fn export(
     folder: &Path,
     config: &ModelConfig,
@@ -31,7 +31,7 @@ pub fn export(
     export_with(folder, config, weights, special.as_ref(), file_bytes, mesh)
 }
 
-/// The same, with a tokenizer whose special tokens are `special`.
+/// Like [`export`], with a tokenizer whose special tokens are `special`.
 pub fn export_with(
     folder: &Path,
     config: &ModelConfig,
@@ -62,7 +62,7 @@ pub fn export_with(
         if !mesh.is_first() {
             continue;
         }
-        // Parts of a tensor come in their order.
+        // Parts of a stored tensor come in order.
         let collected = parts.entry(&place.name).or_default();
         collected.push(full.to_device(Device::Cpu));
         if (collected.len() as i64) < place.part.1 {
@@ -94,11 +94,11 @@ pub fn export_with(
         special.complete(&mut fields);
     }
     fields["dtype"] = json!("float32");
-    // Last: a folder with a config.json is whole.
+    // Written last: a folder with a config.json is complete.
     replace_bytes(&folder.join("config.json"), format!("{fields:#}\n").as_bytes())
 }
 
-/// Which file each stored tensor goes to, and how many each file gets.
+/// The file for each stored tensor, and the number of tensors per file.
 fn plan<'a>(stored: impl Iterator<Item = (&'a String, Vec<i64>)>, file_bytes: u64) -> (Vec<usize>, HashMap<&'a str, usize>) {
     let (mut files, mut file_of, mut filled) = (vec![0], HashMap::new(), 0);
     for (name, shape) in stored {
@@ -125,7 +125,7 @@ fn write(path: &Path, tensors: &[(&str, Vec<i64>, Vec<u8>)]) -> Result<()> {
             Ok((*name, TensorView::new(Dtype::F32, shape, bytes)?))
         })
         .collect::<Result<_>>()?;
-    // transformers asks which framework a file is from.
+    // transformers requires the framework that wrote the file.
     let note = HashMap::from([("format".to_string(), "pt".to_string())]);
     replace_bytes(path, &safetensors::serialize(views, Some(note))?)
 }

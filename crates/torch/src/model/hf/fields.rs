@@ -1,5 +1,5 @@
-//! The fields of a `config.json`. Each is read, required to be off, or known to leave the numbers alone; any other ends in an
-//! error that names it, so that no setting is ever ignored in silence.
+//! The fields of a `config.json`. Each field is either used, required to be off, or known not to affect the numbers. Any other
+//! field is an error that names it, so no setting is silently ignored.
 
 use std::cell::RefCell;
 use std::collections::BTreeSet;
@@ -8,15 +8,15 @@ use std::path::{Path, PathBuf};
 use anyhow::Result;
 use hydrometer_base::guard::read_file;
 use hydrometer_base::user_error;
-use hydrometer_data::content::instead;
+use hydrometer_data::content::recognise_other_kind;
 use hydrometer_data::lines::BOM;
 use serde_json::{Map, Value, json};
 
-/// Larger than any model's; keeps products of three sizes within 64 bits.
-const LARGEST: u64 = 1 << 20;
+/// Largest size of any dimension; keeps products of three sizes within 64 bits.
+const MAX_SIZE: u64 = 1 << 20;
 pub const MOST_LAYERS: u64 = 4096;
 
-/// Bookkeeping, generation, training and file format: nothing that evaluation on given tokens depends on.
+/// Bookkeeping, generation, training and file format: fields that do not affect evaluation on given tokens.
 const WITHOUT_EFFECT: [&str; 51] = [
     "architectures",
     "bad_words_ids",
@@ -71,7 +71,7 @@ const WITHOUT_EFFECT: [&str; 51] = [
     "use_cache",
 ];
 
-/// A `config.json`, and which of its fields have been asked for.
+/// A `config.json`, which records the fields that were read.
 pub struct Fields {
     pub path: PathBuf,
     map: Map<String, Value>,
@@ -87,16 +87,18 @@ impl Fields {
         match serde_json::from_slice(bytes.strip_prefix(BOM).unwrap_or(&bytes)) {
             Ok(Value::Object(map)) => Ok(Self { path, map, asked: RefCell::default() }),
             Ok(_) => Err(user_error!("{}: expected a JSON object", path.display())),
-            Err(error) => Err(user_error!("{}: {}", path.display(), instead(&bytes).unwrap_or_else(|| error.to_string()))),
+            Err(error) => {
+                Err(user_error!("{}: {}", path.display(), recognise_other_kind(&bytes).unwrap_or_else(|| error.to_string())))
+            }
         }
     }
 
-    /// A mistake in this file.
+    /// A user error about this file.
     pub fn mistake(&self, what: impl std::fmt::Display) -> anyhow::Error {
         user_error!("{}: {what}", self.path.display())
     }
 
-    /// The value of `field`; null is as good as absent.
+    /// The value of `field`; null counts as absent.
     pub fn get(&self, field: &str) -> Option<&Value> {
         self.asked.borrow_mut().insert(field.to_string());
         self.map.get(field).filter(|value| !value.is_null())
@@ -112,7 +114,7 @@ impl Fields {
 
     /// A size that may be absent.
     pub fn optional_size(&self, field: &str) -> Result<Option<usize>> {
-        self.whole(field, LARGEST)
+        self.whole(field, MAX_SIZE)
     }
 
     pub fn size(&self, field: &str) -> Result<usize> {
@@ -145,7 +147,7 @@ impl Fields {
         text.ok_or_else(|| self.mistake(format!("{field} is {value}, not a string")))
     }
 
-    /// `field` must be absent or `supported`: anything else would change the numbers.
+    /// An error unless `field` is absent or `supported`: any other value would change the numbers.
     pub fn only(&self, field: &str, supported: Value) -> Result<()> {
         match self.get(field) {
             Some(value) if *value != supported && value.as_f64().is_none_or(|number| Some(number) != supported.as_f64()) => {
@@ -155,7 +157,8 @@ impl Fields {
         }
     }
 
-    /// The base of rotary positions, from any of the places transformers has kept it in; every other kind of them is refused.
+    /// The base of rotary positions, from any of the fields that transformers has used for it. Every other kind of rotary scaling
+    /// is refused.
     pub fn rope_theta(&self) -> Result<f64> {
         let mut theta = self.number("rope_theta", 10_000.0)?;
         self.only("partial_rotary_factor", json!(1.0))?;
@@ -177,7 +180,7 @@ impl Fields {
         Ok(theta)
     }
 
-    /// All attention is full: no window is in force in any of `layers` layers.
+    /// An error unless attention is full, that is, without a sliding window, in all `layers` layers.
     pub fn full_attention(&self, layers: usize) -> Result<()> {
         let from = self.get("max_window_layers").and_then(Value::as_u64);
         let window = self.get("sliding_window").is_some();
@@ -192,7 +195,7 @@ impl Fields {
         }
     }
 
-    /// Refuses fields that nobody asked for and that might change the numbers.
+    /// Refuses fields that were never read and might change the numbers.
     pub fn finish(&self) -> Result<()> {
         for field in ["is_encoder_decoder", "add_cross_attention"] {
             self.only(field, json!(false))?;

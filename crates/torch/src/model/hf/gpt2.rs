@@ -1,5 +1,5 @@
-//! GPT-2: LayerNorm, learned positions, biases everywhere. Its products store weights as `[in, out]`, queries, keys and values
-//! in one.
+//! GPT-2: LayerNorm, learned positions, biases everywhere. Weights of linear layers are stored as `[in, out]`, with queries, keys
+//! and values in one tensor.
 
 use anyhow::Result;
 use serde_json::{Value, json};
@@ -12,7 +12,8 @@ use crate::model::variant::{Biases, Family, FeedForward, NormKind, Positions, Va
 pub fn config(fields: &Fields) -> Result<ModelConfig> {
     fields.only("scale_attn_weights", json!(true))?;
     fields.only("scale_attn_by_inverse_layer_idx", json!(false))?;
-    // In f32 the same numbers; the summary belongs to classifiers; `n_ctx` repeats `n_positions`; the rest are relics.
+    // The first does not change f32 results; `summary_*` is for classifiers; `n_ctx` repeats `n_positions`; the rest are
+    // obsolete.
     for field in ["reorder_and_upcast_attn", "n_ctx", "n_special", "predict_special_tokens"] {
         fields.get(field);
     }
@@ -42,7 +43,7 @@ pub fn config(fields: &Fields) -> Result<ModelConfig> {
     })
 }
 
-/// An ungated feed-forward by the name of its `activation_function`.
+/// The ungated feed-forward named by `activation_function`.
 pub fn feed_forward(fields: &Fields, default: &str) -> Result<FeedForward> {
     match fields.text("activation_function", default)?.as_str() {
         "gelu" => Ok(FeedForward::Gelu),
@@ -52,7 +53,7 @@ pub fn feed_forward(fields: &Fields, default: &str) -> Result<FeedForward> {
     }
 }
 
-/// The name that [`feed_forward`] reads.
+/// The inverse of [`feed_forward`]: the name of the activation function.
 pub fn activation(config: &ModelConfig) -> &'static str {
     match config.variant.feed_forward {
         FeedForward::SwiGlu => "silu",

@@ -1,4 +1,4 @@
-//! Llama, and what is one by another name (SmolLM2, TinyLlama): its names are the decoder's own.
+//! Llama and models that share its architecture (SmolLM2, TinyLlama). The decoder uses the same parameter names.
 
 use anyhow::Result;
 use serde_json::{Value, json};
@@ -15,7 +15,7 @@ pub fn config(fields: &Fields) -> Result<ModelConfig> {
     gated(fields, Variant::default())
 }
 
-/// The shape that Llama, Qwen2 and Qwen3 share, with `variant` on top.
+/// The shape that Llama, Qwen2 and Qwen3 share, with `variant` applied.
 pub fn gated(fields: &Fields, variant: Variant) -> Result<ModelConfig> {
     fields.only("hidden_act", json!("silu"))?;
     let (hidden_size, heads) = (fields.size("hidden_size")?, fields.size("num_attention_heads")?);
@@ -39,7 +39,7 @@ pub fn gated(fields: &Fields, variant: Variant) -> Result<ModelConfig> {
     })
 }
 
-/// What [`gated`] reads, as transformers writes it.
+/// The fields that [`gated`] reads, as transformers writes them.
 pub fn fields(config: &ModelConfig) -> Value {
     let (model_type, architecture) = match config.variant.family {
         Family::Qwen2 => ("qwen2", "Qwen2ForCausalLM"),
@@ -61,7 +61,7 @@ pub fn fields(config: &ModelConfig) -> Value {
         "initializer_range": config.initializer_range,
         "tie_word_embeddings": !config.variant.untied_head,
     });
-    // Where it is left out, Qwen3 would take a default of its own.
+    // If this were left out, Qwen3 would use its own default.
     if config.variant.head_dim.is_some() || config.variant.family == Family::Qwen3 {
         fields["head_dim"] = json!(config.head_dim());
     }

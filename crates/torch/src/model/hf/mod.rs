@@ -1,4 +1,4 @@
-//! Hugging Face checkpoints, to and from the one decoder: a file a family maps its `config.json` and the names of its tensors.
+//! Hugging Face checkpoints, to and from the decoder. Each family has one file, which maps its `config.json` and tensor names.
 
 mod export;
 mod fields;
@@ -33,13 +33,13 @@ pub use export::{export, export_with};
 pub use fields::MOST_LAYERS;
 pub use special::SpecialTokens;
 
-/// Where a parameter lies in a family's checkpoints.
+/// Where a family's checkpoints store a parameter.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TensorSlot {
     pub name: String,
     /// Stored as `[in, out]`.
     pub transposed: bool,
-    /// Which of how many equal parts of the stored tensor, along the outputs.
+    /// Index and number of equal parts of the stored tensor, along the output dimension.
     pub part: (i64, i64),
 }
 
@@ -52,7 +52,7 @@ impl TensorSlot {
         Self { part: (index, of), ..self }
     }
 
-    /// Shape of the stored tensor that holds a parameter of this shape.
+    /// Shape of the stored tensor that holds a parameter of shape `shape`.
     fn stored(&self, shape: &[i64]) -> Vec<i64> {
         let mut stored = shape.to_vec();
         stored[0] *= self.part.1;
@@ -87,7 +87,7 @@ impl Family {
         }
     }
 
-    /// A `config.json` for `config`, which is of this family.
+    /// A `config.json` for `config`, which must be of this family.
     fn fields(self, config: &ModelConfig) -> Value {
         match self {
             Self::Llama => llama::fields(config),
@@ -98,7 +98,7 @@ impl Family {
         }
     }
 
-    /// Where the decoder's parameter of this name lies.
+    /// Where the decoder's parameter with this name is stored.
     pub fn place(self, parameter: &str) -> TensorSlot {
         match self {
             Self::Llama => llama::place(parameter),
@@ -110,17 +110,17 @@ impl Family {
     }
 }
 
-/// A checkpoint folder, its configuration understood and every tensor accounted for; weights are read when asked for.
+/// A checkpoint folder with a supported configuration and exactly the expected tensors. Weights are read on demand.
 pub struct Checkpoint {
     pub folder: PathBuf,
     pub config: ModelConfig,
     tensors: Tensors,
-    /// The blocks that are kept, in their order; `None` where all are.
+    /// The blocks that are kept, in their order; `None` for all.
     layers: Option<Vec<usize>>,
 }
 
-/// Opens the checkpoint in `folder`: `config.json` with one safetensors file or several. Whatever is not supported, missing or
-/// at odds is a [`hydrometer_base::UserError`] that names the field or the tensor.
+/// Opens the checkpoint in `folder`: `config.json` with one or several safetensors files. Anything unsupported, missing or
+/// inconsistent is a [`hydrometer_base::UserError`] that names the field or the tensor.
 pub fn open(folder: &Path) -> Result<Checkpoint> {
     let fields = Fields::read(folder)?;
     let config = Family::named(&fields)?.config(&fields)?;
@@ -132,7 +132,7 @@ pub fn open(folder: &Path) -> Result<Checkpoint> {
 }
 
 impl Checkpoint {
-    /// The same model with these of its blocks alone, in this order.
+    /// Keeps only these blocks of the model, in this order.
     pub fn keep_layers(mut self, layers: &[usize]) -> Result<Self> {
         let count = self.config.num_hidden_layers;
         if let Some(layer) = layers.iter().find(|&&layer| layer >= count) {
@@ -143,7 +143,7 @@ impl Checkpoint {
         Ok(self)
     }
 
-    /// A hash of the names and bytes of its weight files, in hex: what the weights are, wherever the folder lies.
+    /// A hash of the names and bytes of the weight files, in hex. It identifies the weights independently of the folder.
     pub fn content(&self) -> Result<String> {
         let mut list = String::new();
         for file in self.tensors.files() {
@@ -152,7 +152,7 @@ impl Checkpoint {
         Ok(sha256_hex(list.as_bytes()))
     }
 
-    /// The name that the checkpoint's whole model has for a parameter of this one.
+    /// The name of a parameter in the checkpoint before any blocks were dropped.
     fn source(&self, parameter: &str) -> String {
         let inside = parameter.strip_prefix("model.layers.").and_then(|rest| rest.split_once('.'));
         match (&self.layers, inside.and_then(|(layer, part)| Some((layer.parse::<usize>().ok()?, part)))) {
@@ -161,7 +161,7 @@ impl Checkpoint {
         }
     }
 
-    /// The tensor at `place` under the name it has here: one saved without its head lacks the prefix.
+    /// The name under which the tensor at `place` is stored. A checkpoint saved without its head lacks the prefix.
     fn find(&self, place: &TensorSlot) -> Option<String> {
         let bare = place.name.strip_prefix("model.").or_else(|| place.name.strip_prefix("transformer."));
         [Some(place.name.as_str()), bare].into_iter().flatten().find(|name| self.tensors.contains(name)).map(str::to_string)
@@ -174,7 +174,7 @@ impl Checkpoint {
         Ok((place, name))
     }
 
-    /// Every parameter is there in its shape, and nothing else is.
+    /// An error unless every parameter is there in its shape, and nothing else is.
     fn check(&self) -> Result<()> {
         let mut known = HashSet::new();
         for parameter in parameters(&self.config) {
@@ -188,7 +188,10 @@ impl Checkpoint {
         for name in self.tensors.names().filter(|name| !known.contains(*name) && !table(name)) {
             let tied = name == "lm_head.weight" && !self.config.variant.untied_head;
             if !tied {
-                return Err(user_error!("{}: tensor {name} has no place in what config.json describes", self.folder.display()));
+                return Err(user_error!(
+                    "{}: tensor {name} is not part of the model that config.json describes",
+                    self.folder.display()
+                ));
             }
             let embedding = &parameters(&self.config)[0];
             self.tensors.check(name, &embedding.shape)?;
@@ -202,7 +205,7 @@ impl Checkpoint {
         Ok(())
     }
 
-    /// The whole tensor of a parameter, f32 on the CPU; every number of it is finite.
+    /// The whole tensor of a parameter, f32 on the CPU. An error unless all of its numbers are finite.
     pub fn tensor(&self, parameter: &Parameter) -> Result<Tensor> {
         let (place, name) = self.place(parameter)?;
         let mut tensor = self.tensors.read(&name)?;
@@ -216,18 +219,18 @@ impl Checkpoint {
         Ok(tensor.narrow(0, place.part.0 * rows, rows).contiguous())
     }
 
-    /// Reads every parameter: whether all numbers are finite.
+    /// Reads every parameter, to check that all numbers are finite.
     pub fn check_numbers(&self) -> Result<()> {
         parameters(&self.config).iter().try_for_each(|parameter| self.tensor(parameter).map(drop))
     }
 
-    /// Whether `tp` ranks can share the model and sequences of `context` tokens fit it.
+    /// An error unless `tp` ranks can share the model and sequences of `context` tokens fit it.
     pub fn check_use(&self, tp: usize, context: usize) -> Result<()> {
         let checked = self.config.check(tp).and_then(|()| self.config.check_context(context));
         checked.map_err(|why| user_error!("{}: {why}", self.folder.join("config.json").display()))
     }
 
-    /// Tokens that the model was made for, where it says so.
+    /// The context length that the model was trained with, if the checkpoint states it.
     pub fn longest_context(&self) -> usize {
         match self.config.variant.positions {
             Positions::Learned { count, .. } => count,
@@ -235,18 +238,18 @@ impl Checkpoint {
         }
     }
 
-    /// Weights to train, this rank's share.
+    /// This rank's share of the weights, for training.
     pub fn weights(&self, kind: Kind, mesh: &Mesh) -> Result<Weights> {
         Weights::build(&self.config, kind, mesh, |parameter| self.tensor(parameter))
     }
 
-    /// The decoder to evaluate, this rank's share, for sequences of up to `context` tokens.
+    /// This rank's share of the decoder, for evaluation on sequences of up to `context` tokens.
     pub fn decoder(&self, context: usize, kind: Kind, mesh: &Mesh) -> Result<Decoder> {
         let leaves = frozen(&self.config, kind, mesh, |parameter| self.tensor(parameter))?;
         Ok(Decoder::new(&self.config, context, &leaves, mesh))
     }
 
-    /// The path of its `tokenizer.json`.
+    /// The path of the checkpoint's `tokenizer.json`.
     pub fn tokenizer(&self) -> Result<PathBuf> {
         let path = self.folder.join("tokenizer.json");
         if path.exists() {

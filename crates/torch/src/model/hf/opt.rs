@@ -1,5 +1,5 @@
-//! OPT: LayerNorm before or after the block, learned positions behind two unused rows, biases everywhere, and in one size
-//! (350m) a narrower embedding.
+//! OPT: LayerNorm before or after the block, learned positions after two unused rows, biases everywhere, and in one size (350m)
+//! a narrower embedding.
 
 use anyhow::Result;
 use serde_json::{Value, json};
@@ -9,7 +9,7 @@ use super::{TensorSlot, gpt2};
 use crate::model::ModelConfig;
 use crate::model::variant::{Biases, Family, NormKind, Positions, Variant};
 
-/// Rows of the position table before the first position's.
+/// Rows of the position table before the first position.
 const OFFSET: usize = 2;
 
 pub fn config(fields: &Fields) -> Result<ModelConfig> {
@@ -26,7 +26,7 @@ pub fn config(fields: &Fields) -> Result<ModelConfig> {
         num_attention_heads: heads,
         num_key_value_heads: heads,
         rope_theta: 10_000.0,
-        // torch's own, which OPT never changes.
+        // torch's default, which OPT never changes.
         rms_norm_eps: 1e-5,
         initializer_range: fields.number("init_std", 0.02)?,
         variant: Variant {

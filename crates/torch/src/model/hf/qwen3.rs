@@ -1,4 +1,4 @@
-//! Qwen3: a Llama with a norm on every query and key head, and a head size of its own.
+//! Qwen3: a Llama with a norm on every query and key head, and an explicit head size.
 
 use anyhow::Result;
 use serde_json::json;
@@ -10,7 +10,7 @@ use crate::model::variant::{Family, Variant};
 
 pub use super::llama::{fields, place};
 
-/// transformers' head size where the file names none.
+/// transformers' default head size.
 const HEAD_DIM: usize = 128;
 
 pub fn config(fields: &Fields) -> Result<ModelConfig> {

@@ -1,7 +1,7 @@
-//! The special tokens of an exported folder: what transformers would otherwise fill in by the defaults of a class.
+//! The special tokens of an exported folder, written out so that transformers does not fill in the defaults of a tokenizer class.
 //!
-//! The tokens are those of `tokenizer.json`, by whatever class a checkpoint named before: its tokenizer is what the student has
-//! read by. What the checkpoint's files say of them, and its chat template, are kept.
+//! The exported tokens are those of `tokenizer.json`, whatever class the checkpoint named: the student was trained with that
+//! tokenizer. Declarations in the checkpoint's files, and its chat template, are kept.
 
 use std::fs;
 use std::path::Path;
@@ -9,7 +9,7 @@ use std::path::Path;
 use anyhow::Result;
 use hydrometer_base::fs::replace_bytes;
 use hydrometer_base::user_error;
-use hydrometer_data::ends::said_ends;
+use hydrometer_data::ends::declared_ends;
 use hydrometer_data::recipe::ExampleRecipe;
 use hydrometer_data::special::{
     CONFIG, GENERATION_CONFIG, SPECIAL_TOKENS_MAP, SpecialTokenFiles, TOKENIZER_CONFIG, text_of, usual,
@@ -20,7 +20,7 @@ use tokenizers::Tokenizer;
 
 use crate::model::variant::Family;
 
-/// What `tokenizer_config.json` may say of any tokenizer; the rest belongs to a class.
+/// Keys of `tokenizer_config.json` that apply to any tokenizer; the others belong to a class.
 const KEPT: [&str; 8] = [
     "chat_template",
     "clean_up_tokenization_spaces",
@@ -34,30 +34,30 @@ const KEPT: [&str; 8] = [
 const ROLES: [&str; 7] = ["bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token"];
 const LISTS: [&str; 2] = ["additional_special_tokens", "extra_special_tokens"];
 const TEMPLATES: [&str; 2] = ["chat_template.jinja", "chat_template.json"];
-/// The rule that transformers 5 cuts text by in every checkpoint of the family Qwen2, whatever its files say.
+/// The pre-tokenizer rule that transformers 5 uses for every checkpoint of the Qwen2 family, whatever its files say.
 const QWEN2: &str =
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
-/// A folder of further templates, by their names.
+/// A folder of additional templates, one file per name.
 const MORE_TEMPLATES: &str = "additional_chat_templates";
 
-/// A tokenizer and what is to be said of its special tokens.
+/// A tokenizer and the declarations of its special tokens.
 pub struct SpecialTokens {
     tokenizer: Vec<u8>,
-    /// File and content.
+    /// File names and contents.
     files: Vec<(String, Vec<u8>)>,
     /// `bos_token_id`, `eos_token_id` and `pad_token_id`, for `config.json`.
     ids: [(&'static str, Value); 3],
-    /// Whether text is cut as by Qwen2.
+    /// Whether the tokenizer splits text by Qwen2's rule.
     like_qwen2: bool,
 }
 
 impl SpecialTokens {
-    /// Of the `tokenizer.json` at `path`, for a student that comes from the checkpoint in `source`, if from any, and has learned
-    /// to end a text as in `examples`.
+    /// The special tokens of the `tokenizer.json` at `path`. `source` is the checkpoint that the student was initialised from, if
+    /// any; `examples` defines the end-of-text token that it has learned.
     pub fn of(path: &Path, source: Option<&Path>, examples: Option<&ExampleRecipe>) -> Result<Self> {
         let bytes = fs::read(path).map_err(|error| user_error!("{}: {error}", path.display()))?;
         let opened = tokenizer::open(path)?;
-        // A file that cannot be read says nothing: training is done.
+        // Training is already done, so an unreadable file is treated as empty rather than as an error.
         let said = source.and_then(|folder| SpecialTokenFiles::of(folder).ok()).unwrap_or_default();
         let learned = match examples {
             Some(examples) => ends::ids(&opened, Some(examples)).unwrap_or_default(),
@@ -84,7 +84,7 @@ impl SpecialTokens {
         Ok(Self { tokenizer: bytes, files, ids, like_qwen2: tokens.like_qwen2() })
     }
 
-    /// What must be known of a folder of `family`, where no file of it can say it.
+    /// A warning for users of an exported folder of `family` that no file in it can express.
     pub fn warning(&self, family: Family) -> Option<&'static str> {
         (family == Family::Qwen2 && !self.like_qwen2).then_some(
             "AutoTokenizer of transformers 5 splits text by Qwen2's rule in every qwen2 checkpoint, but this tokenizer.json has another; \
@@ -119,7 +119,7 @@ struct Tokens<'a> {
 }
 
 impl Tokens<'_> {
-    /// The id that the files give `role`, where the tokenizer has it.
+    /// The id that the files give for `role`, if the tokenizer has it.
     fn role(&self, role: &str) -> Option<u32> {
         self.said.token(role, self.tokenizer).ok().flatten().and_then(|named| named.ids.first().copied())
     }
@@ -134,7 +134,7 @@ impl Tokens<'_> {
         nfc && plain && first["pattern"]["Regex"] == QWEN2 && first["behavior"] == "Isolated" && first["invert"] == false
     }
 
-    /// The token that begins a text: as the files name it, else the first that the tokenizer puts before one.
+    /// The BOS token: the one the files name, else the first that the tokenizer puts before a text.
     fn begin(&self) -> Option<u32> {
         let put = || {
             let encoding = tokenizer::encode(self.tokenizer, "a", true).ok()?;
@@ -144,16 +144,16 @@ impl Tokens<'_> {
         self.role("bos_token").or_else(put)
     }
 
-    /// The tokens that end a text, the one that the student has learned first.
+    /// The end-of-text tokens, the one that the student has learned first.
     fn ends(&self, learned: &[u32]) -> Vec<u32> {
-        let said = said_ends(self.said, self.tokenizer, &mut Vec::new()).ok().flatten().map(|(ids, _)| ids);
+        let said = declared_ends(self.said, self.tokenizer, &mut Vec::new()).ok().flatten().map(|(ids, _)| ids);
         let known = said.unwrap_or_else(|| usual(self.tokenizer));
         let mut all = learned.to_vec();
         all.extend(known.into_iter().filter(|id| !learned.contains(id)));
         all
     }
 
-    /// What `file` has as `field`, where each of its ids is a special token; null counts.
+    /// The value of `field` in `file`, if all of its ids are special tokens; null is allowed.
     fn id(&self, file: &'static str, field: &str) -> Option<Value> {
         let map = if file == CONFIG { &self.said.config } else { &self.said.generation_config };
         let value = map.get(field)?;
@@ -161,7 +161,7 @@ impl Tokens<'_> {
         named.ordinary.is_empty().then(|| value.clone())
     }
 
-    /// What `file` has as `eos_token_id`, where that has the first of `ends`; else all of them.
+    /// The `eos_token_id` of `file`, if it includes the first of `ends`; else all of `ends`.
     fn end_ids(&self, file: &'static str, ends: &[u32]) -> Value {
         let has = |value: &Value, id: u32| match value {
             Value::Array(values) => values.contains(&json!(id)),
@@ -185,7 +185,7 @@ impl Tokens<'_> {
         Value::Object(map)
     }
 
-    /// The tokens by their roles: the checkpoint's, less those that the tokenizer does not have.
+    /// The tokens by role: the checkpoint's, without those that the tokenizer does not have.
     fn roles(&self, begin: Option<u32>, end: Option<u32>) -> Map<String, Value> {
         let mut map = Map::new();
         let known = |value: &Value| text_of(value).is_some_and(|text| self.tokenizer.token_to_id(text).is_some());
@@ -214,14 +214,14 @@ impl Tokens<'_> {
             }
         };
         set("bos_token", begin, false);
-        // The end that the student was taught may be another than its checkpoint's.
+        // The student may have learned another end-of-text token than its checkpoint's.
         set("eos_token", end, self.role("eos_token") != end);
         map
     }
 
     fn tokenizer_config(&self, begin: Option<u32>, end: Option<u32>) -> Value {
         let mut map = self.roles(begin, end);
-        // Where these are not said, transformers 5 gives every qwen2 the tokens of Qwen2, as new ids if need be.
+        // If these are missing, transformers 5 gives every qwen2 checkpoint the tokens of Qwen2, as new ids if need be.
         for role in ["bos_token", "eos_token", "unk_token", "pad_token"] {
             map.entry(role).or_insert(Value::Null);
         }
@@ -232,7 +232,7 @@ impl Tokens<'_> {
                 map.insert(key.into(), value.clone());
             }
         }
-        // transformers 4 sets this in the rule that cuts text, whatever tokenizer.json says.
+        // transformers 4 overrides this setting in the pre-tokenizer, whatever tokenizer.json says.
         let rules = serde_json::to_value(self.tokenizer.get_pre_tokenizer()).unwrap_or_default();
         if let Some(prefix) = rules.get("add_prefix_space").filter(|value| value.is_boolean()) {
             map.insert("add_prefix_space".into(), prefix.clone());
@@ -257,7 +257,7 @@ impl Tokens<'_> {
     }
 }
 
-/// The chat templates in `folder` that are files of their own.
+/// The chat templates in `folder` that are separate files.
 fn templates(folder: &Path) -> Vec<(String, Vec<u8>)> {
     let more = fs::read_dir(folder.join(MORE_TEMPLATES)).into_iter().flatten().flatten();
     let more = more.map(|entry| format!("{MORE_TEMPLATES}/{}", entry.file_name().to_string_lossy()));

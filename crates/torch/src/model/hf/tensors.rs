@@ -1,5 +1,5 @@
-//! The tensors in a checkpoint folder: one safetensors file, or several with an index. Headers are read at once, tensors when
-//! asked for. Pickled files are never read.
+//! The tensors in a checkpoint folder: one safetensors file, or several with an index. Headers are read at once, tensors on
+//! demand. Pickled files are never read.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::fmt;
@@ -10,14 +10,14 @@ use std::path::{Path, PathBuf};
 use anyhow::Result;
 use hydrometer_base::guard::{open_file, read_file};
 use hydrometer_base::user_error;
-use hydrometer_data::content::instead;
+use hydrometer_data::content::recognise_other_kind;
 use safetensors::tensor::{Dtype, Metadata, TensorInfo};
 use serde::Deserialize;
 use serde::de::{Deserializer as _, IgnoredAny, MapAccess, Visitor};
 use tch::{Kind, Tensor};
 
-/// As safetensors itself limits it.
-const LARGEST_HEADER: u64 = 100_000_000;
+/// Maximum header size in bytes, the limit of safetensors itself.
+const MAX_HEADER_BYTES: u64 = 100_000_000;
 
 /// The tensors of a checkpoint by name.
 pub struct Tensors(HashMap<String, Entry>);
@@ -25,7 +25,7 @@ pub struct Tensors(HashMap<String, Entry>);
 struct Entry {
     file: PathBuf,
     info: TensorInfo,
-    /// Where the tensor begins in the file.
+    /// Byte offset of the tensor in the file.
     start: u64,
 }
 
@@ -35,7 +35,7 @@ struct Index {
 }
 
 impl Tensors {
-    /// Reads the headers in `folder` and checks them against the files' lengths.
+    /// Reads the headers in `folder` and checks them against the lengths of the files.
     pub fn open(folder: &Path) -> Result<Self> {
         let single = folder.join("model.safetensors");
         if single.exists() {
@@ -53,14 +53,14 @@ impl Tensors {
         let mut all = HashMap::new();
         for (name, file) in weight_map {
             if file.contains(['/', '\\']) {
-                return Err(user_error!("{}: tensor {name} lies in {file:?}, outside the folder", index.display()));
+                return Err(user_error!("{}: tensor {name} is in {file:?}, outside the folder", index.display()));
             }
             if !files.contains_key(&file) {
                 files.insert(file.clone(), header(&folder.join(&file))?);
             }
             let entry = files.get_mut(&file).and_then(|entries| entries.remove(&name));
             let path = folder.join(&file);
-            let lost = || user_error!("{}: tensor {name} is missing, though the index promises it", path.display());
+            let lost = || user_error!("{}: tensor {name} is missing, though the index lists it", path.display());
             all.insert(name.clone(), entry.ok_or_else(lost)?);
         }
         Ok(Self(all))
@@ -70,7 +70,7 @@ impl Tensors {
         self.0.keys().map(String::as_str)
     }
 
-    /// The files that hold them, in order of their names.
+    /// The files that hold the tensors, sorted by name.
     pub fn files(&self) -> Vec<PathBuf> {
         let files: BTreeSet<&PathBuf> = self.0.values().map(|entry| &entry.file).collect();
         files.into_iter().cloned().collect()
@@ -80,7 +80,7 @@ impl Tensors {
         self.0.contains_key(name)
     }
 
-    /// Expects tensor `name` to have this shape and a floating-point type.
+    /// An error unless tensor `name` has this shape and a floating-point type.
     pub fn check(&self, name: &str, shape: &[i64]) -> Result<()> {
         let Entry { file, info, .. } = &self.0[name];
         let found: Vec<i64> = info.shape.iter().map(|&n| n as i64).collect();
@@ -118,8 +118,8 @@ fn kind(dtype: Dtype) -> Option<Kind> {
     }
 }
 
-/// A key that the JSON object `text` has more than once. JSON's readers take the last without a word.
-fn twice(text: &[u8]) -> Option<String> {
+/// A key that the JSON object `text` has more than once. JSON parsers silently take the last value.
+fn duplicate_key(text: &[u8]) -> Option<String> {
     struct Keys;
     impl<'de> Visitor<'de> for Keys {
         type Value = Option<String>;
@@ -143,36 +143,36 @@ fn twice(text: &[u8]) -> Option<String> {
     serde_json::Deserializer::from_slice(text).deserialize_map(Keys).ok().flatten()
 }
 
-/// What another file in the place of one of safetensors seems to be.
-fn beginning(path: &Path, file: &mut File) -> Result<Option<String>> {
+/// What kind of file this is, if it is not a safetensors file.
+fn recognise(path: &Path, file: &mut File) -> Result<Option<String>> {
     let mut start = Vec::new();
     let read = file.seek(SeekFrom::Start(0)).and_then(|_| file.by_ref().take(1024).read_to_end(&mut start));
     read.map_err(|error| user_error!("{}: {error}", path.display()))?;
-    // A torn file of safetensors is known by its header.
-    Ok(if start.get(8) == Some(&b'{') { None } else { instead(&start) })
+    // A truncated safetensors file is recognised by its header.
+    Ok(if start.get(8) == Some(&b'{') { None } else { recognise_other_kind(&start) })
 }
 
-/// What the header of a safetensors file promises, held against the file's length.
+/// Reads the header of a safetensors file and checks it against the length of the file.
 fn header(path: &Path) -> Result<HashMap<String, Entry>> {
     let mistake = |what: String| user_error!("{}: {what}", path.display());
     let mut file = open_file(path).map_err(|error| mistake(error.to_string()))?;
     let length = file.metadata().map_err(|error| mistake(error.to_string()))?.len();
     let mut prefix = [0; 8];
-    file.read_exact(&mut prefix).map_err(|_| mistake(format!("truncated: {length} bytes are no safetensors file")))?;
+    file.read_exact(&mut prefix).map_err(|_| mistake(format!("truncated: {length} bytes are not a safetensors file")))?;
     let size = u64::from_le_bytes(prefix);
-    if size > LARGEST_HEADER {
-        let why = beginning(path, &mut file)?.unwrap_or_else(|| "its first 8 bytes are no header size".into());
+    if size > MAX_HEADER_BYTES {
+        let why = recognise(path, &mut file)?.unwrap_or_else(|| "its first 8 bytes are not a header size".into());
         return Err(mistake(format!("not a safetensors file: {why}")));
     }
     if size > length - 8 {
-        if let Some(why) = beginning(path, &mut file)? {
+        if let Some(why) = recognise(path, &mut file)? {
             return Err(mistake(format!("not a safetensors file: {why}")));
         }
         return Err(mistake(format!("truncated: the header takes {size} bytes, the file has {length}")));
     }
     let mut text = vec![0; size as usize];
     file.read_exact(&mut text).map_err(|error| mistake(error.to_string()))?;
-    if let Some(name) = twice(&text) {
+    if let Some(name) = duplicate_key(&text) {
         return Err(mistake(format!("the header has tensor {name} twice")));
     }
     let metadata: Metadata = serde_json::from_slice(&text).map_err(|error| mistake(format!("the header: {error}")))?;

@@ -1,4 +1,4 @@
-//! Configuration files as they are published, with all the fields that people leave in them.
+//! Published configuration files, with all the fields that people leave in them.
 
 use super::*;
 use crate::model::Variant;

@@ -1,13 +1,13 @@
-//! exp(x) of non-positive numbers in single precision, in a form that compilers turn into vector code.
+//! exp(x) of non-positive numbers in single precision, written so that compilers vectorise it.
 
 /// exp(x) for x ≤ 0, within 2 ulp; exactly 0 below −87 (where the result would soon be subnormal) and at −∞, NaN at NaN.
 ///
 /// x = n·ln 2 + r with |r| ≤ ln 2/2; exp(r) by its Taylor polynomial of degree 7, whose remainder r⁸/8! is below 6·10⁻⁹.
 #[inline(always)]
 pub fn exp<const FMA: bool>(x: f32) -> f32 {
-    /// Adding 1.5·2²³ rounds to a whole number and leaves it in the low bits.
+    /// Adding 1.5·2²³ rounds to an integer and leaves it in the low bits.
     const ROUND: f32 = 12_582_912.0;
-    /// ln 2 in two parts, the first with trailing zeros so that n times it is exact.
+    /// ln 2 in two parts; the first has trailing zeros, so that n times it is exact.
     const LN_2_HIGH: f32 = 0.693_359_4;
     const LN_2_LOW: f32 = -2.121_944_4e-4;
     let fma = |a: f32, b: f32, c: f32| if FMA { a.mul_add(b, c) } else { a * b + c };

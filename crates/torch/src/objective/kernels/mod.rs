@@ -1,4 +1,4 @@
-//! What the head does most of, for the CPU: two walks over a chunk's logits instead of the ten that composed tensor operations
+//! CPU kernels for most of the head's work: two passes over a chunk's logits instead of the ten that composed tensor operations
 //! take, and products of bf16 matrices with f32 results.
 
 mod exp;

@@ -1,5 +1,5 @@
-//! The head's three products, with f32 results whatever the inputs: what a sum of many parts loses when it is rounded to bf16,
-//! a softmax of it does not give back.
+//! The head's three matrix products, with f32 results whatever the inputs: precision lost by rounding a long sum to bf16 cannot
+//! be recovered by the softmax.
 
 use tch::{Kind, Tensor};
 
@@ -22,23 +22,23 @@ mod ffi {
     }
 }
 
-/// Writes h·Wᵀ, of h `[C, d]` and W `[V, d]` (f32 or bf16), into `z_cv` (f32).
+/// Writes h·Wᵀ, for h `[C, d]` and W `[V, d]` (f32 or bf16), into `z_cv` (f32).
 pub fn logits(hidden_cd: &Tensor, weight_vd: &Tensor, z_cv: &Tensor) {
     Route::of(hidden_cd, weight_vd).logits(hidden_cd, weight_vd, z_cv);
 }
 
-/// Of g `[C, V]` (f32): writes g·W into `d_hidden_cd` (f32), and adds gᵀ·h to `d_weight_vd` (f32). Where h and W are bf16, g is
-/// rounded to it.
+/// For g `[C, V]` (f32): writes g·W into `d_hidden_cd` (f32), and adds gᵀ·h to `d_weight_vd` (f32). If h and W are bf16, g is
+/// rounded to bf16.
 pub fn gradients(gradient_cv: &Tensor, hidden_cd: &Tensor, weight_vd: &Tensor, d_hidden_cd: &Tensor, d_weight_vd: &Tensor) {
     Route::of(hidden_cd, weight_vd).gradients(gradient_cv, hidden_cd, weight_vd, d_hidden_cd, d_weight_vd);
 }
 
-/// Who computes.
+/// Which implementation computes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Route {
-    /// Our blocks: bf16 on a CPU that multiplies it.
+    /// Our blocked kernels: bf16 on a CPU with bf16 instructions.
     Blocks,
-    /// ATen, from bf16 to f32: on a GPU.
+    /// ATen, bf16 inputs and f32 results: on a GPU.
     Mixed,
     /// ATen, in f32.
     Single,
@@ -59,7 +59,8 @@ impl Route {
         match self {
             Route::Blocks => {
                 let (hidden_cd, weight_vd) = (hidden_cd.contiguous(), weight_vd.contiguous());
-                // SAFETY: `of` checked kinds; shapes agree and z is contiguous, as the head made it; all outlive the call.
+                // SAFETY: `of` checked the kinds; shapes agree and z is contiguous, as the head made it; all tensors outlive the
+                // call.
                 let done = unsafe { ffi::bf16_logits(pointer(&hidden_cd), pointer(&weight_vd), pointer(z_cv).cast_mut()) };
                 done.expect("a product of bfloat16 blocks");
             }
@@ -116,7 +117,7 @@ mod tests {
 
     use super::*;
 
-    /// Shapes that are no multiple of any block, and some that are.
+    /// Shapes that are not multiples of any block size, and some that are.
     #[test]
     fn blocks_are_the_products_in_single_precision() {
         if !multiplies_bf16() {

@@ -1,5 +1,5 @@
-//! The two walks over a chunk of logits, rows dealt out to threads. Rows are independent: neither the number of threads nor
-//! the way rows are dealt out changes a bit.
+//! The two passes over a chunk of logits, with rows split among threads. Rows are independent: the result is the same bit for bit
+//! for any number of threads.
 
 use std::{slice, thread};
 
@@ -7,22 +7,22 @@ use tch::{Device, Kind, Tensor};
 
 use super::vector::{self, Factors, StatRequest};
 
-/// Fewest logits for which another thread is worth its start.
-const WORTH_A_THREAD: usize = 1 << 16;
+/// Minimum number of logits per additional thread.
+const MIN_LOGITS_PER_THREAD: usize = 1 << 16;
 
-/// Of each of C rows of logits z, −∞ standing for none: f64 `[C, 1]`.
+/// Sums over each of C rows of logits z, where −∞ stands for no logit: f64 `[C, 1]`.
 pub struct RowSums {
     /// [`super::EMPTY_MAX`] for a row of −∞ alone.
     pub max: Tensor,
     /// Σ exp((z − max)/τ)
     pub exp: Tensor,
-    /// Σ exp(z − max), where τ ≠ 1.
+    /// Σ exp(z − max), only if τ ≠ 1.
     pub plain_exp: Option<Tensor>,
-    /// Σ (z − max), where asked for.
+    /// Σ (z − max), if requested.
     pub difference: Option<Tensor>,
 }
 
-/// What [`gradient`] makes of each of C rows, f64 `[C, 1]`: `exp·e^((z − max)/τ) + plain_exp·e^(z − max) + constant`.
+/// Coefficients for [`gradient`], f64 `[C, 1]`: each row becomes `exp·e^((z − max)/τ) + plain_exp·e^(z − max) + constant`.
 pub struct RowFactors<'a> {
     pub max: &'a Tensor,
     pub exp: &'a Tensor,
@@ -30,17 +30,17 @@ pub struct RowFactors<'a> {
     pub constant: Option<&'a Tensor>,
 }
 
-/// Whether the kernels can work on `z_cv`: f32, contiguous, on the CPU.
+/// Whether the kernels can process `z_cv`: f32, contiguous, on the CPU.
 pub fn fit(z_cv: &Tensor) -> bool {
     z_cv.device() == Device::Cpu && z_cv.is_contiguous() && z_cv.kind() == Kind::Float
 }
 
-/// LossSums of the rows of `z_cv`.
+/// The sums of each row of `z_cv`; Σ (z − max) only if `difference`.
 pub fn sums(z_cv: &Tensor, temperature: f64, difference: bool) -> RowSums {
     let plain_exp = temperature != 1.0;
     let wanted = StatRequest { inverse_temperature: (1.0 / temperature) as f32, plain_exp, difference };
     let width = z_cv.size()[1] as usize;
-    let found = deal(logits(z_cv), width, |_, rows| vector::sums(rows, width, wanted));
+    let found = split_rows(logits(z_cv), width, |_, rows| vector::sums(rows, width, wanted));
     let column = |of: fn(&vector::RowStats) -> f64| Tensor::from_slice(&found.iter().map(of).collect::<Vec<f64>>()).unsqueeze(1);
     RowSums {
         max: column(|row| f64::from(row.max)),
@@ -50,7 +50,7 @@ pub fn sums(z_cv: &Tensor, temperature: f64, difference: bool) -> RowSums {
     }
 }
 
-/// Writes the gradient over the logits `z_cv`.
+/// Overwrites the logits `z_cv` with the gradient.
 pub fn gradient(z_cv: &mut Tensor, temperature: f64, factors: &RowFactors) {
     let numbers = |t: &Tensor| Vec::<f64>::try_from(t.flatten(0, -1)).expect("a column of doubles");
     let (max, exp) = (numbers(factors.max), numbers(factors.exp));
@@ -65,25 +65,25 @@ pub fn gradient(z_cv: &mut Tensor, temperature: f64, factors: &RowFactors) {
         })
         .collect();
     let width = z_cv.size()[1] as usize;
-    deal(logits(z_cv), width, |first, rows| {
+    split_rows(logits(z_cv), width, |first, rows| {
         vector::gradient(rows, width, &factors[first..first + rows.len() / width]);
         Vec::<()>::new()
     });
 }
 
-/// The logits of a tensor that [`fit`]s.
+/// The logits of a tensor that satisfies [`fit`].
 #[expect(clippy::mut_from_ref, reason = "a tensor's memory is shared by its handles; see the safety note")]
 fn logits(z_cv: &Tensor) -> &mut [f32] {
     assert!(fit(z_cv), "row kernels need contiguous logits on the CPU");
     // SAFETY: the tensor is contiguous, on the CPU, and of f32. The slice lives as long as the borrowed handle, and the head,
-    // which owns the logits of its chunk, hands them to one walk at a time.
+    // which owns the logits of its chunk, passes them to one kernel at a time.
     unsafe { slice::from_raw_parts_mut(z_cv.data_ptr().cast(), z_cv.numel()) }
 }
 
-/// Calls `of(first row, rows)` on parts of the rows, a part a thread; results in the order of the rows.
-fn deal<R: Send>(logits: &mut [f32], width: usize, of: impl Fn(usize, &mut [f32]) -> Vec<R> + Sync) -> Vec<R> {
+/// Calls `of(first row, rows)` on parts of the rows, one part per thread; results in the order of the rows.
+fn split_rows<R: Send>(logits: &mut [f32], width: usize, of: impl Fn(usize, &mut [f32]) -> Vec<R> + Sync) -> Vec<R> {
     let rows = logits.len() / width.max(1);
-    let threads = (tch::get_num_threads() as usize).min(1 + logits.len() / WORTH_A_THREAD).min(rows).max(1);
+    let threads = (tch::get_num_threads() as usize).min(1 + logits.len() / MIN_LOGITS_PER_THREAD).min(rows).max(1);
     if threads == 1 {
         return of(0, logits);
     }

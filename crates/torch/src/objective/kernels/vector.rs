@@ -1,28 +1,28 @@
-//! One row: its sums, and its gradient in place. Plain loops over lanes, compiled once for each instruction set.
+//! Kernels for one row: its sums, and its gradient in place. Plain loops over lanes, compiled once per instruction set.
 
 use super::EMPTY_MAX;
 use super::exp::exp;
 
-/// Lanes that are summed apart.
+/// Number of independent partial sums.
 const LANES: usize = 16;
-/// Elements that are summed in single precision before they go to a double.
+/// Number of elements that are summed in single precision before they are added to an f64.
 const BLOCK: usize = 64 * LANES;
 /// [`EMPTY_MAX`] in single precision.
 const EMPTY: f32 = EMPTY_MAX as f32;
 
-/// What [`sums`] finds in a row of logits z, −∞ standing for none.
+/// The result of [`sums`] for a row of logits z, where −∞ stands for no logit.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct RowStats {
     pub max: f32,
     /// Σ exp((z − max)/τ)
     pub exp: f64,
-    /// Σ exp(z − max), if asked for.
+    /// Σ exp(z − max), if requested.
     pub plain_exp: f64,
-    /// Σ (z − max), if asked for.
+    /// Σ (z − max), if requested.
     pub difference: f64,
 }
 
-/// What beyond max and Σ exp((z − max)/τ) is wanted.
+/// Which sums are needed beyond max and Σ exp((z − max)/τ).
 #[derive(Clone, Copy, Debug)]
 pub struct StatRequest {
     pub inverse_temperature: f32,
@@ -30,7 +30,7 @@ pub struct StatRequest {
     pub difference: bool,
 }
 
-/// What [`gradient`] makes of a row: `exp·e^((z − max)/τ) + plain_exp·e^(z − max) + constant`.
+/// Coefficients for [`gradient`]: a row becomes `exp·e^((z − max)/τ) + plain_exp·e^(z − max) + constant`.
 #[derive(Clone, Copy, Debug)]
 pub struct Factors {
     pub inverse_temperature: f32,
@@ -99,8 +99,8 @@ fn gradient_of<const FMA: bool>(row: &mut [f32], factors: Factors) {
     }
 }
 
-/// Compiles both walks for an instruction set.
-macro_rules! walks {
+/// Compiles both kernels for an instruction set.
+macro_rules! kernels {
     ($sums:ident, $gradient:ident, $fma:literal $(, $features:literal)?) => {
         $(#[target_feature(enable = $features)])?
         fn $sums(rows: &[f32], width: usize, wanted: StatRequest) -> Vec<RowStats> {
@@ -113,13 +113,13 @@ macro_rules! walks {
     };
 }
 
-walks!(sums_anywhere, gradient_anywhere, false);
+kernels!(sums_anywhere, gradient_anywhere, false);
 #[cfg(target_arch = "x86_64")]
-walks!(sums_avx2, gradient_avx2, true, "avx2,fma");
+kernels!(sums_avx2, gradient_avx2, true, "avx2,fma");
 #[cfg(target_arch = "x86_64")]
-walks!(sums_avx512, gradient_avx512, true, "avx512f,avx512bw,avx512dq,avx512vl,fma");
+kernels!(sums_avx512, gradient_avx512, true, "avx512f,avx512bw,avx512dq,avx512vl,fma");
 
-/// LossSums of each row of `width` logits.
+/// The sums of each row of `width` logits.
 pub fn sums(rows: &[f32], width: usize, wanted: StatRequest) -> Vec<RowStats> {
     #[cfg(target_arch = "x86_64")]
     {
@@ -135,7 +135,7 @@ pub fn sums(rows: &[f32], width: usize, wanted: StatRequest) -> Vec<RowStats> {
     sums_anywhere(rows, width, wanted)
 }
 
-/// Writes each row's gradient over its logits.
+/// Overwrites each row of logits with its gradient.
 pub fn gradient(rows: &mut [f32], width: usize, factors: &[Factors]) {
     #[cfg(target_arch = "x86_64")]
     {
@@ -169,7 +169,7 @@ fn has_avx2() -> bool {
 mod tests {
     use super::*;
 
-    /// Every instruction set, on rows whose length is no multiple of anything, with hidden entries and none.
+    /// Every instruction set, on rows of odd lengths, with and without hidden entries.
     #[test]
     fn instruction_sets_agree_with_double_precision() {
         let width = 3 * BLOCK + 37;
