@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
 use anyhow::Result;
+use hydrometer_base::cores;
 
 use super::job::{Job, Status, Work, baselines, cache_place, data_folder, fidelity_run, judge, recording_place, status};
 use crate::experiment::{Experiment, Student};
@@ -62,8 +63,7 @@ pub struct Planned {
 /// The jobs that are left to do, in an order that puts needs first.
 pub fn plan(experiment: &Experiment, settings: &Settings) -> Result<Vec<Planned>> {
     let runs = &settings.runs;
-    let cores = std::thread::available_parallelism().map_or(1, |n| n.get());
-    let threads = (cores / settings.jobs / (settings.tp * settings.dp)).max(1);
+    let threads = (cores() / settings.jobs / (settings.tp * settings.dp)).max(1);
     let pending = |run: &str| -> Result<bool> {
         Ok(match status(runs, run)? {
             Status::New | Status::Interrupted => true,

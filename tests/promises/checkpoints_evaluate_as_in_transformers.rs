@@ -1,6 +1,6 @@
 //! Oracle: transformers in f64 on the same folders, recorded in their `golden.json` and `golden.safetensors`.
 
-use std::process::{Command, Output};
+use std::process::Output;
 
 use hydrometer::dist::Mesh;
 use hydrometer::model::hf;
@@ -8,9 +8,10 @@ use serde_json::Value;
 use tch::{Device, Kind, Tensor};
 
 use super::fixtures::{CHECKPOINTS, folder};
+use super::lab::program;
 
 fn eval(checkpoint: &str, data: &str, more: &[&str]) -> Output {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_hydrometer"));
+    let mut command = program();
     command.args(["eval", "--output", "json", "--model"]).arg(folder(checkpoint)).arg("--data").arg(folder(data)).args(more);
     command.output().unwrap()
 }

@@ -1,6 +1,7 @@
 //! What every room stands on: errors, files, text, units, hashes, the terminal and the version of the arithmetic.
 
 mod choice;
+mod cores;
 mod error;
 pub mod fs;
 pub mod guard;
@@ -12,4 +13,5 @@ pub mod terminal;
 pub mod text;
 pub mod units;
 
+pub use cores::cores;
 pub use error::UserError;

@@ -247,7 +247,8 @@ mod tests {
     use super::*;
 
     fn tokenizer(name: &str) -> Tokenizer {
-        crate::tokenizer::open(&std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures/data").join(name)).unwrap()
+        crate::tokenizer::open(&std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures/data").join(name))
+            .unwrap()
     }
 
     fn bytes(text: &str, bytes: &[u8]) -> Token {
