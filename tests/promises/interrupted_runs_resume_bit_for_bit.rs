@@ -10,7 +10,7 @@ use super::lab::{EXPERIMENT, Lab, until};
 
 #[test]
 fn after_kill_9_of_the_whole_tree_and_after_a_polite_stop() {
-    let lab = Lab::on_all_cores();
+    let lab = Lab::new();
     // Long enough to be caught in the middle, with a checkpoint behind.
     lab.write("lab.toml", &EXPERIMENT.replace("[method.soft-ce]", "[method.other]").replace("12.8k", "25.6k"));
     lab.ok(&["run", "lab.toml", "--runs", "calm", "--results", "calm-results"]);
