@@ -1,5 +1,6 @@
 # make quickstart   set everything up, build, run the main job
-# make test         all tests
+# make test         all tests but the slow ones
+# make test-slow    tests that cannot be quick: four ranks that wait for each other at every step
 # make verify       committed results follow from their frames; the quickstart's smoke tier trains to its golden
 # make goldens      write the golden of this machine's processor family
 # make readme       README.md and docs/ with the numbers that the committed results give
@@ -14,13 +15,17 @@ CARGO ?= cargo
 PYTHON ?= python3
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 
-.PHONY: quickstart test fuzz verify goldens readme paper paper-check notebooks build bench lint oracle endpoint libtorch libtorch-cuda prerequisites
+.PHONY: quickstart test test-slow fuzz verify goldens readme paper paper-check notebooks build bench lint oracle endpoint libtorch libtorch-cuda prerequisites
 
 quickstart: build
 	$(TARGET)/release/hydrometer run experiments/quickstart.toml
 
 test: libtorch
 	$(CARGO) test --release --locked
+
+# Each is marked `#[ignore = "slow by nature: make test-slow"]`; CONTRIBUTING.md lists them.
+test-slow: libtorch
+	$(CARGO) test --release --locked -- --ignored
 
 # One after the other: each has its budget of time for itself. Another SEED begins at other rounds.
 fuzz: libtorch
