@@ -1,5 +1,6 @@
 # make quickstart   set up libtorch, build, run the quickstart experiment
-# make test         run all tests
+# make test         run all tests but the slow ones
+# make test-slow    run the tests that cannot be quick: four ranks that wait for each other at every step
 # make verify       check the committed results against their frames, and the quickstart's smoke tier against its golden
 # make goldens      write the golden of this machine's processor family
 # make readme       fill in the numbers of README.md and docs/ from the committed results
@@ -14,13 +15,17 @@ CARGO ?= cargo
 PYTHON ?= python3
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 
-.PHONY: quickstart test fuzz verify goldens readme paper paper-check notebooks build bench lint oracle endpoint libtorch libtorch-cuda prerequisites
+.PHONY: quickstart test test-slow fuzz verify goldens readme paper paper-check notebooks build bench lint oracle endpoint libtorch libtorch-cuda prerequisites
 
 quickstart: build
 	$(TARGET)/release/hydrometer run experiments/quickstart.toml
 
 test: libtorch
 	$(CARGO) test --release --locked
+
+# Each is marked `#[ignore = "slow by nature: make test-slow"]`; CONTRIBUTING.md lists them.
+test-slow: libtorch
+	$(CARGO) test --release --locked -- --ignored
 
 # Sequentially, because each test has its own time budget. SEED sets the first round.
 fuzz: libtorch

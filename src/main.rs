@@ -4,9 +4,10 @@ use std::process::ExitCode;
 
 use anyhow::anyhow;
 use hydrometer::shortage::{first_words, shortage};
-use hydrometer::{cli, guard, terminal};
+use hydrometer::{cli, dist, guard, terminal};
 
 fn main() -> ExitCode {
+    dist::exit::skip_teardown();
     let ended = match guard::outermost(cli::run) {
         Ok(ended) => ended.and_then(|code| terminal::finish().map(|()| code)),
         Err(panic) => Err(match shortage(&panic.message) {

@@ -10,7 +10,7 @@ use clap::Args;
 use hydrometer_base::fs::file_name;
 use hydrometer_base::numerics::{NUMERICS, changes_since, family, foreign_setting};
 use hydrometer_base::text::quoted;
-use hydrometer_base::{note, say, terminal, user_error};
+use hydrometer_base::{cores, note, say, terminal, user_error};
 use hydrometer_record::frames::{Frames, NAMES, RunRow, file_of};
 use hydrometer_record::provenance;
 use hydrometer_record::run_status::RunStatus;
@@ -150,9 +150,8 @@ impl Verify {
             return Err(user_error!("a golden is of single ranks; leave --tp and --dp out"));
         }
         // Runs side by side share the cores, so that each may have as many threads as those of the golden.
-        let cores = std::thread::available_parallelism().map_or(1, |n| n.get());
         let threads = kept.as_ref().and_then(|kept| usize::try_from(kept.golden.threads).ok()).filter(|&n| n > 0 && ranks == 1);
-        let jobs = self.jobs.unwrap_or(threads.map_or(1, |threads| (cores / threads).max(1) as u32));
+        let jobs = self.jobs.unwrap_or(threads.map_or(1, |threads| (cores() / threads).max(1) as u32));
         let load = |precision| load_smoke_in(&self.common.experiment, precision, &self.common.options());
         let variants = GOLDEN_PRECISIONS.map(load).into_iter().collect::<Result<Vec<_>>>()?;
         let frames = self.train(&variants, jobs, interrupts)?;

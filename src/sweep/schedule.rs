@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 use clap::ValueEnum;
+use hydrometer_base::cores;
 use hydrometer_base::run_id::RunId;
 use hydrometer_data::batch::DataView;
 
@@ -66,8 +67,7 @@ pub struct Planned {
 /// The jobs that are left to do, in an order that puts needs first.
 pub fn plan(experiment: &Experiment, settings: &Settings) -> Result<Vec<Planned>> {
     let runs = &settings.runs;
-    let cores = std::thread::available_parallelism().map_or(1, |n| n.get());
-    let threads = (cores / settings.jobs / (settings.tp * settings.dp)).max(1);
+    let threads = (cores() / settings.jobs / (settings.tp * settings.dp)).max(1);
     let pending = |run: &str| -> Result<bool> {
         Ok(match ending(runs, run)? {
             Ending::New | Ending::Interrupted(_) => true,

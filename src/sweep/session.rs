@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, anyhow};
 use hydrometer_base::backoff::backoff;
+use hydrometer_base::cores;
 use hydrometer_base::fs::{is_storage, uncreated};
 use hydrometer_record::journal::{self, Event, Journal};
 
@@ -431,7 +432,6 @@ pub fn record(folder: &Path, lease: &Lease, event: &Event) -> Result<()> {
 
 /// The threads with which a run that goes on from a checkpoint began: with others its numbers would not be the same to the bit.
 fn threads(job: &Job, events: &[Event]) -> Option<usize> {
-    let cores = std::thread::available_parallelism().map_or(1, |n| n.get());
     let begun = events.iter().rev().find_map(|event| match event {
         Event::Started { threads, device, tp, dp, .. } if device == "cpu" && (*tp, *dp) == (job.tp as i64, job.dp as i64) => {
             usize::try_from(*threads).ok()
@@ -439,7 +439,7 @@ fn threads(job: &Job, events: &[Event]) -> Option<usize> {
         _ => None,
     })?;
     let goes_on = job.device == "cpu" && journal::whole_steps(events) > 0 && !checkpoint::steps(&job.folder).is_empty();
-    (goes_on && begun * job.tp * job.dp <= cores).then_some(begun)
+    (goes_on && begun * job.tp * job.dp <= cores()).then_some(begun)
 }
 
 impl Job {

@@ -89,7 +89,7 @@ fn nor_are_threads_that_change_under_a_run_that_goes_on() {
         return;
     }
     let long = EXPERIMENT.replace("12.8k", "40k");
-    let (calm, lab) = (Lab::new(), Lab::new());
+    let (calm, lab) = (Lab::on_all_cores(), Lab::on_all_cores());
     calm.write("lab.toml", &long);
     calm.ok(&["run", "lab.toml", "--only", "finetune", "--jobs", "2"]);
     lab.write("lab.toml", &long);

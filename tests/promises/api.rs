@@ -137,7 +137,7 @@ impl Server {
                     let _ = stream.write_all(head.as_bytes()).and_then(|()| stream.write_all(&answer.as_bytes()[..40]));
                 }
                 4 => {}
-                _ => thread::sleep(Duration::from_secs(12)),
+                _ => thread::sleep(Duration::from_secs(4)),
             }
             return;
         }

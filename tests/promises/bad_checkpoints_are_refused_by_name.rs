@@ -2,12 +2,12 @@
 
 use std::fs;
 use std::path::Path;
-use std::process::Command;
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use super::fixtures::folder;
+use super::lab::program;
 
 /// A copy of `checkpoint` after `change`; what `hydrometer eval` says of it.
 fn refused(checkpoint: &str, change: impl Fn(&Path), more: &[&str], messages: &[&str]) {
@@ -17,7 +17,7 @@ fn refused(checkpoint: &str, change: impl Fn(&Path), more: &[&str], messages: &[
         fs::copy(&path, lab.path().join(path.file_name().unwrap())).unwrap();
     }
     change(lab.path());
-    let mut command = Command::new(env!("CARGO_BIN_EXE_hydrometer"));
+    let mut command = program();
     command.arg("eval").arg("--model").arg(lab.path()).arg("--data").arg(folder("text.jsonl"));
     let output = command.args(more).output().unwrap();
     let said = String::from_utf8_lossy(&output.stderr).into_owned();

@@ -1,7 +1,7 @@
 //! Oracle: transformers' logits in f64 on the same folders, recorded in their `golden.safetensors`.
 
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::Output;
 
 use hydrometer::data::batch::Row;
 use hydrometer::data::sequences::sequences;
@@ -14,9 +14,10 @@ use tch::{Kind, Tensor};
 use tempfile::TempDir;
 
 use super::fixtures::{CHECKPOINTS, folder};
+use super::lab::program;
 
 fn hydrometer(arguments: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_hydrometer")).args(arguments).output().unwrap()
+    program().args(arguments).output().unwrap()
 }
 
 fn path(path: &Path) -> &str {

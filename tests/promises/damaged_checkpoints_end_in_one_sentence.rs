@@ -3,7 +3,6 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::time::{Duration, Instant};
 
 use hydrometer::UserError;
@@ -15,6 +14,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use super::fixtures::folder;
+use super::lab::program;
 use super::mutation::{of_bytes, of_value, rounds};
 
 const SLOW: Duration = Duration::from_secs(20);
@@ -203,7 +203,7 @@ fn a_tokenizer_that_panics_is_refused_by_every_verb() {
     .unwrap();
     let teach = ["teach", "--model", ".", "--data", "text.jsonl", "--top-k", "2", "--out", "cache"];
     for arguments in [&["eval", "--model", ".", "--data", "text.jsonl"][..], &["plan", "e.toml"], &["run", "e.toml"], &teach] {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_hydrometer"));
+        let mut command = program();
         let output = command.args(arguments).current_dir(lab.path()).output().unwrap();
         let said = String::from_utf8_lossy(&output.stderr);
         assert_eq!((output.status.code(), said.trim().lines().count()), (Some(2), 1), "{arguments:?}: {said}");
@@ -226,7 +226,7 @@ fn a_million_layers() {
         let line = text.lines().position(|found| found.contains("1048576")).map_or(line, |at| at + 1);
         fs::write(lab.path().join("e.toml"), text).unwrap();
         let began = Instant::now();
-        let mut command = Command::new(env!("CARGO_BIN_EXE_hydrometer"));
+        let mut command = program();
         let output = command.args(["plan", "e.toml"]).current_dir(lab.path()).output().unwrap();
         let said = String::from_utf8_lossy(&output.stderr);
         assert_eq!((output.status.code(), said.trim().lines().count()), (Some(2), 1), "{said}");

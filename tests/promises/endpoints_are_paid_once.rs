@@ -93,7 +93,7 @@ fn what_it_says_is_what_the_checkpoint_says_whatever_fails_on_the_way() {
     texts(&lab);
     let direct = direct(&lab);
     let api = Api::serve(CHECKPOINT, Manners { faults: true, ..Manners::default() });
-    let output = run(&lab, &teach(&api.url, "cache", &["--timeout", "8", "--retries", "20", "--concurrency", "6"]));
+    let output = run(&lab, &teach(&api.url, "cache", &["--timeout", "2", "--retries", "20", "--concurrency", "6"]));
     let said = stderr(&output);
     assert!(output.status.success(), "{said}");
     for fault in ["429: slow down", "500: <html>oops</html>", "the answer is damaged", "asked again in"] {

@@ -2,6 +2,7 @@
 //! agrees to 1e-4, relatively, in f32.
 
 use std::path::Path;
+use std::thread;
 
 use hydrometer::record::journal::{self, Event};
 
@@ -24,7 +25,41 @@ const METHODS: [(&str, &str); 13] = [
 ];
 
 #[test]
-fn over_tensor_and_data_parallel_ranks_and_along_its_own_gradient() {
+fn over_two_tensor_or_data_parallel_ranks_and_along_its_own_gradient() {
+    let lab = trained_on_one_rank();
+    follows_its_gradient(&lab);
+    thread::scope(|scope| {
+        for (name, mesh) in [("tp2", ["--tp", "2"]), ("dp2", ["--dp", "2"])] {
+            let lab = &lab;
+            scope.spawn(move || agrees_with_one_rank(lab, name, &mesh));
+        }
+    });
+}
+
+/// Four ranks wait for each other some twenty times a step: with fewer cores, most of the time.
+#[test]
+#[ignore = "slow by nature: make test-slow"]
+fn over_four_tensor_parallel_ranks() {
+    agrees_with_one_rank(&trained_on_one_rank(), "tp4", &["--tp", "4"]);
+}
+
+fn follows_its_gradient(lab: &Lab) {
+    for (name, _) in METHODS {
+        let folders = std::fs::read_dir(lab.path().join("one")).unwrap().map(|entry| entry.unwrap().path());
+        let mine = folders.filter(|path| path.file_name().unwrap().to_string_lossy().starts_with(&format!("{name}-s0")));
+        let events = mine.flat_map(|path| journal::read(&path.join(journal::FILE)).unwrap());
+        let slopes: Vec<f64> =
+            events.filter_map(|e| if let Event::GradientChecked { slope, .. } = e { slope } else { None }).collect();
+        assert_eq!(slopes.len(), 2, "{name}: before the first update and before the last");
+        for slope in slopes {
+            let straight = (slope - 1.0).abs() < 1e-2;
+            assert_eq!(straight, name != "metaseq", "{name}: the loss moves by {slope} of what its gradient says");
+        }
+    }
+}
+
+/// The experiment, with its runs on one rank in `one`.
+fn trained_on_one_rank() -> Lab {
     let lab = Lab::new();
     let head = EXPERIMENT
         .split("[method.")
@@ -44,37 +79,22 @@ fn over_tensor_and_data_parallel_ranks_and_along_its_own_gradient() {
     let (_, big) = head.split_once("[teacher.big]").unwrap();
     let drawn = format!("[teacher.drawn]\nseed = 1\n{}", big.trim_start());
     lab.write("lab.toml", &(head.clone() + &drawn + &methods.concat()));
-    let meshes: [(&str, &[&str]); 4] = [("one", &[]), ("tp2", &["--tp", "2"]), ("tp4", &["--tp", "4"]), ("dp2", &["--dp", "2"])];
-    for (name, arguments) in meshes {
-        let results = format!("{name}-results");
-        if name != "one" {
-            // A logit that is rounded otherwise moves a draw once in a million, and a draw moves a loss by more than 1e-4: here
-            // all meshes are taught by the same draws, which they make alike where logits are alike (sampled_tails_...).
-            share(&lab.path().join("one"), &lab.path().join(name));
-        }
-        lab.ok(&[&["run", "lab.toml", "--runs", name, "--results", &results], arguments].concat());
-    }
-    let one = lab.numbers("one");
-    assert!(one.iter().filter(|(run, _, what, _)| run.starts_with("jsd") && *what == "loss").count() == 100);
-    for (name, _) in &meshes[1..] {
-        let many = lab.numbers(name);
-        assert_eq!(one.len(), many.len());
-        for ((run, step, what, a), (other, _, _, b)) in one.iter().zip(&many) {
-            assert_eq!(run, other, "identity does not depend on parallelism");
-            assert!((a - b).abs() <= 1e-4 * a.abs(), "{run} step {step}: {what} {a} on one rank, {b} on {name}");
-        }
-    }
-    for (name, _) in METHODS {
-        let folders = std::fs::read_dir(lab.path().join("one")).unwrap().map(|entry| entry.unwrap().path());
-        let mine = folders.filter(|path| path.file_name().unwrap().to_string_lossy().starts_with(&format!("{name}-s0")));
-        let events = mine.flat_map(|path| journal::read(&path.join(journal::FILE)).unwrap());
-        let slopes: Vec<f64> =
-            events.filter_map(|e| if let Event::GradientChecked { slope, .. } = e { slope } else { None }).collect();
-        assert_eq!(slopes.len(), 2, "{name}: before the first update and before the last");
-        for slope in slopes {
-            let straight = (slope - 1.0).abs() < 1e-2;
-            assert_eq!(straight, name != "metaseq", "{name}: the loss moves by {slope} of what its gradient says");
-        }
+    lab.ok(&["run", "lab.toml", "--runs", "one", "--results", "one-results"]);
+    let updates = |(run, _, what, _): &&(String, i64, &str, f64)| run.starts_with("jsd") && *what == "loss";
+    assert_eq!(lab.numbers("one").iter().filter(updates).count(), 100);
+    lab
+}
+
+fn agrees_with_one_rank(lab: &Lab, name: &str, mesh: &[&str]) {
+    // A logit that is rounded otherwise moves a draw once in a million, and a draw moves a loss by more than 1e-4: here all meshes are
+    // taught by the same draws, which they make alike where logits are alike (sampled_tails_...).
+    share(&lab.path().join("one"), &lab.path().join(name));
+    lab.ok(&[&["run", "lab.toml", "--runs", name, "--results", &format!("{name}-results")], mesh].concat());
+    let (one, many) = (lab.numbers("one"), lab.numbers(name));
+    assert_eq!(one.len(), many.len());
+    for ((run, step, what, a), (other, _, _, b)) in one.iter().zip(&many) {
+        assert_eq!(run, other, "identity does not depend on parallelism");
+        assert!((a - b).abs() <= 1e-4 * a.abs(), "{run} step {step}: {what} {a} on one rank, {b} on {name}");
     }
 }
 

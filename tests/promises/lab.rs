@@ -14,6 +14,15 @@ use tempfile::TempDir;
 
 pub struct Lab {
     pub folder: TempDir,
+    /// Whether a run may use every core, as it does by default. Models as small as these are slower for it, and tests run side by side.
+    all_cores: bool,
+}
+
+/// The program, of one thread a process.
+pub fn program() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_hydrometer"));
+    command.env("OMP_NUM_THREADS", "1");
+    command
 }
 
 /// Three arms of one seed on made-up text: seconds, yet every room of the house.
@@ -78,11 +87,21 @@ top_k = {top_k}
 
 impl Lab {
     pub fn new() -> Self {
-        let lab = Self { folder: tempfile::tempdir().unwrap() };
+        let lab = Self::empty();
         lab.write("train.txt", &text(4000, 1));
         lab.write("valid.txt", &text(400, 2));
         lab.write("lab.toml", EXPERIMENT);
         lab
+    }
+
+    /// A lab without text and experiment.
+    pub fn empty() -> Self {
+        Self { folder: tempfile::tempdir().unwrap(), all_cores: false }
+    }
+
+    /// A lab whose runs use every core: for promises that many threads could break.
+    pub fn on_all_cores() -> Self {
+        Self { all_cores: true, ..Self::new() }
     }
 
     pub fn path(&self) -> &Path {
@@ -97,8 +116,11 @@ impl Lab {
 
     /// `hydrometer ARGUMENTS` in the lab's folder.
     pub fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_hydrometer"));
+        let mut command = program();
         command.args(arguments).current_dir(self.path());
+        if self.all_cores {
+            command.env_remove("OMP_NUM_THREADS");
+        }
         command
     }
 

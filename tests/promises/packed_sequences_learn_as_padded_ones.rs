@@ -123,8 +123,7 @@ fn in_rows_of_several_of_a_kernel_s_blocks() {
 }
 
 /// Three arms on short documents of different lengths, a sequence a row in `padded.toml`.
-fn lab() -> Lab {
-    let lab = Lab::new();
+fn lab(lab: Lab) -> Lab {
     for name in ["train", "valid"] {
         let text = std::fs::read_to_string(lab.path().join(format!("{name}.txt"))).unwrap();
         let mut words = text.split_whitespace();
@@ -147,7 +146,7 @@ fn lab() -> Lab {
 
 #[test]
 fn in_whole_experiments_of_all_arms_on_one_and_two_data_parallel_ranks() {
-    let lab = lab();
+    let lab = lab(Lab::new());
     lab.ok(&["run", "padded.toml", "--runs", "padded", "--results", "padded-results"]);
     lab.ok(&["run", "packed.toml", "--runs", "packed", "--results", "packed-results"]);
     lab.ok(&["run", "packed.toml", "--runs", "shared", "--results", "shared-results", "--dp", "2", "--only", "soft-ce"]);
@@ -171,7 +170,7 @@ fn in_whole_experiments_of_all_arms_on_one_and_two_data_parallel_ranks() {
 
 #[test]
 fn and_resume_bit_for_bit() {
-    let lab = lab();
+    let lab = lab(Lab::on_all_cores());
     lab.write("packed.toml", &std::fs::read_to_string(lab.path().join("packed.toml")).unwrap().replace("6.4k", "25.6k"));
     let run = |runs: &'static str| ["run", "packed.toml", "--only", "finetune", "--runs", runs, "--results", "results"];
     lab.ok(&run("calm"));

@@ -43,7 +43,7 @@ fn of_any_family_on_one_and_two_ranks() {
 #[test]
 fn of_a_whole_experiment_on_one_and_two_ranks() {
     for tp in ["1", "2"] {
-        let lab = Lab::new();
+        let lab = Lab::on_all_cores();
         let arguments = ["run", "lab.toml", "--tp", tp, "--only", "soft-ce"];
         lab.ok(&[&arguments[..], &["--runs", "kept", "--results", "kept-results"]].concat());
         lab.ok(&[&arguments[..], &["--runs", "again", "--results", "again-results", "--recompute"]].concat());

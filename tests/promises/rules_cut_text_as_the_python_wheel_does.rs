@@ -3,13 +3,13 @@
 
 use std::fs;
 use std::path::PathBuf;
-use std::process::Command;
 
 use hydrometer::data::tokenizer;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use super::fixtures::folder;
+use super::lab::program;
 
 fn rules(name: &str) -> PathBuf {
     folder("../rules").join(name)
@@ -43,7 +43,7 @@ fn the_same_ids_of_every_rule_and_text() {
 fn the_same_nll_where_a_rule_repeats_a_group_of_digits() {
     let expected = json_of("expected.json");
     for name in ["cl100k", "qwen2"] {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_hydrometer"));
+        let mut command = program();
         command.arg("eval").arg("--model").arg(rules(name)).arg("--data").arg(rules("numbers.jsonl"));
         let output = command.args(["--output", "json"]).output().unwrap();
         let found: Value = serde_json::from_slice(&output.stdout).unwrap();
@@ -66,7 +66,7 @@ fn a_rule_that_fails_is_told() {
         fs::write(lab.path().join("tokenizer.json"), file.to_string()).unwrap();
         let data = lab.path().join("data.jsonl");
         fs::write(&data, json!({ "text": text }).to_string()).unwrap();
-        let mut command = Command::new(env!("CARGO_BIN_EXE_hydrometer"));
+        let mut command = program();
         let output = command.arg("eval").arg("--model").arg(lab.path()).arg("--data").arg(data).output().unwrap();
         (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
     };

@@ -37,10 +37,15 @@ fn a_holder_on_a_machine_that_fell_silent_is_taken_over() {
     let folder = lab.path().join("runs").join(&run);
     std::fs::create_dir_all(&folder).unwrap();
     let holder = r#"{"host":"elsewhere","pid":1,"started":1,"machine":"another"}"#;
-    std::fs::write(folder.join("lease.4.json"), format!(r#"{{"holder":{holder},"nonce":"n","term_ms":1500}}"#)).unwrap();
+    let held_for = |term_ms: u32| {
+        let lease = format!(r#"{{"holder":{holder},"nonce":"n","term_ms":{term_ms}}}"#);
+        std::fs::write(folder.join("lease.4.json"), lease).unwrap();
+    };
+    held_for(60_000);
     let status = lab.run(&["status", "lab.toml"]);
     let said = String::from_utf8_lossy(&status.stdout).into_owned();
     assert!(said.contains("process 1 on elsewhere"), "{said}");
+    held_for(1500);
     let begun = std::time::Instant::now();
     lab.ok(&arguments);
     assert!(begun.elapsed().as_millis() > 1500, "not before its term is over");

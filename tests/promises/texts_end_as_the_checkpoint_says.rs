@@ -15,7 +15,7 @@ const PAIRS: &str = "{\"src\": \"Question?\", \"tgt\": \"The old mill\"}\n";
 
 /// A lab with a copy of the student, and an experiment on `lines` with `more` in its data.
 fn lab(lines: &str, more: &str) -> Lab {
-    let lab = Lab { folder: tempfile::tempdir().unwrap() };
+    let lab = Lab::empty();
     fs::create_dir(lab.path().join("student")).unwrap();
     for entry in fs::read_dir(folder("../chat")).unwrap() {
         let path = entry.unwrap().path();

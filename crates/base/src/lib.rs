@@ -2,6 +2,7 @@
 
 pub mod backoff;
 mod choice;
+mod cores;
 mod error;
 pub mod fs;
 pub mod guard;
@@ -15,4 +16,5 @@ pub mod terminal;
 pub mod text;
 pub mod units;
 
+pub use cores::cores;
 pub use error::UserError;

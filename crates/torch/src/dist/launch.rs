@@ -6,6 +6,7 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
+use hydrometer_base::cores;
 
 use super::c10d::Store;
 
@@ -44,7 +45,7 @@ pub fn is_rank() -> bool {
 /// Returns the exit status of a rank that failed, if any.
 pub fn ranks(world: usize) -> Result<ExitStatus> {
     let store = Store::serve()?;
-    let threads = (std::thread::available_parallelism().map_or(1, |n| n.get()) / world).max(1);
+    let threads = (cores() / world).max(1);
     let mut children = Vec::new();
     for rank in 0..world {
         let mut command = Command::new(std::env::current_exe().context("cannot find the path of this program")?);

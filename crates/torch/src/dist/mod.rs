@@ -4,6 +4,7 @@
 
 pub mod c10d;
 pub mod collective;
+pub mod exit;
 pub mod launch;
 pub mod mesh;
 
