@@ -4,15 +4,16 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Result;
-use clap::{Args, ValueEnum};
+use clap::Args;
 use hydrometer_base::fs::{is_storage, replace_by_name};
 use hydrometer_base::text::number;
 use hydrometer_base::{note, say, terminal, user_error};
+use hydrometer_torch::model::Precision;
 use hydrometer_torch::objective::case::Case;
 use hydrometer_torch::objective::{Loss, Objective, TEMPERATURES, TEMPERATURES_WORDS, Tail};
 use serde_json::json;
-use tch::Kind;
 
+use super::eval::precision;
 use super::{Output, place};
 use crate::experiment::applies;
 
@@ -52,17 +53,11 @@ pub struct LossArgs {
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=64))]
     tp: u32,
     /// Number format that logits, hidden states and weight are rounded to first.
-    #[arg(long, value_enum, default_value = "f32")]
-    precision: PrecisionArg,
+    #[arg(long, value_name = "FORMAT", default_value = "f32", value_parser = precision)]
+    precision: Precision,
     /// Where loss [N], total [] and the gradients of total go.
     #[arg(long, value_name = "OUT.safetensors")]
     out: PathBuf,
-}
-
-#[derive(Clone, Copy, Debug, ValueEnum)]
-enum PrecisionArg {
-    F32,
-    Bf16,
 }
 
 impl LossArgs {
@@ -119,11 +114,7 @@ impl LossArgs {
 pub fn loss(args: &LossArgs, output: Output) -> Result<ExitCode> {
     let loss = args.loss()?;
     place::file(&args.out, "--out FILE")?;
-    let kind = match args.precision {
-        PrecisionArg::F32 => Kind::Float,
-        PrecisionArg::Bf16 => Kind::BFloat16,
-    };
-    let case = Case::read(&args.case, &loss, args.vocab_size, kind)?;
+    let case = Case::read(&args.case, &loss, args.vocab_size, args.precision.kind())?;
     let answer = case.measure(&loss, args.tp as usize)?;
     if let Some(what) = answer.overflow() {
         let case = args.case.display();

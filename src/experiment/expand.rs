@@ -286,8 +286,8 @@ fn describe(recipe: &TrainRecipe, teacher: &str, swept: &[&str]) -> String {
         Objective::Jsd { beta, .. } => words += &format!(", beta {beta}"),
         _ => {}
     }
-    if objective.temperature() != 1.0 {
-        words += &format!(", temperature {}", objective.temperature());
+    if let Some(temperature) = objective.temperature().filter(|&temperature| temperature != 1.0) {
+        words += &format!(", temperature {temperature}");
     }
     if recipe.loss.lambda > 0.0 {
         words += &format!(", mixed with {} hard-ce", recipe.loss.lambda);

@@ -44,7 +44,7 @@ pub fn find_or_add(
         let place = &settings.place("tail", at).0;
         return Err(user_error!("{place}: a recorded teacher cannot be drawn from; use another tail, e.g. \"bucket\""));
     }
-    if objective.temperature() != 1.0 {
+    if objective.temperature().is_some_and(|temperature| temperature != 1.0) {
         let place = &settings.place("temperature", at).0;
         return Err(user_error!("{place}: recorded answers are those at temperature 1; remove temperature"));
     }

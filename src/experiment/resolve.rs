@@ -234,10 +234,10 @@ impl Settings {
     }
 
     fn precision(&self) -> Result<Precision> {
-        self.get("precision", Precision::F32, |setting| match setting.text("precision")? {
-            "f32" => Ok(Precision::F32),
-            "bf16" => Ok(Precision::Bf16),
-            other => Err(user_error!("{}: {}", setting.at.0, unknown("precision", other, &["f32", "bf16"]))),
+        self.get("precision", Precision::F32, |setting| {
+            let name = setting.text("precision")?;
+            Precision::named(name)
+                .ok_or_else(|| user_error!("{}: {}", setting.at.0, unknown("precision", name, Precision::NAMES)))
         })
     }
 

@@ -1,7 +1,7 @@
 //! docs/objectives.md cannot go stale. Oracles: the names the code has, and `objective::reference` for the worked example.
 
 use hydrometer::objective::reference::{Token, loss_and_gradient};
-use hydrometer::objective::{MIN_TAIL_MASS, Loss, Objective, Tail};
+use hydrometer::objective::{Loss, MIN_TAIL_MASS, Objective, Tail};
 
 const PAGE: &str = include_str!("../../docs/objectives.md");
 
