@@ -50,8 +50,7 @@ pub struct Eval {
 }
 
 pub fn precision(name: &str) -> Result<Precision, String> {
-    let all = [Precision::F32, Precision::Bf16];
-    all.into_iter().find(|precision| precision.name() == name).ok_or_else(|| "use f32 or bf16".into())
+    Precision::named(name).ok_or_else(|| format!("use {}", Precision::NAMES.join(" or ")))
 }
 
 impl Eval {

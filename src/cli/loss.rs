@@ -4,17 +4,19 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Result;
-use clap::{Args, ValueEnum};
+use clap::Args;
 use hydrometer_base::fs::{is_storage, replace_by_name};
-use hydrometer_base::text::number;
 use hydrometer_base::{note, say, terminal, user_error};
+use hydrometer_torch::model::Precision;
 use hydrometer_torch::objective::case::Case;
-use hydrometer_torch::objective::{Loss, Objective, TEMPERATURES, TEMPERATURES_WORDS, Tail};
+use hydrometer_torch::objective::{Loss, Objective, Tail};
 use serde_json::json;
-use tch::Kind;
+use toml_edit::Value;
 
+use super::eval::precision;
 use super::{Output, place};
-use crate::experiment::applies;
+use crate::experiment::keys::{self, Settings};
+use crate::experiment::source::{Setting, SourceSpan};
 
 #[derive(Args, Debug)]
 pub struct LossArgs {
@@ -52,78 +54,41 @@ pub struct LossArgs {
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=64))]
     tp: u32,
     /// Number format that logits, hidden states and weight are rounded to first.
-    #[arg(long, value_enum, default_value = "f32")]
-    precision: PrecisionArg,
+    #[arg(long, value_name = "FORMAT", default_value = "f32", value_parser = precision)]
+    precision: Precision,
     /// Where loss [N], total [] and the gradients of total go.
     #[arg(long, value_name = "OUT.safetensors")]
     out: PathBuf,
 }
 
-#[derive(Clone, Copy, Debug, ValueEnum)]
-enum PrecisionArg {
-    F32,
-    Bf16,
-}
-
 impl LossArgs {
     fn loss(&self) -> Result<Loss> {
-        let name = self.objective.as_str();
+        // Temperature 1 and no hard-ce mixed in are so of every objective.
+        let temperature = self.temperature.filter(|temperature| *temperature != 1.0);
+        let lambda = self.lambda.filter(|lambda| *lambda != 0.0);
         let given = [
-            ("tail", self.tail.is_some()),
-            // Temperature 1 and no hard-ce mixed in are so of every objective.
-            ("temperature", self.temperature.is_some_and(|temperature| temperature != 1.0)),
-            ("temperature_squared", self.temperature_squared),
-            ("beta", self.beta.is_some()),
-            ("lambda", self.lambda.is_some_and(|lambda| lambda != 0.0)),
-            ("centered", self.centered),
-            ("mse_mean", self.mse_mean),
+            (&keys::OBJECTIVE, Some(Value::from(&self.objective))),
+            (&keys::TAIL, self.tail.as_ref().map(Value::from)),
+            (&keys::TEMPERATURE, temperature.map(Value::from)),
+            (&keys::TEMPERATURE_SQUARED, self.temperature_squared.then_some(true.into())),
+            (&keys::BETA, self.beta.map(Value::from)),
+            (&keys::LAMBDA, lambda.map(Value::from)),
+            (&keys::CENTERED, self.centered.then_some(true.into())),
+            (&keys::MSE_MEAN, self.mse_mean.then_some(true.into())),
         ];
-        if let Some((key, _)) = given.iter().find(|(key, given)| *given && !applies(key, name)) {
-            return Err(user_error!("--{} means nothing to {name}; remove it", key.replace('_', "-")));
-        }
-        let within = |flag: &str, value: f64, ok: bool, wanted: &str| match ok {
-            true => Ok(value),
-            false => Err(user_error!("--{flag} must be {wanted}, not {}", number(value))),
-        };
-        let temperature = match self.temperature {
-            // Below and above, logits over it and gradients times it leave the range of f32.
-            Some(value) if value > 0.0 && value.is_finite() && !TEMPERATURES.contains(&value) => {
-                let value = number(value);
-                return Err(user_error!("--temperature {value} overflows f32; use {TEMPERATURES_WORDS}"));
-            }
-            Some(value) => within("temperature", value, TEMPERATURES.contains(&value), TEMPERATURES_WORDS)?,
-            None => 1.0,
-        };
-        let (beta, lambda) = (self.beta.unwrap_or(0.5), self.lambda.unwrap_or(0.0));
-        // As near to 0 and 1 as f32 can tell.
-        let apart = beta as f32 > 0.0 && (beta as f32) < 1.0;
-        let beta = within("beta", beta, apart, "above 0 and below 1, in f32 too")?;
-        let lambda = within("lambda", lambda, (0.0..=1.0).contains(&lambda), "from 0 to 1")?;
-        let tail = |default: Tail| Tail::ALL.into_iter().find(|t| Some(t.name()) == self.tail.as_deref()).unwrap_or(default);
-        let objective = match name {
-            "hard-ce" => Objective::HardCe,
-            "soft-ce" => Objective::SoftCe { tail: tail(Tail::Raw), temperature },
-            "kl-forward" => Objective::KlForward { tail: tail(Tail::Bucket), temperature },
-            "kl-reverse" => Objective::KlReverse { temperature },
-            "jsd" => Objective::Jsd { beta, temperature },
-            "logit-mse" => Objective::LogitMse { centered: self.centered, mse_mean: self.mse_mean },
-            _ => Objective::LogprobMse { mse_mean: self.mse_mean, temperature },
-        };
-        if let Objective::KlForward { tail: Tail::Metaseq, .. } = objective {
-            return Err(user_error!("--tail metaseq is the seed's soft-ce; it is no divergence, use it with soft-ce"));
-        }
-        Ok(Loss { objective, lambda, temperature_squared: self.temperature_squared })
+        let given = given.into_iter().filter_map(|(key, value)| Some((key.name.to_string(), Setting::of_flag(value?))));
+        let mut settings: Settings = given.collect();
+        settings.check_objective(&self.objective)?;
+        // Nothing is trained with it.
+        settings.overlay([(keys::ON_PURPOSE.name.to_string(), Setting::of_flag(true))]);
+        settings.loss(&SourceSpan(String::new()))
     }
 }
 
 pub fn loss(args: &LossArgs, output: Output) -> Result<ExitCode> {
     let loss = args.loss()?;
     place::file(&args.out, "--out FILE")?;
-    let kind = match args.precision {
-        PrecisionArg::F32 => Kind::Float,
-        PrecisionArg::Bf16 => Kind::BFloat16,
-    };
-    let case = Case::read(&args.case, &loss, args.vocab_size, kind)?;
+    let case = Case::read(&args.case, &loss, args.vocab_size, args.precision.kind())?;
     let answer = case.measure(&loss, args.tp as usize)?;
     if let Some(what) = answer.overflow() {
         let case = args.case.display();

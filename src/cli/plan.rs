@@ -21,6 +21,7 @@ use tabled::settings::Style;
 use super::{Common, Output, arms};
 use crate::experiment::budget::{Budget, longest_by_seed};
 use crate::experiment::fair::Match;
+use crate::experiment::keys::schema::schema;
 use crate::experiment::{Experiment, Skipped};
 use crate::sweep::estimate::{Estimate, History, estimate};
 use crate::sweep::job::{answers_folder, cache_place, ending, recording_place};
@@ -36,15 +37,24 @@ const SOME: usize = 5;
 #[derive(Args, Debug)]
 pub struct Plan {
     #[command(flatten)]
-    common: Common,
+    common: Option<Common>,
     /// Show every run of a large sweep (more than 50 runs) rather than its arms. JSON has every run.
     #[arg(long)]
     all: bool,
+    /// Write the JSON schema of experiment files, for editors, and end.
+    #[arg(long, exclusive = true)]
+    schema: bool,
 }
 
 impl Plan {
     pub fn plan(&self, output: Output) -> Result<ExitCode> {
-        plan(&self.common, self.all, output)
+        match &self.common {
+            Some(common) => plan(common, self.all, output),
+            None => {
+                terminal::json(&schema());
+                Ok(ExitCode::SUCCESS)
+            }
+        }
     }
 }
 

@@ -3,12 +3,11 @@
 use std::collections::BTreeSet;
 
 use anyhow::Result;
-use hydrometer_base::suggest::unknown_key;
 use hydrometer_base::text::shown;
 use hydrometer_base::user_error;
 use toml_edit::Item;
 
-use super::resolve::{RUN_KEYS, Settings};
+use super::keys::{self, Place};
 use super::source::{Setting, Source, SourceSpan};
 
 /// Settings that an axis gives a run, with their keys.
@@ -68,7 +67,7 @@ impl Axis {
     fn distinct(self) -> Result<Self> {
         let mut seen = BTreeSet::new();
         for point in &self.points {
-            let read: Vec<String> = self.keys.iter().zip(point).map(|((key, _), value)| value.canonical(key)).collect();
+            let read: Vec<String> = self.keys.iter().zip(point).map(|((key, _), value)| keys::canonical(key, value)).collect();
             if !seen.insert(read) {
                 let names: Vec<&str> = self.keys.iter().map(|(key, _)| key.as_str()).collect();
                 let values: Vec<String> = point.iter().map(|value| shown(&value.display())).collect();
@@ -82,31 +81,7 @@ impl Axis {
 
 /// `values` so that equal ones are equal texts.
 pub fn canonical(values: &[(String, Setting)]) -> Vec<String> {
-    values.iter().map(|(key, value)| format!("{key}={}", value.canonical(key))).collect()
-}
-
-/// Values that an axis of `key` might list.
-fn example(key: &str) -> &'static str {
-    match key {
-        "data" => r#"["first-preset", "second-preset"]"#,
-        "student" => r#"["llama-1m", "llama-2m"]"#,
-        "teacher" => r#"["small", "big"]"#,
-        "tokens" => r#"["100k", "1M"]"#,
-        "batch" => r#"["4k", "8k"]"#,
-        "eval" => r#"[{ every = "100k" }, { every = "200k" }]"#,
-        "precision" => r#"["f32", "bf16"]"#,
-        "packing" => r#"["none", "documents"]"#,
-        "tail" => r#"["raw", "bucket"]"#,
-        "context" => "[128, 256]",
-        "top_k" => "[5, 20]",
-        "temperature" => "[1.0, 2.0]",
-        "eps" => "[1e-8, 1e-6]",
-        "clip" => "[0.0, 1.0]",
-        "beta1" | "beta2" => "[0.9, 0.95]",
-        "beta" | "lambda" | "weight_decay" | "warmup" | "final_lr" => "[0.1, 0.5]",
-        "centered" | "mse_mean" | "temperature_squared" | "on_purpose" => "[false, true]",
-        _ => "[1e-3, 2e-3]",
-    }
+    values.iter().map(|(key, value)| format!("{key}={}", keys::canonical(key, value))).collect()
 }
 
 fn lists(source: &Source, item: &Item, within: &str, what: &str) -> Result<Vec<(String, SourceSpan, Vec<Setting>)>> {
@@ -115,19 +90,19 @@ fn lists(source: &Source, item: &Item, within: &str, what: &str) -> Result<Vec<(
     let mut all = Vec::new();
     for (key, setting) in source.settings(table)? {
         let at = setting.at.clone();
-        if !RUN_KEYS.contains(&key.as_str()) {
-            return Err(user_error!("{}: {}", at.0, unknown_key(&key, &format!("{within}.{what}"), &RUN_KEYS)));
+        if keys::find(Place::Base, &key).is_none() {
+            return Err(user_error!("{}: {}", at.0, keys::unknown_in(Place::Base, &key, &format!("{within}.{what}"))));
         }
-        if key == "seeds" || key == "objective" {
+        let Some(known) = keys::find(Place::Axis, &key) else {
             return Err(user_error!("{}: {key} cannot be swept in the {what}; set it in [base] or in a method", at.0));
-        }
+        };
         let values = setting.value.as_array().filter(|array| !array.is_empty()).ok_or_else(|| {
-            let (example, found) = (example(&key), setting.found());
+            let (example, found) = (known.example, setting.found());
             user_error!("{}: {key} must be a list of values, e.g. {key} = {example}, not {found}", at.0)
         })?;
         let values: Vec<Setting> = values.iter().map(|value| Setting { value: value.clone(), at: at.clone() }).collect();
         for value in &values {
-            Settings([(key.clone(), value.clone())].into()).check()?;
+            known.check(value)?;
         }
         all.push((key, at, values));
     }

@@ -3,19 +3,15 @@
 use std::collections::BTreeSet;
 
 use anyhow::Result;
-use hydrometer_base::suggest::unknown_key;
 use hydrometer_base::user_error;
 use hydrometer_report::claim::Claim;
 use hydrometer_report::claim::expectation::{Expectation, Side};
 use toml_edit::{Item, TableLike};
 
+use super::keys::{self, LEVELS, Place, Settings};
 use super::name;
 use super::selector::Selector;
 use super::source::{Setting, Source, SourceSpan};
-
-pub const CLAIM_KEYS: [&str; 7] = ["id", "says", "at", "a", "b", "expect", "level"];
-/// Coverage of a claim's interval where the file names none.
-const LEVEL: f64 = 0.95;
 
 /// A claim as written.
 #[derive(Clone, Debug)]
@@ -36,7 +32,7 @@ pub struct Candidates<'a> {
     /// The swept settings, for telling points apart.
     pub point: String,
     /// The settings of each point of the file that became this one: several where `[smoke]` has merged them.
-    pub settings: &'a [super::resolve::Settings],
+    pub settings: &'a [Settings],
     pub runs: Vec<&'a str>,
 }
 
@@ -58,9 +54,9 @@ pub fn read(source: &Source, item: Option<&Item>, methods: &[&str]) -> Result<Ve
 }
 
 fn read_one(source: &Source, table: &dyn TableLike, at: SourceSpan) -> Result<ClaimSpec> {
-    if let Some((key, item)) = table.iter().find(|(key, _)| !CLAIM_KEYS.contains(key)) {
+    if let Some((key, item)) = table.iter().find(|(key, _)| keys::find(Place::Claim, key).is_none()) {
         let at = source.place(table.key(key).and_then(|key| key.span()).or_else(|| item.span()));
-        return Err(user_error!("{}: {}", at.0, unknown_key(key, "[[claim]]", &CLAIM_KEYS)));
+        return Err(user_error!("{}: {}", at.0, keys::unknown_in(Place::Claim, key, "[[claim]]")));
     }
     let text = |key: &str| -> Result<Option<String>> {
         let Some(item) = table.get(key) else { return Ok(None) };
@@ -90,9 +86,9 @@ fn read_one(source: &Source, table: &dyn TableLike, at: SourceSpan) -> Result<Cl
         }
     }
     let level = match table.get("level").map(|item| (item.as_float(), source.place(item.span()))) {
-        None => LEVEL,
-        Some((Some(level), _)) if (0.5..1.0).contains(&level) => level,
-        Some((_, at)) => return Err(user_error!("{}: level must be a number from 0.5 to below 1, e.g. 0.95", at.0)),
+        None => Settings::default().number(&keys::CLAIM_LEVEL)?,
+        Some((Some(level), _)) if LEVELS.contains(level) => level,
+        Some((_, at)) => return Err(user_error!("{}: level must be {}", at.0, LEVELS.words)),
     };
     let says = text("says")?.unwrap_or_else(|| expect.clone());
     Ok(ClaimSpec { id, says, expect, expectation, level, a, b, at })
@@ -130,7 +126,7 @@ impl ClaimSpec {
     fn runs(&self, selector: &Selector, candidates: &[Candidates]) -> Result<Vec<String>> {
         let (id, at) = (&self.id, &selector.at.0);
         let meant = |candidate: &&Candidates| {
-            let matches = |settings: &super::resolve::Settings| selector.matches(candidate.method, |key| get(settings, key));
+            let matches = |settings: &Settings| selector.matches(candidate.method, |key| get(settings, key));
             candidate.settings.iter().any(matches)
         };
         let found: Vec<&Candidates> = candidates.iter().filter(meant).collect();
@@ -146,6 +142,6 @@ impl ClaimSpec {
     }
 }
 
-fn get<'a>(settings: &'a super::resolve::Settings, key: &str) -> Option<&'a Setting> {
+fn get<'a>(settings: &'a Settings, key: &str) -> Option<&'a Setting> {
     settings.0.get(key)
 }

@@ -13,9 +13,10 @@ use super::axis::canonical;
 use super::claim::Candidates;
 use super::fair::{self, Fairness, Match};
 use super::file::{File, Method as Arm};
+use super::keys::{self, Settings, applies};
 use super::preset::Presets;
-use super::resolve::{Settings, applies};
-use super::source::{Setting, SourceSpan};
+use super::resolve::check;
+use super::source::Setting;
 use super::sweep::{self, UsedBlocks};
 use super::{Experiment, Method, Options, Skipped, Student, TeacherRef, resolve_teacher};
 use crate::teacher::recording::Origin;
@@ -34,7 +35,7 @@ pub fn load_smoke_in(path: &Path, precision: Precision, options: &Options) -> Re
     let mut file = File::read(path)?;
     if !file.smoke.is_empty() {
         let setting = Setting { value: precision.name().into(), at: file.whole.clone() };
-        file.smoke.insert("precision".into(), setting);
+        file.smoke.insert(keys::PRECISION.name.into(), setting);
     }
     expand(file, &Options { smoke: true, ..*options })
 }
@@ -139,7 +140,7 @@ fn cells_of(arm: &Arm, file: &File, met: &mut UsedBlocks, experiment: &mut Exper
     for cell in &mut cells {
         let mut seeds = cell.settings[0].clone();
         seeds.overlay(smoke(file, arm, options));
-        cell.seeds = seeds.seeds()?.len();
+        cell.seeds = seeds.seeds(&keys::SEEDS)?.len();
     }
     Ok(cells)
 }
@@ -163,14 +164,14 @@ fn add_runs(
     let mut settings = cell.settings[0].clone();
     settings.overlay(smoke(file, arm, options));
     let loss = settings.loss(at)?;
-    let read = settings.reading("student", at, presets)?;
-    let (mut recipe, model) = settings.recipe("student", loss, 0, &experiment.revision, at, presets, &read, true)?;
-    check(&recipe, &settings, at, "student", options)?;
+    let read = settings.reading(&keys::STUDENT, at, presets)?;
+    let (mut recipe, model) = settings.recipe(&keys::STUDENT, loss, 0, &experiment.revision, at, presets, &read, true)?;
+    check(&recipe, &settings, at, &keys::STUDENT, options)?;
     let teacher = match loss.objective.needs_teacher() {
         false => None,
         true => Some(resolve_teacher::find_or_add(experiment, file, presets, &settings, &recipe, &read, at, options)?),
     };
-    let top_k = settings.top_k()?;
+    let top_k = settings.whole(&keys::TOP_K)? as usize;
     recipe.teacher = teacher.map(|teacher| match teacher {
         TeacherRef::Trained(index) => {
             let trained = Some(Box::new(experiment.teachers[index].recipe.clone()));
@@ -200,13 +201,13 @@ fn add_runs(
     (experiment.data_name, experiment.student_name) = (read.name, model.name);
     let start = model.start.map(|(_, folder)| folder);
     let axes: Vec<(String, String)> = cell.values.iter().map(|(key, value)| (key.clone(), value.display())).collect();
-    for seed in settings.seeds()? {
+    for seed in settings.seeds(&keys::SEEDS)? {
         let recipe = TrainRecipe { seed, ..recipe.clone() };
         let (method, data, axes, start) = (arm.name.clone(), read.files.clone(), axes.clone(), start.clone());
         experiment.students.push(Student { run: RunId::default(), method, seed, axes, recipe, data, start, teacher });
     }
     if experiment.students.len() > RUNS_MAX {
-        let at = &settings.place("seeds", at).0;
+        let at = &settings.place(&keys::SEEDS, at).0;
         return Err(user_error!("{at}: the experiment has more than {RUNS_MAX} runs here; sweep less, or take fewer seeds"));
     }
     Ok(())
@@ -248,18 +249,6 @@ fn name_runs(experiment: &mut Experiment, methods: &[Arm]) -> Result<()> {
     Ok(())
 }
 
-/// What no single key shows to be wrong.
-pub fn check(recipe: &TrainRecipe, settings: &Settings, at: &SourceSpan, model_key: &str, options: &Options) -> Result<()> {
-    let Options { tp, dp, .. } = *options;
-    if !recipe.batch.is_multiple_of(dp as u64) {
-        let place = settings.place("batch", at);
-        return Err(user_error!("{}: batch {} does not divide over dp = {dp}", place.0, recipe.batch));
-    }
-    let checked = recipe.model.check(tp).and_then(|()| recipe.model.check_context(recipe.data.context));
-    checked.map_err(|why| user_error!("{}: {model_key}: {why}", settings.place(model_key, at).0))?;
-    Ok(())
-}
-
 fn describe(recipe: &TrainRecipe, teacher: &str, swept: &[&str]) -> String {
     let objective = recipe.loss.objective;
     let drawn = objective.tail() == Some(Tail::Sampled);
@@ -281,8 +270,8 @@ fn describe(recipe: &TrainRecipe, teacher: &str, swept: &[&str]) -> String {
         Objective::Jsd { beta, .. } => words += &format!(", beta {beta}"),
         _ => {}
     }
-    if objective.temperature() != 1.0 {
-        words += &format!(", temperature {}", objective.temperature());
+    if let Some(temperature) = objective.temperature().filter(|&temperature| temperature != 1.0) {
+        words += &format!(", temperature {temperature}");
     }
     if recipe.loss.lambda > 0.0 {
         words += &format!(", mixed with {} hard-ce", recipe.loss.lambda);

@@ -16,34 +16,16 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::Result;
 use hydrometer_base::identity::identity;
-use hydrometer_base::suggest::{unknown, unknown_key};
 use hydrometer_base::user_error;
 use hydrometer_data::recipe::DataRecipe;
 use hydrometer_torch::model::ModelConfig;
 use toml_edit::Item;
 
+pub use super::keys::Match;
+use super::keys::{self, Place};
 use super::source::{Source, SourceSpan};
 use super::{Experiment, Student};
 use crate::train::recipe::TrainRecipe;
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Match {
-    Tokens,
-    Updates,
-    TotalFlops,
-}
-
-impl Match {
-    pub const ALL: [Self; 3] = [Self::Tokens, Self::Updates, Self::TotalFlops];
-
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Tokens => "tokens",
-            Self::Updates => "updates",
-            Self::TotalFlops => "total-flops",
-        }
-    }
-}
 
 /// The table as read.
 #[derive(Clone, Debug)]
@@ -65,20 +47,16 @@ pub struct Fairness {
     pub balanced: Vec<(usize, u64)>,
 }
 
-pub const FAIR_KEYS: [&str; 1] = ["match"];
-
 pub fn read(source: &Source, item: Option<&Item>) -> Result<Option<Rule>> {
     let Some(item) = item else { return Ok(None) };
     let at = source.place(item.span());
     let table = item.as_table_like().ok_or_else(|| user_error!("{}: [fair] must be a table", at.0))?;
     let mut rule = None;
     for (key, setting) in source.settings(table)? {
-        if key != FAIR_KEYS[0] {
-            return Err(user_error!("{}: {}", setting.at.0, unknown_key(&key, "[fair]", &FAIR_KEYS)));
+        if key != keys::MATCH.name {
+            return Err(user_error!("{}: {}", setting.at.0, keys::unknown_in(Place::Fair, &key, "[fair]")));
         }
-        let name = setting.text(&key)?;
-        let by = Match::ALL.into_iter().find(|by| by.name() == name);
-        let by = by.ok_or_else(|| user_error!("{}: {}", setting.at.0, unknown("match", name, &Match::ALL.map(Match::name))))?;
+        let by = keys::MATCH.choice(&setting, Match::named)?;
         rule = Some(Rule { by, at: setting.at });
     }
     rule.map(Some).ok_or_else(|| user_error!("{}: [fair] lacks match; add match = \"tokens\"", at.0))

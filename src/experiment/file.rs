@@ -4,21 +4,16 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
-use hydrometer_base::suggest::{unknown, unknown_key};
+use hydrometer_base::suggest::unknown;
 use hydrometer_base::user_error;
 use toml_edit::Item;
 
 use super::claim::{self, ClaimSpec};
 use super::fair::{self, Rule};
+use super::keys::{self, Place, Settings, objective_name};
 use super::name;
-use super::resolve::{RUN_KEYS, Settings, TEACHER_KEYS, applies, objective_name};
 use super::source::{Setting, Source, SourceSpan};
 use super::sweep::Sweep;
-
-pub const TOP_KEYS: [&str; 10] =
-    ["question", "hypothesis", "revision", "base", "teacher", "method", "sweep", "fair", "smoke", "claim"];
-/// `[smoke]` takes every key of a run, and this one.
-pub const SMOKE_KEY: &str = "teacher_tokens";
 
 pub type Table = Vec<(String, Setting)>;
 
@@ -56,9 +51,9 @@ impl File {
         let source = Source::read(path, "experiment file")?;
         let document = source.parse()?;
         let top = document.as_table();
-        if let Some((key, item)) = top.iter().find(|(key, _)| !TOP_KEYS.contains(key)) {
+        if let Some((key, item)) = top.iter().find(|(key, _)| keys::find(Place::Top, key).is_none()) {
             let at = source.place(top.key(key).and_then(|key| key.span()).or_else(|| item.span())).0;
-            return Err(user_error!("{at}: {}", unknown("key", key, &TOP_KEYS)));
+            return Err(user_error!("{at}: {}", unknown("key", key, &keys::names(Place::Top))));
         }
         let text = |key: &str, default: &str| -> Result<String> {
             let Some(item) = top.get(key) else { return Ok(default.to_string()) };
@@ -66,15 +61,14 @@ impl File {
             text.ok_or_else(|| user_error!("{}: {key} must be a string", source.place(item.span()).0))
         };
         let name = name::experiment(path)?;
-        let base = table(&source, top.get("base"), "[base]", &RUN_KEYS)?;
-        let smoke_keys: Vec<&str> = RUN_KEYS.into_iter().chain([SMOKE_KEY]).collect();
+        let base = table(&source, top.get("base"), "[base]", Place::Base)?;
         let mut smoke: BTreeMap<String, Setting> =
-            table(&source, top.get("smoke"), "[smoke]", &smoke_keys)?.into_iter().collect();
-        let smoke_teacher_tokens = smoke.remove(SMOKE_KEY).or_else(|| smoke.get("tokens").cloned());
+            table(&source, top.get("smoke"), "[smoke]", Place::Smoke)?.into_iter().collect();
+        let smoke_teacher_tokens = smoke.remove(keys::TEACHER_TOKENS.name).or_else(|| smoke.get(keys::TOKENS.name).cloned());
         let mut teachers = BTreeMap::new();
         for (teacher, table, at) in source.tables(top.get("teacher"), "teacher")? {
             name::check(&teacher, "teacher", "[teacher.big]", &at.0)?;
-            let settings = check_keys(source.settings(table)?, &format!("[teacher.{teacher}]"), &TEACHER_KEYS)?;
+            let settings = checked(source.settings(table)?, &format!("[teacher.{teacher}]"), Place::Teacher)?;
             teachers.insert(teacher, (settings, at));
         }
         let sweep = Sweep::read(&source, top.get("sweep"))?;
@@ -107,32 +101,23 @@ impl File {
 
 impl Method {
     fn read(name: String, own: Table, at: SourceSpan, base: &Table) -> Result<Self> {
-        let own = check_keys(own, &format!("[method.{name}]"), &RUN_KEYS)?;
-        let named = own.iter().find(|(key, _)| key == "objective").or_else(|| base.iter().find(|(key, _)| key == "objective"));
+        let own = checked(own, &format!("[method.{name}]"), Place::Method)?;
+        let named = own.iter().chain(base).find(|(key, _)| key == keys::OBJECTIVE.name);
         let objective = named.map(|(_, setting)| objective_name(setting)).transpose()?.unwrap_or("").to_string();
-        for (key, setting) in &own {
-            if !objective.is_empty() && !applies(key, &objective) {
-                return Err(user_error!("{}: {key} means nothing to {objective}; remove it", setting.at.0));
-            }
+        if !objective.is_empty() {
+            own.iter().cloned().collect::<Settings>().check_objective(&objective)?;
         }
         Ok(Self { name, own, objective, at })
     }
 }
 
-fn table(source: &Source, item: Option<&Item>, what: &str, known: &[&str]) -> Result<Table> {
+fn table(source: &Source, item: Option<&Item>, what: &str, place: Place) -> Result<Table> {
     let Some(item) = item else { return Ok(Vec::new()) };
     let table = item.as_table_like().ok_or_else(|| user_error!("{}: {what} must be a table", source.place(item.span()).0))?;
-    check_keys(source.settings(table)?, what, known)
+    checked(source.settings(table)?, what, place)
 }
 
-fn check_keys(settings: Table, what: &str, known: &[&str]) -> Result<Table> {
-    for (key, setting) in &settings {
-        if !known.contains(&key.as_str()) {
-            return Err(user_error!("{}: {}", setting.at.0, unknown_key(key, what, known)));
-        }
-    }
-    for (key, setting) in &settings {
-        Settings([(key.clone(), setting.clone())].into()).check()?;
-    }
+fn checked(settings: Table, what: &str, place: Place) -> Result<Table> {
+    keys::check(place, what, settings.iter().map(|(key, setting)| (key, setting)))?;
     Ok(settings)
 }

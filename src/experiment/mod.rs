@@ -7,13 +7,14 @@ pub mod endpoint;
 mod expand;
 pub mod fair;
 mod file;
+pub(crate) mod keys;
 mod name;
 mod preset;
 pub mod recorded;
 mod resolve;
 mod resolve_teacher;
 mod selector;
-mod source;
+pub(crate) mod source;
 mod sweep;
 #[cfg(test)]
 pub(crate) mod tests;
@@ -26,9 +27,8 @@ use hydrometer_report::claim::Claim;
 
 pub use expand::{load, load_smoke_in};
 use fair::Fairness;
+pub use keys::AMOUNT_MAX;
 pub use name::experiment as name_of;
-pub(crate) use resolve::applies;
-pub use source::AMOUNT_MAX;
 
 use crate::teacher::recording::Recording;
 use crate::teacher::target_spec::TargetSpec;

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use hydrometer_base::fs::{sha256_file, sha256_hex};
-use hydrometer_base::suggest::{unknown, unknown_key};
+use hydrometer_base::suggest::unknown;
 use hydrometer_base::user_error;
 use hydrometer_data::cure::Says;
 use hydrometer_data::format::{Format, Keys};
@@ -17,48 +17,10 @@ use hydrometer_data::survey::{Survey, Wanted, files};
 use hydrometer_data::{ends, special, tokenizer};
 use hydrometer_torch::model::{ModelConfig, Variant, hf};
 
+use super::keys::{self, Key, Place, Settings};
 use super::source::{Setting, Source};
 use crate::teacher::recipe::RecordedRecipe;
 use crate::train::recipe::StartRecipe;
-
-pub const MODEL_KEYS: [&str; 10] = [
-    "hidden_size",
-    "intermediate_size",
-    "num_hidden_layers",
-    "num_attention_heads",
-    "num_key_value_heads",
-    "rope_theta",
-    "rms_norm_eps",
-    "initializer_range",
-    "hf",
-    "layers",
-];
-/// No size of a model is larger; keeps products of three of them within 64 bits.
-const MODEL_MAX: u64 = 1 << 20;
-/// Layers of a model, at most, as in a checkpoint: each is a dozen parameters with names and shapes of their own.
-const LAYERS_MAX: u64 = hf::MOST_LAYERS;
-/// The seed's.
-const TARGET_BUDGET: f64 = 0.7;
-pub const DATA_KEYS: [&str; 15] = [
-    "path",
-    "format",
-    "train",
-    "valid",
-    "test",
-    "tokenizer",
-    "on_bad_line",
-    "source_key",
-    "target_key",
-    "prompt_eos",
-    "truncation",
-    "target_budget",
-    "eos",
-    "eos_token",
-    "input",
-];
-/// Keys of data that mean something to examples alone, not to plain documents.
-const EXAMPLE_KEYS: [&str; 8] =
-    ["source_key", "target_key", "prompt_eos", "truncation", "target_budget", "eos", "eos_token", "input"];
 
 /// A decoder that is asked for.
 #[derive(Clone, Debug)]
@@ -122,8 +84,8 @@ impl Presets {
     /// that its lines tell.
     pub fn recording(&self, recorded: &Setting, named: Option<&Setting>, data: &DataRecipe) -> Result<(RecordedRecipe, PathBuf)> {
         let path = locate("recorded", recorded, &self.folder, "file of answers")?;
-        let mut map: BTreeMap<String, Setting> = [("recorded".to_string(), recorded.clone())].into();
-        map.extend(named.map(|named| ("format".to_string(), named.clone())));
+        let settings = [(&keys::RECORDED, Some(recorded)), (&keys::DATA_FORMAT, named)];
+        let map = settings.into_iter().filter_map(|(key, setting)| Some((key.name.to_string(), setting?.clone()))).collect();
         let format = format(&map, &[("recorded".to_string(), path.clone())].into())?;
         if !format.has_answers() {
             let (at, name) = (&named.unwrap_or(recorded).at.0, format.name());
@@ -175,45 +137,44 @@ fn resolve(setting: &Setting, key: &str, file: &str, folder: &Path) -> Result<(S
     Ok((name.to_string(), source.settings(table)?, base))
 }
 
+/// `settings` by name; refuses those that are not `place`'s.
+fn known(settings: Vec<(String, Setting)>, place: Place, within: &str) -> Result<Settings> {
+    match settings.iter().find(|(field, _)| keys::find(place, field).is_none()) {
+        Some((field, found)) => Err(user_error!("{}: {}", found.at.0, keys::unknown_in(place, field, within))),
+        None => Ok(settings.into_iter().collect()),
+    }
+}
+
 fn model(setting: &Setting, key: &str, vocab_size: usize, folder: &Path) -> Result<Model> {
     let (name, settings, base) = resolve(setting, key, "models.toml", folder)?;
-    let map: BTreeMap<String, Setting> = settings.into_iter().collect();
-    for (field, found) in &map {
-        if !MODEL_KEYS.contains(&field.as_str()) {
-            return Err(user_error!("{}: {}", found.at.0, unknown_key(field, key, &MODEL_KEYS)));
-        }
-    }
-    if let Some(hf) = map.get("hf") {
+    let map = known(settings, Place::Model, key)?;
+    if let Some(hf) = map.get(&keys::HF) {
         return checkpoint(setting, key, name, hf, &map, &base);
     }
-    if let Some(layers) = map.get("layers") {
+    if let Some(layers) = map.get(&keys::LAYERS) {
         return Err(user_error!("{}: layers choose among those of a checkpoint; add hf, or say num_hidden_layers", layers.at.0));
     }
-    let count = |field: &str| -> Result<usize> {
-        let missing = || user_error!("{}: {key} {name:?} lacks {field}", setting.at.0);
-        let most = if field == "num_hidden_layers" { LAYERS_MAX } else { MODEL_MAX };
-        Ok(map.get(field).ok_or_else(missing)?.whole(field, 1..=most)? as usize)
-    };
-    let number = |field: &str, default: f64| -> Result<f64> {
-        map.get(field).map_or(Ok(default), |found| found.number(field, "a number above 0", |n| n > 0.0))
+    let count = |field: &Key| -> Result<usize> {
+        let missing = || user_error!("{}: {key} {name:?} lacks {}", setting.at.0, field.name);
+        Ok(field.whole(map.get(field).ok_or_else(missing)?)? as usize)
     };
     let config = ModelConfig {
         vocab_size,
-        hidden_size: count("hidden_size")?,
-        intermediate_size: count("intermediate_size")?,
-        num_hidden_layers: count("num_hidden_layers")?,
-        num_attention_heads: count("num_attention_heads")?,
-        num_key_value_heads: count("num_key_value_heads")?,
-        rope_theta: number("rope_theta", 10_000.0)?,
-        rms_norm_eps: number("rms_norm_eps", 1e-5)?,
-        initializer_range: number("initializer_range", 0.02)?,
+        hidden_size: count(&keys::HIDDEN_SIZE)?,
+        intermediate_size: count(&keys::INTERMEDIATE_SIZE)?,
+        num_hidden_layers: count(&keys::NUM_HIDDEN_LAYERS)?,
+        num_attention_heads: count(&keys::NUM_ATTENTION_HEADS)?,
+        num_key_value_heads: count(&keys::NUM_KEY_VALUE_HEADS)?,
+        rope_theta: map.number(&keys::ROPE_THETA)?,
+        rms_norm_eps: map.number(&keys::RMS_NORM_EPS)?,
+        initializer_range: map.number(&keys::INITIALIZER_RANGE)?,
         variant: Variant::default(),
     };
     Ok(Model { name, config, start: None })
 }
 
 fn folder_of(hf: &Setting, base: &Path) -> Result<PathBuf> {
-    let given = Path::new(hf.text("hf")?);
+    let given = Path::new(keys::HF.text(hf)?);
     let found = [base.join(given), given.to_path_buf()].into_iter().find(|path| path.join("config.json").exists());
     found.ok_or_else(|| {
         let at = &hf.at.0;
@@ -224,21 +185,15 @@ fn folder_of(hf: &Setting, base: &Path) -> Result<PathBuf> {
     })
 }
 
-fn checkpoint(
-    setting: &Setting,
-    key: &str,
-    name: String,
-    hf: &Setting,
-    map: &BTreeMap<String, Setting>,
-    base: &Path,
-) -> Result<Model> {
-    if let Some((field, found)) = map.iter().find(|(field, _)| !["hf", "layers"].contains(&field.as_str())) {
+fn checkpoint(setting: &Setting, key: &str, name: String, hf: &Setting, map: &Settings, base: &Path) -> Result<Model> {
+    let own = [keys::HF.name, keys::LAYERS.name];
+    if let Some((field, found)) = map.0.iter().find(|(field, _)| !own.contains(&field.as_str())) {
         return Err(user_error!("{}: {field} is the checkpoint's to say; remove it, or remove hf", found.at.0));
     }
     let folder = folder_of(hf, base)?;
     let whole = hf::open(&folder)?;
     let content = whole.content()?;
-    let layers = map.get("layers").map(|found| layers(found, whole.config.num_hidden_layers)).transpose()?;
+    let layers = map.get(&keys::LAYERS).map(|found| layers(found, whole.config.num_hidden_layers)).transpose()?;
     let start = StartRecipe { content, layers };
     let config = start.open(&folder)?.config;
     // A table has no name of its own.
@@ -258,20 +213,17 @@ fn layers(found: &Setting, count: usize) -> Result<Vec<usize>> {
 
 fn data(setting: &Setting, context: usize, tokenizer: Option<&Path>, folder: &Path) -> Result<(String, DataRecipe, DataFiles)> {
     let (name, settings, base) = resolve(setting, "data", "data.toml", folder)?;
-    let map: BTreeMap<String, Setting> = settings.into_iter().collect();
-    for (field, found) in &map {
-        if !DATA_KEYS.contains(&field.as_str()) {
-            return Err(user_error!("{}: {}", found.at.0, unknown_key(field, "data", &DATA_KEYS)));
-        }
-    }
+    let map = known(settings, Place::Data, "data")?;
     let locate = |field: &str, found: &Setting| {
         let what = if field == "tokenizer" { "tokenizer" } else { "corpus file" };
         locate(field, found, &base, what)
     };
     let mut splits = BTreeMap::new();
-    for (field, split) in [("path", "all"), ("train", "train"), ("valid", "valid"), ("test", "test")] {
-        if let Some(found) = map.get(field) {
-            splits.insert(split.to_string(), locate(field, found)?);
+    let files =
+        [(&keys::DATA_PATH, "all"), (&keys::DATA_TRAIN, "train"), (&keys::DATA_VALID, "valid"), (&keys::DATA_TEST, "test")];
+    for (key, split) in files {
+        if let Some(found) = map.get(key) {
+            splits.insert(split.to_string(), locate(key.name, found)?);
         }
     }
     if !splits.contains_key("train") && !splits.contains_key("all") {
@@ -288,8 +240,8 @@ fn data(setting: &Setting, context: usize, tokenizer: Option<&Path>, folder: &Pa
     let format = format(&map, &splits)?;
     let mut examples = examples(&map, format)?;
     let mut ends = None;
-    let keys = keys(&map)?;
-    let on_bad_line = choice(&map, "on_bad_line", &OnBadLine::NAMES, OnBadLine::named)?.unwrap_or_default();
+    let keys = line_keys(&map)?;
+    let on_bad_line = map.choice(&keys::ON_BAD_LINE, OnBadLine::named)?;
     let content = splits.iter().map(|(split, path)| Ok((split.clone(), content_hash(path)?))).collect::<Result<_>>()?;
     let mut of_file = |path: PathBuf| -> Result<(TokenizerRecipe, Option<PathBuf>)> {
         let opened = tokenizer::open(&path)?;
@@ -305,19 +257,21 @@ fn data(setting: &Setting, context: usize, tokenizer: Option<&Path>, folder: &Pa
         }
         Ok((TokenizerRecipe::File { sha256: sha256_file(&path)?, vocab_size }, Some(path)))
     };
-    let (tokenizer, file) = match map.get("tokenizer") {
-        None => match tokenizer {
-            Some(path) => of_file(path.to_path_buf())?,
-            None => (TokenizerRecipe::Bpe { vocab_size: 2048 }, None),
-        },
-        Some(found) if found.value.is_str() => of_file(locate("tokenizer", found)?)?,
-        Some(found) => match &found.fields("tokenizer")?[..] {
+    let (tokenizer, file) = match (map.get(&keys::TOKENIZER), tokenizer) {
+        (None, Some(path)) => of_file(path.to_path_buf())?,
+        (Some(found), _) if found.value.is_str() => of_file(locate("tokenizer", found)?)?,
+        _ => match &map.or_default(&keys::TOKENIZER).fields("tokenizer")?[..] {
             [(field, size)] if field == "bpe" => {
                 // Every byte and the token that begins a document.
-                let vocab_size = size.whole("bpe", 257..=MODEL_MAX)? as usize;
+                let vocab_size = size.whole("bpe", 257..=keys::MODEL_MAX)? as usize;
                 (TokenizerRecipe::Bpe { vocab_size }, None)
             }
-            _ => return Err(user_error!("{}: tokenizer must be {{ bpe = SIZE }} or a tokenizer.json", found.at.0)),
+            _ => {
+                return Err(user_error!(
+                    "{}: tokenizer must be {{ bpe = SIZE }} or a tokenizer.json",
+                    map.place(&keys::TOKENIZER, &setting.at).0
+                ));
+            }
         },
     };
     if let (None, Some(ExampleRecipe { eos_token: None, .. })) = (&file, &examples) {
@@ -328,21 +282,18 @@ fn data(setting: &Setting, context: usize, tokenizer: Option<&Path>, folder: &Pa
 }
 
 /// The format that is named, or that the files tell; refuses files that are not of it.
-fn format(map: &BTreeMap<String, Setting>, splits: &BTreeMap<String, PathBuf>) -> Result<Format> {
-    let wanted = match map.get("format") {
+fn format(map: &Settings, splits: &BTreeMap<String, PathBuf>) -> Result<Format> {
+    let wanted = match map.get(&keys::DATA_FORMAT) {
         None => Wanted::Any,
-        Some(found) => {
-            let names: Vec<&str> = Format::ALL.iter().map(|format| format.name()).collect();
-            let name = found.text("format")?;
-            let format = Format::named(name);
-            Wanted::Named(format.ok_or_else(|| user_error!("{}: {}", found.at.0, unknown("data format", name, &names)))?)
-        }
+        Some(found) => Wanted::Named(keys::DATA_FORMAT.choice(found, Format::named)?),
     };
     let mut first: Option<(Format, &Path)> = None;
     for (split, path) in splits {
-        let survey = Survey::of(path, wanted, Says::Keys).map_err(|error| match map.get(split).or_else(|| map.get("path")) {
-            Some(found) => user_error!("{}: {error:#}", found.at.0),
-            None => error,
+        let survey = Survey::of(path, wanted, Says::Keys).map_err(|error| {
+            match map.0.get(split).or_else(|| map.get(&keys::DATA_PATH)) {
+                Some(found) => user_error!("{}: {error:#}", found.at.0),
+                None => error,
+            }
         })?;
         let found = survey.format;
         first = match first {
@@ -359,22 +310,16 @@ fn format(map: &BTreeMap<String, Setting>, splits: &BTreeMap<String, PathBuf>) -
     Ok(first.map_or(Format::Text, |(format, _)| format))
 }
 
-/// The value of `key` among the choices `names`.
-fn choice<T>(map: &BTreeMap<String, Setting>, key: &str, names: &[&str], named: impl Fn(&str) -> Option<T>) -> Result<Option<T>> {
-    let Some(found) = map.get(key) else { return Ok(None) };
-    let name = found.text(key)?;
-    named(name).map(Some).ok_or_else(|| user_error!("{}: {}", found.at.0, unknown(key, name, names)))
-}
-
-fn keys(map: &BTreeMap<String, Setting>) -> Result<Keys> {
-    let text = |key: &str| map.get(key).map(|found| found.text(key).map(str::to_string)).transpose();
-    Ok(Keys { source: text("source_key")?, target: text("target_key")? })
+/// Where a line has its texts.
+fn line_keys(map: &Settings) -> Result<Keys> {
+    let text = |key: &Key| map.text(key).map(|text| text.map(str::to_string));
+    Ok(Keys { source: text(&keys::SOURCE_KEY)?, target: text(&keys::TARGET_KEY)? })
 }
 
 /// How lines become examples; nothing where they are plain documents.
-fn examples(map: &BTreeMap<String, Setting>, format: Format) -> Result<Option<ExampleRecipe>> {
+fn examples(map: &Settings, format: Format) -> Result<Option<ExampleRecipe>> {
     if format.is_plain() {
-        let stray = EXAMPLE_KEYS.iter().find_map(|key| map.get_key_value(*key));
+        let stray = keys::keys_of(Place::Examples).find_map(|key| Some((key.name, map.get(key)?)));
         return match stray {
             Some((key, found)) => {
                 let (at, format) = (&found.at.0, format.name());
@@ -383,19 +328,16 @@ fn examples(map: &BTreeMap<String, Setting>, format: Format) -> Result<Option<Ex
             None => Ok(None),
         };
     }
-    let text = |key: &str| map.get(key).map(|found| found.text(key).map(str::to_string)).transpose();
-    let share =
-        |found: &Setting| found.number("target_budget", "a number above 0, at most 1", |share| share > 0.0 && share <= 1.0);
     Ok(Some(ExampleRecipe {
         format,
-        keys: keys(map)?,
-        prompt_eos: text("prompt_eos")?.unwrap_or_default(),
-        truncation: choice(map, "truncation", Truncation::NAMES, Truncation::named)?.unwrap_or(Truncation::None),
-        target_budget: map.get("target_budget").map_or(Ok(TARGET_BUDGET), share)?,
-        eos: choice(map, "eos", Eos::NAMES, Eos::named)?.unwrap_or(Eos::Once),
-        eos_token: text("eos_token")?,
+        keys: line_keys(map)?,
+        prompt_eos: map.text(&keys::PROMPT_EOS)?.unwrap_or_default().to_string(),
+        truncation: map.choice(&keys::TRUNCATION, Truncation::named)?,
+        target_budget: map.number(&keys::TARGET_BUDGET)?,
+        eos: map.choice(&keys::EOS, Eos::named)?,
+        eos_token: map.text(&keys::EOS_TOKEN)?.map(str::to_string),
         ends: Vec::new(),
-        input: choice(map, "input", Input::NAMES, Input::named)?.unwrap_or(Input::Sampled),
+        input: map.choice(&keys::INPUT, Input::named)?,
     }))
 }
 

@@ -1,24 +1,21 @@
 //! A teacher of which there are only answers: `[teacher.NAME] recorded = "..."`, in a file, or `endpoint = "..."`, on request.
 
 use anyhow::Result;
-use hydrometer_base::suggest::unknown_key;
 use hydrometer_base::user_error;
 use hydrometer_torch::objective::{Objective, Tail};
 
 use super::file::Table;
+use super::keys::{self, Place, Settings};
 use super::preset::Presets;
-use super::resolve::{ResolvedData, Settings};
+use super::resolve::ResolvedData;
 use super::source::{Setting, SourceSpan};
 use super::{Experiment, endpoint};
 use crate::teacher::recording::{AnswerFile, Asked, Origin, Recording};
 use crate::teacher::target_spec::TargetSpec;
 
-/// Keys of a teacher whose answers are recorded.
-pub const RECORDED_KEYS: [&str; 2] = ["recorded", "format"];
-
 /// Whether `own` describes a recorded teacher.
 pub fn is_recorded(own: &Table) -> bool {
-    own.iter().any(|(key, _)| key == "recorded")
+    own.iter().any(|(key, _)| key == keys::RECORDED.name)
 }
 
 /// Finds or adds the recording of teacher `name` for a student with `settings`, whose arm minimises `objective` on what it
@@ -40,11 +37,11 @@ pub fn find_or_add(
     let origin =
         if asked { asked_at(settings, name, own, &experiment.revision, objective, at)? } else { file(presets, name, own, read)? };
     if objective.tail() == Some(Tail::Sampled) {
-        let place = &settings.place("tail", at).0;
+        let place = &settings.place(&keys::TAIL, at).0;
         return Err(user_error!("{place}: a recorded teacher cannot be drawn from; use another tail, e.g. \"bucket\""));
     }
-    if objective.temperature() != 1.0 {
-        let place = &settings.place("temperature", at).0;
+    if objective.temperature().is_some_and(|temperature| temperature != 1.0) {
+        let place = &settings.place(&keys::TEMPERATURE, at).0;
         return Err(user_error!("{place}: recorded answers are those at temperature 1; remove temperature"));
     }
     let wanted = origin.identity(&data);
@@ -54,14 +51,14 @@ pub fn find_or_add(
         experiment.recordings.push(Recording { name, origin, data, files, kept });
         experiment.recordings.len() - 1
     });
-    experiment.recordings[index].kept.include(objective, settings.top_k()?);
+    experiment.recordings[index].kept.include(objective, settings.whole(&keys::TOP_K)? as usize);
     Ok(index)
 }
 
 fn file(presets: &Presets, name: &str, own: &Table, read: &ResolvedData) -> Result<Origin> {
-    if let Some((key, found)) = own.iter().find(|(key, _)| !RECORDED_KEYS.contains(&key.as_str())) {
+    if let Some((key, found)) = own.iter().find(|(key, _)| keys::find(Place::Recorded, key).is_none()) {
         let (at, within) = (&found.at.0, format!("[teacher.{name}], whose answers are recorded"));
-        return Err(user_error!("{at}: {}", unknown_key(key, &within, &RECORDED_KEYS)));
+        return Err(user_error!("{at}: {}", keys::unknown_in(Place::Recorded, key, &within)));
     }
     let setting = |key: &str| -> Option<&Setting> { own.iter().find(|(known, _)| known == key).map(|(_, found)| found) };
     let recorded = setting("recorded").expect("a recorded teacher");
@@ -79,7 +76,7 @@ fn asked_at(
 ) -> Result<Origin> {
     let (recipe, service) = endpoint::read(name, own, revision)?;
     if let Some(why) = endpoint::unsupported_reason(objective) {
-        return Err(user_error!("{}: {why}", settings.place("objective", at).0));
+        return Err(user_error!("{}: {why}", settings.place(&keys::OBJECTIVE, at).0));
     }
     Ok(Origin::Endpoint(Asked { recipe, service }))
 }

@@ -7,10 +7,10 @@ use hydrometer_base::user_error;
 use hydrometer_torch::objective::{Loss, Objective, Tail};
 use toml_edit::InlineTable;
 
-use super::expand::check;
 use super::file::{File, Table};
+use super::keys::{self, Place, Settings};
 use super::preset::Presets;
-use super::resolve::{ADAPT_KEYS, ResolvedData, Settings};
+use super::resolve::{ResolvedData, check};
 use super::source::{Setting, SourceSpan};
 use super::{Experiment, Options, Teacher, TeacherRef, endpoint, recorded};
 use crate::teacher::target_spec::TargetSpec;
@@ -32,14 +32,14 @@ pub fn find_or_add(
 ) -> Result<TeacherRef> {
     let objective = student.loss.objective;
     let known: Vec<&str> = file.teachers.keys().map(String::as_str).collect();
-    let name = match (settings.teacher()?, &known[..]) {
+    let name = match (settings.text(&keys::TEACHER)?, &known[..]) {
         (Some(name), _) => name,
         (None, [only]) => only,
         (None, []) => return Err(user_error!("{}: this objective needs a teacher; add a [teacher.NAME]", at.0)),
         (None, _) => return Err(user_error!("{}: name this method's teacher: {}", at.0, known.join(" or "))),
     };
     let Some((own, teacher_at)) = file.teachers.get(name) else {
-        let place = settings.place("teacher", at);
+        let place = settings.place(&keys::TEACHER, at);
         return Err(user_error!("{}: {}", place.0, unknown("teacher", name, &known)));
     };
     if recorded::is_recorded(own) || endpoint::is_endpoint(own) {
@@ -60,22 +60,23 @@ pub fn find_or_add(
     if let (true, Some(tokens)) = (options.smoke, &file.smoke_teacher_tokens) {
         merged.overlay([("tokens".to_string(), tokens.clone())]);
     }
-    if !merged.0.contains_key("model") {
+    if !merged.get(&keys::MODEL).is_some() {
         return Err(user_error!("{}: [teacher.{name}] lacks a model; add model or hf", teacher_at.0));
     }
     if let Some((_, format)) = own.iter().find(|(key, _)| key == "format") {
         return Err(user_error!("{}: format is that of recorded answers; add recorded = \"FILE\", or remove it", format.at.0));
     }
-    let asking = |key: &str| endpoint::ENDPOINT_KEYS.contains(&key) && key != "model";
+    let asking = |key: &str| keys::find(Place::Endpoint, key).is_some() && key != keys::MODEL.name;
     if let Some((key, found)) = own.iter().find(|(key, _)| asking(key)) {
         return Err(user_error!("{}: {key} is for a teacher behind an API; add endpoint = \"URL\", or remove it", found.at.0));
     }
-    let seed = merged.0.get("seed").map_or(Ok(0), |setting| setting.whole("seed", 0..=i64::MAX as u64))?;
+    let seed = merged.whole(&keys::SEED)?;
     let hard = Loss::from(Objective::HardCe);
-    let (mut recipe, model) = merged.recipe("model", hard, seed, &experiment.revision, teacher_at, presets, read, trained)?;
+    let (mut recipe, model) =
+        merged.recipe(&keys::MODEL, hard, seed, &experiment.revision, teacher_at, presets, read, trained)?;
     if !trained {
         if recipe.start.is_none() {
-            let place = merged.place("model", teacher_at);
+            let place = merged.place(&keys::MODEL, teacher_at);
             return Err(user_error!("{}: [teacher.{name}] is to answer as it is, but is no checkpoint", place.0));
         }
         // How others are trained is no part of a checkpoint.
@@ -86,10 +87,10 @@ pub fn find_or_add(
         // How often students are evaluated is no business of the teacher's.
         false => TrainRecipe { eval: EvalRecipe { every: recipe.tokens.div_ceil(5).max(1), ..recipe.eval.clone() }, ..recipe },
     };
-    check(&recipe, &merged, teacher_at, "model", options)?;
-    let top_k = settings.top_k()?;
+    check(&recipe, &merged, teacher_at, &keys::MODEL, options)?;
+    let top_k = settings.whole(&keys::TOP_K)? as usize;
     if objective.tail() != Some(Tail::Sampled) && top_k > recipe.model.vocab_size {
-        let place = settings.place("top_k", at);
+        let place = settings.place(&keys::TOP_K, at);
         return Err(user_error!("{}: top_k {top_k} is larger than the vocabulary of {}", place.0, recipe.model.vocab_size));
     }
     let run = RunId::new(&format!("teacher-{name}"), &recipe);
@@ -114,7 +115,7 @@ fn checkpoint(merged: &mut Settings, own: &Table, name: &str) -> Result<bool> {
             None => Ok(true),
         };
     };
-    let other = own.iter().find(|(key, _)| key == "model" || ADAPT_KEYS.contains(&key.as_str()));
+    let other = own.iter().find(|(key, _)| key == keys::MODEL.name || keys::find(Place::Adapt, key).is_some());
     if let Some((key, found)) = other {
         return Err(user_error!(
             "{}: [teacher.{name}] is a checkpoint: {key} means nothing to it but in adapt = {{ ... }}",

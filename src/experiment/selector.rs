@@ -7,7 +7,7 @@ use hydrometer_base::text::shown;
 use hydrometer_base::user_error;
 use toml_edit::TableLike;
 
-use super::resolve::{RUN_KEYS, Settings};
+use super::keys::{self, Place};
 use super::source::{Setting, Source, SourceSpan};
 
 const METHOD: &str = "method";
@@ -24,8 +24,10 @@ impl Selector {
     pub fn read(source: &Source, table: &dyn TableLike, at: SourceSpan, within: &str, others: &[&str]) -> Result<Self> {
         let mut keys = Vec::new();
         for (key, setting) in source.settings(table)?.into_iter().filter(|(key, _)| !others.contains(&key.as_str())) {
-            if key != METHOD && (!RUN_KEYS.contains(&key.as_str()) || key == "seeds") {
-                let known: Vec<&str> = std::iter::once(METHOD).chain(others.iter().copied()).chain(RUN_KEYS).collect();
+            let known = keys::find(Place::Selector, &key);
+            if key != METHOD && known.is_none() {
+                let known: Vec<&str> =
+                    std::iter::once(METHOD).chain(others.iter().copied()).chain(keys::names(Place::Base)).collect();
                 return Err(user_error!("{}: {}", setting.at.0, unknown_key(&key, within, &known)));
             }
             let values = match setting.value.as_array() {
@@ -33,9 +35,9 @@ impl Selector {
                 None => vec![setting],
             };
             for value in &values {
-                match key.as_str() {
-                    METHOD => drop(value.text(METHOD)?),
-                    _ => Settings([(key.clone(), value.clone())].into()).check()?,
+                match known {
+                    None => drop(value.text(METHOD)?),
+                    Some(known) => known.check(value)?,
                 }
             }
             keys.push((key, values));
@@ -65,8 +67,8 @@ impl Selector {
         self.keys.iter().all(|(key, wanted)| match key.as_str() {
             METHOD => wanted.iter().any(|name| name.value.as_str() == Some(method)),
             _ => value(key).is_some_and(|found| {
-                let found = found.canonical(key);
-                wanted.iter().any(|wanted| wanted.canonical(key) == found)
+                let found = keys::canonical(key, found);
+                wanted.iter().any(|wanted| keys::canonical(key, wanted) == found)
             }),
         })
     }

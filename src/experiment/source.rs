@@ -6,7 +6,7 @@ use std::ops::{Range, RangeInclusive};
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
-use hydrometer_base::text::{number as short, quoted};
+use hydrometer_base::text::{number as short, quoted, shown};
 use hydrometer_base::units::parse_scaled;
 use hydrometer_base::user_error;
 use toml_edit::{Document, Item, TableLike, Value};
@@ -15,8 +15,6 @@ use toml_edit::{Document, Item, TableLike, Value};
 const BYTES_MAX: u64 = 16 << 20;
 /// Tokens are fewer.
 const TOKENS_MAX: u64 = 1_000_000_000_000_000;
-/// Largest amount of money, in whatever currency: what is counted of it stays a number.
-pub const AMOUNT_MAX: f64 = 1e12;
 /// The text of a TOML file and its path.
 #[derive(Clone, Debug)]
 pub struct Source {
@@ -31,7 +29,7 @@ pub struct Setting {
     pub at: SourceSpan,
 }
 
-/// A place in a file, as `file:line:column`.
+/// A place in a file, as `file:line:column`; empty for a flag of the command line.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SourceSpan(pub String);
 
@@ -118,8 +116,32 @@ fn line_and_column(before: &str) -> (usize, usize) {
 }
 
 impl Setting {
-    fn wrong(&self, key: &str, wanted: &str) -> anyhow::Error {
-        user_error!("{}: {key} must be {wanted}, not {}", self.at.0, self.found())
+    /// The value of a flag of the command line.
+    pub fn of_flag(value: impl Into<Value>) -> Self {
+        Self { value: value.into(), at: SourceSpan(String::new()) }
+    }
+
+    fn is_flag(&self) -> bool {
+        self.at.0.is_empty()
+    }
+
+    /// How a message begins that is about `key`: `x.toml:3:1: mse_mean`, or `--mse-mean`.
+    pub fn subject(&self, key: &str) -> String {
+        if self.is_flag() { format!("--{}", key.replace('_', "-")) } else { format!("{}: {key}", self.at.0) }
+    }
+
+    /// The same with the value: `x.toml:3:1: tail "metaseq"`, or `--tail metaseq`.
+    pub fn subject_with_value(&self, key: &str) -> String {
+        let value = match &self.value {
+            Value::String(text) if self.is_flag() => shown(text.value()),
+            _ => self.found(),
+        };
+        format!("{} {value}", self.subject(key))
+    }
+
+    /// That the value of `key` is not what is `wanted`.
+    pub fn wrong(&self, key: &str, wanted: &str) -> anyhow::Error {
+        user_error!("{} must be {wanted}, not {}", self.subject(key), self.found())
     }
 
     /// The value as a message quotes it.
@@ -127,7 +149,8 @@ impl Setting {
         match &self.value {
             Value::String(text) => quoted(text.value()),
             Value::Integer(number) => number.value().to_string(),
-            Value::Float(number) if number.value().is_nan() => "nan".into(),
+            // As TOML writes it.
+            Value::Float(number) if number.value().is_nan() && !self.is_flag() => "nan".into(),
             Value::Float(number) => short(*number.value()),
             Value::Array(array) if array.is_empty() => "an empty list".into(),
             Value::Array(_) => "a list".into(),
@@ -148,19 +171,14 @@ impl Setting {
     pub fn number(&self, key: &str, wanted: &str, ok: impl Fn(f64) -> bool) -> Result<f64> {
         let number = self.value.as_float().or_else(|| self.value.as_integer().map(|n| n as f64));
         let number = number.filter(|n| n.is_finite() && ok(*n)).ok_or_else(|| self.wrong(key, wanted))?;
-        let (at, found, single) = (&self.at.0, self.found(), number as f32);
+        let (subject, found, single) = (self.subject(key), self.found(), number as f32);
         match single.is_finite() && (single == 0.0) == (number == 0.0) {
             true => Ok(number),
             false if single.is_finite() => {
-                Err(user_error!("{at}: {key} is {found}, which single precision takes for 0; use a larger number"))
+                Err(user_error!("{subject} is {found}, which single precision takes for 0; use a larger number"))
             }
-            false => Err(user_error!("{at}: {key} is {found}, which overflows single precision; use a smaller number")),
+            false => Err(user_error!("{subject} is {found}, which overflows single precision; use a smaller number")),
         }
-    }
-
-    /// An amount of money.
-    pub fn amount(&self, key: &str) -> Result<f64> {
-        self.number(key, &format!("a number from 0 to {}", short(AMOUNT_MAX)), |x| (0.0..=AMOUNT_MAX).contains(&x))
     }
 
     /// A whole number in `range`.
@@ -203,13 +221,6 @@ impl Setting {
             Value::String(text) => text.value().clone(),
             other => other.to_string().trim().replace(['"', ' '], ""),
         }
-    }
-
-    /// The value of `key` so that equal values are equal texts however they are written: `"1M"` and `1_000_000`, 1e-3 and 0.001.
-    pub fn canonical(&self, key: &str) -> String {
-        let tokens = if ["tokens", "batch"].contains(&key) { self.tokens(key).ok() } else { None };
-        let number = || self.value.as_float().map(|number| number.to_string());
-        tokens.map(|tokens| tokens.to_string()).or_else(number).unwrap_or_else(|| self.display())
     }
 
     /// The settings of an inline table.

@@ -7,19 +7,16 @@
 use std::collections::BTreeSet;
 
 use anyhow::Result;
-use hydrometer_base::suggest::unknown_key;
 use hydrometer_base::user_error;
 use toml_edit::{Item, TableLike};
 
 use super::axis::{Axis, Values};
+use super::keys::{self, Place};
 use super::selector::Selector;
 use super::source::{Setting, Source, SourceSpan};
 
 /// Points of an arm, at most.
 const POINTS_MAX: usize = 100_000;
-pub const SWEEP_KEYS: [&str; 4] = ["grid", "zip", "when", "skip"];
-pub const WHEN_KEYS: [&str; 2] = ["grid", "zip"];
-pub const SKIP_KEYS: [&str; 1] = ["because"];
 
 /// The table as read.
 #[derive(Clone, Debug, Default)]
@@ -59,9 +56,9 @@ impl Sweep {
         let Some(item) = item else { return Ok(Self::default()) };
         let table = item.as_table_like();
         let table = table.ok_or_else(|| user_error!("{}: [sweep] must be a table", source.place(item.span()).0))?;
-        if let Some((key, inner)) = table.iter().find(|(key, _)| !SWEEP_KEYS.contains(key)) {
+        if let Some((key, inner)) = table.iter().find(|(key, _)| keys::find(Place::Sweep, key).is_none()) {
             let at = source.place(table.key(key).and_then(|key| key.span()).or_else(|| inner.span())).0;
-            return Err(user_error!("{at}: {}", unknown_key(key, "[sweep]", &SWEEP_KEYS)));
+            return Err(user_error!("{at}: {}", keys::unknown_in(Place::Sweep, key, "[sweep]")));
         }
         let axes = axes(source, table, "sweep")?;
         no_key_twice(&axes)?;
@@ -69,7 +66,7 @@ impl Sweep {
         for (when, at) in source.list(table.get("when"), "sweep.when")? {
             let own = axes_of_when(source, when, &at)?;
             no_key_twice(&axes.iter().chain(&own).cloned().collect::<Vec<_>>())?;
-            whens.push((Selector::read(source, when, at, "[[sweep.when]]", &WHEN_KEYS)?, own));
+            whens.push((Selector::read(source, when, at, "[[sweep.when]]", &keys::names(Place::When))?, own));
         }
         let mut skips = Vec::new();
         for (skip, at) in source.list(table.get("skip"), "sweep.skip")? {
@@ -78,7 +75,7 @@ impl Sweep {
                 text.ok_or_else(|| user_error!("{}: because must be a string", source.place(item.span()).0))
             });
             let because = because.ok_or_else(|| user_error!("{}: say why, e.g. because = \"diverged in the pilot\"", at.0))??;
-            skips.push((Selector::read(source, skip, at, "[[sweep.skip]]", &SKIP_KEYS)?, because));
+            skips.push((Selector::read(source, skip, at, "[[sweep.skip]]", &keys::names(Place::Skip))?, because));
         }
         Ok(Self { axes, whens, skips })
     }

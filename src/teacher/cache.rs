@@ -108,9 +108,10 @@ impl Cache {
         k: usize,
         device: Device,
     ) -> Result<Teacher> {
+        let temperature = objective.temperature().unwrap_or(1.0);
         match objective.tail() {
-            Some(Tail::Sampled) => self.drawn_targets(rows, split, k, objective.temperature(), device),
-            _ => self.best_targets(rows, split, k, objective.temperature(), device),
+            Some(Tail::Sampled) => self.drawn_targets(rows, split, k, temperature, device),
+            _ => self.best_targets(rows, split, k, temperature, device),
         }
     }
 

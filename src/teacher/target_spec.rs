@@ -29,7 +29,7 @@ impl TargetSpec {
 
     /// Grows to what an arm with `objective` needs of `k` targets a token.
     pub fn include(&mut self, objective: Objective, k: usize) {
-        let temperature = objective.temperature();
+        let temperature = objective.temperature().unwrap_or(1.0);
         if objective.tail() == Some(Tail::Sampled) {
             self.draws = self.draws.max(k);
             insert(&mut self.draw_temperatures, temperature);

@@ -309,7 +309,7 @@ fn mean(of: impl Fn(&Row) -> Answer) -> Answer {
 }
 
 fn reference(loss: &Loss, row: &Row, k: usize) -> Answer {
-    let (ids, w) = (row.ids(k), row.w(k, loss.objective.temperature()));
+    let (ids, w) = (row.ids(k), row.w(k, loss.objective.temperature().unwrap_or(1.0)));
     let logprobs: Vec<f64> = ids.iter().map(|&id| w[id].ln()).collect();
     let logits: Vec<f64> = ids.iter().map(|&id| row.teacher[id]).collect();
     loss_and_gradient(loss, &row.z, &Token { label: row.label, ids: &ids, logprobs: &logprobs, logits: &logits })
@@ -328,7 +328,7 @@ fn head(bugs: &[Bug], tp: &ProcessGroup) -> Vec<(f64, Tensor)> {
     let head = Head { weight_vd: &z_nv, vocab_start: start, vocab_size: V as i64, tp };
     let n = ROWS.len() as i64;
     let of = |bug: &Bug| {
-        let temperature = bug.loss.objective.temperature();
+        let temperature = bug.loss.objective.temperature().unwrap_or(1.0);
         let ids = ROWS.each_ref().map(|row| row.ids(bug.k));
         let at_ids = |of: &dyn Fn(&Row, usize) -> f64| {
             let values = ROWS.iter().zip(&ids).flat_map(|(row, ids)| ids.iter().map(|&id| of(row, id) as f32));

@@ -1,59 +1,114 @@
-//! The manual names every key there is, in the order of the code, and no other.
+//! The manual names every key there is, in the order of the code, and no other, and says of each what the code says.
 
 use hydrometer_report::claim::expectation::Metric;
 
-use super::super::claim::CLAIM_KEYS;
-use super::super::fair::{FAIR_KEYS, Match};
-use super::super::file::{SMOKE_KEY, TOP_KEYS};
-use super::super::preset::{DATA_KEYS, MODEL_KEYS};
-use super::super::resolve::{RUN_KEYS, TEACHER_KEYS};
-use super::super::sweep::{SKIP_KEYS, SWEEP_KEYS, WHEN_KEYS};
+use super::super::fair::Match;
+use super::super::keys::{self, Key, Objectives, Place, all, names};
 use super::expansion::DESIGN;
 
 const MANUAL: &str = include_str!("../../../docs/experiment-file.md");
 
-/// The keys in the tables under `heading`, up to the next heading.
-fn keys(heading: &str) -> Vec<&'static str> {
+/// The section of each table that the file has.
+const SECTIONS: [(Place, &str); 11] = [
+    (Place::Top, "## Top level"),
+    (Place::Base, "## Keys of a run"),
+    (Place::Data, "## Data"),
+    (Place::Model, "## Models"),
+    (Place::Teacher, "## Keys of a teacher"),
+    (Place::Sweep, "## Sweep"),
+    (Place::When, "### When"),
+    (Place::Skip, "### Skip"),
+    (Place::Fair, "## Fair"),
+    (Place::Smoke, "## Smoke"),
+    (Place::Claim, "## Claims"),
+];
+
+/// What stands under `heading`, up to the next one.
+fn section(heading: &str) -> &'static str {
     let (_, rest) = MANUAL.split_once(&format!("\n{heading}\n")).unwrap_or_else(|| panic!("no {heading}"));
-    let section = rest.split("\n#").next().unwrap_or_default();
-    section.lines().filter_map(|line| line.strip_prefix("| `")?.split('`').next()).collect()
+    rest.split("\n#").next().unwrap_or_default()
+}
+
+/// The keys in the tables under `heading`.
+fn rows(heading: &str) -> Vec<&'static str> {
+    section(heading).lines().filter_map(|line| line.strip_prefix("| `")?.split('`').next()).collect()
+}
+
+/// The row of `key`.
+fn row(key: &Key) -> String {
+    let default = key.default.map_or(String::new(), |text| match text.starts_with(['"', '{', '[']) {
+        true => format!(". Default `{text}`"),
+        false => format!(". Default {}", text.replace('_', ",")),
+    });
+    format!("| `{}` | {}{default} |", key.name, key.doc)
 }
 
 #[test]
 fn every_key_is_in_the_manual() {
-    let claims: Vec<&str> = CLAIM_KEYS.into_iter().chain(Metric::ALL.map(Metric::name)).collect();
-    let sections: [(&str, &[&str]); 11] = [
-        ("## Top level", &TOP_KEYS),
-        ("## Keys of a run", &RUN_KEYS),
-        ("## Data", &DATA_KEYS),
-        ("## Models", &MODEL_KEYS),
-        ("## Keys of a teacher", &TEACHER_KEYS),
-        ("## Sweep", &SWEEP_KEYS),
-        ("### When", &WHEN_KEYS),
-        ("### Skip", &SKIP_KEYS),
-        ("## Fair", &FAIR_KEYS),
-        ("## Smoke", &[SMOKE_KEY]),
-        ("## Claims", &claims),
-    ];
-    for (heading, wanted) in sections {
-        assert_eq!(keys(heading), wanted, "docs/experiment-file.md, {heading}");
+    for (place, heading) in SECTIONS {
+        let mut wanted = names(place);
+        match place {
+            // It takes those of a run as well.
+            Place::Smoke => wanted.retain(|name| keys::find(Place::Base, name).is_none()),
+            Place::Claim => wanted.extend(Metric::ALL.map(Metric::name)),
+            _ => {}
+        }
+        assert_eq!(rows(heading), wanted, "docs/experiment-file.md, {heading}");
     }
 }
 
 #[test]
+fn the_manual_says_of_every_key_what_the_code_says() {
+    let missing: Vec<String> = all()
+        .filter_map(|key| {
+            let (_, heading) = SECTIONS.iter().find(|(place, _)| key.places.first() == Some(place))?;
+            let row = row(key);
+            (!section(heading).contains(&row)).then(|| format!("{heading}\n{row}"))
+        })
+        .collect();
+    assert!(missing.is_empty(), "docs/experiment-file.md lacks\n{}", missing.join("\n"));
+}
+
+#[test]
 fn every_choice_is_in_the_manual() {
-    for by in Match::ALL {
-        assert!(MANUAL.contains(&format!("- `\"{}\"`: ", by.name())), "{}", by.name());
+    for by in Match::NAMES {
+        assert!(MANUAL.contains(&format!("- `\"{by}\"`: ")), "{by}");
     }
-    let line = |key: &str| MANUAL.lines().find(|line| line.starts_with(&format!("| `{key}` |"))).unwrap_or_default();
-    for tail in hydrometer_torch::objective::Tail::ALL {
-        assert!(line("tail").contains(&format!("`\"{}\"`", tail.name())), "{}", tail.name());
-    }
-    for name in hydrometer_data::recipe::Packing::NAMES {
-        assert!(line("packing").contains(&format!("`\"{name}\"`")), "{name}");
+    for key in all().filter(|key| matches!(key.value, keys::Value::Choice(_))) {
+        for name in key.names() {
+            assert!(key.doc.contains(&format!("`\"{name}\"`")), "{}: {name}", key.name);
+        }
     }
     for name in hydrometer_torch::objective::Objective::NAMES {
-        assert!(line("objective").contains(&format!("`\"{name}\"`")), "{name}");
+        assert!(keys::OBJECTIVE.doc.contains(&format!("`\"{name}\"`")), "{name}");
+    }
+}
+
+/// Oracle: the enum of objectives.
+#[test]
+fn keys_apply_to_objectives_that_there_are() {
+    for key in all() {
+        let (Objectives::Only(names) | Objectives::AllBut(names)) = key.objectives else { continue };
+        for name in names {
+            assert!(hydrometer_torch::objective::Objective::NAMES.contains(name), "{}: {name}", key.name);
+        }
+    }
+}
+
+#[test]
+fn every_default_and_every_example_is_a_value_of_its_key() {
+    let setting = |text: &str| {
+        let value = text.parse().unwrap_or_else(|error| panic!("{text}: {error}"));
+        super::super::source::Setting { value, at: super::super::source::SourceSpan("here".into()) }
+    };
+    for key in all() {
+        key.default.map_or(Ok(()), |text| key.check(&setting(text))).unwrap();
+        if key.places.contains(&Place::Axis) {
+            let values = setting(key.example).value.as_array().cloned().expect("a list");
+            for value in values.iter() {
+                key.check(&setting(&value.to_string())).unwrap();
+            }
+        }
     }
 }
 

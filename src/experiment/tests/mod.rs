@@ -4,6 +4,7 @@ mod expansion;
 mod manual;
 mod mistakes;
 mod oracle;
+mod schema;
 
 use std::path::PathBuf;
 

@@ -301,7 +301,8 @@ fn read_teacher(
     if let Some(dense) = &dense {
         file.refuse("teacher_logits", dense, &dense.isfinite().logical_not(), kept, "not a finite number")?;
     }
-    let dense_logprobs = dense.as_ref().map(|dense| (dense / loss.objective.temperature()).log_softmax(-1, Kind::Double));
+    let temperature = loss.objective.temperature().unwrap_or(1.0);
+    let dense_logprobs = dense.as_ref().map(|dense| (dense / temperature).log_softmax(-1, Kind::Double));
     let Some(ids) = file.get("target_ids", &[rows, -1], true)? else {
         let Some(dense) = dense else {
             return Err(file.error(format!("{name} needs target_ids [N, k], or teacher_logits [N, V]")));

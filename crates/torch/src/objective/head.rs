@@ -151,7 +151,8 @@ impl Head<'_> {
     /// which overwrites `z_cv`.
     fn chunk(&self, loss: &Loss, mut z_cv: Tensor, targets: &Targets, scale: f64) -> Result<(Tensor, Tensor)> {
         let Loss { objective, .. } = *loss;
-        let temperature = objective.temperature();
+        // Without one, logits are compared as they are.
+        let temperature = objective.temperature().unwrap_or(1.0);
         let width = z_cv.size()[1];
         let labels_c1 = targets.labels_n.unsqueeze(1);
         let (label_column_c1, label_here_c1) = columns(&labels_c1, self.vocab_start, width);

@@ -85,6 +85,10 @@ impl Tail {
             Tail::Sampled => "sampled",
         }
     }
+
+    pub fn named(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|tail| tail.name() == name)
+    }
 }
 
 impl Objective {
@@ -106,15 +110,15 @@ impl Objective {
         self != Objective::HardCe
     }
 
-    /// τ; 1 if the objective has none.
-    pub fn temperature(self) -> f64 {
+    /// τ, if the objective has one.
+    pub fn temperature(self) -> Option<f64> {
         match self {
             Objective::SoftCe { temperature, .. }
             | Objective::KlForward { temperature, .. }
             | Objective::KlReverse { temperature }
             | Objective::Jsd { temperature, .. }
-            | Objective::LogprobMse { temperature, .. } => temperature,
-            Objective::HardCe | Objective::LogitMse { .. } => 1.0,
+            | Objective::LogprobMse { temperature, .. } => Some(temperature),
+            Objective::HardCe | Objective::LogitMse { .. } => None,
         }
     }
 
@@ -141,8 +145,8 @@ impl From<Objective> for Loss {
 impl Loss {
     /// The factor of the objective's value and gradient.
     pub fn objective_weight(&self) -> f64 {
-        let squared = if self.temperature_squared { self.objective.temperature().powi(2) } else { 1.0 };
-        (1.0 - self.hard_weight()) * squared
+        let temperature = self.objective.temperature().filter(|_| self.temperature_squared);
+        (1.0 - self.hard_weight()) * temperature.map_or(1.0, |temperature| temperature.powi(2))
     }
 
     /// The factor of cross-entropy on the labels, added to the objective.

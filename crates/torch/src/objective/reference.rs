@@ -25,7 +25,7 @@ pub fn loss_and_gradient(loss: &Loss, z: &[f64], token: &Token) -> (f64, Vec<f64
 }
 
 fn objective(objective: Objective, z: &[f64], token: &Token) -> (f64, Vec<f64>) {
-    let temperature = objective.temperature();
+    let temperature = objective.temperature().unwrap_or(1.0);
     // Shifting all logits changes no probability; without it large logits would lose digits.
     let max = z.iter().copied().fold(f64::NEG_INFINITY, f64::max);
     let u: Vec<f64> = z.iter().map(|z| (z - max) / temperature).collect();

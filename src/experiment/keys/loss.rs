@@ -1,0 +1,72 @@
+//! The objective of an arm, from named settings: keys of the experiment file, or flags of `hydrometer loss`.
+
+use anyhow::Result;
+use hydrometer_base::suggest::unknown;
+use hydrometer_base::user_error;
+use hydrometer_torch::objective::{Loss, Objective, Tail};
+
+use super::{BETA, CENTERED, LAMBDA, MSE_MEAN, OBJECTIVE, ON_PURPOSE, Settings, TAIL, TEMPERATURE, TEMPERATURE_SQUARED};
+use crate::experiment::source::{Setting, SourceSpan};
+
+/// The seed's modes, each the objective that it was pinned to.
+pub const MODES: [(&str, &str); 3] =
+    [("hard_labels_distillation", "hard-ce"), ("logprobs_distillation", "soft-ce"), ("logits_distillation", "logit-mse")];
+
+/// What [`objective_name`] reads.
+pub fn known_names() -> Vec<&'static str> {
+    Objective::NAMES.into_iter().chain(MODES.map(|(mode, _)| mode)).collect()
+}
+
+/// The objective that `setting` names, itself or by the seed's mode.
+pub fn objective_name(setting: &Setting) -> Result<&str> {
+    let name = OBJECTIVE.text(setting)?;
+    if let Some((_, objective)) = MODES.iter().find(|(mode, _)| *mode == name) {
+        return Ok(objective);
+    }
+    let known = known_names();
+    if known.contains(&name) { Ok(name) } else { Err(user_error!("{}: {}", setting.at.0, unknown("objective", name, &known))) }
+}
+
+impl Settings {
+    /// What the arm minimises whose settings these are, `of` which the file speaks there.
+    pub fn loss(&self, of: &SourceSpan) -> Result<Loss> {
+        let named = self.get(&OBJECTIVE).ok_or_else(|| {
+            let known = Objective::NAMES.join(", ");
+            user_error!("{}: this method has no objective; add e.g. objective = \"hard-ce\" (known are {known})", of.0)
+        })?;
+        let (temperature, mse_mean) = (self.number(&TEMPERATURE)?, self.flag(&MSE_MEAN)?);
+        let objective = match objective_name(named)? {
+            "hard-ce" => Objective::HardCe,
+            "soft-ce" => Objective::SoftCe { tail: self.tail(Tail::Raw)?, temperature },
+            "kl-forward" => Objective::KlForward { tail: self.tail(Tail::Bucket)?, temperature },
+            "kl-reverse" => Objective::KlReverse { temperature },
+            "jsd" => Objective::Jsd { beta: self.beta()?, temperature },
+            "logit-mse" => Objective::LogitMse { centered: self.flag(&CENTERED)?, mse_mean },
+            _ if !self.flag(&ON_PURPOSE)? => {
+                let at = &named.at.0;
+                return Err(user_error!(
+                    "{at}: logprob-mse rarely converges; add on_purpose = true if it is what you study, or use logit-mse"
+                ));
+            }
+            _ => Objective::LogprobMse { mse_mean, temperature },
+        };
+        if let (Objective::KlForward { tail: Tail::Metaseq, .. }, Some(tail)) = (objective, self.get(&TAIL)) {
+            let tail = tail.subject_with_value(TAIL.name);
+            return Err(user_error!("{tail} is the seed's soft-ce; it is no divergence, use soft-ce with it"));
+        }
+        Ok(Loss { objective, lambda: self.number(&LAMBDA)?, temperature_squared: self.flag(&TEMPERATURE_SQUARED)? })
+    }
+
+    fn tail(&self, default: Tail) -> Result<Tail> {
+        self.get(&TAIL).map_or(Ok(default), |setting| TAIL.choice(setting, Tail::named))
+    }
+
+    fn beta(&self) -> Result<f64> {
+        let beta = self.number(&BETA)?;
+        match self.get(&BETA) {
+            // As near to 1 as f32 can tell.
+            Some(setting) if beta as f32 == 1.0 => Err(setting.wrong(BETA.name, "above 0 and below 1, in f32 too")),
+            _ => Ok(beta),
+        }
+    }
+}

@@ -1,0 +1,409 @@
+//! Keys of a run and of a teacher, in one list: what says how a model is trained may stand in both.
+
+use hydrometer_data::recipe::Packing;
+use hydrometer_torch::model::Precision;
+use hydrometer_torch::objective::Tail;
+
+use super::value::{
+    ABOVE_0, AMOUNTS, AT_LEAST_0, BETWEEN_0_AND_1, FROM_0_TO_1, FROM_0_TO_BELOW_1, SECONDS, TEMPERATURE_NUMBERS, Value,
+};
+use super::{Key, Objectives, Place, keys};
+use crate::teacher::recipe::{EchoRows, Sent};
+
+const EVERYWHERE: &[Place] = &[Place::Base, Place::Method, Place::Axis, Place::Selector, Place::Smoke];
+
+/// A key of a run.
+const RUN: Key =
+    Key { name: "", doc: "", value: Value::Text, default: None, objectives: Objectives::All, places: EVERYWHERE, example: "" };
+/// A key of a run that compares with a teacher.
+const DISTILLED: Key = Key { objectives: Objectives::AllBut(&["hard-ce"]), ..RUN };
+/// A key that stands in a teacher's table too.
+const SHARED: Key =
+    Key { places: &[Place::Base, Place::Method, Place::Axis, Place::Selector, Place::Smoke, Place::Teacher], ..RUN };
+/// A key that says how a model is trained: a checkpoint takes it in `adapt`.
+const TRAINING: Key = Key {
+    places: &[Place::Base, Place::Method, Place::Axis, Place::Selector, Place::Smoke, Place::Teacher, Place::Adapt],
+    ..RUN
+};
+const TEACHER_ONLY: Key = Key { places: &[Place::Teacher], ..RUN };
+const ENDPOINT_ONLY: Key = Key { places: &[Place::Teacher, Place::Endpoint], ..RUN };
+
+keys! { RUN_AND_TEACHER_KEYS:
+    DATA = Key {
+        name: "data",
+        doc: "a preset of `presets/data.toml`, or a table: [data](#data)",
+        value: Value::Preset(Place::Data),
+        example: r#"["first-preset", "second-preset"]"#,
+        ..RUN
+    };
+    STUDENT = Key {
+        name: "student",
+        doc: "a preset of `presets/models.toml`, or a table: [models](#models)",
+        value: Value::Preset(Place::Model),
+        example: r#"["llama-1m", "llama-2m"]"#,
+        ..RUN
+    };
+    MODEL = Key {
+        name: "model",
+        doc: "as `student` of a run",
+        value: Value::Preset(Place::Model),
+        ..ENDPOINT_ONLY
+    };
+    HF_TEACHER = Key {
+        name: "hf",
+        doc: "instead of `model`: a checkpoint that answers as it is",
+        ..TEACHER_ONLY
+    };
+    ADAPT = Key {
+        name: "adapt",
+        doc: "with `hf`: trains it on the data first, `{ tokens = \"1M\", lr = 1e-4 }`; the keys from `tokens` to `final_lr`. Counted \
+              in the teacher's FLOPs",
+        value: Value::Fields(Place::Adapt),
+        ..TEACHER_ONLY
+    };
+    TOKENS = Key {
+        name: "tokens",
+        doc: "target tokens to train on, exactly",
+        value: Value::Tokens,
+        example: r#"["100k", "1M"]"#,
+        ..TRAINING
+    };
+    BATCH = Key {
+        name: "batch",
+        doc: "target tokens of an update, exactly",
+        value: Value::Tokens,
+        default: Some("4_000"),
+        example: r#"["4k", "8k"]"#,
+        ..TRAINING
+    };
+    CONTEXT = Key {
+        name: "context",
+        doc: "tokens of a sequence, at most; documents are cut",
+        value: Value::Whole(8..=1 << 20),
+        default: Some("256"),
+        example: "[128, 256]",
+        ..RUN
+    };
+    PACKING = Key {
+        name: "packing",
+        doc: "`\"none\"`: a sequence a row of a batch, or `\"documents\"`: several, each read by itself: \
+              [packing](data-formats.md#packing)",
+        value: Value::Choice(|| Packing::NAMES.to_vec()),
+        default: Some("\"none\""),
+        example: r#"["none", "documents"]"#,
+        ..RUN
+    };
+    LR = Key {
+        name: "lr",
+        doc: "peak learning rate of AdamW",
+        value: Value::Number(&ABOVE_0),
+        default: Some("1e-3"),
+        example: "[1e-3, 2e-3]",
+        ..TRAINING
+    };
+    BETA1 = Key {
+        name: "beta1",
+        doc: "decay of AdamW's mean of gradients",
+        value: Value::Number(&FROM_0_TO_BELOW_1),
+        default: Some("0.9"),
+        example: "[0.9, 0.95]",
+        ..TRAINING
+    };
+    BETA2 = Key {
+        name: "beta2",
+        doc: "decay of AdamW's mean of squared gradients",
+        value: Value::Number(&FROM_0_TO_BELOW_1),
+        default: Some("0.95"),
+        example: "[0.9, 0.95]",
+        ..TRAINING
+    };
+    EPS = Key {
+        name: "eps",
+        doc: "added to AdamW's denominator",
+        value: Value::Number(&ABOVE_0),
+        default: Some("1e-8"),
+        example: "[1e-8, 1e-6]",
+        ..TRAINING
+    };
+    WEIGHT_DECAY = Key {
+        name: "weight_decay",
+        doc: "decoupled, on matrices only",
+        value: Value::Number(&AT_LEAST_0),
+        default: Some("0.1"),
+        example: "[0.1, 0.5]",
+        ..TRAINING
+    };
+    CLIP = Key {
+        name: "clip",
+        doc: "largest gradient norm; 0 never clips",
+        value: Value::Number(&AT_LEAST_0),
+        default: Some("1"),
+        example: "[0.0, 1.0]",
+        ..TRAINING
+    };
+    WARMUP = Key {
+        name: "warmup",
+        doc: "fraction of the updates over which the learning rate rises",
+        value: Value::Number(&FROM_0_TO_1),
+        default: Some("0.05"),
+        example: "[0.1, 0.5]",
+        ..TRAINING
+    };
+    FINAL_LR = Key {
+        name: "final_lr",
+        doc: "learning rate at the end of its cosine, as a fraction of the peak",
+        value: Value::Number(&FROM_0_TO_1),
+        default: Some("0.1"),
+        example: "[0.1, 0.5]",
+        ..TRAINING
+    };
+    PRECISION = Key {
+        name: "precision",
+        doc: "`\"f32\"` or `\"bf16\"`",
+        value: Value::Choice(|| Precision::NAMES.to_vec()),
+        default: Some("\"f32\""),
+        example: r#"["f32", "bf16"]"#,
+        ..SHARED
+    };
+    SEEDS = Key {
+        name: "seeds",
+        doc: "a count (3 means 0, 1, 2), or a list of seeds",
+        value: Value::Seeds,
+        default: Some("3"),
+        places: &[Place::Base, Place::Method, Place::Smoke],
+        ..RUN
+    };
+    SEED = Key {
+        name: "seed",
+        doc: "of its initial weights and the order of its data",
+        value: Value::Whole(0..=i64::MAX as u64),
+        default: Some("0"),
+        ..TEACHER_ONLY
+    };
+    EVAL = Key {
+        name: "eval",
+        doc: "`{ every = TOKENS, on = \"valid\" }`, `\"valid\"` or `\"test\"`. Default: five times, on `\"valid\"`",
+        value: Value::Fields(Place::Eval),
+        example: r#"[{ every = "100k" }, { every = "200k" }]"#,
+        ..SHARED
+    };
+    OBJECTIVE = Key {
+        name: "objective",
+        doc: "`\"hard-ce\"`, `\"soft-ce\"`, `\"kl-forward\"`, `\"kl-reverse\"`, `\"jsd\"`, `\"logit-mse\"` or `\"logprob-mse\"`: \
+              [objectives](objectives.md); or one of the seed's modes, `\"hard_labels_distillation\"` (hard-ce), \
+              `\"logprobs_distillation\"` (soft-ce) or `\"logits_distillation\"` (logit-mse)",
+        value: Value::Objective,
+        places: &[Place::Base, Place::Method, Place::Selector, Place::Smoke],
+        ..RUN
+    };
+    TEACHER = Key {
+        name: "teacher",
+        doc: "a `[teacher.NAME]`; may be left out where there is only one",
+        example: r#"["small", "big"]"#,
+        ..DISTILLED
+    };
+    TOP_K = Key {
+        name: "top_k",
+        doc: "targets that the teacher gives for each token: its likeliest ids, or as many draws where `tail` is `\"sampled\"`",
+        value: Value::Whole(1..=1 << 20),
+        default: Some("20"),
+        example: "[5, 20]",
+        ..DISTILLED
+    };
+    TAIL = Key {
+        name: "tail",
+        doc: "what becomes of the teacher's mass outside its top-k (soft-ce, kl-forward): `\"raw\"`, `\"metaseq\"` (soft-ce only), \
+              `\"renormalize\"`, `\"double-renormalize\"`, `\"bucket\"`, `\"uniform\"`, or `\"sampled\"`: none is left, the targets are \
+              draws from the whole teacher. Default `\"raw\"` for soft-ce, `\"bucket\"` for kl-forward",
+        value: Value::Choice(|| Tail::ALL.map(Tail::name).to_vec()),
+        objectives: Objectives::Only(&["soft-ce", "kl-forward"]),
+        example: r#"["raw", "bucket"]"#,
+        ..RUN
+    };
+    TEMPERATURE = Key {
+        name: "temperature",
+        doc: "of student and teacher (all but hard-ce and logit-mse), from 10^-6 to 10^6",
+        value: Value::Number(&TEMPERATURE_NUMBERS),
+        default: Some("1"),
+        objectives: Objectives::AllBut(&["hard-ce", "logit-mse"]),
+        example: "[1.0, 2.0]",
+        ..RUN
+    };
+    CENTERED = Key {
+        name: "centered",
+        doc: "compare logits less their mean over the k ids (logit-mse)",
+        value: Value::Flag,
+        default: Some("false"),
+        objectives: Objectives::Only(&["logit-mse"]),
+        example: "[false, true]",
+        ..RUN
+    };
+    MSE_MEAN = Key {
+        name: "mse_mean",
+        doc: "divide by the number of ids compared (logit-mse, logprob-mse)",
+        value: Value::Flag,
+        default: Some("false"),
+        objectives: Objectives::Only(&["logit-mse", "logprob-mse"]),
+        example: "[false, true]",
+        ..RUN
+    };
+    BETA = Key {
+        name: "beta",
+        doc: "the teacher's part of the mixture that jsd compares with, above 0 and below 1",
+        value: Value::Number(&BETWEEN_0_AND_1),
+        default: Some("0.5"),
+        objectives: Objectives::Only(&["jsd"]),
+        example: "[0.1, 0.5]",
+        ..RUN
+    };
+    LAMBDA = Key {
+        name: "lambda",
+        doc: "weight of hard-ce mixed into a distilled arm, 0 to 1",
+        value: Value::Number(&FROM_0_TO_1),
+        default: Some("0"),
+        example: "[0.1, 0.5]",
+        ..DISTILLED
+    };
+    TEMPERATURE_SQUARED = Key {
+        name: "temperature_squared",
+        doc: "multiply value and gradient by temperature² (all but hard-ce and logit-mse)",
+        value: Value::Flag,
+        default: Some("false"),
+        objectives: Objectives::AllBut(&["hard-ce", "logit-mse"]),
+        example: "[false, true]",
+        ..RUN
+    };
+    ON_PURPOSE = Key {
+        name: "on_purpose",
+        doc: "`true` lets logprob-mse run, which rarely converges",
+        value: Value::Flag,
+        default: Some("false"),
+        objectives: Objectives::Only(&["logprob-mse"]),
+        example: "[false, true]",
+        ..RUN
+    };
+    TEACHER_TOKENS = Key {
+        name: "teacher_tokens",
+        doc: "tokens of the teachers. Default: the `tokens` of `[smoke]`",
+        value: Value::Tokens,
+        places: &[Place::Smoke],
+        ..RUN
+    };
+    RECORDED = Key {
+        name: "recorded",
+        doc: "a file or folder of the teacher's answers, instead of all other keys: [formats](data-formats.md#answers-of-a-teacher)",
+        places: &[Place::Teacher, Place::Recorded],
+        ..RUN
+    };
+    RECORDED_FORMAT = Key {
+        name: "format",
+        doc: "of that file. Default: what its first line tells",
+        value: Value::Format,
+        places: &[Place::Teacher, Place::Recorded],
+        ..RUN
+    };
+    ENDPOINT = Key {
+        name: "endpoint",
+        doc: "the address of an OpenAI-compatible API whose model judges the text of the data, e.g. `\"http://localhost:8000/v1\"`: \
+              [endpoints](teachers.md#a-model-behind-an-api). Beside it stand `model`, the name by which the API knows it, and the \
+              keys below",
+        ..ENDPOINT_ONLY
+    };
+    SENT = Key {
+        name: "sent",
+        doc: "`\"text\"`, document by document, or `\"tokens\"`, sequence by sequence as ids, where the API takes them",
+        value: Value::Choice(|| Sent::NAMES.to_vec()),
+        default: Some("\"text\""),
+        ..ENDPOINT_ONLY
+    };
+    ECHO_ROWS = Key {
+        name: "echo_rows",
+        doc: "of which token a row of an echoed prompt tells: its `\"own\"`, or the `\"next\"`",
+        value: Value::Choice(|| EchoRows::NAMES.to_vec()),
+        default: Some("\"own\""),
+        ..ENDPOINT_ONLY
+    };
+    KEY_ENV = Key {
+        name: "key_env",
+        doc: "the environment variable that holds the key. It is sent, and nowhere stored or shown. Default: no key is sent",
+        ..ENDPOINT_ONLY
+    };
+    CONCURRENCY = Key {
+        name: "concurrency",
+        doc: "requests at a time",
+        value: Value::Whole(1..=256),
+        default: Some("4"),
+        ..ENDPOINT_ONLY
+    };
+    RETRIES = Key {
+        name: "retries",
+        doc: "tries of a request after the first",
+        value: Value::Whole(0..=100),
+        default: Some("8"),
+        ..ENDPOINT_ONLY
+    };
+    TIMEOUT = Key {
+        name: "timeout",
+        doc: "seconds to wait for an answer",
+        value: Value::Number(&SECONDS),
+        default: Some("120"),
+        ..ENDPOINT_ONLY
+    };
+    PRICE = Key {
+        name: "price",
+        doc: "of a million tokens: `{ input = 0.15, output = 0.6 }`",
+        value: Value::Fields(Place::Price),
+        ..ENDPOINT_ONLY
+    };
+    BUDGET = Key {
+        name: "budget",
+        doc: "what may be spent on this teacher in all: `{ tokens = \"2M\" }`, `{ cost = 5 }` or both",
+        value: Value::Fields(Place::Budget),
+        ..ENDPOINT_ONLY
+    };
+    EVAL_EVERY = Key {
+        name: "every",
+        doc: "target tokens from one evaluation to the next",
+        value: Value::Tokens,
+        places: &[Place::Eval],
+        ..RUN
+    };
+    EVAL_ON = Key {
+        name: "on",
+        doc: "the split that is evaluated",
+        value: Value::HeldOutSplit,
+        default: Some("\"valid\""),
+        places: &[Place::Eval],
+        ..RUN
+    };
+    PRICE_INPUT = Key {
+        name: "input",
+        doc: "of a million tokens that are sent",
+        value: Value::Number(&AMOUNTS),
+        default: Some("0"),
+        places: &[Place::Price],
+        ..RUN
+    };
+    PRICE_OUTPUT = Key {
+        name: "output",
+        doc: "of a million tokens that are answered",
+        value: Value::Number(&AMOUNTS),
+        default: Some("0"),
+        places: &[Place::Price],
+        ..RUN
+    };
+    BUDGET_TOKENS = Key {
+        name: "tokens",
+        doc: "tokens sent and answered, in all",
+        value: Value::Tokens,
+        places: &[Place::Budget],
+        ..RUN
+    };
+    BUDGET_COST = Key {
+        name: "cost",
+        doc: "cost by `price`, in all",
+        value: Value::Number(&AMOUNTS),
+        places: &[Place::Budget],
+        ..RUN
+    };
+}
