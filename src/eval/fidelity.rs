@@ -1,4 +1,4 @@
-//! How near a student has come to its teacher on held-out text, whatever it was trained on.
+//! Fidelity: how close a student's distribution is to its teacher's on held-out text.
 
 use anyhow::Result;
 use hydrometer_data::batch::Row;
@@ -9,11 +9,11 @@ use hydrometer_torch::model::Decoder;
 use hydrometer_torch::model::batch::Batch;
 use tch::{Kind, Tensor};
 
-/// Ids whose overlap is told.
+/// Number of most likely ids whose overlap is measured.
 pub const TOP: i64 = 10;
-/// Input tokens of a forward pass.
+/// Input tokens per forward pass.
 const ROWS_TOKENS: usize = 4096;
-/// Logits of one model that exist at a time.
+/// Number of logits of one model that exist at a time.
 const LOGITS: i64 = 32 << 20;
 
 /// Means over predicted tokens.
@@ -22,20 +22,20 @@ pub struct Fidelity {
     pub tokens: u64,
     /// KL(teacher ‖ student) over all ids, in nats.
     pub kl: f64,
-    /// Share of tokens for which both have the same likeliest id.
+    /// Share of tokens for which both models have the same most likely id.
     pub top_1_agreement: f64,
-    /// Share of the teacher's ten likeliest ids that are among the student's ten.
+    /// Share of the teacher's ten most likely ids that are among the student's ten.
     pub top_10_overlap: f64,
 }
 
-/// A decoder and how many ids it knows.
+/// A decoder and the number of ids in its vocabulary.
 pub struct Model<'a> {
     pub decoder: &'a Decoder,
     pub vocab_size: usize,
 }
 
-/// Compares `student` with `teacher` on all sequences of `split`, each read from its own context. Ids that only one of them
-/// knows are padding: the teacher's probabilities are over those that both know.
+/// Compares `student` with `teacher` on all sequences of `split`, each with its own context. Ids that only one of them has are
+/// padding: the teacher's probabilities are normalised over the ids that both have.
 pub fn fidelity(student: &Model, teacher: &Model, split: &TokenizedSplit, context: usize, mesh: &Mesh) -> Result<Fidelity> {
     let _guard = tch::no_grad_guard();
     let rows = sequences(split, context).into_iter().map(Row::counted);
@@ -65,21 +65,21 @@ pub fn fidelity(student: &Model, teacher: &Model, split: &TokenizedSplit, contex
 }
 
 impl Model<'_> {
-    /// All logits `[N, V]` of hidden states `[N, d]`, f32, on every rank.
+    /// All logits `[N, V]` for hidden states `[N, d]`, f32, on every rank.
     fn logits(&self, hidden_nd: &Tensor, mesh: &Mesh) -> Result<Tensor> {
         let own_nv = hidden_nd.matmul(&self.decoder.head_weight().tr()).to_kind(Kind::Float);
         if mesh.tp.size == 1 {
             return Ok(own_nv);
         }
         let share = |rank: usize| part(self.vocab_size as i64, rank, mesh.tp.size).1;
-        // The first rank's is the largest.
+        // The first rank's shard is the largest.
         let all_rnw = mesh.tp.all_gather(&own_nv.constant_pad_nd([0, share(0) - own_nv.size()[1]]))?;
         let parts = (0..mesh.tp.size).map(|rank| all_rnw.get(rank as i64).narrow(1, 0, share(rank)));
         Ok(Tensor::cat(&parts.collect::<Vec<_>>(), 1))
     }
 }
 
-/// Σ over rows of KL(softmax(q) ‖ softmax(z)), where z has ids that q has not: they take part of its probability.
+/// Σ over rows of KL(softmax(q) ‖ softmax(z)). z may have ids that q lacks; they take part of its probability.
 fn kl(q_nv: &Tensor, z_nv: &Tensor) -> f64 {
     let (logq_nv, logp_nv) = (q_nv.log_softmax(-1, Kind::Float), z_nv.log_softmax(-1, Kind::Float).narrow(1, 0, q_nv.size()[1]));
     (logq_nv.exp() * (logq_nv - logp_nv)).sum_dim_intlist(-1, false, Kind::Double).sum(Kind::Double).double_value(&[])

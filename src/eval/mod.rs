@@ -1,4 +1,4 @@
-//! How good a model is on held-out text, whatever it was trained on.
+//! Evaluation of a model on held-out text.
 
 pub mod fidelity;
 pub mod perplexity;

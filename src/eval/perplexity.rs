@@ -1,4 +1,4 @@
-//! Hard-label NLL of held-out documents, and what goes with it.
+//! Negative log-likelihood of held-out documents, and accuracy and calibration with it.
 
 use anyhow::Result;
 use hydrometer_data::batch::Row;
@@ -12,22 +12,22 @@ use tch::{Device, Kind};
 
 /// Equal-width bins of the top-1 probability (Guo et al. 2017 use 15).
 const BINS: usize = 15;
-/// Input tokens of a forward pass.
+/// Input tokens per forward pass.
 const ROWS_TOKENS: usize = 8192;
 
 /// Sums over the documents of a split.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Evaluation {
-    /// Nats and predicted tokens of each document.
+    /// Nats and number of predicted tokens of each document.
     pub documents: Vec<(f64, u64)>,
     pub correct: u64,
     pub bytes: u64,
-    /// Count, sum of confidence and correct predictions of each bin.
+    /// Count, sum of confidences and number of correct predictions in each bin.
     bins: [[f64; 3]; BINS],
 }
 
 impl Evaluation {
-    /// LossSums of nothing yet, for a split of `documents` documents and `bytes` bytes of predicted text.
+    /// Empty sums, for a split of `documents` documents and `bytes` bytes of predicted text.
     pub fn new(documents: usize, bytes: u64) -> Self {
         Self { documents: vec![(0.0, 0); documents], correct: 0, bytes, bins: [[0.0; 3]; BINS] }
     }
@@ -52,7 +52,7 @@ impl Evaluation {
         self.documents.iter().map(|(nll, _)| nll).sum()
     }
 
-    /// Nats per predicted token.
+    /// Mean nats per predicted token.
     pub fn nll(&self) -> f64 {
         self.nll_sum() / self.tokens() as f64
     }
@@ -65,12 +65,12 @@ impl Evaluation {
         self.correct as f64 / self.tokens() as f64
     }
 
-    /// Expected calibration error of the most likely token.
+    /// Expected calibration error of the most likely token, in [0, 1].
     pub fn ece(&self) -> f64 {
         self.bins.iter().map(|[_, confidence, correct]| (confidence - correct).abs()).sum::<f64>() / self.tokens() as f64
     }
 
-    /// Adds up the parts of data-parallel ranks.
+    /// Adds up the sums of all data-parallel ranks.
     fn reduce(&mut self, mesh: &Mesh) -> Result<()> {
         let mut numbers: Vec<f64> = self.documents.iter().flat_map(|&(nll, tokens)| [nll, tokens as f64]).collect();
         numbers.push(self.correct as f64);
@@ -85,13 +85,13 @@ impl Evaluation {
     }
 }
 
-/// Evaluates `decoder` on all sequences of `split`, each from its own context.
+/// Evaluates `decoder` on all sequences of `split`, each with its own context.
 pub fn evaluate(decoder: &Decoder, vocab_size: usize, split: &TokenizedSplit, context: usize, mesh: &Mesh) -> Result<Evaluation> {
     let rows: Vec<Row> = sequences(split, context).into_iter().map(Row::counted).collect();
     evaluate_rows(decoder, vocab_size, split, &rows, context, mesh)
 }
 
-/// Evaluates `decoder` on the targets that count in `rows`, each row at most `context` tokens.
+/// Evaluates `decoder` on the targets that count in `rows`, each row of at most `context` tokens.
 pub fn evaluate_rows(
     decoder: &Decoder,
     vocab_size: usize,
@@ -126,8 +126,8 @@ pub fn evaluate_rows(
 mod tests {
     use super::*;
 
-    /// Oracle: by hand. Of 15 bins the two tokens at 0.9 share one, right once: |0.9 − 0.5| for two of four. The two at 0.5 share
-    /// another, right once, which is as they say. One that is certain and right has no error.
+    /// Oracle: by hand. Of 15 bins, the two tokens at 0.9 share one, with one correct: |0.9 − 0.5| for two of four tokens. The
+    /// two at 0.5 share another, with one correct, which is calibrated. One that is certain and correct has no error.
     #[test]
     fn calibration_error_is_the_gap_between_saying_and_being_right() {
         let mut found = Evaluation::new(1, 1);

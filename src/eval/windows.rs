@@ -1,11 +1,12 @@
-//! Documents under a sliding window: every token is predicted once, with more to its left than a plain cut would leave it.
+//! Rolling windows over documents: every token is predicted once, with more left context than disjoint sequences would give it.
 
 use hydrometer_data::batch::Row;
 use hydrometer_data::sequences::Sequence;
 use hydrometer_data::tokens::TokenizedSplit;
 
-/// Windows of at most `context` input tokens, each `stride` further than the last. A window counts the targets that none before
-/// it has: those of a document's first window have what precedes them, the others more than `context − stride` tokens.
+/// Windows of at most `context` input tokens, each starting `stride` tokens after the one before. A window counts the targets
+/// that no earlier window has. Targets in a document's first window see all that precedes them; all others see more than `context
+/// − stride` tokens.
 pub fn windows(split: &TokenizedSplit, context: usize, stride: usize) -> Vec<Row> {
     let mut all = Vec::new();
     for document in 0..split.len() {

@@ -14,7 +14,7 @@ use hydrometer_data::line_error::OnBadLine;
 use hydrometer_data::lines::reason;
 use hydrometer_data::recipe::{DataFiles, DataRecipe, Ends, Eos, ExampleRecipe, Input, Packing, TokenizerRecipe, Truncation};
 use hydrometer_data::survey::{Survey, Wanted, files};
-use hydrometer_data::{ends, special, tokenizer};
+use hydrometer_data::{special, tokenizer};
 use hydrometer_torch::model::{ModelConfig, Variant, hf};
 
 use super::keys::{self, Key, Place, Settings};

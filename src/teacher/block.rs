@@ -1,8 +1,9 @@
-//! A block of a cache: the answers for some sequences, each readable by itself.
+//! A block of a teacher cache: the targets of some sequences, each readable separately.
 //!
-//! A safetensors file named by the SHA-256 of its bytes, so that damage shows on opening. The answers of a sequence are a stream
-//! of bits (see [`super::pack`]) that begins at its own byte: for each token its best ids, their log-probabilities, its draws.
-//! Logsumexps stand apart in f32. With k best ids of b bits, a token takes about k·(b + 12) bits and 4 bytes a temperature.
+//! A safetensors file named by the SHA-256 of its bytes, so damage is detected when it is opened. The targets of a sequence are a
+//! bit stream (see [`super::pack`]) that begins at a byte boundary: for each token its top-k ids, their logprobs, and its draws.
+//! Logsumexps are stored separately in f32. With top-k ids of b bits, a token takes about k·(b + 12) bits, plus 4 bytes per
+//! temperature.
 
 use std::collections::HashMap;
 use std::fs::{self, File};
@@ -17,21 +18,21 @@ use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use super::manifest::CacheManifest;
 use super::pack::{Reader, Writer};
 
-/// What a teacher says of some tokens, token by token.
+/// Teacher targets for a range of tokens, token by token.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Answers {
-    /// The best ids, best first.
+    /// The top-k ids, best first.
     pub ids: Vec<u32>,
     /// Their `logit − lse` at τ = 1.
     pub logprobs: Vec<f32>,
     /// logsumexp(z/τ) at each temperature.
     pub lse: Vec<f32>,
-    /// Drawn ids at each temperature of draws.
+    /// The ids drawn at each draw temperature.
     pub draws: Vec<u32>,
 }
 
 impl Answers {
-    /// Adds the answers to the tokens that follow.
+    /// Appends the targets of the tokens that follow.
     pub fn append(&mut self, mut next: Answers) {
         self.ids.append(&mut next.ids);
         self.logprobs.append(&mut next.logprobs);
@@ -40,17 +41,17 @@ impl Answers {
     }
 }
 
-/// The answers for some sequences, ready to be written.
+/// Targets of some sequences, ready to be written.
 #[derive(Default)]
 pub struct Block {
     pub keys: Vec<[u8; 16]>,
-    /// Targets of each sequence.
+    /// Number of targets of each sequence.
     pub lengths: Vec<u64>,
     pub answers: Answers,
 }
 
 impl Block {
-    /// Writes the block into `folder`, a part of the cache of this title.
+    /// Writes the block into `folder`, as part of the cache with manifest `title`.
     pub fn write(&self, folder: &Path, title: &CacheManifest) -> Result<()> {
         let (top_k, drawn) = (title.kept.top_k, title.kept.drawn());
         let tokens = self.lengths.iter().sum::<u64>() as usize;
@@ -63,7 +64,7 @@ impl Block {
         for &length in &self.lengths {
             for token in token..token + length as usize {
                 let own = token * top_k..(token + 1) * top_k;
-                // A pass gives them in order; recorded answers may not be.
+                // A teacher pass yields them sorted; recorded logprobs may not be.
                 order.clear();
                 order.extend(own);
                 order.sort_by(|&a, &b| logprobs[b].total_cmp(&logprobs[a]));
@@ -90,15 +91,15 @@ impl Block {
     }
 }
 
-/// A block that is read from.
+/// An open block.
 pub struct OpenBlock {
     file: File,
-    /// Where in the file the tensors begin.
+    /// Byte offset of the tensors in the file.
     answers: u64,
     lse: u64,
 }
 
-/// Where a sequence's answers lie in its block.
+/// Where the targets of a sequence are in its block.
 #[derive(Clone, Copy, Debug)]
 pub struct BlockEntry {
     first_token: u64,
@@ -108,9 +109,9 @@ pub struct BlockEntry {
 }
 
 impl OpenBlock {
-    /// Opens the block at `path`, checks every byte of it, and tells what it holds.
+    /// Opens the block at `path`, verifies its checksum, and lists the sequences in it.
     pub fn open(path: &Path, title: &CacheManifest) -> Result<(Self, Vec<([u8; 16], BlockEntry)>)> {
-        let damaged = || user_error!("teacher cache block {} is damaged; delete it and teach again", path.display());
+        let damaged = || user_error!("teacher cache block {} is damaged; delete it and run the teacher again", path.display());
         let bytes = fs::read(path).map_err(|error| unreadable(path, error))?;
         let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
         ensure!(sha256_hex(&bytes)[..32] == name, damaged());
@@ -131,7 +132,7 @@ impl OpenBlock {
         };
         let (mut first_token, mut start) = (0, 0);
         let (keys, lengths, ends) = (tensor("keys")?, u64s(tensor("lengths")?), u64s(tensor("ends")?));
-        // The parts must belong together, lest what is read of one lie outside of another.
+        // Inconsistent parts could lead to reads out of bounds.
         let tokens = lengths.iter().try_fold(0u64, |sum, &length| sum.checked_add(length)).ok_or_else(damaged)?;
         let lse = tokens.checked_mul(4 * title.kept.temperatures.len() as u64).ok_or_else(damaged)?;
         let counts = keys.data().len() == 16 * lengths.len() && lengths.len() == ends.len();
@@ -148,7 +149,7 @@ impl OpenBlock {
         Ok((open, places))
     }
 
-    /// The answers for targets `from .. to` of the sequence at `place`.
+    /// Reads targets `from .. to` of the sequence at `place`.
     pub fn read(&self, place: BlockEntry, from: usize, to: usize, title: &CacheManifest) -> Result<Answers> {
         let (top_k, drawn, temperatures) = (title.kept.top_k, title.kept.drawn(), title.kept.temperatures.len());
         let read = |start: u64, length: u64| -> Result<Vec<u8>> {

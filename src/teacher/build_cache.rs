@@ -1,4 +1,4 @@
-//! One pass of a teacher over the sequences that its students will train on.
+//! Builds a teacher cache: one pass of a teacher over the sequences that its students will train on.
 
 use std::path::Path;
 
@@ -18,25 +18,26 @@ use super::cache::Cache;
 use super::draws::numbers;
 use super::manifest::CacheManifest;
 
-/// Input tokens of a forward pass.
+/// Input tokens per forward pass.
 const PASS_TOKENS: usize = 8192;
-/// Passes collected into a block.
+/// Number of forward passes collected into a block.
 const PASSES_PER_BLOCK: usize = 8;
 
-/// A model that answers, on each of its ranks.
+/// A teacher model, on each of its ranks.
 pub struct TeacherPass<'a> {
     pub decoder: &'a Decoder,
-    /// What it is and what is kept of its answers: ids beyond the title's vocabulary, which pads the model's, take no
-    /// probability.
+    /// The manifest of its cache. Ids beyond the manifest's vocabulary, which pad the model's, are excluded from the
+    /// probabilities.
     pub title: &'a CacheManifest,
-    /// Longest sequence.
+    /// Longest sequence in tokens.
     pub context: usize,
     pub mesh: &'a Mesh,
 }
 
 impl TeacherPass<'_> {
-    /// Adds to the cache in `folder` what it lacks of `wanted`. Calls `progress(done, total)` in targets after every pass; a
-    /// `false` from it (on every rank alike) stops early. Returns whether the cache is complete.
+    /// Adds to the cache in `folder` those of the `wanted` sequences that it lacks. Calls `progress(done, total)`, in targets,
+    /// after every pass; if it returns `false` (on every rank alike), the teacher stops early. Returns whether the cache is
+    /// complete.
     pub fn teach(
         &self,
         split: &TokenizedSplit,
@@ -72,12 +73,12 @@ impl TeacherPass<'_> {
         Ok(true)
     }
 
-    /// Sequences of a forward pass.
+    /// Number of sequences per forward pass.
     pub fn sequences_per_pass(&self) -> usize {
         (PASS_TOKENS / self.context).max(1)
     }
 
-    /// The answers for every target of `sequences`, in one forward pass.
+    /// The targets for every token of `sequences`, in one forward pass.
     pub fn answer(&self, split: &TokenizedSplit, sequences: &[Sequence]) -> Result<Answers> {
         let _guard = tch::no_grad_guard();
         let CacheManifest { kept, vocab_size, .. } = self.title;
@@ -117,12 +118,12 @@ impl TeacherPass<'_> {
     }
 }
 
-/// Errors where a teacher's numbers are none: every rank finds the same.
+/// An error if the teacher's logits are not finite; every rank gets the same result.
 fn finite(numbers: &Tensor) -> Result<()> {
     match numbers.isfinite().all().int64_value(&[]) != 0 {
         true => Ok(()),
-        false => {
-            Err(user_error!("the teacher's log-probabilities are not finite: its activations overflow; nothing is kept of them"))
-        }
+        false => Err(user_error!(
+            "the teacher's log-probabilities are not finite because its activations overflow; none of them are stored"
+        )),
     }
 }

@@ -1,9 +1,9 @@
-//! The teacher cache: for every target token the k most likely ids, their log-probabilities and the logsumexp; or ids drawn from
-//! the whole distribution; or both.
+//! The teacher cache. It stores for every target token the k most likely ids with their logprobs and the logsumexp, or ids drawn
+//! from the full distribution, or both.
 //!
-//! A folder of blocks (see [`super::block`]) that hold whole sequences, found by a hash of their tokens, so the cache does not
-//! depend on order, batch, seed or parallelism of whoever reads it. Blocks only ever get added: a pass that was interrupted, or
-//! a run that needs more sequences, adds what is missing.
+//! A folder of blocks (see [`super::block`]) that hold whole sequences, found by a hash of their tokens. So the cache does not
+//! depend on the order, batch, RNG seed or parallelism of its readers. Blocks are only ever added: an interrupted pass, or a run
+//! that needs more sequences, adds what is missing.
 
 use std::collections::HashMap;
 use std::fs;
@@ -25,12 +25,12 @@ pub struct Cache {
     pub title: CacheManifest,
     blocks: Vec<OpenBlock>,
     index: HashMap<[u8; 16], (usize, BlockEntry)>,
-    /// Of all blocks, as they lie on disk.
+    /// Size of all blocks on disk.
     pub bytes: u64,
 }
 
 impl Cache {
-    /// Opens all blocks of `folder` (none if it does not exist) and checks every byte of them, and that they are of this title.
+    /// Opens all blocks of `folder` (none if it does not exist), and verifies their checksums and their manifest.
     pub fn open(folder: &Path, title: &CacheManifest) -> Result<Self> {
         let mut cache = Self { title: title.clone(), blocks: Vec::new(), index: HashMap::new(), bytes: 0 };
         let mut paths: Vec<PathBuf> = match fs::read_dir(folder) {
@@ -50,9 +50,9 @@ impl Cache {
         Ok(cache)
     }
 
-    /// Deletes the damaged blocks of `folder`, and a title that is no title, so that a pass makes them again; returns their paths.
-    /// Where the folder's name says that it is the cache of `title`, any other title in it is damage too; elsewhere it is that of
-    /// another cache, which is left alone.
+    /// Deletes the damaged blocks of `folder` and a damaged manifest, so that the next pass rebuilds them; returns their paths.
+    /// If the folder's name shows that it is the cache of `title`, any other manifest in it is damage too; otherwise it belongs
+    /// to another cache and is left alone.
     pub fn remove_corrupt(folder: &Path, title: &CacheManifest) -> Result<Vec<PathBuf>> {
         let mut damaged = Vec::new();
         let named = folder.file_name().is_some_and(|name| name.to_string_lossy().ends_with(&format!("-{}", &title.hash()[..8])));
@@ -86,12 +86,12 @@ impl Cache {
         self.index.contains_key(key)
     }
 
-    /// Target tokens of all sequences.
+    /// Number of target tokens of all sequences.
     pub fn targets(&self) -> u64 {
         self.index.values().map(|(_, place)| place.targets).sum()
     }
 
-    /// The answers for the counted targets of `row`.
+    /// The teacher targets for the counted targets of `row`.
     pub fn read(&self, row: &Row, split: &TokenizedSplit) -> Result<Answers> {
         let place = self.index.get(&row.sequence.key(split));
         let &(block, place) = place.ok_or_else(|| anyhow!("the teacher cache lacks a sequence that is asked for"))?;
@@ -99,7 +99,7 @@ impl Cache {
         self.blocks[block].read(place, row.from, row.to, &self.title)
     }
 
-    /// What an arm with `objective` compares with at the counted tokens of `rows`: the `k` best ids, or as many draws.
+    /// The teacher targets for an arm with `objective` at the counted tokens of `rows`: the `k` most likely ids, or k draws.
     pub fn answers(
         &self,
         rows: &[Row],
@@ -142,7 +142,7 @@ impl Cache {
         Ok(Teacher::from_logits(ids_nk, logits_nk, &lse_n1, temperature))
     }
 
-    /// Draws weigh 1/k each: a smaller number of them is as unbiased as all that are kept.
+    /// Each draw has weight 1/k: using fewer of them is unbiased too.
     fn drawn_targets(&self, rows: &[Row], split: &TokenizedSplit, k: usize, temperature: f64, device: Device) -> Result<Teacher> {
         let kept = &self.title.kept;
         let start = column(&kept.draw_temperatures, temperature)? * kept.draws;

@@ -1,11 +1,11 @@
-//! The random numbers behind sampled answers.
+//! The random numbers for sampled teacher targets.
 
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use sha2::{Digest, Sha256};
 
-/// `count` numbers, uniform over all u64, for each of `targets` targets of the sequence `key`: a function of teacher, sequence,
-/// position and index alone, so that draws depend neither on order, batch and parallelism nor on how many are made.
+/// `count` numbers, uniform over all u64, for each of `targets` targets of the sequence `key`. They are a function of teacher,
+/// sequence, position and index alone, so draws depend neither on order, batch and parallelism nor on how many are made.
 pub fn numbers(teacher: &str, key: &[u8; 16], targets: usize, count: usize) -> Vec<u64> {
     let mut rng = ChaCha8Rng::from_seed(Sha256::new().chain_update(teacher).chain_update(key).finalize().into());
     let mut all = Vec::with_capacity(targets * count);

@@ -1,4 +1,4 @@
-//! A cache written out for others: as metaseq's distillation tasks read teachers, or as a table.
+//! Exports a teacher cache: in the format that metaseq's distillation tasks read, or as a Parquet table.
 
 use std::io::Write;
 
@@ -17,11 +17,11 @@ use tokenizers::Tokenizer;
 use super::block::Answers;
 use super::cache::Cache;
 
-/// Targets of a row group.
+/// Number of targets per row group.
 const GROUP: usize = 1 << 16;
 
-/// Calls `each` for every document of `split` that `cache` answers for in whole: its name, its tokens, and the answers for all
-/// of them but the first.
+/// Calls `each` for every document of `split` that `cache` covers completely: its name, its tokens, and the teacher targets of
+/// all of them but the first.
 fn documents(
     cache: &Cache,
     split: &TokenizedSplit,
@@ -43,8 +43,8 @@ fn documents(
     Ok(())
 }
 
-/// One JSON object a document: `src`, the text of its first token; `tgt`, the text of the others; for each of those in
-/// `top_logprobs` an object from the k best tokens to their `token_id` and `logprob_score`, best first (metaseq's training
+/// One JSON object per document: `src`, the text of its first token; `tgt`, the text of the others; for each of those, in
+/// `top_logprobs`, an object from the top-k tokens to their `token_id` and `logprob_score`, best first (metaseq's training
 /// format); and, beyond that format, `id` and the `token_ids` of the whole document.
 pub fn metaseq_jsonl(
     cache: &Cache,
@@ -54,7 +54,7 @@ pub fn metaseq_jsonl(
     to: &mut impl Write,
 ) -> Result<()> {
     if cache.title.kept.top_k == 0 {
-        return Err(user_error!("the cache keeps draws only, and metaseq's format has no place for them; export parquet"));
+        return Err(user_error!("the cache holds only draws, which metaseq's format cannot express; export parquet"));
     }
     let text = |ids: &[u32]| tokenizer::decode(tokenizer, ids, true);
     documents(cache, split, context, |name, ids, answers| {
@@ -76,7 +76,7 @@ struct Line<'a> {
     top_logprobs: Vec<Scores<'a>>,
 }
 
-/// The best tokens of one target, in their order.
+/// The top-k tokens of one target, best first.
 struct Scores<'a> {
     ids: &'a [u32],
     logprobs: &'a [f32],
@@ -93,7 +93,7 @@ impl Serialize for Scores<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
         let mut map = serializer.serialize_map(Some(self.ids.len()))?;
         for (&token_id, &logprob_score) in self.ids.iter().zip(self.logprobs) {
-            // As the vocabulary spells it: texts of tokens that are parts of characters would not be different.
+            // As spelled in the vocabulary: the texts of tokens that are parts of characters would not be distinct.
             let token = self.tokenizer.id_to_token(token_id).unwrap_or_else(|| format!("<{token_id}>"));
             map.serialize_entry(&token, &Score { token_id, logprob_score })?;
         }
@@ -101,8 +101,8 @@ impl Serialize for Scores<'_> {
     }
 }
 
-/// One row a target: `document`, `position` in it, its `token`; the best `ids` with their `logprobs` at τ = 1, `lse` at each
-/// temperature that is kept, `draws` at each temperature of draws.
+/// One row per target: `document`, `position` in it, its `token`; the top-k `ids` with their `logprobs` at τ = 1, `lse` at each
+/// stored temperature, `draws` at each draw temperature.
 pub fn parquet<'a>(
     cache: &Cache,
     texts: impl Iterator<Item = (&'a TokenizedSplit, usize)>,

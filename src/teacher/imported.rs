@@ -1,6 +1,6 @@
-//! Answers that no pass of ours has made, brought into the cache that every arm reads.
+//! Imports logprobs that no pass of ours has computed into the cache that every arm reads.
 //!
-//! Where a row has fewer ids than are kept, its first id is repeated without weight; rows of a prompt are there without any.
+//! A row with fewer ids than the cache stores repeats its first id without weight. Rows of a prompt are stored without weight.
 
 use std::collections::HashSet;
 use std::fs;
@@ -17,32 +17,32 @@ use super::block::{Answers, Block};
 use super::manifest::CacheManifest;
 use super::target_spec::TargetSpec;
 
-/// The report's name in a cache's folder; it says that the import is complete.
+/// The report's file name in a cache's folder; its presence shows that the import is complete.
 pub const IMPORT: &str = "import.json";
-/// Tokens of a block.
+/// Number of tokens per block.
 const BLOCK_TOKENS: usize = 1 << 16;
 
-/// Some examples, and what the teacher says of each of their tokens.
+/// Some examples, and the teacher targets of each of their tokens.
 struct Part {
     split: TokenizedSplit,
     answers: Vec<Option<Answer>>,
 }
 
 impl Part {
-    /// Of no examples; of `context` where they are to be more than documents.
+    /// An empty part; of examples if `context` is given.
     fn new(context: Option<usize>) -> Self {
         Self { split: TokenizedSplit::empty(context), answers: Vec::new() }
     }
 }
 
-/// Writes answers into a cache, and counts what becomes of them.
+/// Writes logprobs into a cache, and counts what happens to them.
 pub struct Writer<'a> {
     title: &'a CacheManifest,
     context: usize,
-    /// Whether what is added may have prompts.
+    /// Whether the added texts may have prompts.
     examples: bool,
     folder: &'a Path,
-    /// What is not written yet.
+    /// The part that is not written yet.
     part: Part,
     /// Keys of the sequences that are written.
     seen: HashSet<[u8; 16]>,
@@ -50,7 +50,7 @@ pub struct Writer<'a> {
 }
 
 impl<'a> Writer<'a> {
-    /// Into the cache in `folder`, of this title, in sequences of at most `context` targets.
+    /// A writer into the cache in `folder` with manifest `title`, in sequences of at most `context` targets.
     pub fn new(title: &'a CacheManifest, folder: &'a Path, context: usize, examples: bool) -> Result<Self> {
         title.write(folder)?;
         let import = Import { k: title.kept.top_k as u64, ..Import::default() };
@@ -58,7 +58,7 @@ impl<'a> Writer<'a> {
         Ok(Self { title, context, examples, folder, part, seen: HashSet::new(), import })
     }
 
-    /// Adds an example or document and what is said of its tokens.
+    /// Adds an example or document with the logprobs of its tokens.
     pub fn add(&mut self, name: &str, mut encoded: Encoded) -> Result<()> {
         if self.part.split.push(name, &encoded) {
             encoded.answers.resize(encoded.ids.len(), None);
@@ -72,7 +72,7 @@ impl<'a> Writer<'a> {
         Ok(())
     }
 
-    /// What became of all that was added, once it is written.
+    /// Writes the rest and returns the import report.
     pub fn finish(mut self) -> Result<Import> {
         self.flush()?;
         Ok(self.import)
@@ -87,7 +87,7 @@ impl<'a> Writer<'a> {
             let recorded = || said.iter().flatten().filter(|answer| answer.recorded);
             self.import.short_k += recorded().filter(|answer| answer.entries.len() < self.title.kept.top_k).count() as u64;
             if sequence.start as u64 > part.split.offsets[sequence.document] {
-                // Of a document that is cut, the teacher has read what comes before too.
+                // In a document that was cut, the teacher has also read what precedes the sequence.
                 self.import.counts.mismatched += recorded().count() as u64;
             }
             let key = sequence.key(&part.split);
@@ -103,7 +103,7 @@ impl<'a> Writer<'a> {
     }
 }
 
-/// Adds a token's answer to `all`.
+/// Appends a token's logprobs to `all`.
 fn push(all: &mut Answers, answer: Option<&Answer>, kept: &TargetSpec) {
     let entries = answer.map_or(&[][..], |answer| &answer.entries);
     let filler = entries.first().map_or(0, |&(id, _)| id);
@@ -112,11 +112,11 @@ fn push(all: &mut Answers, answer: Option<&Answer>, kept: &TargetSpec) {
         all.ids.push(id);
         all.logprobs.push(logprob as f32);
     }
-    // Temperature 1 is the only one that recorded answers have.
+    // Recorded logprobs have temperature 1 only.
     all.lse.extend(kept.temperatures.iter().map(|_| answer.map_or(0.0, |answer| answer.lse as f32)));
 }
 
-/// Removes what an earlier import has left in `folder`.
+/// Removes what an earlier import left in `folder`.
 pub fn clear(folder: &Path) -> Result<()> {
     let entries = fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path());
     for path in entries.filter(|path| path.extension().is_some_and(|extension| extension == "block")) {

@@ -1,4 +1,4 @@
-//! What is in a cache: its size, how much of the teacher it retains, and whether the teacher still says the same.
+//! Inspects a cache: its size, the mass it retains, and whether the teacher still gives the same targets.
 
 use std::collections::BTreeMap;
 
@@ -12,9 +12,9 @@ use super::block::Answers;
 use super::build_cache::TeacherPass;
 use super::cache::Cache;
 
-/// Numbers of ids that the retained mass is told for, as far as they are kept.
+/// Values of k for which the retained mass is reported, as far as the cache has so many ids.
 const KS: [usize; 12] = [1, 2, 5, 10, 20, 32, 50, 64, 100, 128, 200, 256];
-/// Two passes may order ids otherwise whose logits are nearer than this.
+/// Two passes may swap ids whose logits differ by less than this.
 const TIE: f32 = 1e-4;
 
 /// A description of a cache.
@@ -22,28 +22,29 @@ const TIE: f32 = 1e-4;
 pub struct Inspection {
     pub sequences: usize,
     pub tokens: u64,
-    /// Of the blocks; the texts that are kept beside them are not counted.
+    /// Size of the blocks, without the texts that are stored beside them.
     pub bytes: u64,
     pub bytes_per_token: f64,
-    /// Mean over tokens of the mass of the k best ids, by k.
+    /// Retained mass of the k most likely ids, averaged over tokens, by k.
     pub retained_mass: BTreeMap<usize, f64>,
-    /// Tokens on which a second pass of the teacher was held against the cache; absent where there was none.
+    /// The comparison with a second pass of the teacher; `None` if there was none.
     pub agreement: Option<Agreement>,
 }
 
-/// The cache against a second pass of its teacher.
+/// A cache compared with a second pass of its teacher.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct Agreement {
     pub tokens: u64,
-    /// Share of tokens whose best id is the same.
+    /// Share of tokens whose most likely id is the same.
     pub top_1: f64,
-    /// Share of kept ids that are the same, rank by rank, less those that the second pass has within 10⁻⁴ of each other.
+    /// Share of stored ids that are the same, rank by rank, without those whose logits in the second pass are within 10⁻⁴ of each
+    /// other.
     pub ids: f64,
-    /// Largest difference of a log-probability, rank by rank, in nats.
+    /// Largest difference of a logprob, rank by rank, in nats.
     pub worst_logprob: f64,
-    /// Largest difference of an lse.
+    /// Largest difference of a logsumexp.
     pub worst_lse: f64,
-    /// Share of draws that are the same; 1 where there are none.
+    /// Share of draws that are the same; 1 if there are none.
     pub draws: f64,
 }
 
@@ -76,16 +77,16 @@ pub fn inspect(cache: &Cache, split: &TokenizedSplit, context: usize, into: &mut
     Ok(())
 }
 
-/// Has the teacher answer again for about `tokens` targets, spread over `split`, and compares. Every rank calls.
-pub fn compare(cache: &Cache, split: &TokenizedSplit, lecturer: &TeacherPass, tokens: usize) -> Result<Agreement> {
-    let mut all = sequences(split, lecturer.context);
+/// Runs the teacher again on about `tokens` targets, spread over `split`, and compares. Every rank must call it.
+pub fn compare(cache: &Cache, split: &TokenizedSplit, teacher: &TeacherPass, tokens: usize) -> Result<Agreement> {
+    let mut all = sequences(split, teacher.context);
     all.retain(|sequence| cache.contains(&sequence.key(split)));
-    let wanted = tokens.div_ceil(lecturer.context).clamp(1, all.len().max(1));
+    let wanted = tokens.div_ceil(teacher.context).clamp(1, all.len().max(1));
     let sample: Vec<Sequence> = all.iter().copied().step_by(all.len().div_ceil(wanted).max(1)).collect();
     let mut sum = Agreement::default();
     let (mut ids, mut same_draws, mut draws) = (0u64, 0u64, 0u64);
-    for chunk in sample.chunks(lecturer.sequences_per_pass()) {
-        let again = lecturer.answer(split, chunk)?;
+    for chunk in sample.chunks(teacher.sequences_per_pass()) {
+        let again = teacher.answer(split, chunk)?;
         let mut kept = Answers::default();
         for &sequence in chunk {
             kept.append(cache.read(&Row::whole(sequence), split)?);

@@ -1,5 +1,5 @@
-//! What a cache is of. It stands in `cache.json` in the cache's folder, and by its hash in every block, so that answers of
-//! another teacher or for other tokens are refused wherever they turn up.
+//! The manifest of a cache: `cache.json` in its folder, and as a hash in every block, so that targets of another teacher or for
+//! other tokens are refused wherever they are found.
 
 use std::fs;
 use std::path::Path;
@@ -13,19 +13,19 @@ use super::pack::id_bits;
 use super::target_spec::TargetSpec;
 
 pub const FILE: &str = "cache.json";
-/// Layout of the blocks.
+/// Version of the block layout.
 const FORMAT: u32 = 2;
 
-/// Whose answers a cache holds, in which tokens, and what is kept of them.
+/// Which teacher a cache belongs to, in which tokens, and what it stores per token.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct CacheManifest {
     format: u32,
     /// Identity of the teacher: a hash of its recipe, or of its checkpoint's content.
     pub teacher: String,
-    /// Hash of what turned text into token ids.
+    /// Hash of the tokenizer.
     pub tokenizer: String,
-    /// Ids that the teacher's probabilities are over.
+    /// Number of ids over which the teacher's probabilities are normalised.
     pub vocab_size: usize,
     pub kept: TargetSpec,
 }
@@ -35,17 +35,17 @@ impl CacheManifest {
         Self { format: FORMAT, teacher, tokenizer, vocab_size, kept }
     }
 
-    /// 16 hex digits; part of the names of things.
+    /// 16 hex digits, used in file names.
     pub fn hash(&self) -> String {
         sha256_hex(&serde_json::to_vec(self).expect("titles are plain data"))[..16].to_string()
     }
 
-    /// Bits of an id.
+    /// Number of bits per id.
     pub fn id_bits(&self) -> u32 {
         id_bits(self.vocab_size)
     }
 
-    /// Writes `cache.json` into `folder`; refuses a folder that has another one.
+    /// Writes `cache.json` into `folder`; refuses a folder that has a different one.
     pub fn write(&self, folder: &Path) -> Result<()> {
         fs::create_dir_all(folder).map_err(|error| uncreated(folder, error))?;
         if folder.join(FILE).exists() {
@@ -54,25 +54,28 @@ impl CacheManifest {
         replace_bytes(&folder.join(FILE), format!("{:#}\n", serde_json::to_value(self)?).as_bytes())
     }
 
-    /// The title of the cache in `folder`.
+    /// Reads the manifest of the cache in `folder`.
     pub fn read(folder: &Path) -> Result<Self> {
         let path = folder.join(FILE);
         let text = fs::read_to_string(&path)
             .map_err(|error| user_error!("{}: not a teacher cache, it has no {FILE}: {error}", folder.display()))?;
         let title: Self = serde_json::from_str(&text).map_err(|error| {
-            user_error!("{} is not the title of a teacher cache: {error}; delete the folder and teach again", path.display())
+            user_error!(
+                "{} is not the manifest of a teacher cache: {error}; delete the folder and run the teacher again",
+                path.display()
+            )
         })?;
         if title.format != FORMAT {
             let found = title.format;
             return Err(user_error!(
-                "{}: the cache has format {found}, this program reads {FORMAT}; teach again",
+                "{}: the cache has format {found}, this program reads {FORMAT}; run the teacher again",
                 path.display()
             ));
         }
         Ok(title)
     }
 
-    /// Refuses a cache in `folder` whose title is `found`; names what differs.
+    /// An error if the manifest `found` of a cache in `folder` is not this one; it names what differs.
     pub fn check(&self, found: &Self, folder: &Path) -> Result<()> {
         let what = match found {
             _ if found == self => return Ok(()),

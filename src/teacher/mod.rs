@@ -1,4 +1,4 @@
-//! Who teaches: a trained model's answers, computed once and shared by every arm.
+//! Teachers: their logprobs are computed, imported or requested once, and shared by every arm.
 
 pub mod block;
 pub mod build_cache;

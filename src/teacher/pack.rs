@@ -1,26 +1,26 @@
-//! A sequence's answers as bits: ids in as many bits as the vocabulary needs, log-probabilities as the steps from one to the
-//! next lower.
+//! Packs the targets of a sequence into bits: ids in as many bits as the vocabulary needs, logprobs as differences from one to
+//! the next lower.
 //!
-//! The log-probabilities of a token are sorted, so a step down is a small number that shrinks with the rank. It is written in
-//! units of [`UNIT`] as an adaptive Rice code (Rice & Plaunt 1971; the parameter follows the mean of the last steps, as in
-//! JPEG-LS), about 12 bits rather than the 16 of a half-precision number that would be off by 2⁻⁹ near ln p = −10. Absolute
-//! values are rounded, not steps, so that errors do not add up.
+//! The logprobs of a token are sorted, so a difference is a small number that shrinks with the rank. It is written in units of
+//! [`UNIT`] as an adaptive Rice code (Rice & Plaunt 1971; the parameter follows the running mean, as in JPEG-LS). That takes
+//! about 12 bits, rather than the 16 of a half-precision number, which would be off by 2⁻⁹ near ln p = −10. Absolute values are
+//! rounded, not differences, so errors do not accumulate.
 
 use anyhow::{Result, ensure};
 
-/// Nats of a unit: a log-probability is off by half of it at most.
+/// Nats per unit: a logprob is off by at most half a unit.
 pub const UNIT: f64 = 1.0 / (1 << 15) as f64;
-/// Stands for −∞, and for less than 2¹⁶ nats below 0.
+/// Represents −∞, and everything more than 2¹⁶ nats below 0.
 const NEVER: u32 = u32::MAX;
-/// A quotient as long as this says that 32 bits follow.
+/// A quotient of this length is an escape: the value follows in 32 bits.
 const ESCAPE: u32 = 24;
 
-/// Bits that an id below `vocab_size` needs.
+/// Number of bits of an id below `vocab_size`.
 pub fn id_bits(vocab_size: usize) -> u32 {
     usize::BITS - vocab_size.saturating_sub(1).leading_zeros()
 }
 
-/// Bits in the order they are written, least significant first, in whole bytes at the end.
+/// Bits in the order they are written, least significant first, padded to whole bytes at the end.
 #[derive(Default)]
 pub struct Writer {
     pub bytes: Vec<u8>,
@@ -29,7 +29,7 @@ pub struct Writer {
 }
 
 impl Writer {
-    /// The lowest `count` bits of `value`, at most 32.
+    /// Writes the lowest `count` bits of `value`, at most 32.
     fn bits(&mut self, value: u32, count: u32) {
         self.pending |= u64::from(value) << self.filled;
         self.filled += count;
@@ -44,7 +44,7 @@ impl Writer {
         self.bits(id, bits);
     }
 
-    /// Log-probabilities of one token, highest first.
+    /// Writes the logprobs of one token, highest first.
     pub fn logprobs(&mut self, logprobs: impl IntoIterator<Item = f32>) {
         let (mut rice, mut before) = (Rice::default(), 0);
         for logprob in logprobs {
@@ -61,7 +61,7 @@ impl Writer {
                         }
                         _ => self.escaped(step),
                     }
-                    rice.saw(step);
+                    rice.update(step);
                     before += step;
                 }
             }
@@ -73,7 +73,7 @@ impl Writer {
         self.bits(value, 32);
     }
 
-    /// Ends the last byte; what follows begins a new one. Returns where.
+    /// Pads to a byte boundary; returns its offset.
     pub fn align(&mut self) -> u64 {
         if self.filled > 0 {
             self.bytes.push(self.pending as u8);
@@ -96,7 +96,7 @@ impl<'a> Reader<'a> {
         Self { bytes, at: 0, pending: 0, filled: 0 }
     }
 
-    /// At least 32 bits, zeros beyond the end.
+    /// Fills the buffer to at least 32 bits, with zeros beyond the end.
     fn fill(&mut self) {
         while self.filled < 32 {
             self.pending |= u64::from(self.bytes.get(self.at).copied().unwrap_or(0)) << self.filled;
@@ -117,7 +117,7 @@ impl<'a> Reader<'a> {
         self.bits(bits)
     }
 
-    /// The `count` log-probabilities of one token.
+    /// Reads the `count` logprobs of one token.
     pub fn logprobs(&mut self, count: usize, mut each: impl FnMut(f32)) {
         let (mut rice, mut depth) = (Rice::default(), 0u32);
         for _ in 0..count {
@@ -135,30 +135,30 @@ impl<'a> Reader<'a> {
                 each(f32::NEG_INFINITY);
                 continue;
             }
-            rice.saw(step);
+            rice.update(step);
             depth = depth.saturating_add(step);
             each((f64::from(depth) * -UNIT) as f32);
         }
     }
 
-    /// Whether no more was read than was there.
+    /// An error if more was read than there was.
     pub fn check(&self) -> Result<()> {
-        ensure!(self.at - (self.filled / 8) as usize <= self.bytes.len(), "the answers end early");
+        ensure!(self.at - (self.filled / 8) as usize <= self.bytes.len(), "the packed targets end early");
         Ok(())
     }
 }
 
-/// Units below 0.
+/// A logprob as units below 0.
 fn depth(logprob: f32) -> u32 {
     let units = (f64::from(logprob) / -UNIT).round();
     if units < f64::from(1u32 << 31) { units.max(0.0) as u32 } else { NEVER }
 }
 
-/// The parameter of the next code, from a running mean of the steps so far.
+/// The parameter of the next Rice code, from a running mean of the differences so far.
 struct Rice(u64);
 
 impl Default for Rice {
-    /// Half a nat: the first of a token's steps are its largest.
+    /// Half a nat: the first differences of a token are its largest.
     fn default() -> Self {
         Self(4 << 14)
     }
@@ -170,7 +170,7 @@ impl Rice {
         (63 - (self.0 / 4).max(1).leading_zeros()).min(24)
     }
 
-    fn saw(&mut self, step: u32) {
+    fn update(&mut self, step: u32) {
         self.0 = self.0 - self.0 / 4 + u64::from(step);
     }
 }

@@ -1,11 +1,11 @@
-//! The part of a run's recipe that says where a teacher's logprobs come from when it is not trained here.
+//! The teacher part of a run's recipe, for teachers that are not trained here: where the logprobs come from.
 
 use hydrometer_base::choice;
 use hydrometer_data::format::Format;
 use serde::{Deserialize, Serialize};
 
 choice! {
-    /// As what an endpoint is sent what it is to judge.
+    /// In which form an endpoint receives the text that it scores.
     Sent {
         /// Documents as text: the teacher reads a document whole.
         Text = "text",
@@ -15,16 +15,16 @@ choice! {
 }
 
 choice! {
-    /// Of which token a row of answers to an echoed prompt tells.
+    /// To which token a row of logprobs in an echoed prompt belongs.
     EchoRows {
-        /// The one that it stands beside.
+        /// The token at the row's own position.
         Own = "own",
-        /// The one that follows: llama-cpp-python, where nothing is put before a text.
+        /// The token that follows: llama-cpp-python, if no BOS token is added.
         Next = "next",
     }
 }
 
-/// A file of answers.
+/// A file of recorded logprobs.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct RecordedRecipe {
     /// SHA-256 of the file's content as stored.
@@ -32,12 +32,12 @@ pub struct RecordedRecipe {
     pub format: Format,
 }
 
-/// A model behind an API. Nobody can hash its weights: it is known by its name, wherever it is served.
+/// A model behind an API. Its weights cannot be hashed, so its name identifies it, wherever it is served.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct EndpointRecipe {
     pub model: String,
     pub sent: Sent,
     pub echo_rows: EchoRows,
-    /// The experiment's `revision`: bumped where another model came to be served by that name.
+    /// The experiment's `revision`, to be changed when another model is served under the same name.
     pub revision: String,
 }

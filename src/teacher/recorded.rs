@@ -1,7 +1,7 @@
-//! A teacher of which there are only answers: from a file of any format that records them into the cache that every arm reads.
+//! Recorded teachers: imports a file of logprobs, in any format that has them, into the cache that every arm reads.
 //!
-//! The file is tokenised as the student's data is, so that its sequences are found by their tokens. The report of the import
-//! stands in the cache's folder and says that it is complete.
+//! The file is tokenised like the student's data, so that its sequences are found by their tokens. The import report is written
+//! to the cache's folder when the import is complete.
 
 use std::path::Path;
 
@@ -22,8 +22,8 @@ use super::imported::{IMPORT, Writer, clear};
 use super::manifest::CacheManifest;
 use super::recording::{AnswerFile, Recording};
 
-/// Brings the answers of `recording`, which are in `file`, into the cache in `folder`, of this title, unless they are there, and checks that they are
-/// all that the data in `data` needs, and fit for the objectives of its `arms` (with their names).
+/// Imports the logprobs of `recording` from `file` into the cache in `folder` with manifest `title`, unless that was done before.
+/// Checks that they cover all that the data in `data` needs, and suit the objectives of the `arms` (given with their names).
 pub fn prepare(
     recording: &Recording,
     file: &AnswerFile,
@@ -33,7 +33,7 @@ pub fn prepare(
     arms: &[(&str, Objective)],
 ) -> Result<()> {
     let path = folder.join(IMPORT);
-    // A block that was damaged since is made again.
+    // If a block has been damaged since, everything is imported again.
     let known = Import::read(&path).filter(|_| covered(recording, file, data, folder, title).is_ok());
     let import = match known {
         Some(import) => import,
@@ -66,7 +66,7 @@ fn fits(file: &AnswerFile, import: &Import, arm: &str, objective: Objective) -> 
     let whole = matches!(objective.tail(), Some(Tail::Renormalize | Tail::DoubleRenormalize)) || objective.compares_logits();
     if counts.unnormalized > 0 && !whole {
         return Err(user_error!(
-            "{path}: records logits without their log-probabilities, so that the mass outside of them is not known to {arm}; \
+            "{path}: records logits without their log-probabilities, so the mass outside of them, which {arm} needs, is not known; \
              use tail = \"renormalize\", or logit-mse"
         ));
     }
@@ -81,7 +81,7 @@ fn covered(recording: &Recording, file: &AnswerFile, data: &Path, folder: &Path,
     let missing: Vec<_> = all.iter().filter(|sequence| !cache.contains(&sequence.key(&train))).collect();
     let Some(first) = missing.first() else { return Ok(()) };
     Err(user_error!(
-        "{}: has no answers for {} of {} sequences of the train split, the first of them of document {:?}; train on the file itself, or \
+        "{}: has no logprobs for {} of {} sequences of the train split, the first of them in document {:?}; train on the file itself, or \
          record the rest",
         file.path.display(),
         missing.len(),
@@ -94,7 +94,7 @@ fn import(recording: &Recording, file: &AnswerFile, data: &Path, folder: &Path, 
     let AnswerFile { recipe, path, on_bad_line } = file;
     let context = recording.data.context;
     let examples = recording.data.examples.as_ref().map(|examples| {
-        // Keys by other names belong to the data's format.
+        // Custom key names belong to the data's format.
         let keys = if examples.format == recipe.format { examples.keys.clone() } else { Keys::default() };
         ExampleRecipe { format: recipe.format, keys, ..examples.clone() }
     });
@@ -108,7 +108,7 @@ fn import(recording: &Recording, file: &AnswerFile, data: &Path, folder: &Path, 
         if example.source.is_some() && examples.is_none() {
             let place = &example.place;
             return Err(user_error!(
-                "{place}: the answers are to a prompt, which plain documents do not have; name the format of the data"
+                "{place}: the logprobs follow a prompt, which plain documents do not have; name the format of the data"
             ));
         }
         match encoder.encode(&example)? {
@@ -117,6 +117,6 @@ fn import(recording: &Recording, file: &AnswerFile, data: &Path, folder: &Path, 
         }
     }
     let import = Import { tally: reader.tally, ..writer.finish()? };
-    ensure!(import.counts.rows > 0, user_error!("{}: records no answers", path.display()));
+    ensure!(import.counts.rows > 0, user_error!("{}: records no logprobs", path.display()));
     Ok(import)
 }

@@ -1,4 +1,4 @@
-//! A teacher of which there are only logprobs: in a file, or behind an endpoint.
+//! A teacher known only by its logprobs: in a file, or behind an endpoint.
 
 use std::path::PathBuf;
 
@@ -11,26 +11,26 @@ use super::endpoint::service::Service;
 use super::recipe::{EndpointRecipe, RecordedRecipe};
 use super::target_spec::TargetSpec;
 
-/// A teacher's answers, and what its cache must hold for which data.
+/// A teacher's logprobs for some data, and what their cache must store.
 #[derive(Clone, Debug)]
 pub struct Recording {
-    /// The teacher's.
+    /// The teacher's name.
     pub name: String,
     pub origin: Origin,
     pub data: DataRecipe,
     pub files: DataFiles,
-    /// Of its answers, for all arms.
+    /// What the cache stores per token, enough for all arms.
     pub kept: TargetSpec,
 }
 
-/// Where answers come from.
+/// Where the logprobs come from.
 #[derive(Clone, Debug)]
 pub enum Origin {
     File(AnswerFile),
     Endpoint(Asked),
 }
 
-/// A file of answers.
+/// A file of recorded logprobs.
 #[derive(Clone, Debug)]
 pub struct AnswerFile {
     pub recipe: RecordedRecipe,
@@ -38,7 +38,7 @@ pub struct AnswerFile {
     pub on_bad_line: OnBadLine,
 }
 
-/// A model that is asked for its answers.
+/// A model that scores text on request.
 #[derive(Clone, Debug)]
 pub struct Asked {
     pub recipe: EndpointRecipe,
@@ -46,7 +46,7 @@ pub struct Asked {
 }
 
 impl Origin {
-    /// What the answers for `data` are known by.
+    /// The identity of the logprobs for `data`.
     pub fn identity(&self, data: &DataRecipe) -> String {
         match self {
             Self::File(AnswerFile { recipe, .. }) => identity(&(recipe, data)),
@@ -54,7 +54,7 @@ impl Origin {
         }
     }
 
-    /// For people: the format of a file, or the model that is asked.
+    /// For display: the format of a file, or the name of the model.
     pub fn words(&self) -> String {
         match self {
             Self::File(AnswerFile { recipe, .. }) => format!("recorded, {}", recipe.format.name()),
@@ -62,7 +62,7 @@ impl Origin {
         }
     }
 
-    /// The format of the answers.
+    /// The format of the logprobs.
     pub fn format(&self) -> &'static str {
         match self {
             Self::File(AnswerFile { recipe, .. }) => recipe.format.name(),

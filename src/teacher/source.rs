@@ -1,5 +1,5 @@
-//! Where a cache that was made by itself came from: the texts it answers for, cut as they were, and where the teacher lay. Not
-//! part of what the cache is: a hint to whoever looks into it.
+//! The sources of a cache made by `hydrometer teach`: its texts with their tokens, and where the teacher was. Not part of the
+//! cache's identity: a hint for inspection.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -13,30 +13,30 @@ use serde::{Deserialize, Serialize};
 
 const FILE: &str = "sources.json";
 
-/// A text that a teacher went through.
+/// A text that a teacher has read.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Source {
     /// The checkpoint's folder.
     pub model: PathBuf,
     pub data: PathBuf,
     pub precision: Precision,
-    /// Longest sequence.
+    /// Longest sequence in tokens.
     pub context: usize,
-    /// The API behind which it was, where it is no checkpoint of ours; `model` is then where its tokenizer lies.
+    /// The API that the teacher was behind, if it is not a checkpoint; `model` is then the folder of its tokenizer.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub endpoint: Option<String>,
-    /// The file of its tokens, beside this.
+    /// The file of its tokens, in the same folder.
     text: String,
 }
 
 impl Source {
-    /// A text that the checkpoint in `model` went through.
+    /// A text that the checkpoint in `model` has read.
     pub fn new(model: &Path, data: &Path, precision: Precision, context: usize) -> Self {
         let absolute = |path: &Path| std::path::absolute(path).unwrap_or_else(|_| path.to_path_buf());
         Self { model: absolute(model), data: absolute(data), precision, context, endpoint: None, text: String::new() }
     }
 
-    /// A text that was judged behind the API at `endpoint`, in the tokens of the tokenizer in `folder`.
+    /// A text that was scored behind the API at `endpoint`, in the tokens of the tokenizer in `folder`.
     pub fn asked(folder: &Path, data: &Path, context: usize, endpoint: &str) -> Self {
         Self { endpoint: Some(endpoint.to_string()), ..Self::new(folder, data, Precision::F32, context) }
     }
@@ -60,7 +60,7 @@ impl Source {
             user_error!("{}: cannot read the texts of the cache: {error}; {made}", path.display())
         })?;
         serde_json::from_str(&text)
-            .map_err(|error| user_error!("{} is damaged: {error}; delete it and teach again", path.display()))
+            .map_err(|error| user_error!("{} is damaged: {error}; delete it and run the teacher again", path.display()))
     }
 
     pub fn split(&self, folder: &Path) -> Result<TokenizedSplit> {

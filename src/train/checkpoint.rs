@@ -1,4 +1,4 @@
-//! Checkpoints: whole tensors under Hugging Face's names in one safetensors file, whatever the parallelism, with a checksum.
+//! Checkpoints: full tensors under Hugging Face's names in one safetensors file, independent of the parallelism, with a checksum.
 
 use std::collections::HashMap;
 use std::fs;
@@ -13,8 +13,8 @@ use tch::{Device, Kind, Tensor};
 
 use super::optimizer::AdamW;
 
-/// Saves weights and, if given, the optimizer; every rank calls, the first writes. The SHA-256 goes to `<path>.sha256`, as
-/// `sha256sum -c` reads it.
+/// Saves weights and, if given, the optimizer. Every rank must call it; the first one writes. The SHA-256 is written to
+/// `<path>.sha256`, in the format of `sha256sum -c`.
 pub fn save(path: &Path, weights: &Weights, optimizer: Option<&AdamW>, mesh: &Mesh) -> Result<()> {
     let mut tensors: Vec<(String, Vec<usize>, Vec<u8>)> = Vec::new();
     let mut add = |prefix: &str, flat: &Tensor| -> Result<()> {
@@ -47,17 +47,17 @@ pub fn save(path: &Path, weights: &Weights, optimizer: Option<&AdamW>, mesh: &Me
     let bytes = safetensors::serialize(views, Some(note))?;
     let name = path.file_name().context("a file name")?.to_string_lossy();
     let checksum = format!("{}  {name}\n", sha256_hex(&bytes));
-    // The checksum comes first: once the checkpoint is there, it is whole. A pair that does not match is refused.
+    // The checksum is written first: once the checkpoint exists, it is complete. A pair that does not match is refused.
     replace_bytes(&sidecar(path), checksum.as_bytes())?;
     replace_bytes(path, &bytes)
 }
 
-/// The checkpoint of `folder` after `step`.
+/// The path of the checkpoint after `step`.
 pub fn path_of(folder: &Path, step: u64) -> PathBuf {
     folder.join(format!("checkpoint-{step:08}.safetensors"))
 }
 
-/// The steps after which `folder` has checkpoints, the newest first.
+/// The steps after which `folder` has checkpoints, newest first.
 pub fn steps(folder: &Path) -> Vec<u64> {
     let step = |name: &str| name.strip_prefix("checkpoint-")?.strip_suffix(".safetensors")?.parse().ok();
     let entries = fs::read_dir(folder).into_iter().flatten().flatten();
@@ -66,12 +66,12 @@ pub fn steps(folder: &Path) -> Vec<u64> {
     steps
 }
 
-/// Deletes the checkpoints of `folder` but the newest `keep`, with their checksums.
+/// Deletes all but the newest `keep` checkpoints of `folder`, with their checksums.
 pub fn prune(folder: &Path, keep: usize) -> Result<()> {
     steps(folder).into_iter().skip(keep).try_for_each(|step| remove(folder, step))
 }
 
-/// Deletes the checkpoints of `folder` beyond `step`.
+/// Deletes the checkpoints of `folder` after `step`.
 pub fn remove_after(folder: &Path, step: u64) -> Result<()> {
     steps(folder).into_iter().filter(|&found| found > step).try_for_each(|step| remove(folder, step))
 }
@@ -83,13 +83,13 @@ fn remove(folder: &Path, step: u64) -> Result<()> {
     Ok(())
 }
 
-/// Whether the checkpoint at `path` is there as it was written.
+/// Whether the checkpoint at `path` exists and matches its checksum.
 pub fn verify_checksum(path: &Path) -> bool {
     let recorded = fs::read_to_string(sidecar(path)).unwrap_or_default();
     sha256_file(path).is_ok_and(|found| recorded.starts_with(&found))
 }
 
-/// Fresh [`Weights`] from a checkpoint.
+/// New [`Weights`] from a checkpoint.
 pub fn load_weights(path: &Path, config: &ModelConfig, kind: Kind, mesh: &Mesh) -> Result<Weights> {
     let bytes = verified(path)?;
     let tensors = SafeTensors::deserialize(&bytes).map_err(|error| anyhow!("{}: {error}", path.display()))?;
@@ -108,7 +108,7 @@ pub fn restore(path: &Path, bytes: &[u8], weights: &Weights, optimizer: &mut Ada
     weights.refresh_leaves();
     let (_, header) = SafeTensors::read_metadata(bytes)?;
     let updates = header.metadata().as_ref().and_then(|note| note.get("updates")?.parse().ok());
-    optimizer.updates = updates.ok_or_else(|| anyhow!("{} does not tell its updates", path.display()))?;
+    optimizer.updates = updates.ok_or_else(|| anyhow!("{} does not record its number of updates", path.display()))?;
     Ok(())
 }
 
@@ -116,7 +116,7 @@ fn sidecar(path: &Path) -> PathBuf {
     path.with_extension("safetensors.sha256")
 }
 
-/// The bytes of the checkpoint at `path`; an error where they are not those that were written.
+/// The bytes of the checkpoint at `path`; an error if they do not match its checksum.
 pub fn verified(path: &Path) -> Result<Vec<u8>> {
     let bytes = fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
     let checksum = fs::read_to_string(sidecar(path)).with_context(|| format!("{} has no checksum", path.display()))?;

@@ -1,4 +1,4 @@
-//! A run from its recipe: steps, evaluations, checkpoints.
+//! A training run from its recipe: steps, evaluations, checkpoints.
 
 pub mod checkpoint;
 mod gradient_check;

@@ -1,4 +1,5 @@
-//! AdamW on the flat buffers of [`Weights`]: ATen's fused kernel, once for matrices (which decay), once for norms.
+//! AdamW on the flat buffers of [`Weights`]: ATen's fused kernel, called once for matrices (with weight decay) and once for
+//! norms.
 
 use anyhow::Result;
 use hydrometer_torch::dist::{Mesh, c10d};
@@ -7,11 +8,11 @@ use tch::{Kind, Tensor};
 
 use crate::train::recipe::OptimizerRecipe;
 
-/// First and second moments, laid out as the master buffer.
+/// First and second moments, laid out like the master buffer.
 pub struct AdamW {
     pub exp_avg: Tensor,
     pub exp_avg_sq: Tensor,
-    /// Updates made.
+    /// Number of updates made.
     pub updates: u64,
 }
 
@@ -20,8 +21,8 @@ impl AdamW {
         Self { exp_avg: weights.master.zeros_like(), exp_avg_sq: weights.master.zeros_like(), updates: 0 }
     }
 
-    /// One update with the gradient in `weights`, clipped to `recipe.clip`; returns the gradient norm before clipping.
-    /// Does nothing if the norm is not finite.
+    /// Makes one update with the gradient in `weights`, clipped to norm `recipe.clip`. Returns the gradient norm before clipping.
+    /// If the norm is not finite, nothing is updated.
     pub fn step(&mut self, weights: &Weights, recipe: &OptimizerRecipe, lr: f64, mesh: &Mesh) -> Result<f64> {
         let norm = weights.gradient_square_sum(mesh)?.sqrt();
         if !norm.is_finite() {

@@ -1,6 +1,7 @@
 //! A run's recipe: everything that would change its numbers, resolved, and nothing else.
 //!
-//! Paths, device, parallelism and names are not in it; they are execution and display. The hash of a recipe is its identity.
+//! Paths, device, parallelism and names are not part of it; they belong to execution and display. The hash of a recipe is its
+//! identity.
 
 use std::path::Path;
 
@@ -15,7 +16,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::teacher::recipe::{EndpointRecipe, RecordedRecipe};
 
-/// AdamW (Loshchilov & Hutter 2019) under linear warm-up and cosine decay.
+/// AdamW (Loshchilov & Hutter 2019) with linear warm-up and cosine decay.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct OptimizerRecipe {
     /// Peak learning rate.
@@ -23,9 +24,9 @@ pub struct OptimizerRecipe {
     pub beta1: f64,
     pub beta2: f64,
     pub eps: f64,
-    /// Decoupled, on matrices only.
+    /// Decoupled; on matrices only.
     pub weight_decay: f64,
-    /// Largest gradient norm; 0 never clips.
+    /// Maximum gradient norm; 0 disables clipping.
     pub clip: f64,
     /// Fraction of the updates over which the learning rate rises linearly.
     pub warmup: f64,
@@ -36,40 +37,40 @@ pub struct OptimizerRecipe {
 /// When and on what a run is evaluated.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct EvalRecipe {
-    /// Target tokens between evaluations; the end is always evaluated.
+    /// Target tokens between evaluations; the end of the run is always evaluated.
     pub every: u64,
     /// Split name.
     pub on: String,
 }
 
-/// The teacher's part in a student's recipe.
+/// The teacher in a student's recipe.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct TeacherRecipe {
-    /// How the teacher itself is trained.
+    /// How the teacher itself is trained, if it is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub trained: Option<Box<TrainRecipe>>,
-    /// Where its answers come from, if they are recorded.
+    /// Where its logprobs come from, if they are recorded.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub recorded: Option<RecordedRecipe>,
-    /// Whom it is asked of, if it is behind an endpoint.
+    /// The endpoint that it is behind, if any.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub endpoint: Option<EndpointRecipe>,
-    /// Targets kept per token.
+    /// Number of targets stored per token.
     pub top_k: usize,
 }
 
-/// A checkpoint that training starts from, by its content.
+/// A checkpoint that training starts from, identified by its content.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct StartRecipe {
     /// See [`hf::Checkpoint::content`].
     pub content: String,
-    /// Its blocks that are kept, in this order; all where there is no list.
+    /// The blocks that are kept, in this order; `None` for all.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub layers: Option<Vec<usize>>,
 }
 
 impl StartRecipe {
-    /// The checkpoint in `folder`, less the blocks that are not kept.
+    /// Opens the checkpoint in `folder`, without the blocks that are not kept.
     pub fn open(&self, folder: &Path) -> Result<hf::Checkpoint> {
         let whole = hf::open(folder)?;
         match &self.layers {
@@ -84,17 +85,17 @@ impl StartRecipe {
 pub struct TrainRecipe {
     pub data: DataRecipe,
     pub model: ModelConfig,
-    /// Where training starts; from random weights, where this is absent. A recipe of no tokens is the checkpoint itself.
+    /// The checkpoint that training starts from; `None` for random weights. A recipe of 0 tokens is the checkpoint itself.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub start: Option<StartRecipe>,
     pub loss: Loss,
     pub teacher: Option<TeacherRecipe>,
-    /// Target tokens to train on, exactly.
+    /// Number of target tokens to train on, exactly.
     pub tokens: u64,
-    /// Target tokens per update, exactly (the last update takes what is left).
+    /// Number of target tokens per update, exactly (the last update takes the rest).
     pub batch: u64,
     pub optimizer: OptimizerRecipe,
-    /// Initial weights and order of the data.
+    /// RNG seed of the initial weights and the order of the data.
     pub seed: u64,
     pub precision: Precision,
     pub eval: EvalRecipe,
@@ -108,13 +109,13 @@ impl TrainRecipe {
         DataView { tokens: self.tokens, batch: self.batch, seed: self.seed }
     }
 
-    /// Whether this is a checkpoint as it lies, not trained any further.
+    /// Whether this is an unmodified checkpoint, without any training.
     pub fn is_untrained(&self) -> bool {
         self.tokens == 0
     }
 
-    /// What the answers of this run's final weights are known by: those of a checkpoint that is not trained do not depend on
-    /// anything else.
+    /// The identity of the teacher targets of this run's final weights. Those of an untrained checkpoint depend on the checkpoint
+    /// and the precision alone.
     pub fn answers_identity(&self) -> String {
         match (&self.start, self.tokens) {
             (Some(start), 0) => checkpoint_identity(start, self.precision),
@@ -131,8 +132,8 @@ impl TrainRecipe {
         self.tokens as f64 * self.model.train_flops_per_token(self.data.context)
     }
 
-    /// FLOPs of the teacher behind this run: its training, and one forward pass over this run's targets. Recorded answers, and
-    /// those of an endpoint, cost none here.
+    /// FLOPs of this run's teacher: its training, and one forward pass over this run's targets. Recorded logprobs and those of an
+    /// endpoint count as 0.
     pub fn teacher_flops(&self) -> f64 {
         self.teacher.as_ref().and_then(|teacher| teacher.trained.as_ref()).map_or(0.0, |trained| {
             let forward = trained.model.forward_flops_per_token(self.data.context);
@@ -141,7 +142,7 @@ impl TrainRecipe {
     }
 }
 
-/// What the answers of a checkpoint are known by.
+/// The identity of the teacher targets of a checkpoint.
 pub fn checkpoint_identity(start: &StartRecipe, precision: Precision) -> String {
     identity(&(start, precision))
 }

@@ -1,4 +1,4 @@
-//! A training run from its recipe to its last evaluation, resumable at any moment.
+//! A training run from its recipe to its last evaluation, which can be interrupted and resumed at any moment.
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -23,16 +23,17 @@ use crate::eval::perplexity::{Evaluation, evaluate};
 use crate::teacher::cache::Cache;
 use crate::train::recipe::TrainRecipe;
 
-/// Where a run lives and what it reads.
+/// The paths and settings of a run.
 pub struct RunInputs<'a> {
-    /// Journal and checkpoints.
+    /// The folder of journal and checkpoints.
     pub folder: &'a Path,
     /// The folder of the checkpoint that the recipe starts from.
     pub start: Option<&'a Path>,
     pub train: &'a TokenizedSplit,
     pub held_out: &'a TokenizedSplit,
     pub cache: Option<Cache>,
-    /// Compute activations again on the way back rather than keep them. The numbers are the same.
+    /// Activation recomputation: recompute activations in the backward pass instead of storing them. It does not change the
+    /// numbers.
     pub recompute: bool,
 }
 
@@ -41,25 +42,25 @@ pub struct RunInputs<'a> {
 pub enum Outcome {
     Done,
     Diverged,
-    /// Asked to stop; a checkpoint is there.
+    /// Stopped on request, with a checkpoint to resume from.
     Stopped,
 }
 
-/// Time between checkpoints, at least, and as a multiple of the time that the last one took: what a crash can cost, and what
-/// guarding against it may. Neither touches the numbers.
+/// Minimum time between checkpoints: absolute, and as a multiple of the time that the last one took to write. The first bounds
+/// what a crash can cost, the second the overhead. Neither affects the numbers.
 const CHECKPOINT_EVERY: Duration = Duration::from_secs(2);
 const CHECKPOINT_SHARE: u32 = 50;
-/// Checkpoints kept: the newest, and one to fall back to should it be damaged.
+/// Number of checkpoints kept: the newest, and one to fall back to if that is damaged.
 const CHECKPOINTS: usize = 2;
-/// A loss this many times the first one is a divergence.
+/// A loss of this many times the first loss counts as divergence.
 const DIVERGENCE_FACTOR: f64 = 1e3;
 
-/// The final weights of a finished run in `folder`.
+/// The path of the final weights of a finished run in `folder`.
 pub fn final_weights(folder: &Path) -> PathBuf {
     folder.join("final.safetensors")
 }
 
-/// The decoder that a run of `recipe` in `folder` has ended with; the checkpoint in `start`, where nothing was trained.
+/// The final decoder of a run of `recipe` in `folder`; if nothing was trained, the checkpoint in `start`.
 pub fn trained_decoder(recipe: &TrainRecipe, start: Option<&Path>, folder: &Path, mesh: &Mesh) -> Result<Decoder> {
     let (kind, context) = (recipe.precision.kind(), recipe.data.context);
     match (&recipe.start, start) {
@@ -71,7 +72,7 @@ pub fn trained_decoder(recipe: &TrainRecipe, start: Option<&Path>, folder: &Path
     }
 }
 
-/// Evaluates a checkpoint as it lies.
+/// Evaluates an unmodified checkpoint.
 fn measure(recipe: &TrainRecipe, place: &RunInputs, mesh: &Mesh, journal: Option<&Journal>) -> Result<Outcome> {
     let decoder = trained_decoder(recipe, place.start, place.folder, mesh)?;
     let found = evaluate(&decoder, recipe.model.vocab_size, place.held_out, recipe.data.context, mesh)?;
@@ -85,8 +86,8 @@ fn measure(recipe: &TrainRecipe, place: &RunInputs, mesh: &Mesh, journal: Option
     Ok(Outcome::Done)
 }
 
-/// Trains, evaluates and checkpoints. `journal` is written by the first rank alone; `stop` is asked on the first rank after
-/// every step.
+/// Trains, evaluates and writes checkpoints. Only the first rank writes `journal`; `stop` is polled on the first rank after every
+/// step.
 pub fn train(
     recipe: &TrainRecipe,
     place: &RunInputs,
@@ -114,7 +115,7 @@ pub fn train(
     write(Event::Resumed { step: optimizer.updates as i64 })?;
 
     let mut tokens: u64 = batches[..optimizer.updates as usize].iter().flatten().map(|row| row.targets() as u64).sum();
-    // A loss is compared with the run's first, also after a resumption; every rank reads the same.
+    // The loss is compared with the run's first, also after a resume; every rank reads the same value.
     let mut first_loss = journal_events
         .iter()
         .find_map(|event| if let Event::Step(step) = event { Some(step.loss) } else { None })
@@ -126,7 +127,7 @@ pub fn train(
         let count: usize = rows.iter().map(Row::targets).sum();
         let lr = learning_rate(&recipe.optimizer, step, updates);
         let loss_and_gradient = || accumulate(recipe, place, rows, &weights, &decoder, mesh);
-        // At first, when all is nearly uniform, a gradient can be that of another loss and hardly show it.
+        // Checked at the first and the last step: at first, when all is nearly uniform, a wrong gradient may look almost right.
         if (step == 0 || step + 1 == updates) && recipe.precision == Precision::F32 {
             let slope = slope(&weights, mesh, || Ok(loss_and_gradient()?.loss / count as f64))?;
             write(Event::GradientChecked { updates: step as i64, slope })?;
@@ -193,8 +194,8 @@ pub fn train(
     Ok(Outcome::Done)
 }
 
-/// Restores the newest checkpoint of `folder` that is whole and that the journal's `events` reach; none, and nothing is touched.
-/// What the first rank picks, all ranks take. Returns, on the first rank, a sentence for each thing that was found damaged.
+/// Restores the newest intact checkpoint of `folder` that is within the journal's `events`; if there is none, changes nothing.
+/// All ranks use the checkpoint that the first one picks. On the first rank, returns a sentence for each damaged file.
 fn resume(folder: &Path, events: &[Event], weights: &Weights, optimizer: &mut AdamW, mesh: &Mesh) -> Result<Vec<String>> {
     let reached = journal::whole_steps(events) as u64;
     let mut sentences = Vec::new();
@@ -224,17 +225,17 @@ fn resume(folder: &Path, events: &[Event], weights: &Weights, optimizer: &mut Ad
     };
     let lost = events.contains(&Event::Done) && events.iter().any(|event| matches!(event, Event::Torn { .. }));
     if lost || newest > reached {
-        sentences.push(format!("the journal {} is whole up to step {reached} alone", folder.join(journal::FILE).display()));
+        sentences.push(format!("the journal {} is intact only up to step {reached}", folder.join(journal::FILE).display()));
     }
-    // What was damaged or reaches too far would only take the place of those to come.
+    // Damaged checkpoints, and those beyond the journal, would displace new ones.
     if mesh.is_first() {
         checkpoint::remove_after(folder, picked)?;
     }
-    let from = if picked == 0 { "it starts again".into() } else { format!("it goes on after step {picked}") };
+    let from = if picked == 0 { "the run starts over".into() } else { format!("the run resumes after step {picked}") };
     Ok(if mesh.is_first() { sentences.into_iter().map(|sentence| format!("{sentence}; {from}")).collect() } else { Vec::new() })
 }
 
-/// Leaves the gradient of the mean loss over `rows`, the global batch, in `weights`; returns the sums over it.
+/// Accumulates the gradient of the mean loss over `rows`, the global batch, in `weights`; returns the loss sums over it.
 fn accumulate(
     recipe: &TrainRecipe,
     place: &RunInputs,
@@ -269,7 +270,7 @@ fn accumulate(
             vocab_size: recipe.model.vocab_size as i64,
             tp: &mesh.tp,
         };
-        // Of a tied head the gradient joins the embedding's.
+        // With tied embeddings, the head's gradient is added to the embedding's.
         let weight_gradient = weights.gradient_of(decoder.head_index());
         let (found, d_hidden_nd) =
             head.loss_and_gradients(&recipe.loss, &hidden_nd.detach(), &targets, 1.0 / count as f64, &weight_gradient)?;
@@ -284,7 +285,7 @@ fn accumulate(
     Ok(LossSums { loss, hard_loss, lse, retained_mass, teacher_entropy })
 }
 
-/// What the journal gets of an evaluation; with documents where `documents` is given (the last one).
+/// The journal events of an evaluation; with per-document results if `documents` is given (the last one).
 pub fn evaluation_events(
     found: &Evaluation,
     recipe: &TrainRecipe,

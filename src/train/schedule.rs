@@ -1,8 +1,8 @@
-//! The learning rate: linear warm-up, then half a cosine (Loshchilov & Hutter 2017).
+//! The learning-rate schedule: linear warm-up, then half a cosine (Loshchilov & Hutter 2017).
 
 use crate::train::recipe::OptimizerRecipe;
 
-/// The learning rate of update `step` (from 0) of `updates`.
+/// The learning rate of update `step` (counted from 0) of `updates`.
 pub fn learning_rate(recipe: &OptimizerRecipe, step: u64, updates: u64) -> f64 {
     let warmup = (recipe.warmup * updates as f64).ceil() as u64;
     if step < warmup {

@@ -63,7 +63,7 @@ fn of_cache_weights_data_and_journals() {
     for sentence in [
         format!("{} is damaged; this teacher is trained again", relative(&weights)),
         format!("{} is damaged; what it held is taught again", relative(&block)),
-        format!("the journal {} is whole up to step", relative(&finetune.join("journal.jsonl"))),
+        format!("the journal {} is intact only up to step", relative(&finetune.join("journal.jsonl"))),
     ] {
         assert_eq!(said.matches(&sentence).count(), 1, "{sentence}: {said}");
     }
@@ -107,10 +107,10 @@ fn of_checkpoints_by_the_one_before_or_from_the_start() {
         said
     };
     let text = said(lab.run(&arguments));
-    assert!(text.contains(&format!("is damaged: its checksum does not match; it goes on after step {step}")), "{text}");
+    assert!(text.contains(&format!("is damaged: its checksum does not match; the run resumes after step {step}")), "{text}");
     checkpoints("copy").iter().for_each(|path| damage(path, half));
     let text = said(lab.run(&[&arguments[..], &["--runs", "copy", "--results", "copied"]].concat()));
-    assert!(text.contains("is damaged: its checksum does not match; it starts again"), "{text}");
+    assert!(text.contains("is damaged: its checksum does not match; the run starts over"), "{text}");
     assert!(lab.numbers("runs") == calm.numbers("runs") && lab.numbers("copy") == calm.numbers("runs"));
     assert!(checkpoints("runs").iter().all(|path| path.ends_with("final.safetensors")), "a run that is done keeps none");
 }

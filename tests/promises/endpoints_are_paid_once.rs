@@ -174,7 +174,7 @@ fn a_budget_stops_it_before_it_is_overrun_and_more_goes_on() {
         .sum();
     let output = run(&lab, &teach(&api.url, "cache", &["--budget-tokens", "300"]));
     assert_eq!(output.status.code(), Some(2), "{}", stderr(&output));
-    assert!(stderr(&output).contains("the budget stops here") && stderr(&output).contains("raise budget"), "{}", stderr(&output));
+    assert!(stderr(&output).contains("the budget is used up") && stderr(&output).contains("raise budget"), "{}", stderr(&output));
     let first = spent();
     assert!(first <= 300 && first > 200, "{first}");
     // Prices count as well: read 1, written 2.
@@ -247,7 +247,7 @@ fn what_will_not_pass_is_not_tried_again() {
     let gone = Api::serve(CHECKPOINT, Manners { refuses: Some((503, "down".into())), ..Manners::default() });
     let output = run(&lab, &teach(&gone.url, "cache", &["--concurrency", "1", "--retries", "1"]));
     assert_eq!((output.status.code(), gone.heard().len()), (Some(1), 2), "{}", stderr(&output));
-    assert!(stderr(&output).contains("failed 2 times, at last with 503: down"), "{}", stderr(&output));
+    assert!(stderr(&output).contains("failed 2 times, last with 503: down"), "{}", stderr(&output));
 }
 
 /// A tokenizer that is not the server's, and rows that stand beside the token before theirs, are noticed at the first answer.

@@ -1,4 +1,4 @@
-//! One request, and what its failure means.
+//! The HTTP client: sends one request and classifies its failures.
 
 use std::time::{Duration, SystemTime};
 
@@ -8,11 +8,11 @@ use hydrometer_data::json::Json;
 use super::request::ApiRequest;
 use super::service::{Key, Service};
 
-/// Bytes of an answer, at most.
+/// Maximum size of a response in bytes.
 const ANSWER_MAX: u64 = 256 << 20;
-/// A longer pause than this is not waited for.
+/// Longest pause that is waited for if the server asks for one.
 const PATIENCE: Duration = Duration::from_secs(900);
-/// Characters that are shown of what a server says.
+/// Maximum number of characters shown of a server's message.
 const SHOWN: usize = 200;
 
 pub struct Client {
@@ -21,7 +21,7 @@ pub struct Client {
     key: Option<Key>,
 }
 
-/// What a server answered.
+/// A server's response.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Answer {
     /// A JSON object on one line.
@@ -30,7 +30,7 @@ pub struct Answer {
 }
 
 impl Answer {
-    /// With the most that `question` may cost, where the server does not say what it charges for: a budget must see it.
+    /// If the server does not report usage: assumes the maximum that `question` may cost, so that budgets are not exceeded.
     pub fn charged_for(mut self, question: &ApiRequest) -> Self {
         if self.usage == Usage::default() {
             self.usage = Usage { prompt_tokens: question.prompt_tokens, completion_tokens: question.max_tokens };
@@ -39,19 +39,19 @@ impl Answer {
     }
 }
 
-/// Tokens that were charged, as the server counts them.
+/// Tokens charged, as counted by the server.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Usage {
     pub prompt_tokens: u64,
     pub completion_tokens: u64,
 }
 
-/// Why there is no answer.
+/// Why a request failed.
 #[derive(Clone, Debug, PartialEq)]
 pub enum RequestError {
-    /// May pass: worth another try, after `wait` where the server says so.
+    /// Temporary: worth a retry, after `wait` if the server asks for it.
     Passing { why: String, wait: Option<Duration> },
-    /// Will not: the request or the key is wrong.
+    /// Permanent: the request or the key is wrong.
     Lasting(String),
 }
 
@@ -59,25 +59,25 @@ impl Client {
     pub fn open(service: &Service) -> Result<Self> {
         let config = ureq::Agent::config_builder()
             .http_status_as_error(false)
-            // A key is for the server that was named, and for no other.
+            // The key is meant for the named server alone.
             .max_redirects(0)
             .max_redirects_will_error(false)
             .timeout_global(Some(service.timeout))
             .timeout_connect(Some(service.timeout.min(Duration::from_secs(20))))
             .max_idle_connections_per_host(service.concurrency)
-            // What stays on this machine goes through nobody's hands.
+            // Requests to this machine bypass any proxy.
             .proxy(if service.is_local() { None } else { ureq::Proxy::try_from_env() })
             .user_agent(concat!("hydrometer/", env!("CARGO_PKG_VERSION")))
             .build();
         Ok(Self { agent: config.into(), url: service.url.clone(), key: service.key()? })
     }
 
-    /// Asks once.
+    /// Sends `question` once.
     pub fn ask(&self, question: &ApiRequest) -> Result<Answer, RequestError> {
         let passing = |why: String| RequestError::Passing { why: self.shown(&why), wait: None };
         let body = question.body().to_string();
         let mut request = self.agent.post(format!("{}/{}", self.url, question.path)).content_type("application/json");
-        // Of a request that is sent again, its answer lost on the way, a server that minds this charges once.
+        // If a response was lost and the request is sent again, a server that supports this header charges only once.
         request = request.header("Idempotency-Key", format!("{}-{}", question.key(), question.k));
         if let Some(key) = &self.key {
             request = request.header("Authorization", key.bearer());
@@ -112,7 +112,7 @@ impl Client {
         }
     }
 
-    /// `text` as it may be shown: short, on a line, and without the key.
+    /// `text` made safe to show: short, on one line, and without the key.
     fn shown(&self, text: &str) -> String {
         let text = self.key.as_ref().map_or_else(|| text.to_string(), |key| key.hidden_in(text));
         let line = text.split_whitespace().collect::<Vec<_>>().join(" ");
@@ -123,7 +123,7 @@ impl Client {
     }
 }
 
-/// An answer with log-probabilities, of a request that succeeded.
+/// Parses a successful response, which must have logprobs.
 fn read(text: &str) -> Result<Answer, RequestError> {
     let passing = |why: String| RequestError::Passing { why, wait: None };
     let line: String = text.trim().chars().map(|c| if c == '\n' || c == '\r' { ' ' } else { c }).collect();
@@ -135,7 +135,7 @@ fn read(text: &str) -> Result<Answer, RequestError> {
     let Some(choice) = choice else { return Err(passing("the answer has no choices".into())) };
     if !choice.has("logprobs") {
         return Err(RequestError::Lasting(
-            "it answers without log-probabilities, which teach; ask its owner for a server that has them".into(),
+            "its response has no log-probabilities, which a student needs; use a server that returns them".into(),
         ));
     }
     let count = |key: &str| json.get("usage").and_then(|usage| usage.get(key)).and_then(|count| count.id(key).ok()).unwrap_or(0);
@@ -143,7 +143,7 @@ fn read(text: &str) -> Result<Answer, RequestError> {
     Ok(Answer { response: line, usage })
 }
 
-/// What a server complains of: the message within its JSON, or all of what is none.
+/// The error message in a server's JSON, or the whole text if it is not JSON.
 fn complaint(text: &str) -> String {
     let json = Json::object(text).ok();
     let said = json.as_ref().and_then(|json| {
@@ -153,12 +153,12 @@ fn complaint(text: &str) -> String {
     said.unwrap_or_else(|| text.to_string())
 }
 
-/// Whether what is called a rate limit will not pass by waiting.
+/// Whether what is reported as a rate limit will not go away by waiting.
 fn out_of_quota(text: &str) -> bool {
     text.contains("insufficient_quota")
 }
 
-/// `Retry-After`: seconds, or the date to wait for.
+/// Parses `Retry-After`: seconds, or a date to wait for.
 fn pause(text: &str, now: SystemTime) -> Option<Duration> {
     if let Ok(seconds) = text.trim().parse::<f64>() {
         return (seconds.is_finite() && seconds >= 0.0).then(|| Duration::from_secs_f64(seconds.min(1e9)));

@@ -1,4 +1,4 @@
-//! Asks all questions that have no answer yet, several at a time, with patience and within a budget.
+//! Sends all requests that have no response yet: several at a time, with retries, within a budget.
 
 use std::collections::{HashSet, VecDeque};
 use std::sync::mpsc::{self, RecvTimeoutError, Sender};
@@ -17,18 +17,18 @@ use super::request::ApiRequest;
 use super::response_log::{ResponseLog, Spending};
 use super::service::Service;
 
-/// Time between looks at what has changed.
+/// Polling interval of the workers.
 const TICK: Duration = Duration::from_millis(20);
-/// The first pause after a failure; each that follows is twice as long.
+/// The first pause after a failure; each further pause is twice as long.
 const PAUSE: Duration = Duration::from_millis(500);
 
-/// Asks what of `questions` is not in `ledger`; every answer is there before the next step is taken. `interrupts` counts ctrl-C:
-/// at one, what is under way is waited for; at two, it is given up. `check` looks at each new line of the ledger: an error from
-/// it ends the asking. Returns whether all are answered.
+/// Sends those of `questions` that `ledger` has no response for. Every response is synced to the ledger before anything else is
+/// done. `interrupts` counts ctrl-C: after one, requests in flight are completed; after two, they are abandoned. `check` inspects
+/// each new line of the ledger; if it returns an error, no more requests are sent. Returns whether all requests have responses.
 ///
 /// # Errors
-/// A request that the endpoint refuses, and a budget that does not reach, are the user's; a request that failed too often is
-/// not. All that was answered stays.
+/// A request that the endpoint refuses and an exhausted budget are user errors; a request that failed too often is not. All
+/// responses received so far stay in the ledger.
 pub fn collect(
     name: &str,
     service: &Service,
@@ -37,7 +37,7 @@ pub fn collect(
     check: impl Fn(&ApiRequest, &str) -> Result<()>,
     interrupts: impl Fn() -> usize,
 ) -> Result<bool> {
-    // One text that stands twice is asked once.
+    // Identical requests are sent once.
     let mut keys = HashSet::new();
     let distinct: Vec<&ApiRequest> = questions.iter().filter(|question| keys.insert(question.key())).collect();
     let waiting: VecDeque<ApiRequest> = distinct.iter().copied().filter(|question| !ledger.has(question)).cloned().collect();
@@ -56,43 +56,43 @@ pub fn collect(
 
     let (spent, under_way, hold_until) = (ledger.spent, Vec::new(), Instant::now());
     let state = State { waiting, spent, under_way, hold_until, closed: false, beyond_budget: false };
-    let desk = Arc::new(RequestQueue { state: Mutex::new(state), changed: Condvar::new() });
-    let (sender, news) = mpsc::channel();
+    let queue = Arc::new(RequestQueue { state: Mutex::new(state), changed: Condvar::new() });
+    let (sender, outcomes) = mpsc::channel();
     for _ in 0..service.concurrency.min(left as usize) {
-        let (client, desk, sender, service) = (Arc::clone(&client), Arc::clone(&desk), sender.clone(), service.clone());
-        thread::spawn(move || work(&client, &desk, &service, &sender));
+        let (client, queue, sender, service) = (Arc::clone(&client), Arc::clone(&queue), sender.clone(), service.clone());
+        thread::spawn(move || work(&client, &queue, &service, &sender));
     }
     drop(sender);
-    let (mut trouble, mut objection, mut told) = (None, None, false);
+    let (mut failure, mut objection, mut interrupted) = (None, None, false);
     loop {
         match interrupts() {
             0 => {}
             1 => {
-                if !std::mem::replace(&mut told, true) {
-                    meter.say("stopping: what is asked already is waited for; ctrl-C again gives it up");
+                if !std::mem::replace(&mut interrupted, true) {
+                    meter.say("stopping after the requests in flight; press ctrl-C again to abandon them");
                 }
-                desk.lock().closed = true;
+                queue.lock().closed = true;
             }
             _ => return Ok(false),
         }
-        match news.recv_timeout(10 * TICK) {
+        match outcomes.recv_timeout(10 * TICK) {
             Ok(RequestOutcome::Answered(question, answer)) => {
                 let answer = answer.charged_for(&question);
-                ledger.write(&question, &answer).inspect_err(|_| desk.lock().closed = true)?;
+                ledger.write(&question, &answer).inspect_err(|_| queue.lock().closed = true)?;
                 meter.answered(&ledger.spent);
                 if let Err(error) = check(&question, &ledger.read(&question)?) {
-                    desk.lock().closed = true;
+                    queue.lock().closed = true;
                     objection.get_or_insert(error);
                 }
-                desk.settle(&question, ledger.spent);
+                queue.settle(&question, ledger.spent);
             }
             Ok(RequestOutcome::Retried { id, why, pause }) => {
                 meter.say(&format!("{id}: {why}; asked again in {:.1} s", pause.as_secs_f64()));
             }
             Ok(RequestOutcome::Failed(question, failed)) => {
-                desk.lock().closed = true;
-                desk.settle(&question, ledger.spent);
-                trouble.get_or_insert((question.id, failed));
+                queue.lock().closed = true;
+                queue.settle(&question, ledger.spent);
+                failure.get_or_insert((question.id, failed));
             }
             Err(RecvTimeoutError::Timeout) => {}
             Err(RecvTimeoutError::Disconnected) => break,
@@ -103,27 +103,29 @@ pub fn collect(
     if let Some(error) = objection {
         return Err(error);
     }
-    // Who was told to stop may have been about to ask once more.
-    let trouble = trouble.filter(|(_, trouble)| !told || matches!(trouble, RequestError::Lasting(_)));
-    if let Some((id, trouble)) = trouble {
-        let kept = format!("answers so far are kept ({spent}), and the same command goes on");
-        return Err(match trouble {
-            RequestError::Lasting(why) => user_error!("teacher {name} at {} refuses {id}: {why}; mend that; {kept}", service.url),
+    // After ctrl-C, a temporary failure may just mean that the worker was about to retry.
+    let failure = failure.filter(|(_, error)| !interrupted || matches!(error, RequestError::Lasting(_)));
+    if let Some((id, error)) = failure {
+        let kept = format!("responses so far are kept ({spent}), and the same command resumes");
+        return Err(match error {
+            RequestError::Lasting(why) => {
+                user_error!("teacher {name} at {} refuses {id}: {why}; correct that; {kept}", service.url)
+            }
             RequestError::Passing { why, .. } => {
                 let tries = service.retries + 1;
-                anyhow!("teacher {name} at {}: {id} failed {tries} times, at last with {why}; {kept}", service.url)
+                anyhow!("teacher {name} at {}: {id} failed {tries} times, last with {why}; {kept}", service.url)
             }
         });
     }
-    if told {
+    if interrupted {
         return Ok(false);
     }
-    let state = desk.lock();
+    let state = queue.lock();
     if state.beyond_budget {
         let unasked = state.waiting.len();
         return Err(user_error!(
-            "teacher {name}: the budget stops here, with {unasked} of {total} requests unasked ({spent}); raise budget, and the same \
-             command goes on"
+            "teacher {name}: the budget is used up, with {unasked} of {total} requests not sent ({spent}); raise budget, and the same \
+             command resumes"
         ));
     }
     if state.waiting.is_empty() {
@@ -138,7 +140,7 @@ enum RequestOutcome {
     Failed(ApiRequest, RequestError),
 }
 
-/// What the workers share.
+/// State shared by the workers.
 struct RequestQueue {
     state: Mutex<State>,
     changed: Condvar,
@@ -147,11 +149,11 @@ struct RequestQueue {
 struct State {
     waiting: VecDeque<ApiRequest>,
     spent: Spending,
-    /// What is asked now.
+    /// Requests in flight.
     under_way: Vec<ApiRequest>,
-    /// The endpoint wants nobody to ask before.
+    /// The endpoint accepts no requests before this time.
     hold_until: Instant,
-    /// No more is asked.
+    /// No further requests are sent.
     closed: bool,
     beyond_budget: bool,
 }
@@ -161,7 +163,7 @@ impl RequestQueue {
         self.state.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 
-    /// `question` is under way no more, and all answers have cost `spent`.
+    /// Marks `question` as done; all responses so far have cost `spent`.
     fn settle(&self, question: &ApiRequest, spent: Spending) {
         let mut state = self.lock();
         state.under_way.retain(|other| other != question);
@@ -169,7 +171,7 @@ impl RequestQueue {
         self.changed.notify_all();
     }
 
-    /// Waits until what became of `question` is settled: nobody asks on before an answer is kept and looked at.
+    /// Waits until `question` is settled: a worker sends no further request before its response has been stored and checked.
     fn settled(&self, question: &ApiRequest) {
         let mut state = self.lock();
         while state.under_way.contains(question) {
@@ -177,13 +179,13 @@ impl RequestQueue {
         }
     }
 
-    /// Waits until something changes, but not longer than `time`.
+    /// Waits until something changes, for at most `time`.
     fn pause<'a>(&'a self, state: MutexGuard<'a, State>, time: Duration) -> MutexGuard<'a, State> {
         let waited = self.changed.wait_timeout(state, time);
         waited.unwrap_or_else(|poisoned| poisoned.into_inner()).0
     }
 
-    /// The next question, once the endpoint may be asked and if the budget reaches.
+    /// The next request, once the endpoint accepts one; `None` if there is none or the budget does not allow it.
     fn next(&self, service: &Service) -> Option<ApiRequest> {
         let mut state = self.lock();
         loop {
@@ -197,7 +199,7 @@ impl RequestQueue {
                     state.under_way.push(question.clone());
                     return Some(question);
                 }
-                // What is under way may cost less than it could.
+                // Requests in flight may turn out to cost less than their maximum.
                 if state.under_way.is_empty() {
                     (state.closed, state.beyond_budget) = (true, true);
                     return None;
@@ -207,7 +209,7 @@ impl RequestQueue {
         }
     }
 
-    /// Waits for `pause`, and as long as the endpoint wants nobody to ask. Whether to ask at all then.
+    /// Waits for `pause`, and until the endpoint accepts requests. Returns whether to send any then.
     fn wait(&self, pause: Duration) -> bool {
         let end = Instant::now() + pause;
         let mut state = self.lock();
@@ -218,7 +220,7 @@ impl RequestQueue {
     }
 }
 
-/// Whether the budget reaches for all of `asked` beside what is spent.
+/// Whether the budget allows all of `asked`, in addition to what is spent.
 fn affords<'a>(service: &Service, spent: &Spending, asked: impl Iterator<Item = &'a ApiRequest>) -> bool {
     let mut most = *spent;
     for question in asked {
@@ -229,35 +231,35 @@ fn affords<'a>(service: &Service, spent: &Spending, asked: impl Iterator<Item = 
     service.budget.tokens.is_none_or(|tokens| most.tokens() <= tokens) && service.budget.cost.is_none_or(|limit| cost <= limit)
 }
 
-/// A worker: asks one question after the other.
-fn work(client: &Client, desk: &RequestQueue, service: &Service, news: &Sender<RequestOutcome>) {
-    while let Some(question) = desk.next(service) {
+/// A worker: sends one request after the other.
+fn work(client: &Client, queue: &RequestQueue, service: &Service, outcomes: &Sender<RequestOutcome>) {
+    while let Some(question) = queue.next(service) {
         let mut attempt = 0;
-        let told = loop {
+        let outcome = loop {
             match client.ask(&question) {
                 Ok(answer) => break RequestOutcome::Answered(question.clone(), answer),
                 Err(RequestError::Passing { why, wait }) if attempt < service.retries => {
                     attempt += 1;
                     let pause = wait.unwrap_or_default().max(part_of_backoff(attempt));
                     if wait.is_some() {
-                        let mut state = desk.lock();
+                        let mut state = queue.lock();
                         state.hold_until = state.hold_until.max(Instant::now() + pause);
                     }
-                    if news.send(RequestOutcome::Retried { id: question.id.clone(), why: why.clone(), pause }).is_err() {
+                    if outcomes.send(RequestOutcome::Retried { id: question.id.clone(), why: why.clone(), pause }).is_err() {
                         return;
                     }
-                    if !desk.wait(pause) {
-                        let why = format!("{why} (and it was told to stop)");
+                    if !queue.wait(pause) {
+                        let why = format!("{why} (not tried again because the run was stopped)");
                         break RequestOutcome::Failed(question.clone(), RequestError::Passing { why, wait: None });
                     }
                 }
-                Err(trouble) => break RequestOutcome::Failed(question.clone(), trouble),
+                Err(error) => break RequestOutcome::Failed(question.clone(), error),
             }
         };
-        if news.send(told).is_err() {
+        if outcomes.send(outcome).is_err() {
             return;
         }
-        desk.settled(&question);
+        queue.settled(&question);
     }
 }
 

@@ -1,4 +1,4 @@
-//! How far the asking is: a bar on a terminal, plain lines otherwise.
+//! Progress of the requests: a bar on a terminal, plain lines otherwise.
 
 use std::io::IsTerminal;
 use std::time::{Duration, Instant};
@@ -18,7 +18,7 @@ pub struct Meter<'a> {
     service: &'a Service,
     total: u64,
     done: u64,
-    /// Done before this began.
+    /// Number of requests answered before this run.
     before: u64,
     begun: Instant,
     last_line: Instant,
@@ -26,7 +26,7 @@ pub struct Meter<'a> {
 }
 
 impl<'a> Meter<'a> {
-    /// Of `total` questions to teacher `name`, `before` of which are answered already.
+    /// A meter for `total` requests to teacher `name`, of which `before` have responses already.
     pub fn new(name: &'a str, service: &'a Service, before: u64, total: u64) -> Self {
         let bar = std::io::stderr().is_terminal().then(|| {
             let style =
@@ -38,7 +38,7 @@ impl<'a> Meter<'a> {
         Self { name, service, total, done: before, before, begun: now, last_line: now, bar }
     }
 
-    /// Another question is answered; all have cost `spent`.
+    /// Counts another response; all responses have cost `spent`.
     pub fn answered(&mut self, spent: &Spending) {
         self.done += 1;
         if let Some(bar) = &self.bar {
@@ -52,7 +52,7 @@ impl<'a> Meter<'a> {
         }
     }
 
-    /// A sentence beside the bar.
+    /// Prints a sentence beside the bar.
     pub fn say(&self, sentence: &str) {
         let line = format!("teacher {}: {sentence}", self.name);
         match &self.bar {

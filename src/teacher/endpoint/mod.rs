@@ -1,8 +1,8 @@
-//! A teacher behind an OpenAI-compatible HTTP API: asked with patience, and never twice for what it has answered.
+//! A teacher behind an OpenAI-compatible HTTP API, with retries, and without paying twice for the same response.
 //!
-//! [`question`] says what is asked, [`client`] carries one request and tells apart what may pass from what will not,
-//! [`collect`] asks many at a time within a budget, and every answer stands in the [`ledger`], synced, before anything is made
-//! of it. [`judge`] has the teacher judge the text of a split and brings its answers into the cache that every arm reads.
+//! [`request`] defines a request, [`client`] sends one and tells temporary from permanent failures, and [`collect`] sends many at
+//! a time within a budget. Every response is synced to the [`response_log`] before it is used. [`prompt_scorer`] has the teacher
+//! score the text of a split and writes the logprobs to the teacher cache that every arm reads.
 
 pub mod client;
 pub mod collect;

@@ -1,9 +1,10 @@
-//! A model behind an endpoint judges the text of a split: what it is sent, and how what it says reaches the cache.
+//! Scores the text of a split with a model behind an endpoint: what is sent, and how the returned logprobs reach the cache.
 //!
-//! As ids it is sent each sequence, and reads what the student reads. As text it is sent whole documents, since a text that is
-//! cut between tokens may be cut into others by whoever reads it again; of a document that is longer than the context it has
-//! then read more than the student, which the import counts. Either way a row of its answers belongs to a token of ours: the
-//! server must have cut the text into the same tokens, which every answer is held to before the next is paid for.
+//! Sent as ids, each sequence is one request, and the teacher reads what the student reads. Sent as text, each document is one
+//! request, because text that was cut between two tokens may be tokenised differently when it is read again. In a document longer
+//! than the context, the teacher then reads more than the student; the import report counts such rows. Either way, each row of
+//! logprobs must belong to one of our tokens: the server must tokenise the text as we do. That is checked for every response
+//! before the next request is paid for.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -34,30 +35,30 @@ use super::scoring_request::ScoringRequest;
 use super::service::Service;
 use crate::teacher::recipe::{EchoRows, EndpointRecipe};
 
-/// Rows whose likeliest token is the one, before they tell anything.
+/// Minimum number of rows whose most likely token identifies them, before they decide how rows are aligned.
 const MIN_ROWS_TO_INFER: usize = 5;
-/// Listed ids, before it counts how many of them are not in the vocabulary.
+/// Minimum number of listed ids before the share outside the vocabulary is judged.
 const MIN_IDS: u64 = 50;
 
-/// Who judges what.
+/// Scores a split with a teacher behind an endpoint.
 pub struct PromptScorer<'a> {
     /// The teacher's name.
     pub name: &'a str,
     pub recipe: &'a EndpointRecipe,
     pub service: &'a Service,
     pub tokenizer: &'a Tokenizer,
-    /// What the split was made of, where it is of examples.
+    /// The recipe of examples, if the split consists of examples.
     pub examples: Option<&'a ExampleRecipe>,
     pub split: &'a TokenizedSplit,
     pub context: usize,
-    /// Of the cache.
+    /// The manifest of the cache.
     pub title: &'a CacheManifest,
 }
 
 impl PromptScorer<'_> {
-    /// Brings answers for all `wanted` sequences into the cache in `folder`, and those that had to be asked for into the ledger in
-    /// `answers` first, whose lease the fence beside it is of. `interrupts` counts ctrl-C. What has become of them; nothing where it
-    /// was interrupted.
+    /// Brings logprobs for all `wanted` sequences into the cache in `folder`. Those that must be requested go through the
+    /// response log in `answers` first; `fence` belongs to the lease of that folder. `interrupts` counts ctrl-C. Returns the
+    /// import report, or `None` if it was interrupted.
     pub fn prepare(
         &self,
         wanted: &[Sequence],
@@ -66,11 +67,11 @@ impl PromptScorer<'_> {
         interrupts: impl Fn() -> usize,
     ) -> Result<Option<Import>> {
         for path in Cache::remove_corrupt(folder, self.title)? {
-            note!("{} is damaged; what it held is made again", path.display());
+            note!("{} is damaged; its content is built again", path.display());
         }
         let cache = Cache::open(folder, self.title)?;
         let known = Import::read(&folder.join(IMPORT));
-        // Without its report nothing says how complete an import was.
+        // Without its report, an import is not known to be complete.
         let there = |sequence: &Sequence| known.is_some() && cache.contains(&sequence.key(self.split));
         let missing: Vec<Sequence> = wanted.iter().copied().filter(|sequence| !there(sequence)).collect();
         if let (true, Some(import)) = (missing.is_empty(), &known) {
@@ -87,7 +88,7 @@ impl PromptScorer<'_> {
             Some(unit) => self.check(unit, line, &vocabulary, answers),
             None => Ok(()),
         };
-        // What was refused once is refused before more is paid for.
+        // Checks old responses before new ones are paid for.
         for unit in units.iter().filter(|unit| ledger.has(&unit.question)).collect::<Vec<_>>() {
             check(&unit.question, &ledger.read(&unit.question)?)?;
         }
@@ -119,7 +120,7 @@ impl PromptScorer<'_> {
         Ok(Some(import))
     }
 
-    /// Whether an answer of the ledger in `answers` can be made use of.
+    /// Checks that a response in the log in `answers` can be used.
     fn check(&self, unit: &ScoringRequest, line: &str, vocabulary: &Vocabulary, answers: &Path) -> Result<()> {
         let mut counts = Counts::default();
         let found = self.answers(unit, line, None, vocabulary, &mut counts).and_then(|_| {
@@ -135,7 +136,7 @@ impl PromptScorer<'_> {
                 false => Ok(()),
             }
         });
-        // It is asked again only if it is not there.
+        // The request is sent again only if its response is not in the log.
         let (path, key) = (answers.join(FILE), unit.question.key());
         found.map_err(|error| match error.downcast::<UserError>() {
             Ok(UserError(why)) => {
@@ -145,7 +146,8 @@ impl PromptScorer<'_> {
         })
     }
 
-    /// What the ledger's `line` says of each id of `unit`, and `opening` of what follows the first, where an echo does not say it.
+    /// The logprobs in the log's `line` for each id of `unit`. `opening` is the response that gives those after the first token,
+    /// where an echo does not.
     fn answers(
         &self,
         unit: &ScoringRequest,
@@ -160,27 +162,27 @@ impl PromptScorer<'_> {
         let Completion { tokens, mut own, mut rows, .. } = self.read(unit, line)?;
         if self.recipe.echo_rows == EchoRows::Next {
             let first = match opening {
-                // Only looked at, before it is asked for.
+                // Before the opening is requested, only the rest is checked.
                 None => Vec::new(),
                 Some(opening) => {
                     let said = Json::object(opening)
                         .and_then(|json| parse_completion(&json))
                         .map_err(|damage| refused(damage.to_string()))?;
                     let first = said.rows.into_iter().next().flatten();
-                    first.ok_or_else(|| refused("the server says nothing of what follows the first token".into()))?
+                    first.ok_or_else(|| refused("the server gives no logprobs for the token after the first".into()))?
                 }
             };
             rows.splice(0..1, [None, Some(first)]);
             own.iter_mut().for_each(|score| *score = None);
         }
         rows.truncate(judged.len());
-        // Of a prompt nothing is learned.
+        // The prompt is not learned.
         let first = unit.prompt.unwrap_or(0).max(1);
         rows.iter_mut().take(first).for_each(|row| drop(row.take()));
         for (at, ((&id, token), row)) in judged.iter().zip(&tokens).zip(&mut rows).enumerate().skip(first) {
-            let row = row.as_mut().ok_or_else(|| refused(format!("the server says nothing of token {}", at + 1)))?;
-            // A row's own token bears its id: not every server can write every token. A text that is none may stand for several,
-            // and beside it the score of another.
+            let row = row.as_mut().ok_or_else(|| refused(format!("the server gives no logprobs for token {}", at + 1)))?;
+            // The row's own token is identified by its id, because not every server can write every token. An unclear text may
+            // stand for several tokens, and the score beside it may be another's.
             let unclear = token.id.is_none() && is_unclear(token.text.as_deref().unwrap_or_default());
             if let Some(entry) = row.iter_mut().find(|entry| entry.token.text == token.text && entry.token.id == token.id) {
                 match own[at] {
@@ -199,7 +201,7 @@ impl PromptScorer<'_> {
         Ok(answers)
     }
 
-    /// What `line` says, if its tokens begin with those of `unit` and its rows tell what they should.
+    /// Parses `line`. An error unless its tokens begin with those of `unit` and its rows are aligned as configured.
     fn read(&self, unit: &ScoringRequest, line: &str) -> Result<Completion> {
         let refused = |why: String| self.refused(unit, &why);
         let ids = self.split.ids.range(unit.ids.start, unit.ids.end - usize::from(unit.ends));
@@ -207,7 +209,7 @@ impl PromptScorer<'_> {
         let Completion { tokens, rows, .. } = &found;
         if tokens.len() as u64 <= unit.question.max_tokens {
             let other = "use one that takes echo with logprobs, or have it write answers (--ask complete) and train on those";
-            return Err(refused(format!("the server does not echo what it is sent, which judging needs; {other}")));
+            return Err(refused(format!("the server does not echo the prompt, which scoring needs; {other}")));
         }
         let advice = "use the teacher's tokenizer, or set sent = \"tokens\"";
         if tokens.len() < ids.len() {
@@ -222,10 +224,10 @@ impl PromptScorer<'_> {
             }
         }
         let told = self.recipe.echo_rows;
-        match rows_tell(&tokens[..ids.len()], rows) {
+        match detect_alignment(&tokens[..ids.len()], rows) {
             Some(found) if found != told => Err(refused(match found {
-                EchoRows::Next => "the rows tell of the token after the one they stand beside; set echo_rows = \"next\"".into(),
-                EchoRows::Own => "the rows tell of the token they stand beside; set echo_rows = \"own\"".into(),
+                EchoRows::Next => "each row gives the logprobs of the token after its own; set echo_rows = \"next\"".into(),
+                EchoRows::Own => "each row gives the logprobs of its own token; set echo_rows = \"own\"".into(),
             })),
             _ => Ok(found),
         }
@@ -235,26 +237,26 @@ impl PromptScorer<'_> {
         user_error!("teacher {} on {:?}: {why}", self.name, unit.name)
     }
 
-    /// The text of `id`, where the server's `token` cannot be the same.
+    /// The text of `id`, if the server's `token` cannot be the same.
     fn differs(&self, id: u32, token: &Token) -> Option<String> {
         if let Some(theirs) = token.id {
             return (theirs != u64::from(id)).then(|| self.tokenizer.id_to_token(id).unwrap_or_default());
         }
         let theirs = token.text.as_deref().unwrap_or_default();
         let ours = tokenizer::decode(self.tokenizer, &[id], false).unwrap_or_default();
-        // What is special is written in many ways; some tokenizers drop a leading space.
+        // Special tokens are written in many ways; some tokenizers drop a leading space.
         (!is_unclear(theirs) && !is_unclear(&ours) && theirs.trim() != ours.trim()).then_some(ours)
     }
 }
 
-/// Whether a token is a part of a character, or special, so that its text does not tell it.
+/// Whether a token is a part of a character, or special, so that its text does not identify it.
 fn is_unclear(text: &str) -> bool {
     text.is_empty() || text.contains('\u{fffd}') || text.starts_with("bytes:")
 }
 
-/// Of which token the rows beside `tokens` tell: the likeliest of a row is often that token, and seldom the other. Nothing where
-/// there are too few to tell.
-fn rows_tell(tokens: &[Token], rows: &Rows) -> Option<EchoRows> {
+/// Detects which token the rows beside `tokens` predict: the most likely id of a row is often that token, and seldom another.
+/// `None` if there are too few rows to tell.
+fn detect_alignment(tokens: &[Token], rows: &Rows) -> Option<EchoRows> {
     let best = |row: &Option<Vec<Entry>>| {
         let best = row.as_ref()?.iter().max_by(|a, b| a.score.total_cmp(&b.score))?;
         Some(best.token.clone())
@@ -277,7 +279,7 @@ fn rows_tell(tokens: &[Token], rows: &Rows) -> Option<EchoRows> {
 mod tests {
     use super::*;
 
-    /// Oracle: a text and, beside each token, what a model that mostly foretells it has as the likeliest.
+    /// Oracle: a text and, beside each token, what a model that mostly predicts it has as the most likely id.
     #[test]
     fn rows_that_tell_of_the_next_token_are_noticed() {
         let words: Vec<Token> = (0..40).map(|at| Token::text(format!("w{}", at * 7 % 11))).collect();
@@ -291,11 +293,11 @@ mod tests {
         };
         let own: Rows = words.iter().enumerate().map(|(at, word)| row(word, at % 3 == 0)).collect();
         let next: Rows = words[1..].iter().enumerate().map(|(at, word)| row(word, at % 3 == 0)).collect();
-        assert_eq!(rows_tell(&words, &own), Some(EchoRows::Own));
-        assert_eq!(rows_tell(&words[..39], &next), Some(EchoRows::Next));
-        assert_eq!(rows_tell(&words[..9], &own), None, "three tell nothing");
+        assert_eq!(detect_alignment(&words, &own), Some(EchoRows::Own));
+        assert_eq!(detect_alignment(&words[..39], &next), Some(EchoRows::Next));
+        assert_eq!(detect_alignment(&words[..9], &own), None, "three tell nothing");
         let same = vec![Token::text("a"); 40];
         let rows: Rows = same.iter().map(|word| row(word, true)).collect();
-        assert_eq!(rows_tell(&same, &rows), None, "both fit");
+        assert_eq!(detect_alignment(&same, &rows), None, "both fit");
     }
 }

@@ -1,4 +1,4 @@
-//! What an endpoint is asked: one request, and by what it is known again.
+//! A request to an endpoint, and the key under which its response is found again.
 
 use hydrometer_base::fs::sha256_hex;
 use serde_json::{Map, Value, json};
@@ -6,17 +6,17 @@ use serde_json::{Map, Value, json};
 /// A request to be answered once.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ApiRequest {
-    /// What the answer is filed under for people.
+    /// A name for people.
     pub id: String,
-    /// Below the endpoint's address.
+    /// Path below the endpoint's address.
     pub path: &'static str,
-    /// All of the request but how many ids are wanted.
+    /// The body of the request, without the number of ids.
     asked: Map<String, Value>,
-    /// Ids wanted for each token.
+    /// Number of ids wanted per token.
     pub k: usize,
-    /// Of the prompt, as the student's tokenizer counts them, or about.
+    /// Number of prompt tokens, by the student's tokenizer or estimated.
     pub prompt_tokens: u64,
-    /// That may be generated.
+    /// Maximum number of generated tokens.
     pub max_tokens: u64,
 }
 
@@ -29,20 +29,20 @@ pub struct Generation {
 }
 
 impl ApiRequest {
-    /// Has `model` judge `prompt`, a text or a list of token ids: `echo` with log-probabilities. A token is generated, and left
-    /// aside, since servers take none as leave to generate without end.
+    /// Has `model` score `prompt`, a text or a list of token ids: `echo` with logprobs. One token is generated and ignored,
+    /// because some servers take 0 to mean no limit.
     pub fn score(id: String, model: &str, prompt: Value, prompt_tokens: u64, k: usize) -> Self {
         let asked = json!({ "model": model, "prompt": prompt, "echo": true, "max_tokens": 1, "temperature": 0 });
         Self::new(id, "completions", asked, k, prompt_tokens, 1)
     }
 
-    /// Has `model` go on from `prompt`, a text or a list of token ids.
+    /// Has `model` continue `prompt`, a text or a list of token ids.
     pub fn complete(id: String, model: &str, prompt: Value, prompt_tokens: u64, k: usize, how: Generation) -> Self {
         let asked = json!({ "model": model, "prompt": prompt });
         Self::new(id, "completions", generated(asked, how), k, prompt_tokens, how.max_tokens)
     }
 
-    /// Has `model` answer `prompt` as a user's message, under a system's message where there is one.
+    /// Has `model` answer `prompt` as a user message, after a system message if there is one.
     pub fn chat(
         id: String,
         model: &str,
@@ -63,7 +63,7 @@ impl ApiRequest {
         Self { id, path, asked, k, prompt_tokens, max_tokens }
     }
 
-    /// The request's body.
+    /// The body of the request.
     pub fn body(&self) -> Value {
         let mut body = self.asked.clone();
         if self.path.starts_with("chat") {
@@ -74,12 +74,12 @@ impl ApiRequest {
         Value::Object(body)
     }
 
-    /// By what it is known again, whatever the number of ids: an answer with more of them will do.
+    /// The key of the request. It does not depend on the number of ids: a response with more ids is as good.
     pub fn key(&self) -> String {
         sha256_hex(format!("{} {}", self.path, Value::Object(self.asked.clone())).as_bytes())[..32].to_string()
     }
 
-    /// Tokens that it may cost.
+    /// Maximum number of tokens charged.
     pub fn tokens(&self) -> u64 {
         self.prompt_tokens + self.max_tokens
     }

@@ -1,7 +1,7 @@
-//! Every answer that an endpoint gave, a line each, synced before anything is made of it: what is paid for is paid for once.
+//! The response log: every response of an endpoint, one per line, synced before it is used, so that nothing is paid for twice.
 //!
-//! A line is an object with a checksum of what follows it, the question's key, the request and the response. It can be read as
-//! recorded answers of format `openai-jsonl`.
+//! A line is an object with a checksum of the rest of the line, the key of the request, the request and the response. The file
+//! can also be read as recorded logprobs of format `openai-jsonl`.
 
 use std::collections::{HashMap, HashSet};
 use std::fs::{self, File, OpenOptions};
@@ -25,7 +25,7 @@ pub const FILE: &str = "answers.jsonl";
 pub struct ResponseLog {
     path: PathBuf,
     file: File,
-    /// Where the answer to a question stands, and how many ids it has for a token.
+    /// Position of the response to each request, with its number of ids per token.
     index: HashMap<String, Entry>,
     pub spent: Spending,
     fence: Fence,
@@ -38,7 +38,7 @@ struct Entry {
     k: usize,
 }
 
-/// What all answers of a ledger cost.
+/// The cost of all responses in a log.
 #[derive(Clone, Copy, Debug, Default, PartialEq, serde::Serialize, serde::Deserialize)]
 pub struct Spending {
     pub requests: u64,
@@ -71,16 +71,16 @@ impl Spending {
 }
 
 impl ResponseLog {
-    /// Opens the ledger in `folder`, new where there is none. The end of a line that a crash has torn, and lines that were
-    /// damaged since, are taken out, which is said: they are asked again.
+    /// Opens the log in `folder`, or creates it. Removes damaged lines, and a line that a crash has torn, with a note on standard
+    /// error; their requests are sent again.
     ///
-    /// Whoever calls holds the folder's lease, as `fence` tells.
+    /// The caller must hold the folder's lease, which `fence` belongs to.
     pub fn open(folder: &Path, fence: Fence) -> Result<Self> {
         fs::create_dir_all(folder).with_context(|| format!("cannot create {}", folder.display()))?;
         let path = folder.join(FILE);
-        let damaged = mend(&path)?;
+        let damaged = remove_corrupt_lines(&path)?;
         if damaged > 0 {
-            note!("{}: {damaged} answers are damaged and asked for again", path.display());
+            note!("{}: {damaged} responses are damaged and will be requested again", path.display());
         }
         let file = OpenOptions::new().read(true).append(true).create(true).open(&path);
         let file = file.with_context(|| format!("cannot open {}", path.display()))?;
@@ -89,14 +89,14 @@ impl ResponseLog {
         let (mut line, mut offset) = (Vec::new(), 0);
         while reader.read_until(b'\n', &mut line)? > 0 {
             let text = std::str::from_utf8(&line)?;
-            ledger.take(text, offset)?;
+            ledger.index_line(text, offset)?;
             offset += line.len() as u64;
             line.clear();
         }
         Ok(ledger)
     }
 
-    /// The lines of the ledger in `folder`, for who only looks: requests that are answered, and what they cost.
+    /// Requests answered and their cost in the log in `folder`, without opening it for writing.
     pub fn look(folder: &Path) -> Spending {
         let mut spent = Spending::default();
         let Ok(file) = File::open(folder.join(FILE)) else { return spent };
@@ -109,8 +109,8 @@ impl ResponseLog {
         spent
     }
 
-    /// Enters a line that was checked and stands at `offset` of the file.
-    fn take(&mut self, line: &str, offset: u64) -> Result<()> {
+    /// Adds a verified line, at byte `offset` of the file, to the index.
+    fn index_line(&mut self, line: &str, offset: u64) -> Result<()> {
         let json = Json::object(line.trim_end()).map_err(|damage| anyhow!("{}: {damage}", self.path.display()))?;
         let text = |key: &str| json.get(key).and_then(|value| value.text(key).ok()).map(str::to_string);
         let k = json.get("k").and_then(|k| k.id("k").ok()).unwrap_or(0) as usize;
@@ -124,12 +124,12 @@ impl ResponseLog {
         Ok(())
     }
 
-    /// Whether `question` is answered, with as many ids as it wants at least.
+    /// Whether there is a response to `question` with at least as many ids as it wants.
     pub fn has(&self, question: &ApiRequest) -> bool {
         self.index.get(&question.key()).is_some_and(|entry| entry.k >= question.k)
     }
 
-    /// The line with the answer to `question`.
+    /// The line with the response to `question`.
     pub fn read(&mut self, question: &ApiRequest) -> Result<String> {
         let entry = self.index.get(&question.key()).with_context(|| format!("{} is not answered", question.id))?;
         let mut bytes = vec![0; entry.length as usize];
@@ -138,7 +138,7 @@ impl ResponseLog {
         Ok(String::from_utf8(bytes)?.trim_end().to_string())
     }
 
-    /// Adds the answer to `question`. Once this returns, a power failure does not lose it.
+    /// Appends the response to `question`. Once this returns, a power failure does not lose it.
     pub fn write(&mut self, question: &ApiRequest, answer: &Answer) -> Result<()> {
         ensure!((self.fence.holds)(), TakenOver);
         let (id, request) = (json!(question.id), question.body());
@@ -153,10 +153,11 @@ impl ResponseLog {
         let offset = self.file.seek(SeekFrom::End(0))?;
         let written = self.file.write_all(line.as_bytes()).and_then(|()| self.file.sync_data());
         written.with_context(|| format!("cannot write {}", self.path.display()))?;
-        self.take(&line, offset)
+        self.index_line(&line, offset)
     }
 
-    /// Answers to anything but `questions` with as many ids as they want: who reads the ledger as a recording reads them too.
+    /// Number of responses in the log to requests other than `questions`, which a reader of the log as a recording would read
+    /// too.
     pub fn others(&self, questions: &[ApiRequest]) -> u64 {
         let keys: HashSet<String> = questions.iter().map(ApiRequest::key).collect();
         let k = questions.first().map_or(0, |question| question.k);
@@ -174,15 +175,15 @@ fn usage(line: &Json) -> Usage {
     Usage { prompt_tokens: count("prompt_tokens"), completion_tokens: count("completion_tokens") }
 }
 
-/// What the checksum of a line is over, if the line is as it was written.
+/// The part of a line that its checksum covers, if the line is intact.
 fn whole(line: &str) -> Option<&str> {
     let (crc, body) = line.strip_prefix("{\"crc\":\"")?.split_at_checked(8)?;
     let body = body.strip_prefix("\",")?;
     (u32::from_str_radix(crc, 16).ok()? == crc32fast::hash(body.as_bytes())).then_some(body)
 }
 
-/// Takes out of the file at `path` what is no whole line; how many there were.
-fn mend(path: &Path) -> Result<usize> {
+/// Removes damaged and torn lines from the file at `path`; returns how many lines were damaged.
+fn remove_corrupt_lines(path: &Path) -> Result<usize> {
     let Ok(file) = File::open(path) else { return Ok(0) };
     let lines = |file: File| BufReader::new(file).split(b'\n');
     let good = |line: &[u8]| std::str::from_utf8(line).ok().and_then(whole).is_some();
@@ -200,7 +201,7 @@ fn mend(path: &Path) -> Result<usize> {
     for line in lines(file) {
         damaged += usize::from(!good(&line?));
     }
-    // A whole line whose end is lost is written anew with it.
+    // An intact line that lost only its newline is kept, and gets it back.
     if damaged > 0 || torn {
         replace_file(path, |to| {
             for line in lines(File::open(path)?) {
@@ -247,7 +248,7 @@ mod tests {
         for cut in 0..=whole.len() {
             fs::write(&path, &whole[..cut]).unwrap();
             let mut ledger = open(folder.path());
-            // A line whose newline alone is lost is whole.
+            // A line that lost only its newline is intact.
             let left = ends.iter().filter(|&&end| end <= cut + 1).count();
             assert_eq!(
                 ledger.spent,
@@ -257,16 +258,16 @@ mod tests {
                 assert_eq!(ledger.has(&question(prompt, 5)), at < left, "{prompt} at {cut}");
             }
             ledger.write(&question("d", 5), &answer("d")).unwrap();
-            assert_eq!(mend(&path).unwrap(), 0, "at {cut}");
+            assert_eq!(remove_corrupt_lines(&path).unwrap(), 0, "at {cut}");
             let mut again = open(folder.path());
             assert_eq!(again.spent.requests, left as u64 + 1, "at {cut}");
             assert!(again.read(&question("d", 5)).unwrap().contains(r#""text":"d""#));
         }
-        // A flipped bit in the middle costs that answer alone.
+        // A flipped bit in the middle loses that response alone.
         let mut flipped = whole.clone();
         flipped[ends[0] + 60] ^= 1;
         fs::write(&path, &flipped).unwrap();
-        assert_eq!(mend(&path).unwrap(), 1);
+        assert_eq!(remove_corrupt_lines(&path).unwrap(), 1);
         let ledger = open(folder.path());
         assert_eq!(ledger.spent.requests, 2);
         assert!(ledger.has(&question("a", 5)) && !ledger.has(&question("b", 5)) && ledger.has(&question("c", 5)));

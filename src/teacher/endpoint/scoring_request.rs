@@ -1,4 +1,4 @@
-//! What is sent to have a text judged: sequences as ids, or whole documents as text.
+//! The requests that score a text: sequences as ids, or whole documents as text.
 
 use std::ops::Range;
 
@@ -13,23 +13,23 @@ use super::prompt_scorer::PromptScorer;
 use super::request::{ApiRequest, Generation};
 use crate::teacher::recipe::{EchoRows, Sent};
 
-/// What is judged in one request.
+/// A text scored by one request.
 pub(super) struct ScoringRequest {
     pub name: String,
-    /// In the split's `ids`.
+    /// Range in the split's `ids`.
     pub ids: Range<usize>,
-    /// Leading ids that are read and not predicted.
+    /// Number of leading ids that are read but not predicted.
     pub prompt: Option<usize>,
-    /// Whether the last id ends the text and is not sent: it is taught as certain.
+    /// Whether the last id ends the text. It is not sent, and it is taught with probability 1.
     pub ends: bool,
     pub question: ApiRequest,
-    /// Where rows tell of the next token, that of the first is lost with the row that an echo leaves out: what follows the
-    /// first token, asked for by itself.
+    /// If rows give the logprobs of the next token, an echo lacks those of the token after the first; this request asks for them
+    /// separately.
     pub opening: Option<ApiRequest>,
 }
 
 impl PromptScorer<'_> {
-    /// What must be asked for the `wanted` sequences.
+    /// The requests for the `wanted` sequences.
     pub(super) fn units(&self, wanted: &[Sequence], vocabulary: &Vocabulary) -> Result<Vec<ScoringRequest>> {
         match self.recipe.sent {
             Sent::Tokens => Ok(wanted.iter().map(|sequence| self.sequence(sequence)).collect()),
@@ -56,7 +56,7 @@ impl PromptScorer<'_> {
         ScoringRequest { name, ids, prompt: self.split.prompt(sequence.document), ends: false, question, opening }
     }
 
-    /// Document `document` as text; as `Err` within `Ok`, why it cannot be sent so.
+    /// Document `document` as text; the inner `Err` says why it cannot be sent as text.
     fn document(&self, document: usize, begin: &[u32], vocabulary: &Vocabulary) -> Result<Result<ScoringRequest, String>> {
         let ids = self.split.offsets[document] as usize..self.split.offsets[document + 1] as usize;
         let (whole, prompt) = (self.split.document(document), self.split.prompt(document));
@@ -67,9 +67,9 @@ impl PromptScorer<'_> {
         let text = tokenizer::decode(self.tokenizer, bare, false)?;
         if vocabulary.encode(&text, false)? != bare {
             let where_from =
-                if prompt.is_some() { "its source and target were cut into tokens apart" } else { "it is no plain text" };
+                if prompt.is_some() { "its source and target were tokenised separately" } else { "it is not plain text" };
             return Ok(Err(format!(
-                "the text of {name:?} is cut into other tokens when it is read in one piece, for {where_from}"
+                "the text of {name:?} is tokenised differently when it is read in one piece, because {where_from}"
             )));
         }
         let question = ApiRequest::score(name.clone(), &self.recipe.model, json!(text), sent.len() as u64, self.title.kept.top_k);
@@ -77,14 +77,14 @@ impl PromptScorer<'_> {
         let first = tokenizer::decode(self.tokenizer, one, false)?;
         if self.recipe.echo_rows == EchoRows::Next && (!begin.is_empty() || vocabulary.encode(&first, false)? != one) {
             return Ok(Err(format!(
-                "what follows the first token of {name:?} cannot be asked for as text, since it is none by itself"
+                "what follows the first token of {name:?} cannot be requested as text, because it is not text by itself"
             )));
         }
         let opening = self.opening(json!(first), &name);
         Ok(Ok(ScoringRequest { name, ids, prompt, ends, question, opening }))
     }
 
-    /// What follows `first`, where an echo does not say it.
+    /// The request for the token after `first`, if an echo does not give its logprobs.
     fn opening(&self, first: Value, name: &str) -> Option<ApiRequest> {
         let how = Generation { max_tokens: 1, temperature: 0.0, seed: None };
         let ask = || ApiRequest::complete(format!("{name}, opening"), &self.recipe.model, first, 1, self.title.kept.top_k, how);

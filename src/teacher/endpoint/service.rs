@@ -1,4 +1,4 @@
-//! Where an endpoint is and how it may be asked; no part of any identity.
+//! The address of an endpoint and how to send requests to it; not part of any identity.
 
 use std::fmt;
 use std::net::Ipv4Addr;
@@ -7,17 +7,17 @@ use std::time::Duration;
 use anyhow::Result;
 use hydrometer_base::user_error;
 
-/// Requests at a time, where nothing else is asked for.
+/// Default number of concurrent requests.
 pub const CONCURRENCY: usize = 4;
-/// Tries of a request after the first.
+/// Default number of retries of a request.
 pub const RETRIES: u32 = 8;
-/// Longest wait for an answer.
+/// Default timeout of a request.
 pub const TIMEOUT: Duration = Duration::from_secs(120);
 
-/// An endpoint and the manners to ask it with.
+/// An endpoint, with limits on requests to it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Service {
-    /// What `/completions` is put after, e.g. `http://localhost:8000/v1`.
+    /// The address below which the API's paths are, e.g. `http://localhost:8000/v1`.
     pub url: String,
     /// The environment variable that holds the key; without it none is sent.
     pub key_env: Option<String>,
@@ -28,7 +28,7 @@ pub struct Service {
     pub budget: Budget,
 }
 
-/// Per million tokens, in whatever currency the budget is in.
+/// Price per million tokens, in the currency of the budget.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Price {
     pub input: f64,
@@ -41,35 +41,40 @@ impl Price {
     }
 }
 
-/// What may be spent in all, by every run that has asked; nothing bounds it where there is none.
+/// The limit on what all runs may spend together; `None` means no limit.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Budget {
-    /// Of prompts and answers.
+    /// Tokens of prompts and responses.
     pub tokens: Option<u64>,
     pub cost: Option<f64>,
 }
 
 impl Service {
-    /// The endpoint at `url`, without a key, asked in the usual manner.
+    /// The endpoint at `url`, without a key and with default limits.
     ///
     /// # Errors
-    /// Says as a clause what is wrong with `url`.
+    /// A clause that says what is wrong with `url`.
     pub fn at(url: &str) -> Result<Self, String> {
         let url = url.trim().trim_end_matches('/');
-        // What documentation shows is the whole address of one of its paths.
+        // Documentation often shows the full address of one of the API's paths.
         let url = url.strip_suffix("/completions").unwrap_or(url);
         let url = url.strip_suffix("/chat").unwrap_or(url).trim_end_matches('/');
         let after = ["http://", "https://"].iter().find_map(|scheme| url.strip_prefix(scheme));
         let host = after.unwrap_or_default().split('/').next().unwrap_or_default();
         if host.is_empty() {
-            // It may be a key or hold one: it is not repeated.
-            return Err("this is no address of an API, e.g. \"http://localhost:8000/v1\"".into());
+            // The text may be a key or contain one, so it is not repeated.
+            return Err("this is not the address of an API, e.g. \"http://localhost:8000/v1\"".into());
         }
         if host.contains('@') {
-            return Err("an address is stored and shown, so no password may stand in it; name a variable with key_env".into());
+            return Err(
+                "addresses are stored and shown, so they must not contain a password; name a variable with key_env".into()
+            );
         }
         if url.contains(['?', '#']) {
-            return Err("an address is stored and shown, and its query would be lost; leave it out, and name a key's variable with key_env".into());
+            return Err(
+                "addresses are stored and shown, and a query would be lost; remove it, and name a key's variable with key_env"
+                    .into(),
+            );
         }
         Ok(Self {
             url: url.to_string(),
@@ -82,20 +87,20 @@ impl Service {
         })
     }
 
-    /// The key, from the environment and from nowhere else.
+    /// The key, from the environment only.
     pub fn key(&self) -> Result<Option<Key>> {
         let Some(name) = &self.key_env else { return Ok(None) };
         if !is_name(name) {
             return Err(user_error!("key_env is the name of an environment variable, e.g. OPENAI_API_KEY, not the key itself"));
         }
         let key = std::env::var(name).ok().map(|key| key.trim().to_string()).filter(|key| !key.is_empty());
-        let key = key.ok_or_else(|| user_error!("the environment has no {name}, in which key_env says the key is; export it"))?;
+        let key = key.ok_or_else(|| user_error!("the environment variable {name}, named by key_env, is not set; export it"))?;
         if !key.bytes().all(|byte| byte.is_ascii_graphic()) {
-            return Err(user_error!("the key in {name} has characters that no request can carry"));
+            return Err(user_error!("the key in {name} has characters that are not allowed in an HTTP header"));
         }
         if self.url.starts_with("http://") && !self.is_local() {
             let url = &self.url;
-            return Err(user_error!("the key in {name} would travel in the open to {url}; use https, or leave key_env out"));
+            return Err(user_error!("the key in {name} would be sent unencrypted to {url}; use https, or leave key_env out"));
         }
         Ok(Some(Key(key)))
     }
@@ -109,24 +114,24 @@ impl Service {
     }
 }
 
-/// Whether `text` can be the name of a variable.
+/// Whether `text` can be the name of an environment variable.
 fn is_name(text: &str) -> bool {
     !text.starts_with(|c: char| c.is_ascii_digit())
         && !text.is_empty()
         && text.chars().all(|c| c.is_ascii_alphanumeric() || c == '_')
 }
 
-/// A secret: it is in no message, log or file.
+/// A secret, which is never written to a message, log or file.
 #[derive(Clone, PartialEq)]
 pub struct Key(String);
 
 impl Key {
-    /// For the header of a request alone.
+    /// The value of the authorization header, its only use.
     pub fn bearer(&self) -> String {
         format!("Bearer {}", self.0)
     }
 
-    /// `text` without the key, which some servers repeat in what they complain of.
+    /// `text` without the key, which some servers repeat in error messages.
     pub fn hidden_in(&self, text: &str) -> String {
         text.replace(&self.0, "[key]")
     }
