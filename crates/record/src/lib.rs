@@ -6,5 +6,7 @@ pub mod fingerprint;
 pub mod frames;
 pub mod imports;
 pub mod journal;
+pub mod metric;
 mod number;
 pub mod provenance;
+pub mod steps;
