@@ -9,6 +9,7 @@ use hydrometer_base::{note, say, terminal, user_error};
 use hydrometer_data::line_error::Tally;
 use hydrometer_data::tokens::TokenizedSplit;
 use hydrometer_data::{corpus, tokenizer};
+use hydrometer_record::metric::{Item, Unit};
 use hydrometer_torch::dist::{Mesh, launch};
 use hydrometer_torch::model::{Precision, hf};
 use serde_json::json;
@@ -84,28 +85,21 @@ impl Eval {
             if let Some(words) = tally.words() {
                 note!("{words}");
             }
-            let (bits, accuracy, ece) = (found.bits_per_byte(), found.token_accuracy(), found.ece());
+            let scores = found.scores().with_derived();
             let (tokens, documents) = (found.tokens(), found.documents.len());
             match output {
                 Output::Json => {
-                    let found = json!({
-                        "nll": nll,
-                        "perplexity": nll.exp(),
-                        "bits_per_byte": bits,
-                        "token_accuracy": accuracy,
-                        "ece": ece,
-                        "tokens": tokens,
-                        "documents": documents,
-                    });
+                    let mut found = json!({ "tokens": tokens, "documents": documents });
+                    scores.there().for_each(|(metric, value)| found[metric.name()] = json!(value));
                     terminal::json(&with(found, counts(&tally)));
                 }
                 Output::Human => {
                     say!("{tokens} tokens predicted in {documents} documents");
-                    say!("nll            {nll:.4} nats per token");
-                    say!("perplexity     {:.3}", nll.exp());
-                    say!("bits per byte  {bits:.4}");
-                    say!("token accuracy {:.2}%", 100.0 * accuracy);
-                    say!("ECE            {:.2}%", 100.0 * ece);
+                    for (metric, value) in scores.there() {
+                        let Item { heading, unit, eval_decimals, .. } = metric.item();
+                        let after = if *unit == Unit::NatsPerToken { " nats per token" } else { unit.sign() };
+                        say!("{heading:<14} {:.eval_decimals$}{after}", unit.factor() * value);
+                    }
                 }
             }
         }

@@ -13,9 +13,8 @@ use hydrometer_base::fs::{remove_parts, replace_bytes, writable};
 use hydrometer_base::run_id::RunId;
 use hydrometer_base::{note, user_error};
 use hydrometer_record::checked::changed;
-use hydrometer_record::frames::{Frames, NAMES, file_of};
+use hydrometer_record::frames::{Frames, NAMES, RunRow, file_of};
 use hydrometer_record::provenance::{self, Provenance, kept_from};
-use hydrometer_report::input::Table;
 
 use super::report::{show, writable_results};
 use super::{Common, FAILED, Output};
@@ -149,10 +148,8 @@ fn endings(experiment: &Experiment, runs: &Path) -> Result<Vec<(RunId, Ending)>>
 
 /// Whether `frames` know every run as it stands now.
 fn know(frames: &Frames, endings: &[(RunId, Ending)]) -> bool {
-    let table = Table(&frames.runs);
-    let (Ok(names), Ok(known)) = (table.text("run"), table.text("status")) else { return false };
-    let known: BTreeMap<&str, &str> =
-        names.iter().flatten().map(String::as_str).zip(known.iter().flatten().map(String::as_str)).collect();
+    let Ok(rows) = RunRow::rows(&frames.runs) else { return false };
+    let known: BTreeMap<&str, &str> = rows.iter().map(|row| (row.run.as_str(), row.status.as_str())).collect();
     endings.iter().all(|(run, ending)| known.get(run.as_str()) == Some(&ending.status().in_frames()))
 }
 

@@ -4,6 +4,7 @@ use anyhow::Result;
 use hydrometer_data::batch::Row;
 use hydrometer_data::sequences::sequences;
 use hydrometer_data::tokens::TokenizedSplit;
+use hydrometer_record::metric::{Metric, Scores};
 use hydrometer_torch::dist::{Mesh, part};
 use hydrometer_torch::model::Decoder;
 use hydrometer_torch::model::batch::Batch;
@@ -17,15 +18,10 @@ const ROWS_TOKENS: usize = 4096;
 const LOGITS: i64 = 32 << 20;
 
 /// Means over predicted tokens.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Fidelity {
     pub tokens: u64,
-    /// KL(teacher ‖ student) over all ids, in nats.
-    pub kl: f64,
-    /// Share of tokens for which both models have the same most likely id.
-    pub top_1_agreement: f64,
-    /// Share of the teacher's ten most likely ids that are among the student's ten.
-    pub top_10_overlap: f64,
+    pub scores: Scores,
 }
 
 /// A decoder and the number of ids in its vocabulary.
@@ -61,7 +57,12 @@ pub fn fidelity(student: &Model, teacher: &Model, split: &TokenizedSplit, contex
     }
     mesh.dp.sum(&mut sums, mesh.device)?;
     let [tokens, kl, agreement, overlap] = sums;
-    Ok(Fidelity { tokens: tokens as u64, kl: kl / tokens, top_1_agreement: agreement / tokens, top_10_overlap: overlap / tokens })
+    let scores = Scores::of([
+        (Metric::KlToTeacher, kl / tokens),
+        (Metric::Top1Agreement, agreement / tokens),
+        (Metric::Top10Overlap, overlap / tokens),
+    ]);
+    Ok(Fidelity { tokens: tokens as u64, scores })
 }
 
 impl Model<'_> {

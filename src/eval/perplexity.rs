@@ -4,6 +4,7 @@ use anyhow::Result;
 use hydrometer_data::batch::Row;
 use hydrometer_data::sequences::sequences;
 use hydrometer_data::tokens::TokenizedSplit;
+use hydrometer_record::metric::{Metric, Scores};
 use hydrometer_torch::dist::Mesh;
 use hydrometer_torch::model::Decoder;
 use hydrometer_torch::model::batch::Batch;
@@ -57,17 +58,27 @@ impl Evaluation {
         self.nll_sum() / self.tokens() as f64
     }
 
-    pub fn bits_per_byte(&self) -> f64 {
+    fn bits_per_byte(&self) -> f64 {
         self.nll_sum() / std::f64::consts::LN_2 / self.bytes as f64
     }
 
-    pub fn token_accuracy(&self) -> f64 {
+    fn token_accuracy(&self) -> f64 {
         self.correct as f64 / self.tokens() as f64
     }
 
     /// Expected calibration error of the most likely token, in [0, 1].
-    pub fn ece(&self) -> f64 {
+    fn ece(&self) -> f64 {
         self.bins.iter().map(|[_, confidence, correct]| (confidence - correct).abs()).sum::<f64>() / self.tokens() as f64
+    }
+
+    /// Each metric that is measured on the labels.
+    pub fn scores(&self) -> Scores {
+        Scores::of([
+            (Metric::Nll, self.nll()),
+            (Metric::BitsPerByte, self.bits_per_byte()),
+            (Metric::TokenAccuracy, self.token_accuracy()),
+            (Metric::Ece, self.ece()),
+        ])
     }
 
     /// Adds up the sums of all data-parallel ranks.

@@ -5,7 +5,7 @@ use std::path::Path;
 use anyhow::Result;
 use hydrometer_base::run_id::recipe_of;
 use hydrometer_record::frames::{CurveRow, DocumentRow, EvalRow, Frames, RunRow, axes_of, runs_frame};
-use hydrometer_record::journal::{self, Event};
+use hydrometer_record::journal::{self, EvaluationEvent, Event};
 use hydrometer_record::run_status::RunStatus;
 
 use crate::experiment::Experiment;
@@ -125,17 +125,15 @@ impl Rows {
         self.kept.push(run.into());
     }
 
-    /// Adds to the last evaluation of `run` what the job in `folder` has found of it, if it has.
+    /// Adds to the last evaluation of `run` the fidelity that the job in `folder` has measured, if it has.
     fn compare(&mut self, run: &str, folder: &Path) -> Result<()> {
         let last = self.evals.iter_mut().rev().find(|row| row.run == run);
         let found = journal::read(&journal_path(folder))?.into_iter().rev().find_map(|event| match event {
-            Event::FidelityMeasured { kl_to_teacher, top_1_agreement, top_10_overlap, .. } => {
-                Some([kl_to_teacher, top_1_agreement, top_10_overlap].map(Some))
-            }
+            Event::FidelityMeasured { scores, .. } => Some(scores),
             _ => None,
         });
         if let (Some(last), Some(found)) = (last, found) {
-            [last.kl_to_teacher, last.top_1_agreement, last.top_10_overlap] = found;
+            last.scores.extend(&found);
         }
         Ok(())
     }
@@ -199,36 +197,12 @@ impl Rows {
                     let fresh = step.tokens - row.tokens;
                     (row.tokens, row.updates) = (step.tokens, step.step);
                     seconds += step.seconds;
-                    self.curves.push(CurveRow {
-                        run: run.into(),
-                        step: step.step,
-                        tokens: step.tokens,
-                        loss: step.loss,
-                        hard_loss: step.hard_loss,
-                        lr: step.lr,
-                        grad_norm: step.grad_norm,
-                        tokens_per_s: fresh as f64 / step.seconds,
-                        retained_mass: step.retained_mass,
-                        teacher_entropy: step.teacher_entropy,
-                        mean_lse: step.mean_lse,
-                    });
+                    self.curves.push(CurveRow::of_step(run, &step, fresh));
                 }
                 Event::Evaluation(found) => {
                     row.tokens = row.tokens.max(found.tokens);
-                    self.evals.push(EvalRow {
-                        run: run.into(),
-                        step: found.step,
-                        tokens: found.tokens,
-                        split: found.split,
-                        nll: found.nll,
-                        perplexity: found.nll.exp(),
-                        bits_per_byte: found.bits_per_byte,
-                        token_accuracy: found.token_accuracy,
-                        ece: Some(found.ece),
-                        kl_to_teacher: None,
-                        top_1_agreement: None,
-                        top_10_overlap: None,
-                    });
+                    let EvaluationEvent { step, tokens, split, scores } = found;
+                    self.evals.push(EvalRow { run: run.into(), step, tokens, split, scores: scores.with_derived() });
                 }
                 Event::Document { split, document, nll_sum, tokens } => {
                     self.documents.push(DocumentRow { run: run.into(), split, document, nll_sum, tokens });

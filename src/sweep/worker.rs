@@ -200,9 +200,7 @@ fn dispatch(job: &Job, mesh: &Mesh, journal: Option<&Journal>, stop: &AtomicBool
             journal.write(&Event::FidelityMeasured {
                 split: recipe.eval.on.clone(),
                 tokens: found.tokens as i64,
-                kl_to_teacher: found.kl,
-                top_1_agreement: found.top_1_agreement,
-                top_10_overlap: found.top_10_overlap,
+                scores: found.scores,
             })?;
             journal.write(&Event::Done)
         }

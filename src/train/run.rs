@@ -135,21 +135,21 @@ pub fn train(
         let sums = loss_and_gradient()?;
         let norm = optimizer.step(&weights, &recipe.optimizer, lr, mesh)?;
         tokens += count as u64;
-        let mean = |sum: f64| sum / count as f64;
+        let mean = sums.per_token(count);
         let taught = recipe.loss.objective.needs_teacher();
         write(Event::Step(Step {
             step: step as i64 + 1,
             tokens: tokens as i64,
-            loss: mean(sums.loss),
-            hard_loss: mean(sums.hard_loss),
+            loss: mean.loss,
+            hard_loss: mean.hard_loss,
             lr,
             grad_norm: norm,
             seconds: begun.elapsed().as_secs_f64(),
-            retained_mass: taught.then(|| mean(sums.retained_mass)),
-            teacher_entropy: taught.then(|| mean(sums.teacher_entropy)),
-            mean_lse: mean(sums.lse),
+            retained_mass: taught.then_some(mean.retained_mass),
+            teacher_entropy: taught.then_some(mean.teacher_entropy),
+            mean_lse: mean.lse,
         }))?;
-        let loss = mean(sums.loss);
+        let loss = mean.loss;
         let first = *first_loss.get_or_insert(loss);
         if !loss.is_finite() || !norm.is_finite() || loss > DIVERGENCE_FACTOR * first.abs().max(1.0) {
             let evidence = format!("loss {loss} and gradient norm {norm} at step {}, after {first} at the first", step + 1);
@@ -279,10 +279,7 @@ fn accumulate(
         weights.collect_gradients();
     }
     weights.reduce_gradients(mesh)?;
-    let mut numbers = [sums.loss, sums.hard_loss, sums.lse, sums.retained_mass, sums.teacher_entropy];
-    mesh.dp.sum(&mut numbers, mesh.device)?;
-    let [loss, hard_loss, lse, retained_mass, teacher_entropy] = numbers;
-    Ok(LossSums { loss, hard_loss, lse, retained_mass, teacher_entropy })
+    sums.reduced(&mesh.dp, mesh.device)
 }
 
 /// The journal events of an evaluation; with per-document results if `documents` is given (the last one).
@@ -294,15 +291,7 @@ pub fn evaluation_events(
     documents: Option<&TokenizedSplit>,
 ) -> Vec<Event> {
     let split = recipe.eval.on.clone();
-    let mut events = vec![Event::Evaluation(EvaluationEvent {
-        step,
-        tokens,
-        split: split.clone(),
-        nll: found.nll(),
-        bits_per_byte: found.bits_per_byte(),
-        token_accuracy: found.token_accuracy(),
-        ece: found.ece(),
-    })];
+    let mut events = vec![Event::Evaluation(EvaluationEvent { step, tokens, split: split.clone(), scores: found.scores() })];
     if let Some(held_out) = documents {
         events.extend(held_out.names.iter().zip(&found.documents).map(|(name, &(nll_sum, tokens))| Event::Document {
             split: split.clone(),

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use hydrometer::record::journal::{self, Event};
+use hydrometer::record::metric::Metric;
 use serde_json::Value;
 
 use super::fixtures::folder;
@@ -52,8 +53,9 @@ fn events(lab: &Lab, run: &str) -> Vec<Event> {
 }
 
 fn last_nll(lab: &Lab, run: &str) -> f64 {
-    let mut nlls =
-        events(lab, run).into_iter().filter_map(|e| if let Event::Evaluation(found) = e { Some(found.nll) } else { None });
+    let mut nlls = events(lab, run)
+        .into_iter()
+        .filter_map(|e| if let Event::Evaluation(found) = e { found.scores[Metric::Nll] } else { None });
     nlls.next_back().unwrap()
 }
 
@@ -101,7 +103,7 @@ fn as_students_with_some_of_their_layers_and_as_teachers_adapted_or_not() {
             jobs.filter(|path| std::fs::read_to_string(path.join("job.json")).unwrap().contains(&format!("runs/{student}")));
         let events = mine.flat_map(|path| journal::read(&path.join(journal::FILE)).unwrap());
         events
-            .filter_map(|e| if let Event::FidelityMeasured { kl_to_teacher, .. } = e { Some(kl_to_teacher) } else { None })
+            .filter_map(|e| if let Event::FidelityMeasured { scores, .. } = e { scores[Metric::KlToTeacher] } else { None })
             .collect::<Vec<_>>()
     };
     let (whole, adapted) = (compared("whole-s0"), compared("adapted-s0"));

@@ -28,7 +28,7 @@ fn csv_holds_every_number_to_the_bit() {
     let head: Vec<&str> = lines.next().unwrap().split(',').collect();
     let nll = head.iter().position(|column| *column == "nll").unwrap();
     let found: Vec<u64> = lines.map(|line| line.split(',').nth(nll).unwrap().parse::<f64>().unwrap().to_bits()).collect();
-    let wanted: Vec<u64> = EvalRow::rows(&frames.evals).unwrap().iter().map(|row| row.nll.to_bits()).collect();
+    let wanted: Vec<u64> = EvalRow::rows(&frames.evals).unwrap().iter().map(|row| row.nll().to_bits()).collect();
     assert_eq!(found, wanted);
 }
 
@@ -129,7 +129,7 @@ fn tensorboard_reads_every_step_and_every_evaluation() {
     }
     for row in EvalRow::rows(&frames.evals).unwrap() {
         let found = runs.entry(row.run.clone()).or_insert_with(|| read(&row.run));
-        assert_eq!(found[&(row.step, format!("eval/{}/perplexity", row.split))], row.perplexity as f32);
+        assert_eq!(found[&(row.step, format!("eval/{}/perplexity", row.split))], row.perplexity() as f32);
     }
     assert_eq!(runs.len(), frames.runs.height());
 }

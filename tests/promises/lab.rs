@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use hydrometer::record::frames::Frames;
 use hydrometer::record::journal::{self, Event};
+use hydrometer::record::metric::Metric;
 use polars::frame::DataFrame;
 use tempfile::TempDir;
 
@@ -148,7 +149,7 @@ impl Lab {
                         all.push((name.clone(), step.step, "loss", step.loss));
                         all.push((name.clone(), step.step, "hard_loss", step.hard_loss));
                     }
-                    Event::Evaluation(found) => all.push((name.clone(), found.step, "nll", found.nll)),
+                    Event::Evaluation(found) => all.push((name.clone(), found.step, "nll", found.scores[Metric::Nll].unwrap())),
                     _ => {}
                 }
             }

@@ -68,6 +68,12 @@ pub fn number(value: f64) -> String {
     if plain { value.to_string() } else { format!("{value:e}") }
 }
 
+/// `word` with its first letter in upper case.
+pub fn capital(word: &str) -> String {
+    let mut letters = word.chars();
+    letters.next().map_or(String::new(), |first| first.to_uppercase().chain(letters).collect())
+}
+
 /// A message on one line: hidden characters escaped, and overlong words and sentences cut in the middle.
 pub fn sentence(text: &str) -> String {
     let mut out = String::with_capacity(text.len());

@@ -16,6 +16,7 @@ use polars_io::SerReader;
 use polars_io::prelude::{ParquetCompression, ParquetReader, ParquetWriter};
 
 use super::imports::ImportRow;
+use super::metric::{Item, METRICS, Metric, Scores};
 
 /// The frames of one experiment.
 #[derive(Clone, Debug)]
@@ -270,26 +271,59 @@ frame_rows! {
     }
 }
 
+/// An evaluation on held-out text, with a column a metric; hard-label numbers whatever the arm trained on. Fidelity is measured at a
+/// student's last evaluation alone, where there is a teacher to hold it against.
+#[derive(Clone, Debug, PartialEq)]
+pub struct EvalRow {
+    pub run: String,
+    pub step: i64,
+    pub tokens: i64,
+    pub split: String,
+    pub scores: Scores,
+}
+
 frame_rows! {
-    /// An evaluation on held-out text; hard-label numbers whatever the arm trained on.
-    EvalRow {
-        run: String,
-        step: i64,
-        tokens: i64,
-        split: String,
-        /// Nats per predicted token.
-        nll: f64,
-        perplexity: f64,
-        bits_per_byte: f64,
-        token_accuracy: f64,
-        /// Expected calibration error of the top-1 prediction, 15 equal-width bins (Guo et al. 2017).
-        ece: Option<f64>,
-        /// Mean KL(teacher ‖ student) in nats; null but at a student's last evaluation, where it has a teacher to be held against.
-        kl_to_teacher: Option<f64>,
-        /// Share of tokens for which teacher and student have the same likeliest id; null as above.
-        top_1_agreement: Option<f64>,
-        /// Share of the teacher's ten likeliest ids that are among the student's ten; null as above.
-        top_10_overlap: Option<f64>,
+    /// The columns of an [`EvalRow`] before its metrics.
+    EvalKey { run: String, step: i64, tokens: i64, split: String }
+}
+
+impl EvalRow {
+    /// The frame of these rows, in this order.
+    pub fn frame(rows: &[Self]) -> PolarsResult<DataFrame> {
+        let key = |row: &Self| EvalKey { run: row.run.clone(), step: row.step, tokens: row.tokens, split: row.split.clone() };
+        let mut frame = EvalKey::frame(&rows.iter().map(key).collect::<Vec<_>>())?;
+        for Item { metric, name, required, .. } in &METRICS {
+            let values = rows.iter().map(|row| row.scores[*metric]);
+            let column = match required {
+                true => Column::new((*name).into(), values.map(|value| value.unwrap_or(f64::NAN)).collect::<Vec<_>>()),
+                false => Column::new((*name).into(), values.collect::<Vec<_>>()),
+            };
+            frame.with_column(column)?;
+        }
+        Ok(frame)
+    }
+
+    /// The rows of a frame, in its order; columns that are no metric are left out.
+    pub fn rows(frame: &DataFrame) -> Result<Vec<Self>> {
+        let row = |EvalKey { run, step, tokens, split }| Self { run, step, tokens, split, scores: Scores::default() };
+        let mut rows: Vec<Self> = EvalKey::rows(frame)?.into_iter().map(row).collect();
+        for Item { metric, name, required, .. } in &METRICS {
+            let column: Vec<Option<f64>> = match required {
+                true => <f64 as Field>::column(frame, name)?.into_iter().map(Some).collect(),
+                false => Field::column(frame, name)?,
+            };
+            rows.iter_mut().zip(column).for_each(|(row, value)| row.scores[*metric] = value);
+        }
+        Ok(rows)
+    }
+
+    /// Nats per predicted token.
+    pub fn nll(&self) -> f64 {
+        self.scores[Metric::Nll].unwrap_or(f64::NAN)
+    }
+
+    pub fn perplexity(&self) -> f64 {
+        self.scores[Metric::Perplexity].unwrap_or(f64::NAN)
     }
 }
 
@@ -354,14 +388,14 @@ mod tests {
             step: 1,
             tokens: 10,
             split: "valid".into(),
-            nll: 0.1 + 0.2,
-            perplexity: f64::INFINITY,
-            bits_per_byte: 1.0,
-            token_accuracy: 0.5,
-            ece: None,
-            kl_to_teacher: Some(2.0),
-            top_1_agreement: Some(0.5),
-            top_10_overlap: None,
+            scores: Scores::of([
+                (Metric::Nll, 0.1 + 0.2),
+                (Metric::Perplexity, f64::INFINITY),
+                (Metric::BitsPerByte, 1.0),
+                (Metric::TokenAccuracy, 0.5),
+                (Metric::KlToTeacher, 2.0),
+                (Metric::Top1Agreement, 0.5),
+            ]),
         };
         let rows = vec![row("a"), row("b")];
         let frame = EvalRow::frame(&rows).unwrap();

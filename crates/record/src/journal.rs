@@ -14,6 +14,7 @@ use hydrometer_base::fs::read_if_there;
 use hydrometer_base::numerics::UNRECORDED;
 use serde::{Deserialize, Serialize};
 
+use super::metric::{Scores, of_evaluation};
 use super::number;
 
 /// The journal's name in a run's folder.
@@ -63,12 +64,8 @@ pub enum Event {
     FidelityMeasured {
         split: String,
         tokens: i64,
-        #[serde(with = "number")]
-        kl_to_teacher: f64,
-        #[serde(with = "number")]
-        top_1_agreement: f64,
-        #[serde(with = "number")]
-        top_10_overlap: f64,
+        #[serde(flatten)]
+        scores: Scores,
     },
     /// Progress of work that is not training, such as a teacher's pass.
     Progress {
@@ -149,14 +146,9 @@ pub struct EvaluationEvent {
     pub step: i64,
     pub tokens: i64,
     pub split: String,
-    #[serde(with = "number")]
-    pub nll: f64,
-    #[serde(with = "number")]
-    pub bits_per_byte: f64,
-    #[serde(with = "number")]
-    pub token_accuracy: f64,
-    #[serde(with = "number")]
-    pub ece: f64,
+    /// A field a metric. No message is lost by flattening them: a line that cannot be read is a torn one.
+    #[serde(flatten, deserialize_with = "of_evaluation")]
+    pub scores: Scores,
 }
 
 /// Under what a journal is written.
@@ -331,6 +323,7 @@ pub fn whole_steps(events: &[Event]) -> i64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::metric::Metric;
 
     fn step(step: i64, loss: f64) -> Event {
         let (lr, grad_norm, seconds, mean_lse) = (1e-3, 0.1 + 0.2, 0.5, 7.0);
@@ -430,20 +423,17 @@ mod tests {
                 step: 1,
                 tokens: 10,
                 split: "valid".into(),
-                nll: odd,
-                bits_per_byte: odd,
-                token_accuracy: odd,
-                ece: odd,
+                scores: Scores::of(Metric::all().filter(|metric| !metric.is_fidelity()).map(|metric| (metric, odd))),
             };
             let (split, document) = ("valid".to_string(), "a".to_string());
-            let (kl_to_teacher, top_1_agreement, top_10_overlap) = (odd, odd, odd);
+            let scores = Scores::of(Metric::all().filter(|metric| metric.is_fidelity()).map(|metric| (metric, odd)));
             let events = [
                 Event::GradientChecked { updates: 0, slope: Some(odd) },
                 Event::GradientChecked { updates: 1, slope: None },
                 Event::Step(step),
                 Event::Evaluation(found),
                 Event::Document { split: split.clone(), document, nll_sum: odd, tokens: 3 },
-                Event::FidelityMeasured { split, tokens: 3, kl_to_teacher, top_1_agreement, top_10_overlap },
+                Event::FidelityMeasured { split, tokens: 3, scores },
                 Event::Done,
             ];
             let journal = journal(&path, 1);
@@ -466,6 +456,21 @@ mod tests {
         assert!(lost.loss.is_nan() && lost.retained_mass.is_none());
         let whole = step("3.5");
         assert_eq!(serde_json::to_string(&serde_json::from_str::<Event>(&whole).unwrap()).unwrap(), whole);
+    }
+
+    /// Oracle: lines that the program wrote before there was a table of metrics.
+    #[test]
+    fn evaluations_are_written_as_ever_and_none_lacks_what_every_evaluation_has() {
+        let lines = [
+            r#"{"event":"evaluated","step":50,"tokens":100,"split":"valid","nll":4.5,"bits_per_byte":2.25,"token_accuracy":"NaN","ece":0.30000000000000004}"#,
+            r#"{"event":"compared","split":"valid","tokens":3,"kl_to_teacher":0.125,"top_1_agreement":0.5,"top_10_overlap":"inf"}"#,
+        ];
+        for line in lines {
+            assert_eq!(serde_json::to_string(&serde_json::from_str::<Event>(line).unwrap()).unwrap(), line);
+        }
+        let Event::Evaluation(found) = serde_json::from_str(&lines[0].replace("4.5", "null")).unwrap() else { panic!() };
+        assert!(found.scores[Metric::Nll].is_some_and(f64::is_nan) && found.scores[Metric::KlToTeacher].is_none());
+        assert!(serde_json::from_str::<Event>(&lines[0].replace("nll", "loss")).is_err());
     }
 
     #[test]

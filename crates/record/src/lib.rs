@@ -6,6 +6,8 @@ pub mod fingerprint;
 pub mod frames;
 pub mod imports;
 pub mod journal;
+pub mod metric;
 mod number;
 pub mod provenance;
 pub mod run_status;
+pub mod steps;

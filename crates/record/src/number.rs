@@ -43,7 +43,7 @@ impl Number for Option<f64> {
 }
 
 /// A number, finite or not.
-struct Any(f64);
+pub struct Any(pub f64);
 
 impl Serialize for Any {
     fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {

@@ -2,7 +2,9 @@
 
 use std::path::Path;
 
+use hydrometer_base::text::capital;
 use hydrometer_base::units::{fixed, markdown};
+use hydrometer_record::metric::Metric;
 use serde_json::Value;
 
 use super::comparison::LEVEL;
@@ -152,9 +154,7 @@ fn title(column: &str, reference: &str) -> String {
         "runs" => "finished runs".into(),
         "percent" => format!("perplexity against {}", markdown(reference)),
         "nats" => format!("Δ nats per token, {}% interval", fixed(LEVEL * 100.0, 0)),
-        "kl_to_teacher" => "KL to teacher".into(),
-        "ece" => "ECE".into(),
-        _ => column.replace('_', " "),
+        _ => Metric::named(column).map_or_else(|| column.replace('_', " "), |metric| metric.item().heading.into()),
     }
 }
 
@@ -165,9 +165,4 @@ fn rule(column: &str) -> &'static str {
 
 fn row(texts: impl Iterator<Item = String>) -> String {
     format!("| {} |\n", texts.collect::<Vec<_>>().join(" | "))
-}
-
-fn capital(word: &str) -> String {
-    let mut chars = word.chars();
-    chars.next().map_or_else(String::new, |first| first.to_uppercase().chain(chars).collect())
 }

@@ -3,20 +3,21 @@
 //! A claim compares two expressions, seed by seed on the same documents. Where both are products of metrics the logarithm of their
 //! ratio is measured, else their difference; its mean over seeds and its interval over seeds and documents (see
 //! [`crate::stats::crossed`]) decide. Bits per byte follow the nats per token of the drawn documents at the whole text's bytes per
-//! token; accuracy, calibration and fidelity are known for the whole text only and vary by seed alone.
+//! token; accuracy, calibration and fidelity are known for the whole text only and vary by seed alone ([`Pooling`]).
 
 use std::collections::BTreeMap;
 
 use anyhow::Result;
+use hydrometer_base::text::capital;
 use hydrometer_base::units::{fixed, signed};
 use hydrometer_record::frames::Frames;
+use hydrometer_record::metric::{Metric, Place, Pooling};
 use hydrometer_record::run_status::RunStatus;
 use serde::Serialize;
 
 use super::evidence::{FinalEvaluation, read};
-use super::metrics::{BESIDE, is_fidelity, measured};
 use crate::claim::Claim;
-use crate::claim::expectation::{Metric, Relation, Side};
+use crate::claim::expectation::{Relation, Side};
 use crate::stats::bootstrap::{REPLICATES, SEED};
 use crate::stats::crossed::{Crossed, Draws, crossed};
 use crate::stats::holm::holm;
@@ -155,29 +156,25 @@ fn measure(
     if pairs.iter().flat_map(|(a, b)| [a, b]).any(|run| run.documents != first.documents || run.tokens != first.tokens) {
         return Err("its runs were evaluated on different documents".into());
     }
-    for (metric, side) in claim.expectation.metrics().into_iter().filter(|(metric, _)| BESIDE.contains(metric)) {
+    for (metric, side) in claim.expectation.metrics().into_iter().filter(|(metric, _)| metric.item().place == Place::Beside) {
         let of_side = if side == Side::A { &a } else { &b };
-        let lacking: Vec<&&FinalEvaluation> = of_side.iter().filter(|run| of_whole_text(run, metric).is_none()).collect();
+        let lacking: Vec<&&FinalEvaluation> = of_side.iter().filter(|run| run.scores.finite(metric).is_nan()).collect();
         if let Some(first) = lacking.first() {
-            let why = if is_fidelity(metric) { ": they were held against no teacher" } else { "" };
+            let why = if metric.is_fidelity() { ": they were held against no teacher" } else { "" };
             let (count, all, arm) = (lacking.len(), of_side.len(), if side == Side::A { "a" } else { "b" });
             let (name, seed) = (metric.name(), first.seed);
             return Err(format!("{name} is missing from {count} of the {all} runs of {arm} (the first is seed {seed}){why}"));
         }
     }
     let tokens = &first.tokens;
-    let whole = |run: &FinalEvaluation, metric: Metric| of_whole_text(run, metric).unwrap_or(f64::NAN);
     let value = |seed: usize, weights: &[f64]| {
         let (a, b) = pairs[seed];
         let (nll_a, nll_b) = (corpus_nll(&a.nats, tokens, weights), corpus_nll(&b.nats, tokens, weights));
         let of = |metric: Metric, side: Side| {
             let (run, nll) = if side == Side::A { (a, nll_a) } else { (b, nll_b) };
-            match metric {
-                Metric::Perplexity => nll.exp(),
-                Metric::Nll => nll,
-                // The whole text's tokens per byte, over ln 2.
-                Metric::BitsPerByte => nll * whole(run, metric) / whole(run, Metric::Nll),
-                _ => whole(run, metric),
+            match metric.item().pooling {
+                Pooling::Documents(pooled) => pooled(nll, &run.scores),
+                Pooling::WholeText => run.scores.finite(metric),
             }
         };
         let (left, right) = (claim.expectation.left.value(&of), claim.expectation.right.value(&of));
@@ -195,11 +192,6 @@ fn measure(
         |runs: &[&FinalEvaluation]| -> Vec<f64> { runs.iter().map(|run| corpus_nll(&run.nats, tokens, &once)).collect() };
     let superiority = (!a.is_empty() && !b.is_empty()).then(|| probability_of_superiority(&final_nll(&a), &final_nll(&b)));
     Ok((found, superiority))
-}
-
-/// What the evaluation of `run` says of `metric`, over all documents.
-fn of_whole_text(run: &FinalEvaluation, metric: Metric) -> Option<f64> {
-    measured(metric, run.whole.as_ref()?)
 }
 
 fn sentence(outcome: &Outcome, many: bool) -> String {
@@ -231,11 +223,6 @@ fn sentence(outcome: &Outcome, many: bool) -> String {
 /// `= 0.012`, or `< 0.001`.
 fn probability(p: f64) -> String {
     if p < 0.001 { "< 0.001".into() } else { format!("= {}", fixed(p, 3)) }
-}
-
-fn capital(word: &str) -> String {
-    let mut letters = word.chars();
-    letters.next().map_or(String::new(), |first| first.to_uppercase().chain(letters).collect())
 }
 
 /// `claims.json`.

@@ -7,6 +7,7 @@ use anyhow::Result;
 use hydrometer_base::mean::mean;
 use hydrometer_base::units::parse_quantity;
 use hydrometer_record::frames::{EvalRow, Frames};
+use hydrometer_record::metric::Metric;
 use hydrometer_record::provenance::Provenance;
 use hydrometer_record::run_status::RunStatus;
 use serde::Serialize;
@@ -15,7 +16,6 @@ use super::difference::{Difference, NllDifference, difference};
 use super::evidence::{self, FinalEvaluation};
 use super::input::{Input, Run, read};
 use super::metrics::{over_seeds, secondary_metrics};
-use crate::claim::expectation::Metric;
 use crate::stats::holm::holm;
 use crate::stats::interval::{Interval, mean_interval};
 
@@ -243,7 +243,7 @@ fn cell(input: &Input, method: &str, axes: Vec<AxisValue>, runs: Vec<usize>, spl
             let eval = run.last_eval(split)?;
             let total_flops = run.train_flops + run.teacher_flops;
             let (run, seed, metrics) = (run.run.clone(), run.seed, secondary_metrics(eval));
-            Some(SeedResult { seed, run, nll: eval.nll, perplexity: eval.perplexity, metrics, total_flops })
+            Some(SeedResult { seed, run, nll: eval.nll(), perplexity: eval.perplexity(), metrics, total_flops })
         })
         .collect();
     seeds.sort_by_key(|seed| seed.seed);
@@ -318,8 +318,8 @@ fn references(input: &Input, split: &str) -> Vec<Reference> {
                 name: run.method.clone(),
                 role: role.to_string(),
                 params: run.params,
-                perplexity: mean(evals.iter().map(|eval| eval.perplexity)),
-                nll: mean(evals.iter().map(|eval| eval.nll)),
+                perplexity: mean(evals.iter().map(|eval| eval.perplexity())),
+                nll: mean(evals.iter().map(|eval| eval.nll())),
                 metrics,
             });
         }

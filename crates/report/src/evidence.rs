@@ -3,9 +3,8 @@
 use std::collections::BTreeMap;
 
 use anyhow::Result;
-use hydrometer_record::frames::{EvalRow, Frames};
-
-use super::input::Table;
+use hydrometer_record::frames::{DocumentRow, EvalRow, Frames, RunRow};
+use hydrometer_record::metric::Scores;
 
 /// A run's final evaluation on held-out text.
 #[derive(Clone, Debug, Default)]
@@ -18,32 +17,27 @@ pub struct FinalEvaluation {
     pub tokens: Vec<f64>,
     /// Summed NLL of each document in nats.
     pub nats: Vec<f64>,
-    /// What the evaluation says of the whole text.
-    pub whole: Option<EvalRow>,
+    /// Of the whole text.
+    pub scores: Scores,
 }
 
 /// All runs by id.
 pub fn read(frames: &Frames) -> Result<BTreeMap<String, FinalEvaluation>> {
-    let mut all: BTreeMap<String, FinalEvaluation> = BTreeMap::new();
-    let runs = Table(&frames.runs);
-    for ((run, seed), status) in runs.text("run")?.into_iter().zip(runs.whole("seed")?).zip(runs.text("status")?) {
-        let measured =
-            FinalEvaluation { seed: seed.unwrap_or(0), status: status.unwrap_or_default(), ..FinalEvaluation::default() };
-        all.insert(run.unwrap_or_default(), measured);
-    }
-    let documents = Table(&frames.documents);
-    let (run, split, name) = (documents.text("run")?, documents.text("split")?, documents.text("document")?);
-    let (nats, tokens) = (documents.number("nll_sum")?, documents.number("tokens")?);
-    for row in 0..run.len() {
-        let Some(measured) = run[row].as_ref().and_then(|run| all.get_mut(run)) else { continue };
-        measured.documents.push((split[row].clone().unwrap_or_default(), name[row].clone().unwrap_or_default()));
-        measured.tokens.push(tokens[row].unwrap_or(f64::NAN));
-        measured.nats.push(nats[row].unwrap_or(f64::NAN));
+    let known = |row: RunRow| {
+        let RunRow { run, seed, status, .. } = row;
+        (run, FinalEvaluation { seed, status, ..FinalEvaluation::default() })
+    };
+    let mut all: BTreeMap<String, FinalEvaluation> = RunRow::rows(&frames.runs)?.into_iter().map(known).collect();
+    for row in DocumentRow::rows(&frames.documents)? {
+        let Some(measured) = all.get_mut(&row.run) else { continue };
+        measured.documents.push((row.split, row.document));
+        measured.tokens.push(row.tokens as f64);
+        measured.nats.push(row.nll_sum);
     }
     for eval in EvalRow::rows(&frames.evals)? {
         if let Some(measured) = all.get_mut(&eval.run) {
             // The last one counts.
-            measured.whole = Some(eval);
+            measured.scores = eval.scores;
         }
     }
     Ok(all)

@@ -2,12 +2,14 @@
 
 use hydrometer_base::mean::mean;
 use hydrometer_base::units::{date, duration, fixed, flops, quantity};
+use hydrometer_record::frames::CurveRow;
 use hydrometer_record::provenance::Provenance;
 use hydrometer_record::run_status::RunStatus;
+use hydrometer_record::steps::{Diagnostic, STEP_METRICS, StepMetric};
 
 use super::claims::Outcome;
 use super::comparison::{Cell, Comparison};
-use super::input::{Input, Run, Step};
+use super::input::{Input, Run};
 use crate::stats::verdict::Verdict;
 
 /// A heading row and the rows under it.
@@ -15,16 +17,8 @@ pub type Rows = (Vec<&'static str>, Vec<Vec<String>>);
 
 /// Means over the last tenth of training, then over the finished runs of a cell.
 pub fn diagnostics(input: &Input, comparison: &Comparison) -> Rows {
-    let head = vec![
-        "arm",
-        "own loss",
-        "hard loss",
-        "mean logsumexp",
-        "retained mass",
-        "teacher entropy",
-        "gradient norm",
-        "gradient check",
-    ];
+    let headings = diagnostic_means().map(|(shown, _)| shown.heading);
+    let head = std::iter::once("arm").chain(headings).chain(["gradient check"]).collect();
     let row = |cell: &Cell| {
         let text = |found: Option<f64>| found.map_or("–".to_string(), |found| fixed(found, 3));
         let check = |at: usize| mean(finished(input, cell).filter_map(|run| run.gradient_checks[at])).map(|x| fixed(x, 3));
@@ -32,25 +26,20 @@ pub fn diagnostics(input: &Input, comparison: &Comparison) -> Rows {
             (Some(first), Some(last)) => format!("{first} / {last}"),
             (first, last) => first.or(last).unwrap_or("–".into()),
         };
-        std::iter::once(cell.label.clone()).chain(means(input, cell).map(text)).chain([check]).collect()
+        std::iter::once(cell.label.clone()).chain(means(input, cell).map(|(_, found)| text(found))).chain([check]).collect()
     };
     (head, in_facets(comparison).map(row).collect())
 }
 
-/// The names of [`means`], in their order.
-pub const MEANS: [&str; 6] = ["own_loss", "hard_loss", "mean_logsumexp", "retained_mass", "teacher_entropy", "gradient_norm"];
+/// What the diagnostics show of training steps.
+fn diagnostic_means() -> impl Iterator<Item = (Diagnostic, &'static StepMetric)> {
+    STEP_METRICS.iter().filter_map(|item| Some((item.diagnostic?, item)))
+}
 
 /// What the steps of a cell tell, as means over the last tenth of training, then over its finished runs.
-pub fn means(input: &Input, cell: &Cell) -> [Option<f64>; 6] {
-    let columns: [fn(&Step) -> Option<f64>; 6] = [
-        |step| Some(step.loss),
-        |step| Some(step.hard_loss),
-        |step| Some(step.mean_lse),
-        |step| step.retained_mass,
-        |step| step.teacher_entropy,
-        |step| Some(step.grad_norm),
-    ];
-    columns.map(|value| mean(finished(input, cell).filter_map(|run| last_tenth(run, value))))
+pub fn means(input: &Input, cell: &Cell) -> impl Iterator<Item = (Diagnostic, Option<f64>)> {
+    let over_runs = |item: &StepMetric| mean(finished(input, cell).filter_map(|run| last_tenth(run, item.value)));
+    diagnostic_means().map(move |(shown, item)| (shown, over_runs(item)))
 }
 
 /// The cells, those that stand side by side in a panel one after the other.
@@ -58,9 +47,9 @@ fn in_facets(comparison: &Comparison) -> impl Iterator<Item = &Cell> {
     comparison.facets().into_iter().flat_map(|(_, cells)| cells)
 }
 
-fn last_tenth(run: &Run, value: fn(&Step) -> Option<f64>) -> Option<f64> {
-    let last = run.steps.iter().map(|step| step.tokens).fold(0.0, f64::max);
-    mean(run.steps.iter().filter(|step| step.tokens > 0.9 * last).filter_map(value))
+fn last_tenth(run: &Run, value: fn(&CurveRow) -> Option<f64>) -> Option<f64> {
+    let last = run.steps.iter().map(|step| step.tokens).max().unwrap_or(0) as f64;
+    mean(run.steps.iter().filter(|step| step.tokens as f64 > 0.9 * last).filter_map(value))
 }
 
 pub fn finished<'a>(input: &'a Input, cell: &'a Cell) -> impl Iterator<Item = &'a Run> {

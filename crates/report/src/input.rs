@@ -1,9 +1,8 @@
-//! The frames as plain rows, by column name: what the tables, plots and pages read.
+//! The rows of the frames by run: what the tables, plots and pages read.
 
 use anyhow::Result;
-use hydrometer_record::frames::{EvalRow, Frames, RunRow, axes_of};
+use hydrometer_record::frames::{CurveRow, EvalRow, Frames, RunRow, axes_of};
 use hydrometer_record::run_status::RunStatus;
-use polars::prelude::*;
 
 pub struct Input {
     pub runs: Vec<Run>,
@@ -31,19 +30,8 @@ pub struct Run {
     pub error: Option<String>,
     /// One a swept axis.
     pub axes: Vec<Option<String>>,
-    pub steps: Vec<Step>,
+    pub steps: Vec<CurveRow>,
     pub evals: Vec<EvalRow>,
-}
-
-pub struct Step {
-    pub tokens: f64,
-    /// The arm's own objective.
-    pub loss: f64,
-    pub hard_loss: f64,
-    pub grad_norm: f64,
-    pub retained_mass: Option<f64>,
-    pub teacher_entropy: Option<f64>,
-    pub mean_lse: f64,
 }
 
 impl Run {
@@ -57,11 +45,11 @@ impl Run {
 
     /// The last evaluation on `split`, unless its numbers are not finite.
     pub fn last_eval(&self, split: &str) -> Option<&EvalRow> {
-        self.evals.iter().rev().find(|eval| eval.split == split).filter(|e| e.perplexity.is_finite() && e.nll.is_finite())
+        self.evals.iter().rev().find(|eval| eval.split == split).filter(|e| e.perplexity().is_finite() && e.nll().is_finite())
     }
 }
 
-/// Reads the rows of `frames` that are planned. A column that is missing is an error, a null number of a curve is NaN.
+/// Reads the rows of `frames` that are planned.
 pub fn read(frames: &Frames) -> Result<Input> {
     let axes = axes_of(&frames.runs)?;
     let all = RunRow::rows(&frames.runs)?;
@@ -90,49 +78,15 @@ pub fn read(frames: &Frames) -> Result<Input> {
     let place: std::collections::BTreeMap<String, usize> =
         rows.iter().enumerate().map(|(at, row)| (row.run.clone(), at)).collect();
 
-    let curves = Table(&frames.curves);
-    let (run, tokens, hard_loss) = (curves.text("run")?, curves.number("tokens")?, curves.number("hard_loss")?);
-    let loss = curves.number("loss")?;
-    let (grad_norm, mean_lse) = (curves.number("grad_norm")?, curves.number("mean_lse")?);
-    let (retained_mass, teacher_entropy) = (curves.number("retained_mass")?, curves.number("teacher_entropy")?);
-    for i in 0..frames.curves.height() {
-        let Some(&at) = run[i].as_ref().and_then(|run| place.get(run)) else { continue };
-        rows[at].steps.push(Step {
-            tokens: tokens[i].unwrap_or(f64::NAN),
-            loss: loss[i].unwrap_or(f64::NAN),
-            hard_loss: hard_loss[i].unwrap_or(f64::NAN),
-            grad_norm: grad_norm[i].unwrap_or(f64::NAN),
-            retained_mass: retained_mass[i],
-            teacher_entropy: teacher_entropy[i],
-            mean_lse: mean_lse[i].unwrap_or(f64::NAN),
-        });
+    for step in CurveRow::rows(&frames.curves)? {
+        if let Some(&at) = place.get(&step.run) {
+            rows[at].steps.push(step);
+        }
     }
-
     for eval in EvalRow::rows(&frames.evals)? {
         if let Some(&at) = place.get(&eval.run) {
             rows[at].evals.push(eval);
         }
     }
     Ok(Input { runs: rows, axes: axes.into_iter().map(|(axis, _)| axis).collect(), set_aside })
-}
-
-/// A frame whose columns are read by name, whatever their width.
-pub struct Table<'a>(pub &'a DataFrame);
-
-impl Table<'_> {
-    fn cast(&self, name: &str, kind: &DataType) -> Result<Column> {
-        self.0
-            .column(name)
-            .and_then(|column| column.cast(kind))
-            .map_err(|error| anyhow::anyhow!("column `{name}` of a frame: {error}"))
-    }
-    pub fn text(&self, name: &str) -> Result<Vec<Option<String>>> {
-        Ok(self.cast(name, &DataType::String)?.str()?.iter().map(|value| value.map(String::from)).collect())
-    }
-    pub fn number(&self, name: &str) -> Result<Vec<Option<f64>>> {
-        Ok(self.cast(name, &DataType::Float64)?.f64()?.iter().collect())
-    }
-    pub fn whole(&self, name: &str) -> Result<Vec<Option<i64>>> {
-        Ok(self.cast(name, &DataType::Int64)?.i64()?.iter().collect())
-    }
 }

@@ -9,9 +9,10 @@ use std::path::PathBuf;
 use anyhow::{Context, Result};
 use hydrometer_base::mean::mean;
 use hydrometer_base::numerics::{NUMERICS, changes_since};
-use hydrometer_base::units::{date, duration, fixed, flops, perplexity, quantity, signed};
+use hydrometer_base::units::{date, duration, fixed, flops, quantity, signed};
 use hydrometer_record::export::Export;
 use hydrometer_record::frames::Frames;
+use hydrometer_record::metric::Metric;
 use hydrometer_record::provenance::Provenance;
 use serde_json::{Map, Value, json};
 
@@ -19,9 +20,8 @@ use super::claims::rounded;
 use super::comparison::{Cell, Comparison, Estimate, Reference, compare};
 use super::difference::Difference;
 use super::evidence::{self, FinalEvaluation};
-use super::findings::{self, MEANS};
 use super::input::{Input, Run, read};
-use super::{table, verdict};
+use super::{findings, table, verdict};
 
 /// The format `json`: one file, named by the experiment and its tier.
 pub struct Numbers {
@@ -127,10 +127,11 @@ fn of_cell(cell: &Cell, input: &Input, comparison: &Comparison, provenance: &Pro
     let mut all = Map::new();
     let mut put = |name: &str, value: Value| all.insert(name.into(), value);
     if let Some(found) = &cell.perplexity {
-        put("perplexity", estimate(found, table::perplexity_text(found), perplexity));
+        let show = |value| table::metric_mean(Metric::Perplexity, value);
+        put("perplexity", estimate(found, table::metric_text(Metric::Perplexity, found), show));
     }
     if let Some(nll) = cell.nll {
-        put("nll", number(nll, fixed(nll, 3)));
+        put("nll", number(nll, table::metric_mean(Metric::Nll, nll)));
     }
     if let Some(tokens) = cell.tokens {
         put("tokens", number(tokens as f64, quantity(tokens as f64)));
@@ -138,9 +139,9 @@ fn of_cell(cell: &Cell, input: &Input, comparison: &Comparison, provenance: &Pro
     for (metric, found) in &cell.metrics {
         put(metric.name(), estimate(found, table::metric_text(*metric, found), |value| table::metric_mean(*metric, value)));
     }
-    for (name, value) in MEANS.iter().zip(findings::means(input, cell)) {
+    for (shown, value) in findings::means(input, cell) {
         if let Some(value) = value {
-            put(name, number(value, fixed(value, 3)));
+            put(shown.name, number(value, fixed(value, 3)));
         }
     }
     let finished: Vec<&Run> = findings::finished(input, cell).collect();
@@ -201,10 +202,10 @@ fn differences(found: &Difference, comparison: &Comparison, put: &mut impl FnMut
 fn of_reference(one: &Reference, input: &Input) -> Value {
     let mut all = Map::new();
     if let Some(value) = one.perplexity {
-        all.insert("perplexity".into(), number(value, perplexity(value)));
+        all.insert("perplexity".into(), number(value, table::metric_mean(Metric::Perplexity, value)));
     }
     if let Some(value) = one.nll {
-        all.insert("nll".into(), number(value, fixed(value, 3)));
+        all.insert("nll".into(), number(value, table::metric_mean(Metric::Nll, value)));
     }
     if let Some(value) = one.params {
         all.insert("params".into(), number(value as f64, quantity(value as f64)));

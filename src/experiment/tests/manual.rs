@@ -1,7 +1,5 @@
 //! The manual names every key there is, in the order of the code, and no other, and says of each what the code says.
 
-use hydrometer_report::claim::expectation::Metric;
-
 use super::super::fair::Match;
 use super::super::keys::{self, Key, Objectives, Place, all, names};
 use super::expansion::DESIGN;
@@ -50,7 +48,6 @@ fn every_key_is_in_the_manual() {
         match place {
             // It takes those of a run as well.
             Place::Smoke => wanted.retain(|name| keys::find(Place::Base, name).is_none()),
-            Place::Claim => wanted.extend(Metric::ALL.map(Metric::name)),
             _ => {}
         }
         assert_eq!(rows(heading), wanted, "docs/experiment-file.md, {heading}");

@@ -13,6 +13,7 @@ use hydrometer_base::fs::file_name;
 use super::Export;
 use crate::frames::{CurveRow, EvalRow, Frames, RunRow};
 use crate::provenance::Provenance;
+use crate::steps::STEP_METRICS;
 
 /// `<run>/events.out.tfevents.*`: `train/…` of every step, `eval/<split>/…` of every evaluation, in single precision. Times are
 /// those of the training steps, as if the run had ended when the experiment did.
@@ -51,32 +52,12 @@ fn events(begun: f64, steps: &[CurveRow], evals: &[EvalRow]) -> Vec<u8> {
         let spent = (row.tokens - before) as f64 / row.tokens_per_s;
         seconds += if spent.is_finite() { spent } else { 0.0 };
         (before, _) = (row.tokens, times.insert(row.step, seconds));
-        let values = [
-            ("train/loss", Some(row.loss)),
-            ("train/hard_loss", Some(row.hard_loss)),
-            ("train/lr", Some(row.lr)),
-            ("train/grad_norm", Some(row.grad_norm)),
-            ("train/tokens", Some(row.tokens as f64)),
-            ("train/tokens_per_s", Some(row.tokens_per_s)),
-            ("train/retained_mass", row.retained_mass),
-            ("train/teacher_entropy", row.teacher_entropy),
-            ("train/mean_lse", Some(row.mean_lse)),
-        ];
-        let values: Vec<(String, f64)> = values.iter().filter_map(|(tag, x)| Some((tag.to_string(), (*x)?))).collect();
+        let tagged = STEP_METRICS.iter().filter_map(|item| Some((format!("train/{}", item.column), (item.value)(row)?)));
+        let values: Vec<(String, f64)> = tagged.collect();
         record(&mut out, &event(begun + seconds, row.step, Field::Bytes(5, summary(&values))));
     }
     for row in evals {
-        let values = [
-            ("nll", Some(row.nll)),
-            ("perplexity", Some(row.perplexity)),
-            ("bits_per_byte", Some(row.bits_per_byte)),
-            ("token_accuracy", Some(row.token_accuracy)),
-            ("ece", row.ece),
-            ("kl_to_teacher", row.kl_to_teacher),
-            ("top_1_agreement", row.top_1_agreement),
-            ("top_10_overlap", row.top_10_overlap),
-        ];
-        let tagged = values.iter().filter_map(|(what, x)| Some((format!("eval/{}/{what}", row.split), (*x)?)));
+        let tagged = row.scores.there().map(|(metric, value)| (format!("eval/{}/{}", row.split, metric.name()), value));
         let values: Vec<(String, f64)> = tagged.collect();
         let time = begun + times.get(&row.step).copied().unwrap_or(0.0);
         record(&mut out, &event(time, row.step, Field::Bytes(5, summary(&values))));

@@ -11,55 +11,7 @@ use std::iter::Peekable;
 use std::str::CharIndices;
 
 use hydrometer_base::suggest::unknown;
-use serde::{Serialize, Serializer};
-
-/// What can be asked of an arm. All are of the final evaluation on held-out text.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Metric {
-    Perplexity,
-    /// Nats per predicted token.
-    Nll,
-    BitsPerByte,
-    TokenAccuracy,
-    /// Expected calibration error.
-    Ece,
-    KlToTeacher,
-    Top1Agreement,
-    Top10Overlap,
-}
-
-impl Metric {
-    pub const ALL: [Self; 8] = [
-        Self::Perplexity,
-        Self::Nll,
-        Self::BitsPerByte,
-        Self::TokenAccuracy,
-        Self::Ece,
-        Self::KlToTeacher,
-        Self::Top1Agreement,
-        Self::Top10Overlap,
-    ];
-
-    /// As in files and frames.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Perplexity => "perplexity",
-            Self::Nll => "nll",
-            Self::BitsPerByte => "bits_per_byte",
-            Self::TokenAccuracy => "token_accuracy",
-            Self::Ece => "ece",
-            Self::KlToTeacher => "kl_to_teacher",
-            Self::Top1Agreement => "top_1_agreement",
-            Self::Top10Overlap => "top_10_overlap",
-        }
-    }
-}
-
-impl Serialize for Metric {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(self.name())
-    }
-}
+use hydrometer_record::metric::Metric;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Side {
@@ -294,9 +246,10 @@ impl Parser<'_> {
     fn metric(&mut self) -> Result<Expression, Misread> {
         let begin = self.rest.clone();
         let name = self.word();
-        let Some(metric) = Metric::ALL.into_iter().find(|metric| metric.name() == name) else {
+        let Some(metric) = Metric::in_claims().find(|metric| metric.name() == name) else {
             self.rest = begin;
-            return Err(self.wrong(unknown("metric", &name, &Metric::ALL.map(Metric::name))));
+            let known: Vec<&str> = Metric::in_claims().map(Metric::name).collect();
+            return Err(self.wrong(unknown("metric", &name, &known)));
         };
         self.expect('(', &name)?;
         self.peek();
@@ -367,7 +320,7 @@ mod tests {
             (
                 "é < 1",
                 0,
-                "unknown metric \"é\"; known are perplexity, nll, bits_per_byte, token_accuracy, ece, kl_to_teacher, top_1_agreement, top_10_overlap",
+                "unknown metric \"é\"; known are nll, perplexity, bits_per_byte, token_accuracy, ece, kl_to_teacher, top_1_agreement, top_10_overlap",
             ),
         ];
         for (text, at, what) in cases {

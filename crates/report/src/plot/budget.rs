@@ -58,7 +58,7 @@ pub fn against_flops(input: &Input, comparison: &Comparison, palette: &Palette) 
         let course = |arm: &Arm| {
             let found = evaluations(input, comparison, arm.cells[0]);
             let point = |(run, eval): &(&Run, &EvalRow)| {
-                (run.teacher_flops + run.train_flops * eval.tokens as f64 / run.tokens.max(1) as f64, eval.perplexity)
+                (run.teacher_flops + run.train_flops * eval.tokens as f64 / run.tokens.max(1) as f64, eval.perplexity())
             };
             over_seeds(found.iter().map(point).collect())
         };

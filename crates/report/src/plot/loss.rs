@@ -2,13 +2,14 @@
 
 use anyhow::Result;
 use hydrometer_base::mean::mean;
+use hydrometer_record::frames::CurveRow;
 
 use super::axis::Axis;
 use super::curves::{Names, Panel, Series, draw_panels, extent, over_seeds};
 use super::perplexity::arm_keys;
 use super::{Palette, Plot};
 use crate::comparison::{Cell, Comparison};
-use crate::input::{Input, Run, Step};
+use crate::input::{Input, Run};
 
 /// Steps that a running mean spans, as a part of the run.
 const WINDOW: f64 = 0.02;
@@ -27,7 +28,7 @@ pub fn hard(input: &Input, comparison: &Comparison, palette: &Palette) -> Result
 
 /// What each arm minimises; absent where all minimise the labels' cross-entropy.
 pub fn own(input: &Input, comparison: &Comparison, palette: &Palette) -> Result<Option<Plot>> {
-    let other = |step: &Step| step.loss.is_finite() && step.loss != step.hard_loss;
+    let other = |step: &CurveRow| step.loss.is_finite() && step.loss != step.hard_loss;
     if !input.runs.iter().any(|run| run.role == "student" && run.steps.iter().any(other)) {
         return Ok(None);
     }
@@ -46,7 +47,7 @@ fn draw_losses(
     names: &Names,
     input: &Input,
     (comparison, palette): (&Comparison, &Palette),
-    value: fn(&Step) -> f64,
+    value: fn(&CurveRow) -> f64,
 ) -> Result<(String, String)> {
     let (mut panels, mut drawn): (Vec<Panel>, Vec<&Cell>) = Default::default();
     let (mut any_cut, mut any_broken, mut log) = (false, false, false);
@@ -93,12 +94,12 @@ fn draw_losses(
 }
 
 /// The trailing running mean of a run's loss, thinned to what a plot can show.
-fn smooth(run: &Run, value: fn(&Step) -> f64) -> Vec<(f64, f64)> {
+fn smooth(run: &Run, value: fn(&CurveRow) -> f64) -> Vec<(f64, f64)> {
     let window = ((run.steps.len() as f64 * WINDOW).ceil() as usize).max(1);
     let every = run.steps.len().div_ceil(400).max(1);
     let point = |at: usize| {
         let near = &run.steps[(at + 1).saturating_sub(window)..=at];
-        (run.steps[at].tokens, mean(near.iter().map(value)).unwrap_or(f64::NAN))
+        (run.steps[at].tokens as f64, mean(near.iter().map(value)).unwrap_or(f64::NAN))
     };
     (0..run.steps.len()).filter(|at| at % every == 0 || at + 1 == run.steps.len()).map(point).collect()
 }

@@ -33,7 +33,7 @@ pub fn arm_keys<'a>(cells: impl Iterator<Item = &'a Cell>, palette: &Palette) ->
 pub fn evaluations<'a>(input: &'a Input, comparison: &'a Comparison, cell: &'a Cell) -> Vec<(&'a Run, &'a EvalRow)> {
     let runs = cell.runs.iter().map(|&at| &input.runs[at]).filter(|run| run.ok());
     let mut all: Vec<(&Run, &EvalRow)> = runs.flat_map(|run| run.evals.iter().map(move |eval| (run, eval))).collect();
-    all.retain(|(_, eval)| eval.split == comparison.split && eval.perplexity.is_finite());
+    all.retain(|(_, eval)| eval.split == comparison.split && eval.perplexity().is_finite());
     if all.iter().any(|(_, eval)| eval.tokens > 0) {
         all.retain(|(_, eval)| eval.tokens > 0);
     }
@@ -49,7 +49,7 @@ pub fn plot(input: &Input, comparison: &Comparison, palette: &Palette) -> Result
     for (title, cells) in comparison.facets() {
         let mut series = Vec::new();
         for cell in cells {
-            let points = evaluations(input, comparison, cell).iter().map(|(_, e)| (e.tokens as f64, e.perplexity)).collect();
+            let points = evaluations(input, comparison, cell).iter().map(|(_, e)| (e.tokens as f64, e.perplexity())).collect();
             let points = over_seeds(points);
             if !points.is_empty() {
                 series.push(Series { points, style: palette.style(cell), dots: true });

@@ -1,9 +1,11 @@
 //! Perplexity and nats per token of every arm against the reference's.
 
-use hydrometer_base::units::{decimals, fixed, perplexity, quantity, shorten, signed};
+use hydrometer_base::units::{decimals, fixed, quantity, shorten, signed};
+use hydrometer_record::metric::Metric;
 
+use super::metrics::{mean, text};
 use super::{Surface, Table, missing, with_half};
-use crate::comparison::{Cell, Comparison, Estimate, Reference};
+use crate::comparison::{Cell, Comparison, Reference};
 
 /// Columns after the arm's that a terminal has no room for.
 const WIDE_ONLY: [usize; 2] = [4, 7];
@@ -37,19 +39,14 @@ fn cell_row(cell: &Cell, reference: &str, counts: fn(&Cell) -> String) -> [Strin
     };
     [
         counts(cell),
-        cell.perplexity.as_ref().map_or_else(missing, perplexity_text),
+        cell.perplexity.as_ref().map_or_else(missing, |found| text(Metric::Perplexity, found)),
         percent,
         difference,
         nll.map_or_else(String::new, |nll| probability(nll.p)),
         nll.map_or_else(String::new, |nll| probability(nll.p_holm)),
-        cell.nll.map_or_else(missing, |nll| fixed(nll, 3)),
+        cell.nll.map_or_else(missing, |nll| mean(Metric::Nll, nll)),
         cell.tokens.map_or_else(missing, |tokens| quantity(tokens as f64)),
     ]
-}
-
-/// `85.10 ± 0.91`.
-pub fn perplexity_text(found: &Estimate) -> String {
-    with_half(found, decimals(found.mean), perplexity)
 }
 
 /// `3`, or `2/3` where not all finished.
@@ -72,8 +69,8 @@ pub fn probability(p: f64) -> String {
 
 fn reference_row(reference: &Reference) -> [String; 8] {
     let mut row = [const { String::new() }; 8];
-    row[1] = reference.perplexity.map_or_else(missing, perplexity);
-    row[6] = reference.nll.map_or_else(missing, |nll| fixed(nll, 3));
+    row[1] = reference.perplexity.map_or_else(missing, |value| mean(Metric::Perplexity, value));
+    row[6] = reference.nll.map_or_else(missing, |nll| mean(Metric::Nll, nll));
     row
 }
 

@@ -5,10 +5,9 @@
 //! measured is empty. Interval ends have columns of their own, `_low` and `_high`.
 
 use hydrometer_record::export::csv::quoted;
+use hydrometer_record::metric::Metric;
 
-use crate::claim::expectation::Metric;
 use crate::comparison::{AxisValue, Cell, Comparison, Estimate, Reference};
-use crate::metrics::BESIDE;
 use crate::pooled::Pooled;
 
 /// Before the columns of the axes.
@@ -45,7 +44,7 @@ const THEN: [&str; 25] = [
 /// The whole file, head first.
 pub fn csv(found: &[Comparison], pooled: &[Pooled]) -> String {
     let axes = axes(found);
-    let metrics = BESIDE.iter().flat_map(|metric| ["", "_low", "_high"].map(|end| format!("{}{end}", metric.name())));
+    let metrics = Metric::beside().flat_map(|metric| ["", "_low", "_high"].map(|end| format!("{}{end}", metric.name())));
     let head: Vec<String> = FIRST
         .map(String::from)
         .into_iter()
@@ -97,7 +96,7 @@ fn of_cell(cell: &Cell, one: &Comparison, axes: &[String]) -> Vec<String> {
     line.extend([text(nll.map(|nll| nll.seeds).or(found.map(|found| found.perplexity.n))), text(nll.map(|nll| nll.documents))]);
     line.extend([nll.map(|nll| nll.probability_of_superiority), nll.map(|nll| nll.minimum_detectable_effect)].map(number));
     line.push(text(nll.and_then(|nll| nll.seeds_needed)));
-    line.extend(BESIDE.iter().flat_map(|metric: &Metric| estimate(cell.metrics.get(metric))));
+    line.extend(Metric::beside().flat_map(|metric| estimate(cell.metrics.get(&metric))));
     line
 }
 
@@ -108,7 +107,7 @@ fn of_reference(reference: &Reference, one: &Comparison, axes: &[String]) -> Vec
     put(&mut rest, "perplexity", number(reference.perplexity));
     put(&mut rest, "nll", number(reference.nll));
     line.extend(rest);
-    line.extend(BESIDE.iter().flat_map(|metric: &Metric| estimate(reference.metrics.get(metric))));
+    line.extend(Metric::beside().flat_map(|metric| estimate(reference.metrics.get(&metric))));
     line
 }
 
@@ -124,7 +123,7 @@ fn of_pooled(one: &Pooled, found: &[Comparison], axes: &[String]) -> Vec<String>
     put(&mut rest, "nats_high", number(one.nll.high));
     put(&mut rest, "seeds", one.nll.n.to_string());
     let empty = std::iter::repeat_n(String::new(), axes.len());
-    let metrics = std::iter::repeat_n(String::new(), 3 * BESIDE.len());
+    let metrics = std::iter::repeat_n(String::new(), 3 * Metric::beside().count());
     named.into_iter().chain(empty).chain(rest).chain(metrics).collect()
 }
 

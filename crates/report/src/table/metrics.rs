@@ -1,18 +1,18 @@
 //! What every arm, its teacher and the unigram baseline reach beside perplexity.
 
-use hydrometer_base::units::fixed;
+use hydrometer_base::text::capital;
+use hydrometer_base::units::{decimals, fixed, perplexity};
+use hydrometer_record::metric::{Digits, Metric};
 
 use super::{Surface, Table, missing, with_half};
-use crate::claim::expectation::Metric;
 use crate::comparison::{Cell, Comparison, Estimate, Reference};
-use crate::metrics::{BESIDE, is_fidelity};
 
 pub const TITLE: &str = "Beside perplexity";
 
 /// A column for each metric that some run has; `None` where there is none.
 pub fn metrics(found: &Comparison, place: Surface) -> Option<Table<'_>> {
     let all = || found.cells.iter().map(|cell| &cell.metrics).chain(found.references.iter().map(|one| &one.metrics));
-    let shown: Vec<Metric> = BESIDE.into_iter().filter(|metric| all().any(|known| known.contains_key(metric))).collect();
+    let shown: Vec<Metric> = Metric::beside().filter(|metric| all().any(|known| known.contains_key(metric))).collect();
     if shown.is_empty() {
         return None;
     }
@@ -23,7 +23,7 @@ pub fn metrics(found: &Comparison, place: Surface) -> Option<Table<'_>> {
     };
     let of_reference = |reference: &Reference| {
         // A teacher's likeness to itself is no finding.
-        let absent = |metric: &Metric| if is_fidelity(*metric) { String::new() } else { missing() };
+        let absent = |metric: &Metric| if metric.is_fidelity() { String::new() } else { missing() };
         let told = |metric: &Metric| reference.metrics.get(metric).map_or_else(|| absent(metric), |found| text(*metric, found));
         shown.iter().map(told).collect()
     };
@@ -32,39 +32,34 @@ pub fn metrics(found: &Comparison, place: Surface) -> Option<Table<'_>> {
 }
 
 fn head(metric: Metric, place: Surface) -> &'static str {
-    match (metric, place) {
-        (Metric::BitsPerByte, Surface::Terminal) => "bits/byte",
-        (Metric::TokenAccuracy, Surface::Terminal) => "accuracy",
-        (Metric::Top1Agreement, Surface::Terminal) => "same top-1",
-        (Metric::BitsPerByte, Surface::Page) => "bits per byte",
-        (Metric::TokenAccuracy, Surface::Page) => "token accuracy",
-        (Metric::Top1Agreement, Surface::Page) => "top-1 agreement",
-        (Metric::Ece, _) => "ECE",
-        (Metric::KlToTeacher, _) => "KL to teacher",
-        (Metric::Top10Overlap, _) => "top-10 overlap",
-        (Metric::Perplexity | Metric::Nll, _) => metric.name(),
+    match place {
+        Surface::Terminal => metric.item().short_heading,
+        Surface::Page => metric.item().heading,
     }
 }
 
-/// Shares in percent, `21.3 ± 0.4%`; bits and nats as they are.
+/// Shares in percent, `21.3 ± 0.4%`; others as they are.
 pub fn text(metric: Metric, estimate: &Estimate) -> String {
-    let (factor, digits, unit) = scale(metric);
-    let scaled = estimate.scaled(factor);
-    scaled.map_or_else(missing, |found| format!("{}{unit}", with_half(&found, digits, |value| fixed(value, digits))))
+    let unit = metric.item().unit;
+    let Some(found) = estimate.scaled(unit.factor()) else { return missing() };
+    let digits = match metric.item().digits {
+        Digits::Fixed(digits) => digits,
+        Digits::BySize => decimals(found.mean),
+    };
+    format!("{}{}", with_half(&found, digits, |value| number(metric, value)), unit.sign())
 }
 
 /// The mean alone.
 pub fn mean(metric: Metric, value: f64) -> String {
-    let (factor, digits, unit) = scale(metric);
-    format!("{}{unit}", fixed(factor * value, digits))
+    let unit = metric.item().unit;
+    format!("{}{}", number(metric, unit.factor() * value), unit.sign())
 }
 
-/// What a metric is multiplied by, its decimals, and its unit.
-fn scale(metric: Metric) -> (f64, usize, &'static str) {
-    match metric {
-        Metric::TokenAccuracy | Metric::Top1Agreement | Metric::Top10Overlap => (100.0, 1, "%"),
-        Metric::Ece => (100.0, 2, "%"),
-        _ => (1.0, 3, ""),
+/// A value that is scaled already, with the metric's decimals.
+fn number(metric: Metric, scaled: f64) -> String {
+    match metric.item().digits {
+        Digits::Fixed(digits) => fixed(scaled, digits),
+        Digits::BySize => perplexity(scaled),
     }
 }
 
@@ -82,24 +77,9 @@ fn note(found: &Comparison, shown: &[Metric], place: Surface) -> String {
         }
     };
     for metric in shown.iter().filter(|_| place == Surface::Page) {
-        note += match metric {
-            Metric::BitsPerByte => " Bits per byte: summed NLL in bits over the bytes of the text.",
-            Metric::TokenAccuracy => " Token accuracy: share of tokens that were the likeliest of the whole vocabulary.",
-            Metric::Ece => {
-                " ECE: expected calibration error, how far the likeliest token's probability is from how often that token is \
-                 right, in 15 equal bins (Guo et al. 2017); who knows little can be calibrated too."
-            }
-            Metric::KlToTeacher => {
-                " KL to teacher: mean KL(teacher ‖ student) in nats a token, over the whole vocabulary at temperature 1."
-            }
-            Metric::Top1Agreement => {
-                " Top-1 agreement: share of tokens for which student and teacher have the same likeliest id."
-            }
-            Metric::Top10Overlap => " Top-10 overlap: share of the teacher's ten likeliest ids that are among the student's ten.",
-            Metric::Perplexity | Metric::Nll => "",
-        };
+        note += &format!(" {}: {}.", capital(metric.item().heading), metric.item().meaning);
     }
-    if place == Surface::Page && shown.iter().any(|metric| is_fidelity(*metric)) {
+    if place == Surface::Page && shown.iter().any(|metric| metric.is_fidelity()) {
         note += " Each arm is held against its teacher; one without, against that of the others.";
     }
     let short = |cell: &Cell| shown.iter().any(|metric| cell.metrics.get(metric).is_some_and(|found| found.n < cell.seeds.len()));

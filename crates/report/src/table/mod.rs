@@ -13,7 +13,7 @@ use tabled::settings::style::HorizontalLine;
 use tabled::settings::themes::Theme;
 use tabled::settings::{Alignment, Padding, Style};
 
-pub use comparison::{comparison, perplexity_text, probability};
+pub use comparison::{comparison, probability};
 pub use metrics::{TITLE as METRICS_TITLE, mean as metric_mean, metrics, text as metric_text};
 
 use super::comparison::{Cell, Comparison, Estimate, Reference};

@@ -1,3 +1,5 @@
+use hydrometer_record::metric::Metric;
+
 use super::super::claims::{Outcome, decide, json as claims_json};
 use super::{documented, made};
 use crate::claim::Claim;
@@ -64,10 +66,11 @@ fn claims_may_ask_of_calibration_and_fidelity() {
             Some('3') => -0.1,
             _ => 0.0,
         };
-        eval.ece = Some(if soft { 0.01 } else { 0.04 } + 0.01 * shift);
-        eval.kl_to_teacher = (!eval.run.starts_with("logit-mse")).then_some(if soft { 1.0 + shift } else { 2.0 + 2.0 * shift });
-        eval.top_1_agreement = Some(0.5);
-        eval.top_10_overlap = (eval.run != "finetune-x-2").then_some(0.4);
+        eval.scores[Metric::Ece] = Some(if soft { 0.01 } else { 0.04 } + 0.01 * shift);
+        eval.scores[Metric::KlToTeacher] =
+            (!eval.run.starts_with("logit-mse")).then_some(if soft { 1.0 + shift } else { 2.0 + 2.0 * shift });
+        eval.scores[Metric::Top1Agreement] = Some(0.5);
+        eval.scores[Metric::Top10Overlap] = (eval.run != "finetune-x-2").then_some(0.4);
     }
     let mse = ["logit-mse-x-1", "logit-mse-x-2", "logit-mse-x-3"];
     let claims = [

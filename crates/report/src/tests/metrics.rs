@@ -6,7 +6,7 @@ fn measured() -> Made {
     let mut made = made();
     for eval in &mut made.evals {
         let soft = eval.run.starts_with("soft-ce");
-        eval.ece = Some(if soft { 0.0123 } else { 0.05 });
+        eval.scores[Metric::Ece] = Some(if soft { 0.0123 } else { 0.05 });
         // At a student's last evaluation only.
         if eval.step == 200 && !eval.run.starts_with("big") && !eval.run.starts_with("unigram") {
             let shift = match eval.run.chars().last() {
@@ -14,8 +14,8 @@ fn measured() -> Made {
                 Some('3') => -0.1,
                 _ => 0.0,
             };
-            eval.kl_to_teacher = Some(if soft { 1.0 } else { 2.0 } + shift);
-            (eval.top_1_agreement, eval.top_10_overlap) = (Some(0.5 + shift), Some(0.4));
+            eval.scores[Metric::KlToTeacher] = Some(if soft { 1.0 } else { 2.0 } + shift);
+            (eval.scores[Metric::Top1Agreement], eval.scores[Metric::Top10Overlap]) = (Some(0.5 + shift), Some(0.4));
         }
     }
     made
@@ -55,8 +55,11 @@ fn what_no_run_has_makes_no_column_and_what_some_have_is_told() {
     assert!(!text.contains("ECE") && !text.contains("teacher is held"), "{text}");
     assert!(!page(&measured()).contains("Not every finished run"));
     let mut some = measured();
-    some.evals.iter_mut().filter(|eval| eval.run == "soft-ce-20-2").for_each(|eval| eval.kl_to_teacher = None);
-    some.evals.iter_mut().filter(|eval| eval.run.starts_with("finetune")).for_each(|eval| eval.kl_to_teacher = None);
+    some.evals.iter_mut().filter(|eval| eval.run == "soft-ce-20-2").for_each(|eval| eval.scores[Metric::KlToTeacher] = None);
+    some.evals
+        .iter_mut()
+        .filter(|eval| eval.run.starts_with("finetune"))
+        .for_each(|eval| eval.scores[Metric::KlToTeacher] = None);
     let text = page(&some);
     assert!(text.contains("| 0.950 ± 0.635 |") && text.contains("| – |") && text.contains("Not every finished run"), "{text}");
     assert_eq!(page(&Made::default()), "");

@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use hydrometer_record::frames::{CurveRow, DocumentRow, EvalRow, RunRow, runs_frame};
+use hydrometer_record::metric::{Metric, Scores};
 use hydrometer_record::provenance::MethodNote;
 use tempfile::tempdir;
 
@@ -75,14 +76,12 @@ impl Made {
                 step: at * 50,
                 tokens: at * 100_000,
                 split: "valid".into(),
-                nll: value.ln(),
-                perplexity: value,
-                bits_per_byte: 2.0,
-                token_accuracy: 0.3,
-                ece: None,
-                kl_to_teacher: None,
-                top_1_agreement: None,
-                top_10_overlap: None,
+                scores: Scores::of([
+                    (Metric::Nll, value.ln()),
+                    (Metric::Perplexity, value),
+                    (Metric::BitsPerByte, 2.0),
+                    (Metric::TokenAccuracy, 0.3),
+                ]),
             });
         }
         self
@@ -409,7 +408,7 @@ fn thin_frames_do_not_panic() {
 fn documented(made: &Made) -> Frames {
     let mut documents = Vec::new();
     for run in made.runs.iter().filter(|run| run.status == "ok") {
-        let nll = made.evals.iter().rev().find(|eval| eval.run == run.run).unwrap().nll;
+        let nll = made.evals.iter().rev().find(|eval| eval.run == run.run).unwrap().nll();
         documents.extend((0..30).map(|n| {
             let (tokens, wave) = (100 + 10 * (n % 7), 0.02 * f64::from((n as i32 * 5 + 3 * run.seed as i32) % 11 - 5));
             let (run, split, document) = (run.run.clone(), "valid".to_string(), format!("{n}"));

@@ -8,7 +8,6 @@ use hydrometer_record::frames::{CurveRow, DocumentRow, EvalRow, Frames, RunRow};
 use serde::{Serialize, Serializer};
 
 use crate::claims::Outcome;
-use crate::input::Table;
 use crate::stats::verdict::Verdict;
 
 /// How far an experiment agrees, the best first.
@@ -190,8 +189,7 @@ pub fn rung(agreements: &[Agreement], outcomes: &[Outcome]) -> ReproLevel {
 }
 
 pub(super) fn statuses(frames: &Frames) -> Result<BTreeMap<String, String>> {
-    let runs = Table(&frames.runs);
-    Ok(runs.text("run")?.into_iter().flatten().zip(runs.text("status")?.into_iter().flatten()).collect())
+    Ok(RunRow::rows(&frames.runs)?.into_iter().map(|row| (row.run, row.status)).collect())
 }
 
 /// The numbers of every run: losses and the gradient's norm of each step, NLLs of evaluations, and those of documents, which belong
@@ -208,7 +206,8 @@ pub(super) fn series(frames: &Frames) -> Result<BTreeMap<String, Series>> {
     for row in EvalRow::rows(&frames.evals)? {
         let step = last.entry(row.run.clone()).or_insert(row.step);
         *step = row.step.max(*step);
-        all.entry(row.run).or_default().insert((row.step, What::Nll(row.split)), row.nll);
+        let nll = row.nll();
+        all.entry(row.run).or_default().insert((row.step, What::Nll(row.split)), nll);
     }
     let mut seen: BTreeMap<(String, String), usize> = BTreeMap::new();
     for row in DocumentRow::rows(&frames.documents)? {

@@ -63,10 +63,34 @@ impl TokenLosses {
 
     pub fn sums(&self) -> Result<LossSums> {
         let sums = self.0.sum_dim_intlist(0, false, Kind::Double).to_device(Device::Cpu);
-        let [loss, hard_loss, lse, retained_mass, teacher_entropy] = Vec::<f64>::try_from(sums)?[..] else {
-            unreachable!("five columns")
-        };
-        Ok(LossSums { loss, hard_loss, lse, retained_mass, teacher_entropy })
+        let sums: [f64; 5] = Vec::try_from(sums)?.try_into().expect("five columns");
+        Ok(sums.into())
+    }
+}
+
+/// In the order of the columns of [`TokenLosses`].
+impl From<[f64; 5]> for LossSums {
+    fn from([loss, hard_loss, lse, retained_mass, teacher_entropy]: [f64; 5]) -> Self {
+        Self { loss, hard_loss, lse, retained_mass, teacher_entropy }
+    }
+}
+
+impl LossSums {
+    fn numbers(self) -> [f64; 5] {
+        let Self { loss, hard_loss, lse, retained_mass, teacher_entropy } = self;
+        [loss, hard_loss, lse, retained_mass, teacher_entropy]
+    }
+
+    /// The sums over the parts of all ranks of `group`.
+    pub fn reduced(self, group: &ProcessGroup, device: Device) -> Result<Self> {
+        let mut numbers = self.numbers();
+        group.sum(&mut numbers, device)?;
+        Ok(numbers.into())
+    }
+
+    /// The means over `tokens` tokens.
+    pub fn per_token(self, tokens: usize) -> Self {
+        self.numbers().map(|sum| sum / tokens as f64).into()
     }
 }
 
