@@ -26,13 +26,14 @@ const OF_MODEL: Key = Key { value: Value::Whole(1..=MODEL_MAX), places: &[Place:
 keys! { DATA_KEYS:
     DATA_PATH = Key {
         name: "path",
-        doc: "a file or folder for all splits: by the hash of their text (of their source, where they have one) 90% of the documents \
-              are for training, 5% for `valid`, 5% for `test`; or a folder with a folder for each of `train`, `valid` and `test`",
+        doc: "a file or folder for all splits: the hash of the text (or of the source, if there is one) assigns 90% of the \
+              documents to training, 5% to `valid`, 5% to `test`; or a folder with one subfolder for each of `train`, `valid` \
+              and `test`",
         ..OF_DATA
     };
     DATA_FORMAT = Key {
         name: "format",
-        doc: "one of those on [their page](data-formats.md). Default: what the content of the files tells, whatever their names",
+        doc: "one of the [data formats](data-formats.md). Default: detected from the content of the files, whatever their names",
         value: Value::Format,
         ..OF_DATA
     };
@@ -55,47 +56,47 @@ keys! { DATA_KEYS:
     };
     SOURCE_KEY = Key {
         name: "source_key",
-        doc: "the key of the text that is read, where a format's own is not it",
+        doc: "the key of the source text, if it differs from the format's own",
         ..OF_EXAMPLES
     };
-    TARGET_KEY = Key { name: "target_key", doc: "the key of the text that is learned", ..OF_EXAMPLES };
+    TARGET_KEY = Key { name: "target_key", doc: "the key of the target text", ..OF_EXAMPLES };
     PROMPT_EOS = Key {
         name: "prompt_eos",
-        doc: "text between source and target, tokenised apart; it is read, not predicted. Default none",
+        doc: "text between source and target, tokenized separately; it is read, not predicted. Default none",
         ..OF_EXAMPLES
     };
     TRUNCATION = Key {
         name: "truncation",
-        doc: "where a source is cut that does not fit the context: `\"left\"`, `\"right\"`, or `\"none\"`: it is an error",
+        doc: "where a source that exceeds the context is cut: `\"left\"`, `\"right\"`, or `\"none\"`: such a source is an error",
         value: Value::Choice(|| Truncation::NAMES.to_vec()),
         default: Some("\"none\""),
         ..OF_EXAMPLES
     };
     TARGET_BUDGET = Key {
         name: "target_budget",
-        doc: "what a target longer than the context is cut to, as a share of the context",
+        doc: "what a target longer than the context is cut to, as a fraction of the context",
         value: Value::Number(&ABOVE_0_TO_1),
         default: Some("0.7"),
         ..OF_EXAMPLES
     };
     EOS = Key {
         name: "eos",
-        doc: "the token that ends a text, after a target: `\"once\"` (unless it is there or the target was cut), `\"append\"` (always, \
-              as the seed does) or `\"none\"`",
+        doc: "the end-of-text token after a target: `\"once\"` (unless the target already ends in it or was cut), `\"append\"` \
+              (always, as metaseq does) or `\"none\"`",
         value: Value::Choice(|| Eos::NAMES.to_vec()),
         default: Some("\"once\""),
         ..OF_EXAMPLES
     };
     EOS_TOKEN = Key {
         name: "eos_token",
-        doc: "that token's text in the tokenizer. Default: what the checkpoint's files say, else [a usual \
+        doc: "that token's text in the tokenizer. Default: what the checkpoint's files say, otherwise [a usual \
               name](checkpoints.md#tokenizer)",
         ..OF_EXAMPLES
     };
     INPUT = Key {
         name: "input",
-        doc: "what is read and learned of a target whose answers are recorded: the `\"sampled\"` tokens, or each row's likeliest, \
-              `\"teacher-argmax\"`, as the seed does",
+        doc: "the inputs and hard labels of a target with recorded logprobs: the `\"sampled\"` tokens, or the likeliest token \
+              of each row, `\"teacher-argmax\"`, as metaseq does",
         value: Value::Choice(|| Input::NAMES.to_vec()),
         default: Some("\"sampled\""),
         ..OF_EXAMPLES

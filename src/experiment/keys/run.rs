@@ -45,19 +45,19 @@ keys! { RUN_AND_TEACHER_KEYS:
     };
     MODEL = Key {
         name: "model",
-        doc: "as `student` of a run",
+        doc: "like `student` of a run",
         value: Value::Preset(Place::Model),
         ..ENDPOINT_ONLY
     };
     HF_TEACHER = Key {
         name: "hf",
-        doc: "instead of `model`: a checkpoint that answers as it is",
+        doc: "instead of `model`: a checkpoint, used unmodified",
         ..TEACHER_ONLY
     };
     ADAPT = Key {
         name: "adapt",
-        doc: "with `hf`: trains it on the data first, `{ tokens = \"1M\", lr = 1e-4 }`; the keys from `tokens` to `final_lr`. Counted \
-              in the teacher's FLOPs",
+        doc: "with `hf`: first train it on the data, `{ tokens = \"1M\", lr = 1e-4 }`; takes the keys from `tokens` to \
+              `final_lr`. Counted in the teacher's FLOPs",
         value: Value::Fields(Place::Adapt),
         ..TEACHER_ONLY
     };
@@ -70,7 +70,7 @@ keys! { RUN_AND_TEACHER_KEYS:
     };
     BATCH = Key {
         name: "batch",
-        doc: "target tokens of an update, exactly",
+        doc: "target tokens per update, exactly",
         value: Value::Tokens,
         default: Some("4_000"),
         example: r#"["4k", "8k"]"#,
@@ -78,7 +78,7 @@ keys! { RUN_AND_TEACHER_KEYS:
     };
     CONTEXT = Key {
         name: "context",
-        doc: "tokens of a sequence, at most; documents are cut",
+        doc: "maximum tokens of a sequence; documents are cut",
         value: Value::Whole(8..=1 << 20),
         default: Some("256"),
         example: "[128, 256]",
@@ -86,8 +86,8 @@ keys! { RUN_AND_TEACHER_KEYS:
     };
     PACKING = Key {
         name: "packing",
-        doc: "`\"none\"`: a sequence a row of a batch, or `\"documents\"`: several, each read by itself: \
-              [packing](data-formats.md#packing)",
+        doc: "`\"none\"`: one sequence per row of a batch, or `\"documents\"`: several sequences per row, which do not see \
+              each other: [packing](data-formats.md#packing)",
         value: Value::Choice(|| Packing::NAMES.to_vec()),
         default: Some("\"none\""),
         example: r#"["none", "documents"]"#,
@@ -135,7 +135,7 @@ keys! { RUN_AND_TEACHER_KEYS:
     };
     CLIP = Key {
         name: "clip",
-        doc: "largest gradient norm; 0 never clips",
+        doc: "maximum gradient norm; 0 disables clipping",
         value: Value::Number(&AT_LEAST_0),
         default: Some("1"),
         example: "[0.0, 1.0]",
@@ -189,22 +189,22 @@ keys! { RUN_AND_TEACHER_KEYS:
     };
     OBJECTIVE = Key {
         name: "objective",
-        doc: "`\"hard-ce\"`, `\"soft-ce\"`, `\"kl-forward\"`, `\"kl-reverse\"`, `\"jsd\"`, `\"logit-mse\"` or `\"logprob-mse\"`: \
-              [objectives](objectives.md); or one of the seed's modes, `\"hard_labels_distillation\"` (hard-ce), \
-              `\"logprobs_distillation\"` (soft-ce) or `\"logits_distillation\"` (logit-mse)",
+        doc: "`\"hard-ce\"`, `\"soft-ce\"`, `\"kl-forward\"`, `\"kl-reverse\"`, `\"jsd\"`, `\"logit-mse\"` or \
+              `\"logprob-mse\"`: [objectives](objectives.md); or one of metaseq's modes, `\"hard_labels_distillation\"` \
+              (hard-ce), `\"logprobs_distillation\"` (soft-ce) or `\"logits_distillation\"` (logit-mse)",
         value: Value::Objective,
         places: &[Place::Base, Place::Method, Place::Selector, Place::Smoke],
         ..RUN
     };
     TEACHER = Key {
         name: "teacher",
-        doc: "a `[teacher.NAME]`; may be left out where there is only one",
+        doc: "a `[teacher.NAME]`; may be omitted if there is only one",
         example: r#"["small", "big"]"#,
         ..DISTILLED
     };
     TOP_K = Key {
         name: "top_k",
-        doc: "targets that the teacher gives for each token: its likeliest ids, or as many draws where `tail` is `\"sampled\"`",
+        doc: "targets per token from the teacher: its likeliest ids, or as many draws if `tail` is `\"sampled\"`",
         value: Value::Whole(1..=1 << 20),
         default: Some("20"),
         example: "[5, 20]",
@@ -212,9 +212,10 @@ keys! { RUN_AND_TEACHER_KEYS:
     };
     TAIL = Key {
         name: "tail",
-        doc: "what becomes of the teacher's mass outside its top-k (soft-ce, kl-forward): `\"raw\"`, `\"metaseq\"` (soft-ce only), \
-              `\"renormalize\"`, `\"double-renormalize\"`, `\"bucket\"`, `\"uniform\"`, or `\"sampled\"`: none is left, the targets are \
-              draws from the whole teacher. Default `\"raw\"` for soft-ce, `\"bucket\"` for kl-forward",
+        doc: "how the teacher's mass outside its top-k is treated (soft-ce, kl-forward): `\"raw\"`, `\"metaseq\"` (soft-ce \
+              only), `\"renormalize\"`, `\"double-renormalize\"`, `\"bucket\"`, `\"uniform\"`, or `\"sampled\"`: there is no \
+              tail, because the targets are draws from the teacher's full distribution. Default `\"raw\"` for soft-ce, \
+              `\"bucket\"` for kl-forward",
         value: Value::Choice(|| Tail::ALL.map(Tail::name).to_vec()),
         objectives: Objectives::Only(&["soft-ce", "kl-forward"]),
         example: r#"["raw", "bucket"]"#,
@@ -231,7 +232,7 @@ keys! { RUN_AND_TEACHER_KEYS:
     };
     CENTERED = Key {
         name: "centered",
-        doc: "compare logits less their mean over the k ids (logit-mse)",
+        doc: "compare logits after subtracting their mean over the k ids (logit-mse)",
         value: Value::Flag,
         default: Some("false"),
         objectives: Objectives::Only(&["logit-mse"]),
@@ -249,7 +250,7 @@ keys! { RUN_AND_TEACHER_KEYS:
     };
     BETA = Key {
         name: "beta",
-        doc: "the teacher's part of the mixture that jsd compares with, above 0 and below 1",
+        doc: "the teacher's weight in jsd's mixture, above 0 and below 1",
         value: Value::Number(&BETWEEN_0_AND_1),
         default: Some("0.5"),
         objectives: Objectives::Only(&["jsd"]),
@@ -291,73 +292,75 @@ keys! { RUN_AND_TEACHER_KEYS:
     };
     RECORDED = Key {
         name: "recorded",
-        doc: "a file or folder of the teacher's answers, instead of all other keys: [formats](data-formats.md#answers-of-a-teacher)",
+        doc: "instead of all other keys: a file or folder of the teacher's recorded logprobs: \
+              [formats](data-formats.md#recorded-teachers)",
         places: &[Place::Teacher, Place::Recorded],
         ..RUN
     };
     RECORDED_FORMAT = Key {
         name: "format",
-        doc: "of that file. Default: what its first line tells",
+        doc: "of that file. Default: detected from its first line",
         value: Value::Format,
         places: &[Place::Teacher, Place::Recorded],
         ..RUN
     };
     ENDPOINT = Key {
         name: "endpoint",
-        doc: "the address of an OpenAI-compatible API whose model judges the text of the data, e.g. `\"http://localhost:8000/v1\"`: \
-              [endpoints](teachers.md#a-model-behind-an-api). Beside it stand `model`, the name by which the API knows it, and the \
-              keys below",
+        doc: "the address of an OpenAI-compatible API whose model scores the text of the data, e.g. \
+              `\"http://localhost:8000/v1\"`: [endpoints](teachers.md#a-model-behind-an-api). It goes with `model`, the name \
+              by which the API knows the model, and the keys below",
         ..ENDPOINT_ONLY
     };
     SENT = Key {
         name: "sent",
-        doc: "`\"text\"`, document by document, or `\"tokens\"`, sequence by sequence as ids, where the API takes them",
+        doc: "`\"text\"`, document by document, or `\"tokens\"`, sequence by sequence as ids, if the API accepts them",
         value: Value::Choice(|| Sent::NAMES.to_vec()),
         default: Some("\"text\""),
         ..ENDPOINT_ONLY
     };
     ECHO_ROWS = Key {
         name: "echo_rows",
-        doc: "of which token a row of an echoed prompt tells: its `\"own\"`, or the `\"next\"`",
+        doc: "which token a logprob row of an echoed prompt describes: its `\"own\"`, or the `\"next\"`",
         value: Value::Choice(|| EchoRows::NAMES.to_vec()),
         default: Some("\"own\""),
         ..ENDPOINT_ONLY
     };
     KEY_ENV = Key {
         name: "key_env",
-        doc: "the environment variable that holds the key. It is sent, and nowhere stored or shown. Default: no key is sent",
+        doc: "the environment variable that holds the API key. The key is sent, and never stored or shown. Default: no key is \
+              sent",
         ..ENDPOINT_ONLY
     };
     CONCURRENCY = Key {
         name: "concurrency",
-        doc: "requests at a time",
+        doc: "concurrent requests",
         value: Value::Whole(1..=256),
         default: Some("4"),
         ..ENDPOINT_ONLY
     };
     RETRIES = Key {
         name: "retries",
-        doc: "tries of a request after the first",
+        doc: "retries of a request",
         value: Value::Whole(0..=100),
         default: Some("8"),
         ..ENDPOINT_ONLY
     };
     TIMEOUT = Key {
         name: "timeout",
-        doc: "seconds to wait for an answer",
+        doc: "seconds to wait for a response",
         value: Value::Number(&SECONDS),
         default: Some("120"),
         ..ENDPOINT_ONLY
     };
     PRICE = Key {
         name: "price",
-        doc: "of a million tokens: `{ input = 0.15, output = 0.6 }`",
+        doc: "per million tokens: `{ input = 0.15, output = 0.6 }`",
         value: Value::Fields(Place::Price),
         ..ENDPOINT_ONLY
     };
     BUDGET = Key {
         name: "budget",
-        doc: "what may be spent on this teacher in all: `{ tokens = \"2M\" }`, `{ cost = 5 }` or both",
+        doc: "the most that may be spent on this teacher in total: `{ tokens = \"2M\" }`, `{ cost = 5 }` or both",
         value: Value::Fields(Place::Budget),
         ..ENDPOINT_ONLY
     };

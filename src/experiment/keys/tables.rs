@@ -21,13 +21,13 @@ const IN_CLAIM: Key = Key { places: &[Place::Claim], ..IN_FILE };
 keys! { TOP_KEYS:
     QUESTION = Key {
         name: "question",
-        doc: "what is asked, in a sentence; the report's title. Default: the file's name",
+        doc: "the question in one sentence; the report's title. Default: the file's name",
         ..IN_FILE
     };
-    HYPOTHESIS = Key { name: "hypothesis", doc: "what is expected, before it is run", ..IN_FILE };
+    HYPOTHESIS = Key { name: "hypothesis", doc: "the expected answer, written before the run", ..IN_FILE };
     REVISION = Key {
         name: "revision",
-        doc: "part of every run's identity: change it to say that all is to be run anew",
+        doc: "part of every run's identity: change it to run everything anew",
         default: Some("\"1\""),
         ..IN_FILE
     };
@@ -39,19 +39,19 @@ keys! { TOP_KEYS:
     };
     TEACHERS = Key {
         name: "teacher",
-        doc: "`[teacher.NAME]`, as many as wanted: [keys of a teacher](#keys-of-a-teacher)",
+        doc: "`[teacher.NAME]`, any number: [keys of a teacher](#keys-of-a-teacher)",
         value: Value::Table(Shape::Named, Place::Teacher),
         ..IN_FILE
     };
     METHODS = Key {
         name: "method",
-        doc: "`[method.NAME]`, the arms, in the order of the report: keys of a run, over those of `base`",
+        doc: "`[method.NAME]`, the arms, in the order of the report: keys of a run, which override `base`",
         value: Value::Table(Shape::Named, Place::Method),
         ..IN_FILE
     };
     SWEEP = Key {
         name: "sweep",
-        doc: "what multiplies the arms: [sweep](#sweep)",
+        doc: "the axes that multiply the arms: [sweep](#sweep)",
         value: Value::Table(Shape::One, Place::Sweep),
         ..IN_FILE
     };
@@ -63,13 +63,13 @@ keys! { TOP_KEYS:
     };
     SMOKE = Key {
         name: "smoke",
-        doc: "the same experiment made small: [smoke](#smoke)",
+        doc: "a small version of the same experiment: [smoke](#smoke)",
         value: Value::Table(Shape::One, Place::Smoke),
         ..IN_FILE
     };
     CLAIMS = Key {
         name: "claim",
-        doc: "`[[claim]]`, as many as wanted: what the answer is held to: [claims](#claims)",
+        doc: "`[[claim]]`, any number: statements that the results are tested against: [claims](#claims)",
         value: Value::Table(Shape::List, Place::Claim),
         ..IN_FILE
     };
@@ -78,14 +78,14 @@ keys! { TOP_KEYS:
 keys! { TABLE_KEYS:
     GRID = Key {
         name: "grid",
-        doc: "`{ key = [values], ... }`: an axis a key, each crossed with all others",
+        doc: "`{ key = [values], ... }`: one axis per key, all crossed with each other",
         value: Value::Axes,
         places: &[Place::Sweep, Place::When],
         ..IN_FILE
     };
     ZIP = Key {
         name: "zip",
-        doc: "`{ key = [values], ... }`: one axis whose points set all keys together; the lists are of one length",
+        doc: "`{ key = [values], ... }`: one axis whose points set all keys together; the lists must have the same length",
         value: Value::Axes,
         places: &[Place::Sweep, Place::When],
         ..IN_FILE
@@ -99,12 +99,12 @@ keys! { TABLE_KEYS:
     };
     SKIP = Key {
         name: "skip",
-        doc: "`[[sweep.skip]]`: runs that are left out",
+        doc: "`[[sweep.skip]]`: runs to leave out",
         value: Value::Table(Shape::List, Place::Skip),
         places: &[Place::Sweep],
         ..IN_FILE
     };
-    BECAUSE = Key { name: "because", doc: "the reason, in a sentence", places: &[Place::Skip], ..IN_FILE };
+    BECAUSE = Key { name: "because", doc: "the reason, in one sentence", places: &[Place::Skip], ..IN_FILE };
     MATCH = Key {
         name: "match",
         doc: "`\"tokens\"`, `\"updates\"` or `\"total-flops\"`",
@@ -113,7 +113,7 @@ keys! { TABLE_KEYS:
         ..IN_FILE
     };
     CLAIM_ID = Key { name: "id", doc: "a short name", ..IN_CLAIM };
-    CLAIM_SAYS = Key { name: "says", doc: "the claim in a sentence. Default: `expect`", ..IN_CLAIM };
+    CLAIM_SAYS = Key { name: "says", doc: "the claim in one sentence. Default: `expect`", ..IN_CLAIM };
     CLAIM_AT = Key {
         name: "at",
         doc: "what both arms have in common: `{ tokens = \"100k\" }`",
@@ -122,13 +122,13 @@ keys! { TABLE_KEYS:
     };
     CLAIM_A = Key {
         name: "a",
-        doc: "the first arm: `{ method = \"soft-ce\", top_k = 20 }`; selects as `when` does",
+        doc: "the first arm: `{ method = \"soft-ce\", top_k = 20 }`; selects like `when`",
         value: Value::Select,
         ..IN_CLAIM
     };
     CLAIM_B = Key {
         name: "b",
-        doc: "the second arm; left out where `expect` does not ask for it",
+        doc: "the second arm; omitted if `expect` does not use it",
         value: Value::Select,
         ..IN_CLAIM
     };
