@@ -106,7 +106,7 @@ pub struct Ask {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum What {
     /// The log-probabilities of the text that is there (`/completions` with `echo`), into a cache as of a checkpoint.
-    PromptScorer,
+    Judge,
     /// To go on from each prompt (`/completions`): data and recorded answers.
     Complete,
     /// To answer each prompt (`/chat/completions`): data and recorded answers.
@@ -134,7 +134,7 @@ impl Ask {
         let done = match (&lease, read) {
             (None, _) => false,
             (Some(lease), Read::Text(judged)) => {
-                self.fidelity_teacher(asked, name, &service, &judged, lease.fence(), interrupts, output)?
+                self.score(asked, name, &service, &judged, lease.fence(), interrupts, output)?
             }
             (Some(lease), Read::Prompts(questions, tally)) => {
                 let mut ledger = ResponseLog::open(asked.out, lease.fence())?;
@@ -160,7 +160,7 @@ impl Ask {
 
     /// All that can be wrong with the input, before anyone is asked.
     fn questions_or_split(&self, asked: &AskedEndpoint, name: &str) -> Result<Read> {
-        if self.ask == What::PromptScorer {
+        if self.ask == What::Judge {
             let tokenizer = match (&self.tokenizer, asked.model) {
                 (Some(path), _) => path.clone(),
                 (None, Some(folder)) => folder.join("tokenizer.json"),
@@ -199,7 +199,7 @@ impl Ask {
         Ok(Read::Prompts(questions, reader.tally))
     }
 
-    fn fidelity_teacher(
+    fn score(
         &self,
         asked: &AskedEndpoint,
         name: &str,
