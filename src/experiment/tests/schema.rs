@@ -38,7 +38,9 @@ fn misfit(root: &Value, schema: &Value, found: &Value, at: &str) -> Option<Strin
             "minItems" => wrong((found.as_array()?.len() as u64) < wanted.as_u64()?),
             "uniqueItems" => None,
             "items" => found.as_array()?.iter().find_map(|item| fit(wanted, item, at)),
-            "properties" => found.as_object()?.iter().find_map(|(key, value)| fit(wanted.get(key)?, value, &format!("{at}.{key}"))),
+            "properties" => {
+                found.as_object()?.iter().find_map(|(key, value)| fit(wanted.get(key)?, value, &format!("{at}.{key}")))
+            }
             "additionalProperties" => found.as_object()?.iter().find_map(|(key, value)| {
                 let known = schema.get("properties").and_then(|properties| properties.get(key)).is_some();
                 match (known, wanted) {
