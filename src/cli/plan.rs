@@ -35,6 +35,7 @@ const SHOWN: usize = 50;
 const SOME: usize = 5;
 
 #[derive(Args, Debug)]
+#[command(mut_arg("experiment", |arg| arg.required_unless_present("schema")))]
 pub struct Plan {
     #[command(flatten)]
     common: Option<Common>,
@@ -42,7 +43,7 @@ pub struct Plan {
     #[arg(long)]
     all: bool,
     /// Write the JSON schema of experiment files, for editors, and end.
-    #[arg(long, exclusive = true)]
+    #[arg(long, conflicts_with = "experiment")]
     schema: bool,
 }
 

@@ -66,3 +66,22 @@ pub fn unsupported_reason(objective: Objective) -> Option<&'static str> {
         _ => None,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{Service, read};
+    use crate::experiment::keys;
+    use crate::experiment::source::{Setting, SourceSpan};
+
+    /// Oracle: what `hydrometer teach --endpoint` starts from.
+    #[test]
+    fn a_teacher_of_an_experiment_is_asked_like_one_of_the_command_line() {
+        let url = "http://localhost:8000/v1";
+        let setting = |text: &str| Setting { value: text.into(), at: SourceSpan("here".into()) };
+        let own = vec![(keys::ENDPOINT.name.into(), setting(url)), (keys::MODEL.name.into(), setting("m"))];
+        let (_, found) = read("api", &own, "1").unwrap();
+        let wanted = Service::at(url).unwrap();
+        assert_eq!((found.concurrency, found.retries, found.timeout), (wanted.concurrency, wanted.retries, wanted.timeout));
+        assert_eq!((found.key_env, found.price.is_some()), (wanted.key_env, wanted.price.is_some()));
+    }
+}

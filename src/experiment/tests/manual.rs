@@ -2,6 +2,7 @@
 
 use super::super::fair::Match;
 use super::super::keys::{self, Key, Objectives, Place, all, names};
+use super::super::source::{Setting, SourceSpan};
 use super::expansion::DESIGN;
 
 const MANUAL: &str = include_str!("../../../docs/experiment-file.md");
@@ -94,17 +95,13 @@ fn keys_apply_to_objectives_that_there_are() {
 
 #[test]
 fn every_default_and_every_example_is_a_value_of_its_key() {
-    let setting = |text: &str| {
-        let value = text.parse().unwrap_or_else(|error| panic!("{text}: {error}"));
-        super::super::source::Setting { value, at: super::super::source::SourceSpan("here".into()) }
-    };
+    let parsed = |text: &str| text.parse::<toml_edit::Value>().unwrap_or_else(|error| panic!("{text}: {error}"));
+    let check = |key: &Key, value| key.check(&Setting { value, at: SourceSpan("here".into()) }).unwrap();
     for key in all() {
-        key.default.map_or(Ok(()), |text| key.check(&setting(text))).unwrap();
+        key.default.into_iter().for_each(|text| check(key, parsed(text)));
         if key.places.contains(&Place::Axis) {
-            let values = setting(key.example).value.as_array().cloned().expect("a list");
-            for value in values.iter() {
-                key.check(&setting(&value.to_string())).unwrap();
-            }
+            let values = parsed(key.example);
+            values.as_array().expect("a list").iter().for_each(|value| check(key, value.clone()));
         }
     }
 }
