@@ -133,9 +133,7 @@ impl Ask {
         let lease = LeaseObserver::new(asked.out).wait(|sentence| note!("{sentence}"), || interrupts() > 0)?;
         let done = match (&lease, read) {
             (None, _) => false,
-            (Some(lease), Read::Text(judged)) => {
-                self.score(asked, name, &service, &judged, lease.fence(), interrupts, output)?
-            }
+            (Some(lease), Read::Text(judged)) => self.score(asked, name, &service, &judged, lease.fence(), interrupts, output)?,
             (Some(lease), Read::Prompts(questions, tally)) => {
                 let mut ledger = ResponseLog::open(asked.out, lease.fence())?;
                 let others = ledger.others(&questions);

@@ -60,7 +60,7 @@ pub fn find_or_add(
     if let (true, Some(tokens)) = (options.smoke, &file.smoke_teacher_tokens) {
         merged.overlay([("tokens".to_string(), tokens.clone())]);
     }
-    if !merged.get(&keys::MODEL).is_some() {
+    if merged.get(&keys::MODEL).is_none() {
         return Err(user_error!("{}: [teacher.{name}] lacks a model; add model or hf", teacher_at.0));
     }
     if let Some((_, format)) = own.iter().find(|(key, _)| key == "format") {

@@ -318,10 +318,8 @@ impl Session<'_> {
         match told {
             // What the journal says of these stands, whatever a process did afterwards.
             _ if matches!(ending, Ending::Done | Ending::Diverged(_)) => {}
-            Some(Ending::Interrupted(Some(interruption))) => {
-                if self.interrupted(index, &lease, interruption, &ending)? {
-                    return Ok(());
-                }
+            Some(Ending::Interrupted(Some(interruption))) if self.interrupted(index, &lease, interruption, &ending)? => {
+                return Ok(());
             }
             Some(failed @ Ending::Failed(_)) if ending.is_left() && self.stop.is_none() => {
                 failed.event().map_or(Ok(()), |event| record(&folder, &lease, &event))?;

@@ -227,7 +227,7 @@ fn a_key_is_sent_and_stands_nowhere() {
     let mut abroad = lab.command(&abroad.iter().map(String::as_str).collect::<Vec<_>>());
     let abroad = abroad.env("LAB_KEY", secret).output().unwrap();
     assert_eq!(abroad.status.code(), Some(2));
-    assert!(stderr(&abroad).contains("in the open"), "{}", stderr(&abroad));
+    assert!(stderr(&abroad).contains("would be sent unencrypted"), "{}", stderr(&abroad));
 }
 
 #[test]
@@ -237,7 +237,7 @@ fn what_will_not_pass_is_not_tried_again() {
     for (status, text, told) in [
         (404, r#"{"error": {"message": "no model m"}}"#, "404: no model m"),
         (429, r#"{"error": {"code": "insufficient_quota", "message": "pay first"}}"#, "429: pay first"),
-        (200, r#"{"choices": [{"text": "a"}]}"#, "without log-probabilities"),
+        (200, r#"{"choices": [{"text": "a"}]}"#, "has no log-probabilities"),
     ] {
         let api = Api::serve(CHECKPOINT, Manners { refuses: Some((status, text.into())), ..Manners::default() });
         let output = run(&lab, &teach(&api.url, "cache", &["--concurrency", "1"]));

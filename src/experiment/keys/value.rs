@@ -93,7 +93,7 @@ pub static TEMPERATURE_NUMBERS: Numbers = Numbers {
     from: Bound::Included(*TEMPERATURES.start()),
     to: Bound::Included(*TEMPERATURES.end()),
     words: TEMPERATURES_WORDS,
-    beyond: Some("overflows f32"),
+    beyond: None,
 };
 
 impl Numbers {
