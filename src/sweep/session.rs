@@ -318,7 +318,9 @@ impl Session<'_> {
         match told {
             // What the journal says of these stands, whatever a process did afterwards.
             _ if matches!(ending, Ending::Done | Ending::Diverged(_)) => {}
-            Some(Ending::Interrupted(Some(ref interruption))) if self.interrupted(index, &lease, interruption.clone(), &ending)? => {
+            Some(Ending::Interrupted(Some(ref interruption)))
+                if self.interrupted(index, &lease, interruption.clone(), &ending)? =>
+            {
                 return Ok(());
             }
             Some(failed @ Ending::Failed(_)) if ending.is_left() && self.stop.is_none() => {

@@ -58,7 +58,7 @@ fn a_holder_on_a_machine_that_fell_silent_is_taken_over() {
 fn a_worker_that_was_taken_over_stops_and_leaves_the_run_to_the_other() {
     let lab = Lab::new();
     // Long enough to be robbed in the middle.
-    lab.write("lab.toml", &EXPERIMENT.replace("12.8k", "60k"));
+    lab.write("lab.toml", &EXPERIMENT.replace("12.8k", "240k"));
     let mut program = lab.start(&["run", "lab.toml", "--only", "finetune"]);
     let folder = || {
         let folders = std::fs::read_dir(lab.path().join("runs")).into_iter().flatten().flatten();
@@ -77,7 +77,7 @@ fn a_worker_that_was_taken_over_stops_and_leaves_the_run_to_the_other() {
     assert!(lab.said().contains("another session has taken it over"), "{}", lab.said());
     assert!(folder.join("lease.3.json").exists(), "and taken back");
     let calm = Lab::new();
-    calm.write("lab.toml", &EXPERIMENT.replace("12.8k", "60k"));
+    calm.write("lab.toml", &EXPERIMENT.replace("12.8k", "240k"));
     calm.ok(&["run", "lab.toml", "--only", "finetune"]);
     assert_eq!(lab.numbers("runs"), calm.numbers("runs"));
 }
