@@ -65,8 +65,7 @@ fn so_renamed_arms_and_teachers_reuse_the_work_and_the_frames_bear_the_new_names
 
 #[test]
 fn so_a_second_run_starts_nothing_and_writes_no_frame() {
-    let lab = Lab::new();
-    lab.ok(&["run", "lab.toml"]);
+    let lab = Lab::trained();
     let before = starts(&lab);
     let written = |name: &str| std::fs::metadata(lab.path().join("results/lab").join(name)).unwrap().modified().unwrap();
     let frames = ["runs.parquet", "curves.parquet", "provenance.json"];

@@ -36,8 +36,7 @@ fn of_cache_weights_data_and_journals() {
     let calm = Lab::new();
     calm.write("lab.toml", &EXPERIMENT.replace("seeds   = 1", "seeds   = 2"));
     calm.ok(&["run", "lab.toml"]);
-    let lab = Lab::new();
-    lab.ok(&["run", "lab.toml"]);
+    let lab = Lab::trained();
     lab.write("lab.toml", &EXPERIMENT.replace("seeds   = 1", "seeds   = 2"));
     let middle = |bytes: &mut Vec<u8>| {
         let at = bytes.len() / 2;
@@ -215,9 +214,9 @@ impl Drop for Mount {
 
 #[test]
 fn of_a_disk_that_was_full() {
-    let (calm, lab) = (Lab::new(), Lab::new());
+    let lab = Lab::new();
     let Some(mount) = Mount::new(&lab, "4m") else { return };
-    calm.ok(&["run", "lab.toml"]);
+    let calm = Lab::trained();
     let arguments = ["run", "lab.toml", "--runs", "small/runs", "--results", "results"];
     lab.ok(&[&arguments[..], &["--only", "finetune"]].concat());
     let mut program = lab.start(&arguments);

@@ -104,8 +104,7 @@ fn what_is_killed_too_often_is_left_and_a_run_that_diverges_stops_others_only_if
 
 #[test]
 fn a_second_run_trains_nothing_again() {
-    let lab = Lab::new();
-    lab.ok(&["run", "lab.toml"]);
+    let lab = Lab::trained();
     let before = lab.numbers("runs");
     let output = lab.run(&["run", "lab.toml"]);
     assert!(output.status.success());

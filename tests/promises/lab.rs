@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
+use std::sync::OnceLock;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
@@ -86,12 +87,43 @@ top_k = {top_k}
     )
 }
 
+/// How the folders begin that tests share.
+const KEPT: &str = "trained-lab-";
+
 impl Lab {
     pub fn new() -> Self {
         let lab = Self::empty();
-        lab.write("train.txt", &text(4000, 1));
-        lab.write("valid.txt", &text(400, 2));
-        lab.write("lab.toml", EXPERIMENT);
+        lab.fill();
+        lab
+    }
+
+    fn fill(&self) {
+        self.write("train.txt", &text(4000, 1));
+        self.write("valid.txt", &text(400, 2));
+        self.write("lab.toml", EXPERIMENT);
+    }
+
+    /// The lab after `run lab.toml`, which the first test that asks has run for all: a copy.
+    pub fn trained() -> Self {
+        static TRAINED: OnceLock<Lab> = OnceLock::new();
+        let original = TRAINED.get_or_init(|| {
+            let folder = Path::new(env!("CARGO_TARGET_TMPDIR"));
+            // Nobody drops what is static: what earlier test runs have left goes now, unless one is under way.
+            for entry in std::fs::read_dir(folder).unwrap().flatten() {
+                let age = entry.metadata().and_then(|found| found.modified()).ok().and_then(|then| then.elapsed().ok());
+                if entry.file_name().to_string_lossy().starts_with(KEPT) && age.is_some_and(|age| age > Duration::from_secs(3600))
+                {
+                    let _ = std::fs::remove_dir_all(entry.path());
+                }
+            }
+            let lab = Self { folder: TempDir::with_prefix_in(KEPT, folder).unwrap(), all_cores: false };
+            lab.fill();
+            lab.ok(&["run", "lab.toml"]);
+            lab
+        });
+        let lab = Self::empty();
+        let mut copy = Command::new("cp");
+        assert!(copy.arg("-a").arg(original.path().join(".")).arg(lab.path()).status().unwrap().success());
         lab
     }
 

@@ -3,11 +3,10 @@
 use super::lab::Lab;
 
 fn agrees_with_one_rank(arguments: &[&str]) {
-    let lab = Lab::new();
-    lab.ok(&["run", "lab.toml", "--runs", "one", "--results", "one-results"]);
+    let lab = Lab::trained();
     let sharded = [&["run", "lab.toml", "--runs", "many", "--results", "many-results"], arguments].concat();
     lab.ok(&sharded);
-    let (one, many) = (lab.numbers("one"), lab.numbers("many"));
+    let (one, many) = (lab.numbers("runs"), lab.numbers("many"));
     assert_eq!(one.len(), many.len());
     for ((run, step, what, a), (other, _, _, b)) in one.iter().zip(&many) {
         assert_eq!(run, other, "identity does not depend on parallelism");

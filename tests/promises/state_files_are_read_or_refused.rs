@@ -51,8 +51,7 @@ fn files(folder: &Path) -> Vec<PathBuf> {
 
 #[test]
 fn damaged_journals_lose_lines_and_gain_none() {
-    let lab = Lab::new();
-    lab.ok(&["run", "lab.toml", "--only", "soft-ce"]);
+    let lab = Lab::trained();
     let journals: Vec<(PathBuf, Vec<u8>)> = files(&lab.path().join("runs"))
         .into_iter()
         .filter(|path| path.ends_with("journal.jsonl"))
@@ -78,8 +77,7 @@ fn damaged_journals_lose_lines_and_gain_none() {
 
 #[test]
 fn damaged_frames_and_provenance_are_read_or_refused_and_never_verified() {
-    let lab = Lab::new();
-    lab.ok(&["run", "lab.toml", "--only", "soft-ce"]);
+    let lab = Lab::trained();
     let results = lab.path().join("results/lab");
     let names = ["runs.parquet", "curves.parquet", "evals.parquet", "documents.parquet", "imports.parquet", "provenance.json"];
     let whole: BTreeMap<&str, Vec<u8>> = names.iter().map(|name| (*name, std::fs::read(results.join(name)).unwrap())).collect();
