@@ -6,7 +6,7 @@ use hydrometer_record::run_status::RunStatus;
 use tabled::builder::Builder;
 use tabled::settings::Style;
 
-use super::plan::PlannedRun;
+use super::planned_run::PlannedRun;
 use crate::experiment::Experiment;
 
 /// A row an arm, in the order of the file.

@@ -6,18 +6,17 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::Args;
 use hydrometer_base::identity::identity;
-use hydrometer_base::run_id::RunId;
 use hydrometer_base::units::{duration, flops, quantity};
 use hydrometer_base::{note, say, terminal};
 use hydrometer_data::recipe::{Ends, Eos};
 use hydrometer_record::checked::Checked;
 use hydrometer_record::run_status::RunStatus;
 use hydrometer_report::claims::decide;
-use serde::Serialize;
 use serde_json::{Map, Value, json};
 use tabled::builder::Builder;
 use tabled::settings::Style;
 
+use super::planned_run::PlannedRun;
 use super::{Common, Output, arms};
 use crate::experiment::budget::{Budget, longest_by_seed};
 use crate::experiment::fair::Match;
@@ -57,20 +56,6 @@ impl Plan {
             }
         }
     }
-}
-
-#[derive(Serialize)]
-pub struct PlannedRun {
-    pub run: RunId,
-    pub name: String,
-    /// Whatever is still to do is `new`.
-    pub status: RunStatus,
-    pub seed: u64,
-    pub axes: Map<String, Value>,
-    pub tokens: u64,
-    pub updates: u64,
-    pub train_flops: f64,
-    pub teacher_flops: f64,
 }
 
 fn plan(common: &Common, all: bool, output: Output) -> Result<ExitCode> {

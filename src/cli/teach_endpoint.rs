@@ -25,9 +25,9 @@ use tokenizers::Tokenizer;
 
 use super::Output;
 use super::data_flags::{DataFlags, counts, need_some, with};
+use super::describe_cache::describe;
 use super::eval::Text;
 use super::run::count_interrupts;
-use super::teach::describe;
 use crate::experiment::AMOUNT_MAX;
 use crate::sweep::lease::LeaseObserver;
 use crate::teacher::endpoint::collect::collect;
@@ -197,6 +197,7 @@ impl Ask {
         Ok(Read::Prompts(questions, reader.tally))
     }
 
+    #[expect(clippy::too_many_arguments, reason = "called once: the end of a verb, apart so that it can be read")]
     fn score(
         &self,
         asked: &AskedEndpoint,

@@ -65,7 +65,9 @@ pub fn read(source: &Source, item: Option<&Item>) -> Result<Option<Rule>> {
 /// The student of the reference arm that each student is compared with; `None` for the reference's own and where there is none.
 pub fn partners(experiment: &Experiment) -> Vec<Option<usize>> {
     let mut shapes: Vec<Vec<&str>> = Vec::new();
-    let mut references: BTreeMap<(u64, Vec<&(String, String)>), usize> = BTreeMap::new();
+    /// A seed, and axes with their values.
+    type Point<'a> = (u64, Vec<&'a (String, String)>);
+    let mut references: BTreeMap<Point, usize> = BTreeMap::new();
     for (index, student) in experiment.students.iter().enumerate().filter(|(_, s)| s.method == experiment.reference) {
         shapes.push(student.axes.iter().map(|(key, _)| key.as_str()).collect());
         references.insert((student.seed, student.axes.iter().collect()), index);

@@ -118,8 +118,11 @@ fn locate(field: &str, found: &Setting, base: &Path, what: &str) -> Result<PathB
     Err(user_error!("{}: no {what} at {}; check {field}", found.at.0, base.join(given).display()))
 }
 
+/// Keys of a table with their values, in the order of the file.
+type Fields = Vec<(String, Setting)>;
+
 /// The settings behind `setting`: those of the preset it names, or its own inline table; and the folder of relative paths.
-fn resolve(setting: &Setting, key: &str, file: &str, folder: &Path) -> Result<(String, Vec<(String, Setting)>, PathBuf)> {
+fn resolve(setting: &Setting, key: &str, file: &str, folder: &Path) -> Result<(String, Fields, PathBuf)> {
     let Some(name) = setting.value.as_str() else { return Ok((key.into(), setting.fields(key)?, folder.to_path_buf())) };
     let absolute = std::path::absolute(folder).unwrap_or_else(|_| folder.to_path_buf());
     let candidates = std::iter::once(absolute.join("presets")).chain(absolute.ancestors().map(|a| a.join("experiments/presets")));

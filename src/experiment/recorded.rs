@@ -20,6 +20,7 @@ pub fn is_recorded(own: &Table) -> bool {
 
 /// Finds or adds the recording of teacher `name` for a student with `settings`, whose arm minimises `objective` on what it
 /// reads; its index.
+#[expect(clippy::too_many_arguments, reason = "what an arm says, what the file says and where it says so are told apart")]
 pub fn find_or_add(
     experiment: &mut Experiment,
     presets: &Presets,

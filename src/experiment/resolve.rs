@@ -52,6 +52,7 @@ impl Settings {
 
     /// The recipe, less teacher, of a run on what is read whose model stands under `model_key`; of no tokens where nothing is
     /// trained. And the model.
+    #[expect(clippy::too_many_arguments, reason = "students and teachers differ in each of them")]
     pub fn recipe(
         &self,
         model_key: &Key,

@@ -20,6 +20,7 @@ use crate::train::recipe::{EvalRecipe, TrainRecipe};
 const SHARED_KEYS: [&str; 3] = ["data", "context", "packing"];
 
 /// Finds or adds the teacher of a student with `settings` and the recipe `student`, on what it reads.
+#[expect(clippy::too_many_arguments, reason = "what an arm says, what the file says and where it says so are told apart")]
 pub fn find_or_add(
     experiment: &mut Experiment,
     file: &File,

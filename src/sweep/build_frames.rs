@@ -138,6 +138,7 @@ impl Rows {
         Ok(())
     }
 
+    #[expect(clippy::too_many_arguments, reason = "students, teachers and baselines differ in each of them")]
     fn add(
         &mut self,
         experiment: &Experiment,

@@ -19,7 +19,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result};
 use hydrometer_base::fs::{replace_bytes, uncreated};
-use hydrometer_record::journal::{self, Fence};
+use hydrometer_record::journal::{self, Event, Fence, Journal};
 use serde::{Deserialize, Serialize};
 
 use super::holder::Holder;
@@ -298,6 +298,11 @@ pub fn holder(folder: &Path) -> Option<Holder> {
 /// Different for every lease, on every machine.
 fn nonce() -> String {
     format!("{:016x}", RandomState::new().build_hasher().finish())
+}
+
+/// Writes what happened to a job that could not write it itself.
+pub fn record(folder: &Path, lease: &Lease, event: &Event) -> Result<()> {
+    Journal::append(&folder.join(journal::FILE), lease.fence(), false)?.write(event)
 }
 
 #[cfg(test)]

@@ -9,9 +9,8 @@ use hydrometer_record::journal::{self, Event};
 
 use super::ending::Ending;
 use super::job::{Work, ending_in, journal_path};
-use super::lease::{Lease, LeaseObserver};
+use super::lease::{Lease, LeaseObserver, record};
 use super::schedule::{Planned, Rerun};
-use super::session::record;
 use crate::train::checkpoint;
 use crate::train::run::final_weights;
 

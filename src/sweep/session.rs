@@ -11,11 +11,11 @@ use anyhow::{Result, anyhow};
 use hydrometer_base::backoff::backoff;
 use hydrometer_base::cores;
 use hydrometer_base::fs::{is_storage, uncreated};
-use hydrometer_record::journal::{self, Event, Journal};
+use hydrometer_record::journal::{self, Event};
 
 use super::ending::{Cause, Ending, Interruption};
 use super::job::{Job, Work, ending_in, journal_path};
-use super::lease::{Lease, LeaseObserver, LeaseState, by};
+use super::lease::{Lease, LeaseObserver, LeaseState, by, record};
 use super::local::{Processes, WorkerMessage, log_path};
 use super::machine::Machine;
 use super::memory::{self, fit, least};
@@ -423,11 +423,6 @@ impl Session<'_> {
 pub fn cure(settings: &Settings) -> String {
     let fewer = if settings.jobs > 1 { "fewer --jobs, " } else { "" };
     format!("{fewer}{}", memory::cure(settings.recompute))
-}
-
-/// Writes what happened to a job that could not write it itself.
-pub fn record(folder: &Path, lease: &Lease, event: &Event) -> Result<()> {
-    Journal::append(&journal_path(folder), lease.fence(), false)?.write(event)
 }
 
 /// The threads with which a run that goes on from a checkpoint began: with others its numbers would not be the same to the bit.

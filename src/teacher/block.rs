@@ -108,9 +108,12 @@ pub struct BlockEntry {
     end: u64,
 }
 
+/// The sequences of a block by their keys.
+pub type Entries = Vec<([u8; 16], BlockEntry)>;
+
 impl OpenBlock {
     /// Opens the block at `path`, verifies its checksum, and lists the sequences in it.
-    pub fn open(path: &Path, title: &CacheManifest) -> Result<(Self, Vec<([u8; 16], BlockEntry)>)> {
+    pub fn open(path: &Path, title: &CacheManifest) -> Result<(Self, Entries)> {
         let damaged = || user_error!("teacher cache block {} is damaged; delete it and run the teacher again", path.display());
         let bytes = fs::read(path).map_err(|error| unreadable(path, error))?;
         let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();

@@ -6,7 +6,7 @@
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Result, anyhow};
+use anyhow::Result;
 use hydrometer_base::fs::{replace_file, unreadable};
 use hydrometer_base::guard::caught;
 use hydrometer_base::shortage::first_words;
@@ -17,6 +17,7 @@ use polars_io::prelude::{ParquetCompression, ParquetReader, ParquetWriter};
 
 use super::imports::ImportRow;
 use super::metric::{Item, METRICS, Metric, Scores};
+use super::rows::{Field, frame_rows};
 
 /// The frames of one experiment.
 #[derive(Clone, Debug)]
@@ -120,95 +121,6 @@ fn read_parquet(path: &Path) -> Result<DataFrame> {
         Err(panic) => Err(damaged(panic)),
     }
 }
-
-/// Declares a row type together with the frame its rows make, a column a field.
-macro_rules! frame_rows {
-    ($(#[$meta:meta])* $row:ident { $($(#[$field_meta:meta])* $field:ident : $kind:ty),* $(,)? }) => {
-        $(#[$meta])*
-        #[derive(Clone, Debug, PartialEq)]
-        pub struct $row { $($(#[$field_meta])* pub $field: $kind),* }
-        impl $row {
-            /// The frame of these rows, in this order.
-            pub fn frame(rows: &[$row]) -> PolarsResult<DataFrame> {
-                DataFrame::new(rows.len(), vec![
-                    $(Column::new(stringify!($field).into(), rows.iter().map(|row| row.$field.clone()).collect::<Vec<_>>())),*
-                ])
-            }
-
-            /// The rows of a frame, in its order; columns that are no field are left out.
-            pub fn rows(frame: &DataFrame) -> ::anyhow::Result<Vec<$row>> {
-                $(let mut $field = <$kind as $crate::frames::Field>::column(frame, stringify!($field))?.into_iter();)*
-                (0..frame.height()).map(|_| Ok($row { $($field: $crate::frames::next(&mut $field)?),* })).collect()
-            }
-        }
-    };
-}
-
-pub(super) fn next<T>(values: &mut impl Iterator<Item = T>) -> Result<T> {
-    values.next().ok_or_else(|| anyhow!("columns of unequal length"))
-}
-
-/// What stands in a column of a frame.
-pub(super) trait Field: Sized {
-    fn of(column: &Column) -> PolarsResult<Vec<Option<Self>>>;
-
-    /// In every row of a frame without the column: one that was written before there was such a column.
-    fn absent() -> Option<Self> {
-        None
-    }
-
-    fn column(frame: &DataFrame, name: &str) -> Result<Vec<Self>> {
-        let missing = || anyhow!("the column `{name}` is missing");
-        let Ok(column) = frame.column(name) else {
-            // Also of no rows: a frame without the column is not one that this program has written.
-            if Self::absent().is_none() {
-                return Err(missing());
-            }
-            return (0..frame.height()).map(|_| Self::absent().ok_or_else(missing)).collect();
-        };
-        let null = || anyhow!("the column `{name}` has no value in some row");
-        Self::of(column)?.into_iter().map(|value| value.ok_or_else(null)).collect()
-    }
-}
-
-impl Field for String {
-    fn of(column: &Column) -> PolarsResult<Vec<Option<Self>>> {
-        Ok(column.cast(&DataType::String)?.str()?.iter().map(|value| value.map(String::from)).collect())
-    }
-}
-
-impl Field for i64 {
-    fn of(column: &Column) -> PolarsResult<Vec<Option<Self>>> {
-        Ok(column.cast(&DataType::Int64)?.i64()?.iter().collect())
-    }
-}
-
-impl Field for f64 {
-    fn of(column: &Column) -> PolarsResult<Vec<Option<Self>>> {
-        Ok(column.cast(&DataType::Float64)?.f64()?.iter().collect())
-    }
-}
-
-impl Field for bool {
-    fn of(column: &Column) -> PolarsResult<Vec<Option<Self>>> {
-        Ok(column.bool()?.iter().collect())
-    }
-
-    fn absent() -> Option<Self> {
-        Some(true)
-    }
-}
-
-impl<T: Field> Field for Option<T> {
-    fn of(column: &Column) -> PolarsResult<Vec<Option<Self>>> {
-        Ok(T::of(column)?.into_iter().map(Some).collect())
-    }
-
-    fn absent() -> Option<Self> {
-        Some(None)
-    }
-}
-pub(super) use frame_rows;
 
 frame_rows! {
     /// A run of an experiment. Swept axes follow as further columns (see [`runs_frame`]).

@@ -2,7 +2,7 @@
 
 use polars::prelude::*;
 
-use super::frames::frame_rows;
+use super::rows::frame_rows;
 
 frame_rows! {
     /// A split of the data, or a teacher's recorded answers, as imported.

@@ -9,5 +9,6 @@ pub mod journal;
 pub mod metric;
 mod number;
 pub mod provenance;
+mod rows;
 pub mod run_status;
 pub mod steps;

@@ -7,9 +7,9 @@ use hydrometer_base::units::{fixed, markdown};
 use hydrometer_record::metric::Metric;
 use serde_json::Value;
 
-use super::comparison::LEVEL;
-use super::quote::{MarkerError, Material, link};
+use super::material::{MarkerError, Material, link};
 use super::{input, plot, verdict};
+use crate::cell::LEVEL;
 
 /// The kinds, for whoever asks for another.
 const KINDS: &str = "table: COLUMNS, facets: NUMBER, sentences, claims and figure: PLOT";

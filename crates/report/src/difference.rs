@@ -3,55 +3,15 @@
 use std::collections::BTreeMap;
 
 use hydrometer_base::mean::mean;
-use serde::Serialize;
 
-use super::comparison::{Cell, Estimate, LEVEL, SeedResult};
 use super::evidence::FinalEvaluation;
+use crate::cell::{Cell, Difference, Estimate, LEVEL, NllDifference, SeedResult};
 use crate::stats::bootstrap::{REPLICATES, SEED};
 use crate::stats::crossed::{Crossed, Draws};
 use crate::stats::interval::paired_difference;
 use crate::stats::paired::{Pairs, corpus_nll};
 use crate::stats::power::{POWER, minimum_detectable_effect, seeds_needed};
 use crate::stats::superiority::probability_of_superiority;
-
-/// Perplexity minus the reference's, paired by seed; the percentages are of the reference's mean over those seeds.
-#[derive(Clone, Debug, Serialize)]
-pub struct Difference {
-    /// Label of the reference's cell.
-    pub to: String,
-    pub perplexity: Estimate,
-    pub percent: Estimate,
-    /// What decides; absent where the frames hold no documents, or fewer than two seeds.
-    pub nll: Option<NllDifference>,
-}
-
-/// Nats per token minus the reference's, seed by seed on the same documents, which weigh by their tokens; the interval is over
-/// seeds and documents (see [`crate::stats::crossed`]).
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
-pub struct NllDifference {
-    pub mean: f64,
-    pub low: f64,
-    pub high: f64,
-    /// Two-sided, against no difference.
-    pub p: f64,
-    /// The same with all comparisons of the experiment counted (Holm).
-    pub p_holm: f64,
-    pub seeds: usize,
-    pub documents: usize,
-    /// That a seed of this cell ends below one of the reference's.
-    pub probability_of_superiority: f64,
-    /// What these seeds and documents would have shown four times out of five.
-    pub minimum_detectable_effect: f64,
-    /// Seeds that would show the difference four times out of five; absent where documents hide it.
-    pub seeds_needed: Option<usize>,
-}
-
-impl NllDifference {
-    /// Whether all comparisons counted together still leave it apart from 0.
-    pub fn holds_among_all(&self, level: f64) -> bool {
-        self.p_holm < 1.0 - level
-    }
-}
 
 /// What sets cell `at` apart from the cell of `reference` that has its axes; `None` where there is none, or no seed in common.
 pub(super) fn difference(

@@ -8,8 +8,9 @@ use hydrometer_record::run_status::RunStatus;
 use hydrometer_record::steps::{Diagnostic, STEP_METRICS, StepMetric};
 
 use super::claims::Outcome;
-use super::comparison::{Cell, Comparison};
+use super::comparison::Comparison;
 use super::input::{Input, Run};
+use crate::cell::Cell;
 use crate::stats::verdict::Verdict;
 
 /// A heading row and the rows under it.

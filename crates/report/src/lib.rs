@@ -1,6 +1,7 @@
 //! Tables, plots and pages: a pure function of the frames folder. The same frames give the same bytes.
 
 mod block;
+mod cell;
 pub mod claim;
 pub mod claims;
 mod comparison;
@@ -9,6 +10,7 @@ mod evidence;
 mod findings;
 pub mod input;
 mod markdown;
+pub mod material;
 mod metrics;
 pub mod numbers;
 mod page;
@@ -26,14 +28,13 @@ pub mod verify;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
-
-pub use comparison::{AxisValue, Cell, Comparison, Estimate, Reference, SeedResult, comparison};
-pub use difference::{Difference, NllDifference};
-
-use crate::claim::Claim;
 use hydrometer_base::fs::replace_bytes;
 use hydrometer_record::frames::Frames;
 use hydrometer_record::provenance::Provenance;
+
+pub use cell::{AxisValue, Cell, Difference, Estimate, NllDifference, Reference, SeedResult};
+use claim::Claim;
+pub use comparison::{Comparison, comparison};
 
 /// The claims of an experiment, where there are any.
 pub const CLAIMS: &str = "claims.json";

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use hydrometer_record::frames::EvalRow;
 use hydrometer_record::metric::Metric;
 
-use super::comparison::{Estimate, LEVEL};
+use crate::cell::{Estimate, LEVEL};
 use crate::stats::interval::mean_interval;
 
 /// All that an evaluation says beside its perplexity; without what was not measured or is not finite.

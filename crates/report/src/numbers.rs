@@ -17,11 +17,11 @@ use hydrometer_record::provenance::Provenance;
 use serde_json::{Map, Value, json};
 
 use super::claims::rounded;
-use super::comparison::{Cell, Comparison, Estimate, Reference, compare};
-use super::difference::Difference;
+use super::comparison::{Comparison, compare};
 use super::evidence::{self, FinalEvaluation};
 use super::input::{Input, Run, read};
 use super::{findings, table, verdict};
+use crate::cell::{Cell, Difference, Estimate, Reference};
 
 /// The format `json`: one file, named by the experiment and its tier.
 pub struct Numbers {
@@ -153,8 +153,8 @@ fn of_cell(cell: &Cell, input: &Input, comparison: &Comparison, provenance: &Pro
     if let Some(seconds) = cell.wall_s {
         put("wall_s", number(seconds, duration(seconds)));
     }
-    let costs: [(&str, fn(&Run) -> f64); 2] =
-        [("train_flops", |run| run.train_flops), ("teacher_flops", |run| run.teacher_flops)];
+    type Cost = fn(&Run) -> f64;
+    let costs: [(&str, Cost); 2] = [("train_flops", |run| run.train_flops), ("teacher_flops", |run| run.teacher_flops)];
     for (name, of) in costs {
         if let Some(value) = mean(finished.iter().map(|run| of(run))) {
             put(name, number(value, flops(value)));

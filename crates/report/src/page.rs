@@ -4,13 +4,14 @@ use hydrometer_base::units::html;
 use hydrometer_record::provenance::Provenance;
 
 use super::claims::Outcome;
-use super::comparison::{Cell, Comparison};
+use super::comparison::Comparison;
 use super::findings::{self, Rows};
 use super::input::Input;
 use super::plot::{Palette, Plot};
 use super::pooled::{self, Pooled};
 use super::table::{self, Surface};
 use super::verdict;
+use crate::cell::Cell;
 
 /// The whole page.
 pub fn report(

@@ -9,8 +9,9 @@ use hydrometer_base::user_error;
 use serde::Serialize;
 
 use super::SeedResult;
-use super::comparison::{Cell, Comparison, Estimate, LEVEL, values};
+use super::comparison::Comparison;
 use super::findings::Rows;
+use crate::cell::{Cell, Estimate, LEVEL, values};
 use crate::stats::pooled::over_sets;
 
 /// The axis that tells data sets apart.

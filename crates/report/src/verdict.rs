@@ -2,8 +2,8 @@
 
 use hydrometer_base::units::{decimals, fixed, perplexity, signed};
 
-use super::comparison::{Cell, Comparison};
-use super::difference::{Difference, NllDifference};
+use super::comparison::Comparison;
+use crate::cell::{Cell, Difference, NllDifference};
 use crate::stats::verdict::{Verdict, below_zero};
 
 /// That an interval over seeds and documents is no more than that.

@@ -8,7 +8,8 @@ use super::axis::Axis;
 use super::curves::{Names, Panel, Point, Series, draw_panels, extent, over_seeds};
 use super::perplexity::{arm_keys, evaluations};
 use super::{Palette, Plot};
-use crate::comparison::{Cell, Comparison, values};
+use crate::cell::{Cell, values};
+use crate::comparison::Comparison;
 use crate::input::{Input, Run};
 
 /// The axis that sweeps the budget.

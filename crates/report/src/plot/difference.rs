@@ -6,8 +6,8 @@ use hydrometer_base::units::{fixed, signed};
 use super::axis::Axis;
 use super::forest::{Panel, Row, draw_panels};
 use super::{Line, Palette, Plot};
-use crate::comparison::{Cell, Comparison};
-use crate::difference::NllDifference;
+use crate::cell::{Cell, NllDifference};
+use crate::comparison::Comparison;
 
 /// A row a cell with its interval over seeds and documents; absent where nothing was paired.
 pub fn plot(comparison: &Comparison, palette: &Palette) -> Result<Option<Plot>> {

@@ -7,7 +7,8 @@ use super::axis::Axis;
 use super::forest::{Panel, Row, draw_panels};
 use super::perplexity::reference_lines;
 use super::{Key, Palette, Plot, TEACHER};
-use crate::comparison::{Cell, Comparison};
+use crate::cell::Cell;
+use crate::comparison::Comparison;
 
 /// A row a cell: a dot a seed, the mean and its interval.
 pub fn plot(comparison: &Comparison, palette: &Palette) -> Result<Plot> {

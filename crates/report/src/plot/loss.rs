@@ -8,7 +8,8 @@ use super::axis::Axis;
 use super::curves::{Names, Panel, Series, draw_panels, extent, over_seeds};
 use super::perplexity::arm_keys;
 use super::{Palette, Plot};
-use crate::comparison::{Cell, Comparison};
+use crate::cell::Cell;
+use crate::comparison::Comparison;
 use crate::input::{Input, Run};
 
 /// Steps that a running mean spans, as a part of the run.

@@ -4,7 +4,8 @@ use hydrometer_record::provenance::Provenance;
 use plotters::prelude::RGBColor;
 
 use super::{FAINT, Line};
-use crate::comparison::{Cell, Comparison};
+use crate::cell::Cell;
+use crate::comparison::Comparison;
 
 /// Okabe & Ito 2008, "Color Universal Design", less its yellow, which is faint on white. More colours than these cannot be told
 /// apart by everyone: further arms take them again, with dashed lines and rings for dots.

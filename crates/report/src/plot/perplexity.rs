@@ -7,7 +7,8 @@ use hydrometer_record::frames::EvalRow;
 use super::axis::Axis;
 use super::curves::{Names, Panel, Series, draw_panels, extent, over_seeds};
 use super::{Key, Line, Palette, Plot, TEACHER};
-use crate::comparison::{Cell, Comparison, Reference};
+use crate::cell::{Cell, Reference};
+use crate::comparison::Comparison;
 use crate::input::{Input, Run};
 
 /// A reference's line is drawn where it leaves the arms at least this part of the axis.

@@ -5,7 +5,8 @@ use hydrometer_record::metric::Metric;
 
 use super::metrics::{mean, text};
 use super::{Surface, Table, missing, with_half};
-use crate::comparison::{Cell, Comparison, Reference};
+use crate::cell::{Cell, Reference};
+use crate::comparison::Comparison;
 
 /// Columns after the arm's that a terminal has no room for.
 const WIDE_ONLY: [usize; 2] = [4, 7];

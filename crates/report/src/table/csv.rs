@@ -7,7 +7,8 @@
 use hydrometer_record::export::csv::quoted;
 use hydrometer_record::metric::Metric;
 
-use crate::comparison::{AxisValue, Cell, Comparison, Estimate, Reference};
+use crate::cell::{AxisValue, Cell, Estimate, Reference};
+use crate::comparison::Comparison;
 use crate::pooled::Pooled;
 
 /// Before the columns of the axes.

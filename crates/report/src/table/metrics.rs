@@ -5,7 +5,8 @@ use hydrometer_base::units::{decimals, fixed, perplexity};
 use hydrometer_record::metric::{Digits, Metric};
 
 use super::{Surface, Table, missing, with_half};
-use crate::comparison::{Cell, Comparison, Estimate, Reference};
+use crate::cell::{Cell, Estimate, Reference};
+use crate::comparison::Comparison;
 
 pub const TITLE: &str = "Beside perplexity";
 

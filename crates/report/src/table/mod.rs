@@ -16,8 +16,11 @@ use tabled::settings::{Alignment, Padding, Style};
 pub use comparison::{comparison, probability};
 pub use metrics::{TITLE as METRICS_TITLE, mean as metric_mean, metrics, text as metric_text};
 
-use super::comparison::{Cell, Comparison, Estimate, Reference};
+use super::comparison::Comparison;
 use super::findings;
+use crate::cell::Cell;
+use crate::cell::Estimate;
+use crate::cell::Reference;
 use hydrometer_base::units::{fixed, html as escape_html, markdown as escape_markdown, shorten};
 
 const WIDTH: usize = 110;

@@ -16,6 +16,9 @@ use super::special::SpecialTokens;
 use crate::dist::Mesh;
 use crate::model::{ModelConfig, Weights};
 
+/// Name, shape and bytes of a tensor as it is stored.
+type StoredTensor<'a> = (&'a str, Vec<i64>, Vec<u8>);
+
 /// Exports `weights` of `config` to `folder`, which must be new or empty, in f32, with at most `file_bytes` per file (a larger
 /// tensor gets a file of its own), a copy of `tokenizer`, and the special tokens that the files beside it declare. A collective
 /// call: every rank must call it; the first one writes.
@@ -56,7 +59,7 @@ pub fn export_with(
     };
 
     let mut parts: HashMap<&str, Vec<Tensor>> = HashMap::new();
-    let mut ready: HashMap<usize, Vec<(&str, Vec<i64>, Vec<u8>)>> = HashMap::new();
+    let mut ready: HashMap<usize, Vec<StoredTensor>> = HashMap::new();
     for (index, place) in places.iter().enumerate() {
         let full = weights.full(&weights.master, index, mesh)?;
         if !mesh.is_first() {
