@@ -48,16 +48,22 @@ fn from_the_file_to_the_verdict_and_back() {
     assert_eq!(claims["claims"][1]["verdict"], "refuted", "{claims:#}");
     let report = fs::read_to_string(results.join("report.md")).unwrap();
     let first = report.lines().find(|line| line.starts_with("- ")).unwrap();
-    assert!(first.starts_with("- Supported: finetuning-learns. Finetuning ends below"), "{first}");
+    assert!(first.starts_with("- The perplexity of ") && first.contains("; claim supported: Finetuning ends below"), "{first}");
     let (exit, said) = code(&lab, &["verify", "lab.toml"]);
     assert_eq!(exit, Some(4), "a claim is refuted");
-    assert!(said.contains("Refuted: mse-wins-by-half"), "{said}");
+    assert!(said.contains("; claim refuted: ") && said.contains("(mse-wins-by-half; "), "{said}");
     assert_eq!(code(&lab, &["verify", "lab.toml", "--accept-refuted"]).0, Some(0), "it follows from the frames all the same");
 
     // Frames are enough: what the file names need not be here, as long as it is the file that was run.
     fs::rename(lab.path().join("valid.jsonl"), lab.path().join("away.jsonl")).unwrap();
     let (exit, said) = code(&lab, &["verify", "lab.toml", "--accept-refuted"]);
-    assert!(exit == Some(0) && said.contains("Refuted: mse-wins-by-half") && said.contains("not needed here"), "{said}");
+    assert!(
+        exit == Some(0)
+            && said.contains("; claim refuted: ")
+            && said.contains("(mse-wins-by-half; ")
+            && said.contains("not needed here"),
+        "{said}"
+    );
     lab.ok(&["report", "lab.toml"]);
     assert_eq!(code(&lab, &["run", "lab.toml"]).0, Some(2), "training needs it");
     lab.write("lab.toml", &format!("{experiment}{CLAIMS}# another file\n"));

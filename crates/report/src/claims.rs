@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 
 use anyhow::Result;
 use hydrometer_base::text::capital;
-use hydrometer_base::units::{fixed, signed};
+use hydrometer_base::units::fixed;
 use hydrometer_record::frames::Frames;
 use hydrometer_record::metric::{Metric, Place, Pooling};
 use hydrometer_record::run_status::RunStatus;
@@ -17,7 +17,9 @@ use serde::Serialize;
 
 use super::evidence::{FinalEvaluation, read};
 use crate::claim::Claim;
+use crate::claim::arms::{Arms, Points};
 use crate::claim::expectation::{Relation, Side};
+use crate::claim::finding::{Measured, finding};
 use crate::stats::bootstrap::{REPLICATES, SEED};
 use crate::stats::crossed::{Crossed, Draws, crossed};
 use crate::stats::holm::holm;
@@ -56,14 +58,23 @@ pub struct Outcome {
     pub reason: Option<String>,
     pub a: Vec<String>,
     pub b: Vec<String>,
-    /// All of it in a sentence.
+    /// All of it in a sentence: what was found, the verdict, what was claimed.
     pub sentence: String,
+    /// What was found, or why nothing was.
+    #[serde(skip)]
+    pub finding: String,
+    /// What was claimed, in a sentence.
+    #[serde(skip)]
+    claimed: String,
+    /// How far the two sides of the expectation lie apart, where the finding gives other numbers.
+    #[serde(skip)]
+    distance: Option<String>,
 }
 
 /// Decides `claims` by `frames`.
 pub fn decide(claims: &[Claim], frames: &Frames) -> Result<Vec<Outcome>> {
-    let evidence = read(frames)?;
-    let mut outcomes: Vec<Outcome> = claims.iter().map(|claim| outcome(claim, &evidence)).collect();
+    let (evidence, points) = (read(frames)?, Points::read(frames)?);
+    let mut outcomes: Vec<Outcome> = claims.iter().map(|claim| outcome(claim, &evidence, &points.arms(claim))).collect();
     let p: Vec<f64> = outcomes.iter().map(|outcome| outcome.p.unwrap_or(f64::NAN)).collect();
     for (outcome, adjusted) in outcomes.iter_mut().zip(holm(&p)) {
         outcome.p_holm = Some(adjusted).filter(|p| p.is_finite()).map(rounded);
@@ -71,12 +82,15 @@ pub fn decide(claims: &[Claim], frames: &Frames) -> Result<Vec<Outcome>> {
             outcome.verdict_holm = outcome.verdict;
         }
     }
-    let many = outcomes.len() > 1;
-    outcomes.iter_mut().for_each(|outcome| outcome.sentence = sentence(outcome, many));
+    let count = outcomes.len();
+    for outcome in &mut outcomes {
+        let particulars = outcome.particulars(count);
+        outcome.sentence = format!("{}; {}: {particulars}.", outcome.finding, outcome.verdict_words());
+    }
     Ok(outcomes)
 }
 
-fn outcome(claim: &Claim, evidence: &BTreeMap<String, FinalEvaluation>) -> Outcome {
+fn outcome(claim: &Claim, evidence: &BTreeMap<String, FinalEvaluation>, arms: &Arms) -> Outcome {
     let product = claim.expectation.left.is_product() && claim.expectation.right.is_product();
     let mut outcome = Outcome {
         id: claim.id.clone(),
@@ -100,10 +114,28 @@ fn outcome(claim: &Claim, evidence: &BTreeMap<String, FinalEvaluation>) -> Outco
         a: claim.a.clone(),
         b: claim.b.clone(),
         sentence: String::new(),
+        finding: String::new(),
+        claimed: if claim.says == claim.expect { arms.in_expression(&claim.expect) } else { claim.says.clone() },
+        distance: None,
     };
-    match measure(claim, evidence, product) {
-        Err(reason) => outcome.reason = Some(reason),
-        Ok((found, superiority)) => {
+    match measure(claim, evidence, arms, product) {
+        Err(reason) => {
+            outcome.finding = capital(&reason);
+            outcome.reason = Some(reason);
+        }
+        Ok(MeasuredClaim { found, per_seed, superiority }) => {
+            let measured = Measured {
+                expectation: &claim.expectation,
+                expect: &claim.expect,
+                log_ratio: product,
+                estimate: found.mean,
+                low: found.low,
+                high: found.high,
+                per_seed: &per_seed,
+                level: claim.level,
+            };
+            let told = finding(&measured, arms);
+            (outcome.finding, outcome.distance) = (told.sentence, told.distance);
             let above = matches!(claim.expectation.relation, Relation::Above | Relation::AtLeast);
             outcome.verdict = if above { below_zero(-found.high, -found.low) } else { below_zero(found.low, found.high) };
             (outcome.estimate, outcome.low, outcome.high) = (Some(found.mean), Some(found.low), Some(found.high));
@@ -125,12 +157,21 @@ pub(super) fn rounded(value: f64) -> f64 {
     format!("{value:.8e}").parse().unwrap_or(value)
 }
 
-/// The measured value over seeds and documents and the probability of superiority, or why there is none.
+struct MeasuredClaim {
+    /// Over seeds and documents.
+    found: Crossed,
+    /// The value of each seed on all documents.
+    per_seed: Vec<f64>,
+    superiority: Option<f64>,
+}
+
+/// What `claim` asks for, or why there is none.
 fn measure(
     claim: &Claim,
     evidence: &BTreeMap<String, FinalEvaluation>,
+    arms: &Arms,
     product: bool,
-) -> std::result::Result<(Crossed, Option<f64>), String> {
+) -> std::result::Result<MeasuredClaim, String> {
     let mut unfinished = Vec::new();
     let mut arm = |runs: &[String]| -> Vec<&FinalEvaluation> {
         let mut found = Vec::new();
@@ -146,23 +187,23 @@ fn measure(
     let (a, b) = (arm(&claim.a), arm(&claim.b));
     if let Some(first) = unfinished.first() {
         let (count, all) = (unfinished.len(), claim.a.len() + claim.b.len());
-        return Err(format!("{count} of its {all} runs did not finish ({first})"));
+        return Err(format!("{count} of the claim's {all} runs did not finish ({first})"));
     }
     // Where the expectation asks for one side only, that side stands for both.
     let (left, right) = (if a.is_empty() { &b } else { &a }, if b.is_empty() { &a } else { &b });
     let pairs: Vec<(&FinalEvaluation, &FinalEvaluation)> =
         left.iter().filter_map(|a| Some((*a, *right.iter().find(|b| b.seed == a.seed)?))).collect();
-    let Some((first, _)) = pairs.first() else { return Err("its arms share no seed".into()) };
+    let Some((first, _)) = pairs.first() else { return Err("the claim's arms share no seed".into()) };
     if pairs.iter().flat_map(|(a, b)| [a, b]).any(|run| run.documents != first.documents || run.tokens != first.tokens) {
-        return Err("its runs were evaluated on different documents".into());
+        return Err("the claim's runs were evaluated on different documents".into());
     }
     for (metric, side) in claim.expectation.metrics().into_iter().filter(|(metric, _)| metric.item().place == Place::Beside) {
         let of_side = if side == Side::A { &a } else { &b };
         let lacking: Vec<&&FinalEvaluation> = of_side.iter().filter(|run| run.scores.finite(metric).is_nan()).collect();
         if let Some(first) = lacking.first() {
             let why = if metric.is_fidelity() { ": they were held against no teacher" } else { "" };
-            let (count, all, arm) = (lacking.len(), of_side.len(), if side == Side::A { "a" } else { "b" });
-            let (name, seed) = (metric.name(), first.seed);
+            let (count, all, arm) = (lacking.len(), of_side.len(), arms.name(side));
+            let (name, seed) = (metric.item().heading, first.seed);
             return Err(format!("{name} is missing from {count} of the {all} runs of {arm} (the first is seed {seed}){why}"));
         }
     }
@@ -185,39 +226,34 @@ fn measure(
         crossed(pairs.len(), tokens.len(), claim.level, draws, value).ok_or_else(|| match (pairs.len(), tokens.len()) {
             (1, _) => "one seed tells nothing of the variation between seeds".to_string(),
             (_, 0 | 1) => "one document tells nothing of the variation between documents".to_string(),
-            _ => "its value is not a finite number".to_string(),
+            _ => "the measured value is not a finite number".to_string(),
         })?;
     let once = vec![1.0; tokens.len()];
     let final_nll =
         |runs: &[&FinalEvaluation]| -> Vec<f64> { runs.iter().map(|run| corpus_nll(&run.nats, tokens, &once)).collect() };
     let superiority = (!a.is_empty() && !b.is_empty()).then(|| probability_of_superiority(&final_nll(&a), &final_nll(&b)));
-    Ok((found, superiority))
+    let per_seed = (0..pairs.len()).map(|seed| value(seed, &once)).collect();
+    Ok(MeasuredClaim { found, per_seed, superiority })
 }
 
-fn sentence(outcome: &Outcome, many: bool) -> String {
-    let Outcome { id, says, verdict, .. } = outcome;
-    let head = format!("{}: {id}. {}", capital(verdict.name()), says.trim_end_matches('.'));
-    let (Some(estimate), Some(low), Some(high)) = (outcome.estimate, outcome.low, outcome.high) else {
-        return format!("{head}: {}.", outcome.reason.as_deref().unwrap_or("nothing was measured"));
-    };
-    let (left, right) = outcome.expect.split_once(['<', '>']).unwrap_or((&outcome.expect, ""));
-    let (left, right) = (left.trim(), right.trim_start_matches('=').trim());
-    let (what, low, high) = match outcome.scale {
-        "log-ratio" => {
-            let percent = |log: f64| 100.0 * log.exp_m1();
-            let side = if estimate < 0.0 { "below" } else { "above" };
-            let what = format!("{left} is {}% {side} {right}", fixed(percent(estimate).abs(), 1));
-            (what, format!("{}%", signed(percent(low), 1)), format!("{}%", signed(percent(high), 1)))
+impl Outcome {
+    /// The verdict between what was found and what was claimed.
+    pub fn verdict_words(&self) -> String {
+        format!("claim {}", self.verdict.name())
+    }
+
+    /// What the sentence says after the verdict: the claim, and what a reader may ask of it.
+    fn particulars(&self, claims: usize) -> String {
+        let mut notes = vec![self.id.clone()];
+        notes.extend(self.distance.as_ref().map(|distance| format!("measured against the claimed bound: {distance}")));
+        if self.estimate.is_some() {
+            notes.push(format!("{} documents", self.documents));
         }
-        _ => (format!("{left} less {right} is {}", signed(estimate, 4)), signed(low, 4), signed(high, 4)),
-    };
-    let level = fixed(outcome.level * 100.0, 0);
-    let evidence = format!("{level}% interval {low} to {high}, {} seeds, {} documents", outcome.seeds, outcome.documents);
-    let holm = match outcome.p_holm {
-        Some(p) if many => format!("; of all claims together {}, p {}", outcome.verdict_holm.name(), probability(p)),
-        _ => String::new(),
-    };
-    format!("{head}: {what} ({evidence}{holm}).")
+        if let Some(p) = self.p_holm.filter(|_| claims > 1) {
+            notes.push(format!("all {claims} claims counted (Holm): {}, p {}", self.verdict_holm.name(), probability(p)));
+        }
+        format!("{} ({})", self.claimed.trim_end_matches('.'), notes.join("; "))
+    }
 }
 
 /// `= 0.012`, or `< 0.001`.

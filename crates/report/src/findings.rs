@@ -73,7 +73,9 @@ pub fn refuted(outcomes: &[Outcome]) -> String {
     let refuted: Vec<&str> = outcomes.iter().filter(|o| o.verdict == Verdict::Refuted).map(|o| o.id.as_str()).collect();
     match (outcomes.len(), refuted.len()) {
         (0, _) => "The experiment claims nothing.".into(),
+        (1, 0) => "The claim is not refuted.".into(),
         (all, 0) => format!("None of {all} claims is refuted."),
+        (all, 1) => format!("1 of {all} claims is refuted: {}.", refuted[0]),
         (all, count) => format!("{count} of {all} claims are refuted: {}.", refuted.join(", ")),
     }
 }

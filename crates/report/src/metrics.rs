@@ -2,8 +2,9 @@
 
 use std::collections::BTreeMap;
 
+use hydrometer_base::units::{fixed, perplexity};
 use hydrometer_record::frames::EvalRow;
-use hydrometer_record::metric::Metric;
+use hydrometer_record::metric::{Digits, Metric};
 
 use crate::cell::{Estimate, LEVEL};
 use crate::stats::interval::mean_interval;
@@ -21,4 +22,18 @@ pub fn over_seeds(all: &[&BTreeMap<Metric, f64>]) -> BTreeMap<Metric, Estimate> 
         Some((metric, Estimate::of(mean_interval(&values, LEVEL))?))
     };
     Metric::beside().filter_map(estimate).collect()
+}
+
+/// A value of `metric` with its decimals and unit.
+pub fn metric_mean(metric: Metric, value: f64) -> String {
+    let unit = metric.item().unit;
+    format!("{}{}", number(metric, unit.factor() * value), unit.sign())
+}
+
+/// A value that is scaled already, with the metric's decimals.
+pub fn number(metric: Metric, scaled: f64) -> String {
+    match metric.item().digits {
+        Digits::Fixed(digits) => fixed(scaled, digits),
+        Digits::BySize => perplexity(scaled),
+    }
 }

@@ -20,6 +20,7 @@ use super::claims::rounded;
 use super::comparison::{Comparison, compare};
 use super::evidence::{self, FinalEvaluation};
 use super::input::{Input, Run, read};
+use super::metrics::metric_mean;
 use super::{findings, table, verdict};
 use crate::cell::{Cell, Difference, Estimate, Reference};
 
@@ -127,17 +128,17 @@ fn of_cell(cell: &Cell, input: &Input, comparison: &Comparison, provenance: &Pro
     let mut all = Map::new();
     let mut put = |name: &str, value: Value| all.insert(name.into(), value);
     if let Some(found) = &cell.perplexity {
-        let show = |value| table::metric_mean(Metric::Perplexity, value);
+        let show = |value| metric_mean(Metric::Perplexity, value);
         put("perplexity", estimate(found, table::metric_text(Metric::Perplexity, found), show));
     }
     if let Some(nll) = cell.nll {
-        put("nll", number(nll, table::metric_mean(Metric::Nll, nll)));
+        put("nll", number(nll, metric_mean(Metric::Nll, nll)));
     }
     if let Some(tokens) = cell.tokens {
         put("tokens", number(tokens as f64, quantity(tokens as f64)));
     }
     for (metric, found) in &cell.metrics {
-        put(metric.name(), estimate(found, table::metric_text(*metric, found), |value| table::metric_mean(*metric, value)));
+        put(metric.name(), estimate(found, table::metric_text(*metric, found), |value| metric_mean(*metric, value)));
     }
     for (shown, value) in findings::means(input, cell) {
         if let Some(value) = value {
@@ -202,10 +203,10 @@ fn differences(found: &Difference, comparison: &Comparison, put: &mut impl FnMut
 fn of_reference(one: &Reference, input: &Input) -> Value {
     let mut all = Map::new();
     if let Some(value) = one.perplexity {
-        all.insert("perplexity".into(), number(value, table::metric_mean(Metric::Perplexity, value)));
+        all.insert("perplexity".into(), number(value, metric_mean(Metric::Perplexity, value)));
     }
     if let Some(value) = one.nll {
-        all.insert("nll".into(), number(value, table::metric_mean(Metric::Nll, value)));
+        all.insert("nll".into(), number(value, metric_mean(Metric::Nll, value)));
     }
     if let Some(value) = one.params {
         all.insert("params".into(), number(value as f64, quantity(value as f64)));

@@ -33,9 +33,11 @@ pub fn report(
         body.push_str(&format!("<p class=\"subtitle\">Hypothesis: {}</p>\n", html(&provenance.hypothesis)));
     }
     let claim = |outcome: &Outcome| {
-        let word = outcome.verdict.name();
-        let rest = outcome.sentence.get(word.len()..).unwrap_or_default();
-        format!("<p><strong class=\"{word}\">{}</strong>{}</p>\n", html(&outcome.sentence[..word.len()]), html(rest))
+        let (class, verdict) = (outcome.verdict.name(), outcome.verdict_words());
+        let rest = outcome.sentence.strip_prefix(&outcome.finding).and_then(|rest| rest.split_once(&verdict));
+        let (between, after) = rest.unwrap_or_default();
+        let (finding, between, after) = (html(&outcome.finding), html(between), html(after));
+        format!("<p>{finding}{between}<strong class=\"{class}\">{verdict}</strong>{after}</p>\n")
     };
     if !outcomes.is_empty() {
         let claims: String = outcomes.iter().map(claim).collect();

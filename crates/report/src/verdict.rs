@@ -3,13 +3,12 @@
 use hydrometer_base::units::{decimals, fixed, perplexity, signed};
 
 use super::comparison::Comparison;
-use crate::cell::{Cell, Difference, NllDifference};
+use crate::cell::{Cell, Difference, NllDifference, SeedResult};
 use crate::stats::verdict::{Verdict, below_zero};
 
 /// That an interval over seeds and documents is no more than that.
-pub const CAVEAT: &str = "The intervals cover the variation from seed to seed, and in nats from document to document, on this data and \
-    at this size only: they say nothing of other data, models or budgets, and each stands for its own comparison, not for all of \
-    them at once: Holm's p counts them all.";
+pub const CAVEAT: &str = "The intervals cover the variation between seeds and, in nats, between documents, on this data and at this size \
+    only. They say nothing about other data, models or budgets. Each interval is for its own comparison; Holm's p counts all of them.";
 
 /// Comparisons that get a sentence each; more than these are told in a sentence or two a facet.
 const SENTENCES: usize = 6;
@@ -64,7 +63,7 @@ pub fn word_among_all(found: &Difference, level: f64) -> &'static str {
 fn summary(facet: &str, cells: &[&Cell], comparison: &Comparison) -> String {
     let reference = &comparison.reference;
     let own = cells.iter().find(|cell| cell.method == *reference).and_then(|cell| cell.perplexity);
-    let at = if facet.is_empty() { String::new() } else { format!("At {facet}: ") };
+    let at = if facet.is_empty() { String::new() } else { format!("At {facet}, ") };
     let Some(own) = own else { return format!("{at}no run of {reference} has finished, so nothing can be compared with it.") };
     let mut compared: Vec<(&Cell, &Difference)> =
         cells.iter().filter_map(|cell| Some((*cell, cell.difference.as_ref()?))).collect();
@@ -74,11 +73,23 @@ fn summary(facet: &str, cells: &[&Cell], comparison: &Comparison) -> String {
         found.map(|(cell, found)| format!("{} ({}%)", cell.arm, signed(found.percent.mean, 1))).collect()
     };
     let level = fixed(comparison.level * 100.0, 0);
-    let mut text = format!("{at}{reference} reaches a perplexity of {}.", perplexity(own.mean));
+    let found = |verdict: Verdict| compared.iter().find(|(_, found)| side(found) == verdict);
+    let mut text = match found(Verdict::Supported) {
+        Some((cell, found)) => {
+            let (percent, reached) = (fixed(found.percent.mean.abs(), 1), cell.perplexity.map_or(f64::NAN, |own| own.mean));
+            let numbers = format!("{} against {}", perplexity(reached), perplexity(own.mean));
+            let (arm, best) = (&cell.arm, format!("{percent}% lower perplexity than {reference}"));
+            format!("{at}{arm} does best, with {best} ({numbers}).")
+        }
+        None if at.is_empty() => {
+            format!("No arm is clearly below {reference}, which reaches a perplexity of {}.", perplexity(own.mean))
+        }
+        None => format!("{at}no arm is clearly below {reference}, which reaches a perplexity of {}.", perplexity(own.mean)),
+    };
     for (verdict, words) in [
-        (Verdict::Supported, format!("Below it, with {level}% intervals that leave out 0")),
-        (Verdict::Refuted, "Above it, likewise".to_string()),
-        (Verdict::Inconclusive, "Not to be told from it".to_string()),
+        (Verdict::Supported, format!("Lower than {reference}, with {level}% CIs that exclude 0")),
+        (Verdict::Refuted, "Higher, likewise".to_string()),
+        (Verdict::Inconclusive, "Not clearly different".to_string()),
     ] {
         let found = list(verdict);
         if !found.is_empty() {
@@ -93,7 +104,7 @@ fn summary(facet: &str, cells: &[&Cell], comparison: &Comparison) -> String {
     let all = comparison.cells.iter().filter(|cell| cell.difference.as_ref().is_some_and(|found| found.nll.is_some())).count();
     if all > 0 {
         let kept = if holm.is_empty() { "none".to_string() } else { holm.join(", ") };
-        text += &format!(" Still told apart with all {all} comparisons counted (Holm): {kept}.");
+        text += &format!(" Still different with all {all} comparisons counted (Holm): {kept}.");
     }
     let missing: Vec<&str> = cells.iter().filter(|cell| cell.perplexity.is_none()).map(|cell| cell.arm.as_str()).collect();
     if !missing.is_empty() {
@@ -104,51 +115,62 @@ fn summary(facet: &str, cells: &[&Cell], comparison: &Comparison) -> String {
 
 fn sentence(cell: &Cell, comparison: &Comparison) -> String {
     let name = &cell.label;
-    let Some(own) = cell.perplexity else { return format!("{name} has no finished run, so nothing can be said of it.") };
-    let reached = format!("{name} reaches a perplexity of {}", perplexity(own.mean));
+    let Some(own) = cell.perplexity else { return format!("{name} has no finished run, so nothing can be said about it.") };
+    let own = perplexity(own.mean);
     let Some(found) = &cell.difference else {
-        return format!("{reached}; no run of {} has the same axes and seeds to compare with.", comparison.reference);
+        let reference = &comparison.reference;
+        return format!(
+            "{name} reaches a perplexity of {own}; no run of {reference} has the same axes and seeds to compare with."
+        );
     };
-    if let Some(nll) = &found.nll {
-        return decided(&reached, found, nll, comparison.level);
-    }
-    let (difference, to) = (found.perplexity, &found.to);
-    let digits = decimals(difference.mean);
-    let Some((low, high)) = difference.low.zip(difference.high) else {
-        let shift = fixed(difference.mean, digits);
-        return format!("{reached}, against {to} a paired difference of {shift} from 1 seed; one seed gives no interval.");
+    let partner = comparison.cells.iter().find(|other| other.label == found.to);
+    let numbers = match partner.and_then(|partner| partner.perplexity) {
+        Some(other) => format!("{own} against {}", perplexity(other.mean)),
+        None => own,
     };
     let level = fixed(comparison.level * 100.0, 0);
-    let evidence = format!(
-        "(paired difference {}, {level}% interval {} to {}, {} seeds)",
-        fixed(difference.mean, digits),
-        fixed(low, digits),
-        fixed(high, digits),
-        difference.n
-    );
-    if !difference.excludes_zero() {
-        return format!("{reached}; no difference from {to} can be told from {} seeds {evidence}.", difference.n);
+    // Decided by nats per token over seeds and documents where there are documents, else by perplexity over seeds.
+    let (mean, n, evidence) = match &found.nll {
+        Some(nll) => (nll.mean, nll.seeds, nats(nll, &level)),
+        None => {
+            let Difference { perplexity: difference, .. } = found;
+            let digits = decimals(difference.mean);
+            let show = |value: f64| signed(value, digits);
+            let Some((low, high)) = difference.low.zip(difference.high) else {
+                let (to, shift) = (&found.to, show(difference.mean));
+                return format!(
+                    "{name} and {to} have only one finished seed in common, so there is no interval and no verdict: \
+                                a perplexity of {numbers} (paired difference {shift})."
+                );
+            };
+            let ends = format!("{} to {}", show(low), show(high));
+            (
+                difference.mean,
+                difference.n,
+                format!("paired difference {}, {level}% CI {ends}, {} seeds", show(difference.mean), difference.n),
+            )
+        }
+    };
+    let to = &found.to;
+    if side(found) == Verdict::Inconclusive {
+        return format!("{name} and {to} do not differ clearly in perplexity: {numbers} ({evidence}).");
     }
-    let side = if difference.mean < 0.0 { "below" } else { "above" };
-    format!("{reached}, {}% {side} {to} {evidence}.", fixed(found.percent.mean.abs(), 1))
+    let (percent, word) = (fixed(found.percent.mean.abs(), 1), if mean < 0.0 { "lower" } else { "higher" });
+    let holds = partner.map_or(0, |partner| seeds_on_its_side(cell, partner, mean));
+    let among = match &found.nll {
+        Some(nll) if !nll.holds_among_all(comparison.level) => "; not with all comparisons counted (Holm)",
+        _ => "",
+    };
+    format!("{name} reaches {percent}% {word} perplexity than {to}, {numbers}, in {holds} of {n} seeds ({evidence}){among}.")
 }
 
-/// The sentence where nats per token decide, over seeds and documents.
-fn decided(reached: &str, found: &Difference, nll: &NllDifference, level: f64) -> String {
-    let to = &found.to;
-    let percent = fixed(level * 100.0, 0);
-    let evidence = format!(
-        "({} nats per token, {percent}% interval {} to {} over {} seeds and {} documents)",
-        signed(nll.mean, 3),
-        signed(nll.low, 3),
-        signed(nll.high, 3),
-        nll.seeds,
-        nll.documents
-    );
-    if below_zero(nll.low, nll.high) == Verdict::Inconclusive {
-        return format!("{reached}; no difference from {to} can be told {evidence}.");
-    }
-    let side = if nll.mean < 0.0 { "below" } else { "above" };
-    let among = if nll.holds_among_all(level) { "" } else { "; with all comparisons counted it cannot be told apart" };
-    format!("{reached}, {}% {side} {to} {evidence}{among}.", fixed(found.percent.mean.abs(), 1))
+/// Seeds of both cells on which the difference has the sign of its `mean`.
+fn seeds_on_its_side(cell: &Cell, partner: &Cell, mean: f64) -> usize {
+    let difference = |seed: &SeedResult| Some(seed.nll - partner.seeds.iter().find(|other| other.seed == seed.seed)?.nll);
+    cell.seeds.iter().filter_map(difference).filter(|found| (*found < 0.0) == (mean < 0.0)).count()
+}
+
+fn nats(nll: &NllDifference, level: &str) -> String {
+    let [mean, low, high] = [nll.mean, nll.low, nll.high].map(|value| signed(value, 3));
+    format!("{mean} nats per token, {level}% CI {low} to {high} over {} seeds and {} documents", nll.seeds, nll.documents)
 }

@@ -1,6 +1,8 @@
 //! Claims: what an experiment is held to, and the runs that decide it.
 
+pub mod arms;
 pub mod expectation;
+pub mod finding;
 
 use anyhow::{Result, anyhow};
 use hydrometer_record::provenance::ClaimNote;

@@ -3,10 +3,11 @@
 use hydrometer_base::units::{decimals, fixed, quantity, shorten, signed};
 use hydrometer_record::metric::Metric;
 
-use super::metrics::{mean, text};
+use super::metrics::text;
 use super::{Surface, Table, missing, with_half};
 use crate::cell::{Cell, Reference};
 use crate::comparison::Comparison;
+use crate::metrics::metric_mean;
 
 /// Columns after the arm's that a terminal has no room for.
 const WIDE_ONLY: [usize; 2] = [4, 7];
@@ -45,7 +46,7 @@ fn cell_row(cell: &Cell, reference: &str, counts: fn(&Cell) -> String) -> [Strin
         difference,
         nll.map_or_else(String::new, |nll| probability(nll.p)),
         nll.map_or_else(String::new, |nll| probability(nll.p_holm)),
-        cell.nll.map_or_else(missing, |nll| mean(Metric::Nll, nll)),
+        cell.nll.map_or_else(missing, |nll| metric_mean(Metric::Nll, nll)),
         cell.tokens.map_or_else(missing, |tokens| quantity(tokens as f64)),
     ]
 }
@@ -70,8 +71,8 @@ pub fn probability(p: f64) -> String {
 
 fn reference_row(reference: &Reference) -> [String; 8] {
     let mut row = [const { String::new() }; 8];
-    row[1] = reference.perplexity.map_or_else(missing, |value| mean(Metric::Perplexity, value));
-    row[6] = reference.nll.map_or_else(missing, |nll| mean(Metric::Nll, nll));
+    row[1] = reference.perplexity.map_or_else(missing, |value| metric_mean(Metric::Perplexity, value));
+    row[6] = reference.nll.map_or_else(missing, |nll| metric_mean(Metric::Nll, nll));
     row
 }
 

@@ -1,12 +1,13 @@
 //! What every arm, its teacher and the unigram baseline reach beside perplexity.
 
 use hydrometer_base::text::capital;
-use hydrometer_base::units::{decimals, fixed, perplexity};
+use hydrometer_base::units::{decimals, fixed};
 use hydrometer_record::metric::{Digits, Metric};
 
 use super::{Surface, Table, missing, with_half};
 use crate::cell::{Cell, Estimate, Reference};
 use crate::comparison::Comparison;
+use crate::metrics::number;
 
 pub const TITLE: &str = "Beside perplexity";
 
@@ -48,20 +49,6 @@ pub fn text(metric: Metric, estimate: &Estimate) -> String {
         Digits::BySize => decimals(found.mean),
     };
     format!("{}{}", with_half(&found, digits, |value| number(metric, value)), unit.sign())
-}
-
-/// The mean alone.
-pub fn mean(metric: Metric, value: f64) -> String {
-    let unit = metric.item().unit;
-    format!("{}{}", number(metric, unit.factor() * value), unit.sign())
-}
-
-/// A value that is scaled already, with the metric's decimals.
-fn number(metric: Metric, scaled: f64) -> String {
-    match metric.item().digits {
-        Digits::Fixed(digits) => fixed(scaled, digits),
-        Digits::BySize => perplexity(scaled),
-    }
 }
 
 /// What the columns are and of which text; in a terminal, what cannot be guessed.

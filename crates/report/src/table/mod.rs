@@ -14,7 +14,7 @@ use tabled::settings::themes::Theme;
 use tabled::settings::{Alignment, Padding, Style};
 
 pub use comparison::{comparison, probability};
-pub use metrics::{TITLE as METRICS_TITLE, mean as metric_mean, metrics, text as metric_text};
+pub use metrics::{TITLE as METRICS_TITLE, metrics, text as metric_text};
 
 use super::comparison::Comparison;
 use super::findings;

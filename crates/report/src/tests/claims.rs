@@ -41,13 +41,24 @@ fn claims_are_supported_refuted_or_inconclusive_and_say_why() {
     assert_eq!(verdicts, ["supported", "refuted", "inconclusive", "inconclusive", "inconclusive", "inconclusive"]);
     let sentences: Vec<&str> = found.iter().map(|outcome| outcome.sentence.as_str()).collect();
     // Oracle: 85/88 is 3.4% less, 1.4% less than 0.98 of it.
-    let start = "Supported: claim perplexity(a) < 0.98 * perplexity(b). So it is: perplexity(a) is 1.4% below 0.98 * \
-                 perplexity(b) (95% interval −1.";
-    assert!(sentences[0].starts_with(start), "{}", sentences[0]);
-    assert!(sentences[0].contains("3 seeds, 30 documents; of all claims together supported, p = 0.0"), "{}", sentences[0]);
-    assert!(sentences[3].contains("1 of its 5 runs did not finish (finetune-x-4 is failed)"), "{}", sentences[3]);
-    assert!(sentences[4].contains("1 of its 4 runs did not finish (finetune-x-9 is missing)"), "{}", sentences[4]);
-    assert!(sentences[5].contains("one seed tells nothing of the variation between seeds"), "{}", sentences[5]);
+    assert!(
+        sentences[0].starts_with("soft-ce top_k=20 reaches 3.4% lower perplexity than finetune (95% CI −3."),
+        "{}",
+        sentences[0]
+    );
+    let verdict = "), in 3 of 3 seeds; claim supported: So it is (claim perplexity(a) < 0.98 * perplexity(b); measured against the \
+                   claimed bound: −1.4%, −1.";
+    assert!(sentences[0].contains(verdict), "{}", sentences[0]);
+    assert!(sentences[0].contains("; 30 documents; all 6 claims counted (Holm): supported, p = 0.0"), "{}", sentences[0]);
+    assert!(
+        sentences[1].contains("in 3 of 3 seeds; claim refuted: So it is (claim perplexity(a) > perplexity(b); 30 doc"),
+        "{}",
+        sentences[1]
+    );
+    let unfinished = "1 of the claim's 5 runs did not finish (finetune-x-4 is failed); claim inconclusive: So it is (claim ";
+    assert!(sentences[3].starts_with(unfinished), "{}", sentences[3]);
+    assert!(sentences[4].contains("1 of the claim's 4 runs did not finish (finetune-x-9 is missing)"), "{}", sentences[4]);
+    assert!(sentences[5].starts_with("One seed tells nothing of the variation between seeds"), "{}", sentences[5]);
     assert_eq!(found[0].probability_of_superiority, Some(1.0));
     assert!(found[2].seeds_needed.is_none_or(|seeds| seeds > 3) && found[0].p_holm >= found[0].p);
     let json = |outcomes: &[Outcome]| String::from_utf8(claims_json("made", outcomes).unwrap()).unwrap();
@@ -88,11 +99,12 @@ fn claims_may_ask_of_calibration_and_fidelity() {
     let (low, high) = (found[0].low.unwrap(), found[0].high.unwrap());
     assert!((low - ratio).abs() < 1e-8 && (high - ratio).abs() < 1e-8, "{low} {high}");
     assert_eq!(found[2].estimate, Some(0.0));
-    let none = "kl_to_teacher is missing from 3 of the 3 runs of a (the first is seed 1): they were held against no teacher";
+    let none =
+        "KL to teacher is missing from 3 of the 3 runs of logit-mse (the first is seed 1): they were held against no teacher";
     assert_eq!(found[3].reason.as_deref(), Some(none));
-    assert!(found[3].sentence.ends_with(&format!("So it is: {none}.")), "{}", found[3].sentence);
+    assert!(found[3].sentence.starts_with(&format!("{none}; claim inconclusive: So it is")), "{}", found[3].sentence);
     assert!(
-        found[4].sentence.contains("top_10_overlap is missing from 1 of the 3 runs of b (the first is seed 2)"),
+        found[4].sentence.starts_with("Top-10 overlap is missing from 1 of the 3 runs of finetune (the first is seed 2)"),
         "{}",
         found[4].sentence
     );
