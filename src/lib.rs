@@ -21,7 +21,7 @@ pub mod sweep;
 pub mod teacher;
 pub mod train;
 
-pub use hydrometer_base::{UserError, guard, numerics, shortage, terminal, text};
+pub use hydrometer_base::{UserError, guard, numerics, shortage, text};
 pub use hydrometer_data as data;
 pub use hydrometer_record as record;
 pub use hydrometer_report as report;

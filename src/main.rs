@@ -3,8 +3,9 @@
 use std::process::ExitCode;
 
 use anyhow::anyhow;
+use hydrometer::cli::{self, terminal};
 use hydrometer::shortage::{first_words, shortage};
-use hydrometer::{cli, dist, guard, terminal};
+use hydrometer::{dist, guard};
 
 fn main() -> ExitCode {
     dist::exit::skip_teardown();

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::{Args, ValueEnum};
 use hydrometer_base::units::{fixed, signed};
-use hydrometer_base::{note, say, terminal, user_error};
+use hydrometer_base::user_error;
 use hydrometer_record::checked::Checked;
 use hydrometer_report::pooled::{Pooled, over_data, over_experiments, shared};
 use hydrometer_report::table::csv::csv;
@@ -14,7 +14,8 @@ use hydrometer_report::table::document::{Language, document};
 use hydrometer_report::{Cell, Comparison, comparison, table};
 use serde_json::json;
 
-use super::{Output, results_of};
+use super::{Output, results_of, terminal};
+use crate::{note, say};
 
 #[derive(Args, Debug)]
 pub struct Compare {

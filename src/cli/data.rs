@@ -5,13 +5,14 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::Args;
-use hydrometer_base::{say, terminal, user_error};
+use hydrometer_base::user_error;
 use hydrometer_data::example::Segment;
 use hydrometer_data::format::{Format, Keys};
 use serde_json::json;
 
-use super::Output;
 use super::data_flags::{DataFlags, counts, need_some, with};
+use super::{Output, terminal};
+use crate::say;
 
 #[derive(Args, Debug)]
 pub struct Data {

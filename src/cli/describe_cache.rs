@@ -4,16 +4,16 @@ use std::path::Path;
 
 use anyhow::Result;
 use hydrometer_base::units::quantity;
-use hydrometer_base::{note, say, terminal};
 use hydrometer_data::line_error::Tally;
 use hydrometer_data::tokens::TokenizedSplit;
 use serde_json::{Value, json};
 
-use super::Output;
 use super::data_flags::{counts, with};
+use super::{Output, terminal};
 use crate::teacher::cache::Cache;
 use crate::teacher::inspect::{Inspection, inspect};
 use crate::teacher::manifest::CacheManifest;
+use crate::{note, say};
 
 /// Says what the cache in `folder` holds of a split, and what was left out of the data.
 pub fn describe(

@@ -4,12 +4,12 @@ use std::process::{Command, ExitCode};
 
 use anyhow::Result;
 use hydrometer_base::numerics::{self, NUMERICS};
-use hydrometer_base::{say, terminal};
 use hydrometer_record::provenance::cpu_model;
 use hydrometer_torch::dist::c10d;
 use serde_json::json;
 
-use super::Output;
+use super::{Output, terminal};
+use crate::say;
 use crate::sweep::provenance::memory_gb;
 
 struct Check {

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::Args;
-use hydrometer_base::{note, say, terminal, user_error};
+use hydrometer_base::user_error;
 use hydrometer_data::line_error::Tally;
 use hydrometer_data::tokens::TokenizedSplit;
 use hydrometer_data::{corpus, tokenizer};
@@ -14,11 +14,12 @@ use hydrometer_torch::dist::{Mesh, launch};
 use hydrometer_torch::model::{Precision, hf};
 use serde_json::json;
 
-use super::Output;
 use super::data_flags::{DataFlags, counts, need_some, with};
+use super::{Output, terminal};
 use crate::eval::perplexity::evaluate_rows;
 use crate::eval::windows::windows;
 use crate::sweep::worker;
+use crate::{note, say};
 
 /// Longest context where none is asked for.
 const CONTEXT: usize = 1024;

@@ -5,7 +5,6 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::{Args, ValueEnum};
-use hydrometer_base::{note, say, terminal};
 use hydrometer_record::checked::Checked;
 use hydrometer_record::export::csv::Csv;
 use hydrometer_record::export::tensorboard::TensorBoard;
@@ -14,7 +13,8 @@ use hydrometer_report::CLAIMS;
 use hydrometer_report::numbers::Numbers;
 use serde_json::json;
 
-use super::{Output, export_checkpoint, place, results_of};
+use super::{Output, export_checkpoint, place, results_of, terminal};
+use crate::{note, say};
 
 #[derive(Args, Debug)]
 pub struct Export {

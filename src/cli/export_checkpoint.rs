@@ -5,12 +5,13 @@ use std::path::Path;
 
 use anyhow::Result;
 use hydrometer_base::fs::{folders_in, read_if_there, writable};
-use hydrometer_base::{note, user_error};
+use hydrometer_base::user_error;
 use hydrometer_record::export::ANOTHER;
 use hydrometer_torch::dist::Mesh;
 use hydrometer_torch::model::hf;
 use tch::{Device, Kind};
 
+use crate::note;
 use crate::sweep::ending::Ending;
 use crate::sweep::job::{Job, Work, ending_in};
 use crate::train::checkpoint;

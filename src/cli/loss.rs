@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::Args;
 use hydrometer_base::fs::{is_storage, replace_by_name};
-use hydrometer_base::{note, say, terminal, user_error};
+use hydrometer_base::user_error;
 use hydrometer_torch::model::Precision;
 use hydrometer_torch::objective::case::Case;
 use hydrometer_torch::objective::{Loss, Objective, Tail};
@@ -14,9 +14,10 @@ use serde_json::json;
 use toml_edit::Value;
 
 use super::eval::precision;
-use super::{Output, place};
+use super::{Output, place, terminal};
 use crate::experiment::keys::{self, Settings};
 use crate::experiment::source::{Setting, SourceSpan};
+use crate::{note, say};
 
 #[derive(Args, Debug)]
 pub struct LossArgs {

@@ -9,6 +9,7 @@ mod doctor;
 mod eval;
 mod export;
 mod export_checkpoint;
+mod log;
 mod loss;
 mod place;
 mod plan;
@@ -20,6 +21,7 @@ mod saved_experiment;
 mod status;
 mod teach;
 mod teach_endpoint;
+pub mod terminal;
 mod verify;
 mod why;
 
@@ -30,7 +32,7 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use hydrometer_base::{UserError, terminal, user_error};
+use hydrometer_base::{UserError, user_error};
 
 use crate::experiment::{Experiment, Options, load, name_of};
 use crate::sweep::{alias, worker};
@@ -172,6 +174,7 @@ fn results_of(path: &Path) -> Result<PathBuf> {
 
 /// Does what was typed.
 pub fn run() -> Result<ExitCode> {
+    log::install();
     let typed: Vec<OsString> = std::env::args_os().collect();
     check_utf8(&typed)?;
     match Cli::try_parse_from(typed) {

@@ -7,7 +7,6 @@ use anyhow::Result;
 use clap::Args;
 use hydrometer_base::identity::identity;
 use hydrometer_base::units::{duration, flops, quantity};
-use hydrometer_base::{note, say, terminal};
 use hydrometer_data::recipe::{Ends, Eos};
 use hydrometer_record::checked::Checked;
 use hydrometer_record::run_status::RunStatus;
@@ -17,7 +16,7 @@ use tabled::builder::Builder;
 use tabled::settings::Style;
 
 use super::planned_run::PlannedRun;
-use super::{Common, Output, arms};
+use super::{Common, Output, arms, terminal};
 use crate::experiment::budget::{Budget, longest_by_seed};
 use crate::experiment::fair::Match;
 use crate::experiment::keys::schema::schema;
@@ -27,6 +26,7 @@ use crate::sweep::job::{answers_folder, cache_place, ending, recording_place};
 use crate::sweep::machine::Machine;
 use crate::teacher::endpoint::response_log::ResponseLog;
 use crate::teacher::recording::{Origin, Recording};
+use crate::{note, say};
 
 /// Runs that are shown one by one without being asked for; of more, the arms.
 const SHOWN: usize = 50;

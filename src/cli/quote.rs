@@ -6,11 +6,12 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::Args;
 use hydrometer_base::fs::replace_bytes;
-use hydrometer_base::{note, say, terminal, user_error};
+use hydrometer_base::user_error;
 use hydrometer_report::quote::{Filled, Results, fill};
 use serde_json::{Value, json};
 
-use super::{Output, REFUTED};
+use super::{Output, REFUTED, terminal};
+use crate::{note, say};
 
 #[derive(Args, Debug)]
 pub struct Quote {

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use hydrometer_base::fs::writable;
-use hydrometer_base::{note, say, terminal, user_error};
+use hydrometer_base::user_error;
 use hydrometer_record::checked::{changed, warning};
 use hydrometer_record::frames::{Frames, NAMES, file_of};
 use hydrometer_record::provenance::{self, Provenance};
@@ -15,7 +15,8 @@ use hydrometer_report::{CLAIMS, comparison, table, write};
 use serde_json::json;
 
 use super::saved_experiment::SavedExperiment;
-use super::{Common, Output, REFUTED};
+use super::{Common, Output, REFUTED, terminal};
+use crate::{note, say};
 
 pub fn report(common: &Common, output: Output) -> Result<ExitCode> {
     let SavedExperiment { results, claims, .. } = common.known()?;

@@ -4,13 +4,14 @@
 use std::path::PathBuf;
 
 use anyhow::Result;
-use hydrometer_base::{UserError, note};
+use hydrometer_base::UserError;
 use hydrometer_record::frames::{Frames, RunRow};
 use hydrometer_record::provenance::Provenance;
 use hydrometer_report::claim::Claim;
 
 use super::Common;
 use crate::experiment::name_of;
+use crate::note;
 
 /// An experiment whose frames are looked at.
 pub struct SavedExperiment {

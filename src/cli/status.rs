@@ -4,11 +4,11 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use hydrometer_base::units::{duration, quantity};
-use hydrometer_base::{say, terminal};
 use hydrometer_record::run_status::RunStatus;
 use serde_json::json;
 
-use super::{Common, Output};
+use super::{Common, Output, terminal};
+use crate::say;
 use crate::sweep::state::{State, seconds_left, states};
 
 pub fn status(common: &Common, output: Output) -> Result<ExitCode> {

@@ -11,7 +11,7 @@ use clap::{Args, ValueEnum};
 use hydrometer_base::fs::sha256_file;
 use hydrometer_base::identity::identity;
 use hydrometer_base::text::number;
-use hydrometer_base::{note, say, terminal, user_error};
+use hydrometer_base::user_error;
 use hydrometer_data::example::Segment;
 use hydrometer_data::format::Keys;
 use hydrometer_data::line_error::Tally;
@@ -23,11 +23,11 @@ use hydrometer_record::journal::Fence;
 use serde_json::json;
 use tokenizers::Tokenizer;
 
-use super::Output;
 use super::data_flags::{DataFlags, counts, need_some, with};
 use super::describe_cache::describe;
 use super::eval::Text;
 use super::run::count_interrupts;
+use super::{Output, terminal};
 use crate::experiment::AMOUNT_MAX;
 use crate::sweep::lease::LeaseObserver;
 use crate::teacher::endpoint::collect::collect;
@@ -39,6 +39,7 @@ use crate::teacher::manifest::CacheManifest;
 use crate::teacher::recipe::{EchoRows, EndpointRecipe, Sent};
 use crate::teacher::source::Source;
 use crate::teacher::target_spec::TargetSpec;
+use crate::{note, say};
 
 /// What a server may put around a message.
 const TOKENS_AROUND: u64 = 16;

@@ -10,7 +10,7 @@ use clap::Args;
 use hydrometer_base::fs::file_name;
 use hydrometer_base::numerics::{NUMERICS, changes_since, family, foreign_setting};
 use hydrometer_base::text::quoted;
-use hydrometer_base::{cores, note, say, terminal, user_error};
+use hydrometer_base::{cores, user_error};
 use hydrometer_record::frames::{Frames, NAMES, RunRow, file_of};
 use hydrometer_record::provenance;
 use hydrometer_record::run_status::RunStatus;
@@ -26,11 +26,12 @@ use serde_json::{Value, json};
 
 use super::run::count_interrupts;
 use super::saved_experiment::SavedExperiment;
-use super::{Common, NOTHING, Output, REFUTED};
+use super::{Common, NOTHING, Output, REFUTED, terminal};
 use crate::experiment::{Experiment, load_smoke_in};
 use crate::sweep::build_frames::build_frames;
 use crate::sweep::session::RETRIES;
 use crate::sweep::{schedule, session};
+use crate::{note, say};
 
 /// The number formats that a golden has, whatever the experiment file says.
 const GOLDEN_PRECISIONS: [Precision; 2] = [Precision::F32, Precision::Bf16];

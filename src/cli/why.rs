@@ -5,13 +5,14 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::Args;
-use hydrometer_base::{say, terminal, user_error};
+use hydrometer_base::user_error;
 use serde_json::{Value, json};
 use tabled::builder::Builder;
 use tabled::settings::Style;
 
-use super::Output;
+use super::{Output, terminal};
 use crate::experiment::{Options, load};
+use crate::say;
 use crate::sweep::recipe_diff::{nearest, recipes};
 
 #[derive(Args, Debug)]

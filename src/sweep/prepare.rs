@@ -7,7 +7,6 @@ use std::time::Duration;
 
 use anyhow::Result;
 use hydrometer_base::fs::remove_parts;
-use hydrometer_base::note;
 use hydrometer_data::batch::sequences_seen;
 use hydrometer_data::sequences::sequences;
 use hydrometer_data::tokens::{self, TokenizedSplit};
@@ -27,7 +26,7 @@ use crate::teacher::recording::Origin;
 pub fn prepare(experiment: &Experiment, settings: &Settings, interrupts: &AtomicUsize) -> Result<bool> {
     let interrupts = || interrupts.load(Ordering::Relaxed);
     let lease = |folder: &Path| -> Result<Option<Lease>> {
-        LeaseObserver::new(folder).wait(|sentence| note!("{sentence}"), || interrupts() > 0)
+        LeaseObserver::new(folder).wait(|sentence| tracing::info!("{sentence}"), || interrupts() > 0)
     };
     check_checkpoints(experiment, &settings.runs)?;
     for (folder, recipe, files, splits) in data_sets(experiment, &settings.runs) {
@@ -43,7 +42,7 @@ pub fn prepare(experiment: &Experiment, settings: &Settings, interrupts: &Atomic
         match &recording.origin {
             Origin::File(file) => {
                 for path in Cache::remove_corrupt(&place.folder, &place.title)? {
-                    note!("{} is damaged; what it held is imported again", path.display());
+                    tracing::warn!("{} is damaged; what it held is imported again", path.display());
                 }
                 let arms =
                     experiment.students_of(recording).map(|student| (student.method.as_str(), student.recipe.loss.objective));

@@ -3,7 +3,6 @@
 use std::io::IsTerminal;
 use std::time::{Duration, Instant};
 
-use hydrometer_base::note;
 use hydrometer_base::text::sentence;
 use hydrometer_record::journal::Event;
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
@@ -64,7 +63,7 @@ impl Progress {
     pub fn say(&self, line: &str) {
         match &self.bars {
             Some(bars) => drop(bars.println(sentence(line))),
-            None => note!("{line}"),
+            None => tracing::info!("{line}"),
         }
     }
 

@@ -5,7 +5,6 @@ use std::path::Path;
 
 use anyhow::Result;
 use hydrometer_base::fs::{folders_in, read_if_there};
-use hydrometer_base::note;
 use serde::Serialize;
 use serde_json::Value;
 
@@ -27,7 +26,7 @@ pub fn recipes(runs: &Path) -> Result<BTreeMap<String, Value>> {
         let Some(text) = read_if_there(&path)? else { continue };
         match serde_json::from_slice::<Value>(&text) {
             Ok(mut job) => drop(job.pointer_mut("/work/train/recipe").map(Value::take).map(|recipe| all.insert(name, recipe))),
-            Err(error) => note!("{} is damaged and left out: {error}", path.display()),
+            Err(error) => tracing::warn!("{} is damaged and left out: {error}", path.display()),
         }
     }
     Ok(all)

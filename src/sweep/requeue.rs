@@ -4,7 +4,6 @@ use std::fs;
 use std::path::Path;
 
 use anyhow::{Context, Result};
-use hydrometer_base::note;
 use hydrometer_record::journal::{self, Event};
 
 use super::ending::Ending;
@@ -63,7 +62,7 @@ pub fn mend_weights(planned: &[Planned]) -> Result<bool> {
             }
             let Some(lease) = LeaseObserver::new(folder).take()? else { continue };
             if ending_in(folder)? == Ending::Done {
-                note!("{} is damaged; this {what} is trained again", weights.display());
+                tracing::warn!("{} is damaged; this {what} is trained again", weights.display());
                 put_back(folder, &lease, true)?;
                 any = true;
             }

@@ -37,7 +37,7 @@ pub fn caught<T>(f: impl FnOnce() -> T) -> Result<T, String> {
     if CALLS.fetch_sub(1, Ordering::SeqCst) == 1 {
         let messages = std::mem::take(&mut *HELPERS.lock().unwrap_or_else(PoisonError::into_inner));
         if result.is_ok() {
-            messages.iter().for_each(|message| crate::note!("{message}"));
+            messages.iter().for_each(|message| tracing::warn!("{message}"));
         }
     }
     result.map_err(|panic| panic.message)

@@ -1,4 +1,4 @@
-//! The foundation of all crates: errors, files, text, units, hashes, the terminal and the version of the arithmetic.
+//! The foundation of all crates: errors, files, text, units, hashes and the version of the arithmetic.
 
 pub mod backoff;
 mod choice;
@@ -12,7 +12,6 @@ pub mod numerics;
 pub mod run_id;
 pub mod shortage;
 pub mod suggest;
-pub mod terminal;
 pub mod text;
 pub mod units;
 

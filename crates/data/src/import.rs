@@ -4,7 +4,6 @@ use std::path::Path;
 
 use anyhow::Result;
 use hydrometer_base::fs::replace_bytes;
-use hydrometer_base::note;
 use serde::{Deserialize, Serialize};
 
 use super::answers::Counts;
@@ -65,7 +64,7 @@ impl Import {
     /// Prints a summary for teacher `name` on standard error.
     pub fn say(&self, name: &str) {
         let percent = |rate: Option<f64>| rate.map_or("none".to_string(), |rate| format!("{:.2}%", 100.0 * rate));
-        note!(
+        tracing::info!(
             "teacher {name}: {} examples, {} rows of answers; ids unmapped {}, duplicate {}; rows short of {} ids {}, of another \
              context {}",
             self.examples,
@@ -77,7 +76,7 @@ impl Import {
             percent(self.mismatched_rate()),
         );
         if let Some(words) = self.tally.words() {
-            note!("teacher {name}: {words}");
+            tracing::info!("teacher {name}: {words}");
         }
     }
 

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow, ensure};
 use hydrometer_base::fs::{replace_bytes, sha256_file, sha256_hex, uncreated, unreadable};
-use hydrometer_base::{note, user_error};
+use hydrometer_base::user_error;
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use tokenizers::Tokenizer;
 
@@ -194,7 +194,7 @@ pub fn prepare(recipe: &DataRecipe, files: &DataFiles, splits: &[&str], folder: 
     if let (Some(examples), Some(ends)) = (&recipe.examples, &files.ends)
         && examples.eos != Eos::None
     {
-        note!("a text ends in {}", ends.words());
+        tracing::info!("a text ends in {}", ends.words());
     }
     for split in missing {
         let path = folder.join(format!("{split}.tokens"));
@@ -203,7 +203,7 @@ pub fn prepare(recipe: &DataRecipe, files: &DataFiles, splits: &[&str], folder: 
         import.write(&folder.join(format!("{split}.import.json")))?;
         tokenized.write_beside(&path, ids.finish()?)?;
         if let Some(words) = import.tally.words() {
-            note!("{split}: {words}");
+            tracing::info!("{split}: {words}");
         }
     }
     Ok(())

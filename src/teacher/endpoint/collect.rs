@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, anyhow};
 use hydrometer_base::backoff::backoff;
-use hydrometer_base::{note, user_error};
+use hydrometer_base::user_error;
 use rand::RngExt;
 
 use super::client::{Answer, Client, RequestError};
@@ -129,7 +129,7 @@ pub fn collect(
         ));
     }
     if state.waiting.is_empty() {
-        note!("teacher {name}: all {total} answered; {spent}");
+        tracing::info!("teacher {name}: all {total} answered; {spent}");
     }
     Ok(state.waiting.is_empty())
 }

@@ -3,7 +3,6 @@
 use std::io::IsTerminal;
 use std::time::{Duration, Instant};
 
-use hydrometer_base::note;
 use hydrometer_base::units::duration;
 use indicatif::{ProgressBar, ProgressStyle};
 
@@ -56,8 +55,8 @@ impl<'a> Meter<'a> {
     pub fn say(&self, sentence: &str) {
         let line = format!("teacher {}: {sentence}", self.name);
         match &self.bar {
-            Some(bar) => bar.suspend(|| note!("{line}")),
-            None => note!("{line}"),
+            Some(bar) => bar.suspend(|| tracing::info!("{line}")),
+            None => tracing::info!("{line}"),
         }
     }
 }

@@ -10,7 +10,6 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow, ensure};
 use hydrometer_base::fs::replace_file;
-use hydrometer_base::note;
 use hydrometer_data::json::Json;
 use hydrometer_record::journal::{Fence, TakenOver};
 use serde_json::json;
@@ -80,7 +79,7 @@ impl ResponseLog {
         let path = folder.join(FILE);
         let damaged = remove_corrupt_lines(&path)?;
         if damaged > 0 {
-            note!("{}: {damaged} responses are damaged and will be requested again", path.display());
+            tracing::warn!("{}: {damaged} responses are damaged and will be requested again", path.display());
         }
         let file = OpenOptions::new().read(true).append(true).create(true).open(&path);
         let file = file.with_context(|| format!("cannot open {}", path.display()))?;

@@ -10,7 +10,7 @@ use std::collections::HashMap;
 use std::path::Path;
 
 use anyhow::Result;
-use hydrometer_base::{UserError, note, user_error};
+use hydrometer_base::{UserError, user_error};
 use hydrometer_data::answers::{Answer, Counts, by_id};
 use hydrometer_data::encode::Encoded;
 use hydrometer_data::example::{Answers, Beside, Entry, Scores, Token};
@@ -48,7 +48,7 @@ impl PromptScorer<'_> {
         interrupts: impl Fn() -> usize,
     ) -> Result<Option<Import>> {
         for path in Cache::remove_corrupt(folder, self.title)? {
-            note!("{} is damaged; its content is built again", path.display());
+            tracing::warn!("{} is damaged; its content is built again", path.display());
         }
         let cache = Cache::open(folder, self.title)?;
         let known = Import::read(&folder.join(IMPORT));

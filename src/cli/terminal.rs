@@ -14,21 +14,20 @@ use std::thread::sleep;
 use std::time::Duration;
 
 use anyhow::{Result, anyhow};
+use hydrometer_base::UserError;
+use hydrometer_base::text::{is_hidden, sentence, visible, visible_block};
 use serde_json::Value;
-
-use crate::UserError;
-use crate::text::{is_hidden, sentence, visible, visible_block};
 
 /// Prints a line on standard output, from a format string.
 #[macro_export]
 macro_rules! say {
-    ($($arg:tt)*) => { $crate::terminal::line(format_args!($($arg)*)) };
+    ($($arg:tt)*) => { $crate::cli::terminal::line(format_args!($($arg)*)) };
 }
 
 /// Prints a line on standard error, from a format string.
 #[macro_export]
 macro_rules! note {
-    ($($arg:tt)*) => { $crate::terminal::note(format_args!($($arg)*)) };
+    ($($arg:tt)*) => { $crate::cli::terminal::note(format_args!($($arg)*)) };
 }
 
 /// Whether standard output can still be written.
