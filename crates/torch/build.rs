@@ -18,11 +18,11 @@ fn main() {
         );
     }
 
-    let mut shim = cxx_build::bridges(["src/dist/c10d.rs", "src/objective/kernels/products.rs"]);
-    shim.files(["src/dist/c10d.cc", "src/objective/kernels/products.cc"])
+    let mut shim = cxx_build::bridges(["src/dist/c10d.rs", "src/kernels/products.rs"]);
+    shim.files(["src/dist/c10d.cc", "src/kernels/products.cc"])
         .std("c++17")
         .include("src/dist")
-        .include("src/objective/kernels")
+        .include("src/kernels")
         .include("src/dist/gloo_headers")
         .flag("-isystem")
         .flag(root.join("include").to_str().expect("a UTF-8 path"))
@@ -58,7 +58,7 @@ fn main() {
     println!("cargo:rustc-link-arg=-Wl,-rpath,{}", lib.display());
     println!("cargo:rustc-link-arg=-Wl,--allow-shlib-undefined");
     let dist = ["src/dist/c10d.rs", "src/dist/c10d.cc", "src/dist/c10d.h", "src/dist/gloo_headers"];
-    let kernels = ["products.rs", "products.cc", "products.h"].map(|file| format!("src/objective/kernels/{file}"));
+    let kernels = ["products.rs", "products.cc", "products.h"].map(|file| format!("src/kernels/{file}"));
     for path in ["build.rs"].into_iter().chain(dist).map(String::from).chain(kernels) {
         println!("cargo:rerun-if-changed={path}");
     }

@@ -1,5 +1,6 @@
 //! Decoders sharded over process groups, and their training objectives, on libtorch.
 
 pub mod dist;
+mod kernels;
 pub mod model;
 pub mod objective;

@@ -1,6 +1,6 @@
 //! Distributed training: a mesh of tensor-parallel × data-parallel processes over torch's own c10d.
 //!
-//! Holds the C++ shim. Only this module and `objective/kernels` may use `unsafe`.
+//! Holds the C++ shim. Only this module and `kernels` may use `unsafe`.
 
 pub mod c10d;
 pub mod collective;

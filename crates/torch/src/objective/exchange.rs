@@ -5,8 +5,8 @@
 use anyhow::Result;
 use tch::{Kind, Tensor};
 
-use super::kernels::EMPTY_MAX;
 use crate::dist::ProcessGroup;
+use crate::kernels::EMPTY_MAX;
 
 /// ln Σ exp(x) of each row over some set, as `max + ln sum`, each `[C, 1]` f64; sum is 0 for an empty set.
 pub struct LogSumExp {

@@ -12,12 +12,12 @@ use anyhow::{Result, ensure};
 use tch::{Device, Kind, Tensor};
 
 use super::exchange::{LogSumExp, merge, row_sum};
-use super::kernels::{RowFactors, products};
 use super::listed_ids::{ListedColumns, columns};
 use super::targets::{Ids, Targets};
 use super::terms::{Rows, Weights, difference};
 use super::{Loss, Objective, Tail, rows};
 use crate::dist::ProcessGroup;
+use crate::kernels::{RowFactors, products};
 
 /// Bytes of logits that exist at a time: enough that the products with a chunk are large and passes over the weight's gradient
 /// few.

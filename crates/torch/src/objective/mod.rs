@@ -6,7 +6,6 @@ pub mod case;
 mod draw;
 mod exchange;
 pub mod head;
-mod kernels;
 mod listed_ids;
 pub mod predict;
 pub mod reference;

@@ -2,7 +2,7 @@
 
 use tch::{Kind, Tensor};
 
-use super::kernels::{self, EMPTY_MAX, RowFactors, RowSums};
+use crate::kernels::{self, EMPTY_MAX, RowFactors, RowSums};
 
 /// The sums of each row of `z_cv` (f32), where −∞ stands for no logit.
 pub fn sums(z_cv: &Tensor, temperature: f64, difference: bool) -> RowSums {

@@ -1,5 +1,5 @@
-//! CPU kernels for most of the head's work: two passes over a chunk's logits instead of the ten that composed tensor operations
-//! take, and products of bf16 matrices with f32 results.
+//! CPU kernels: two passes over a chunk of logits instead of the ten that composed tensor operations take, and products of bf16
+//! matrices with f32 results.
 
 mod exp;
 pub mod products;
