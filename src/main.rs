@@ -9,6 +9,7 @@ use hydrometer::{dist, guard};
 
 fn main() -> ExitCode {
     dist::exit::skip_teardown();
+    dist::memory::keep_freed();
     let ended = match guard::outermost(cli::run) {
         Ok(ended) => ended.and_then(|code| terminal::finish().map(|()| code)),
         Err(panic) => Err(match shortage(&panic.message) {

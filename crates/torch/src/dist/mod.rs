@@ -6,6 +6,7 @@ pub mod c10d;
 pub mod collective;
 pub mod exit;
 pub mod launch;
+pub mod memory;
 pub mod mesh;
 
 pub use collective::ProcessGroup;

@@ -1,10 +1,17 @@
 //! CPU kernels: two passes over a chunk of logits instead of the ten that composed tensor operations take, and products of bf16
 //! matrices with f32 results.
 
+pub mod attention;
+mod autograd;
 mod exp;
+mod memory;
+mod native;
+mod pack;
 pub mod products;
 mod rows;
+mod simd;
 mod vector;
+pub mod walks;
 
 /// The maximum of a row without finite entries: finite, so that differences of it are.
 pub const EMPTY_MAX: f64 = -1e30;

@@ -3,6 +3,8 @@
 
 use tch::{Kind, Tensor};
 
+use super::native::multiplies_bf16;
+
 #[cxx::bridge(namespace = "hydrometer")]
 mod ffi {
     unsafe extern "C++" {
@@ -92,15 +94,6 @@ impl Route {
             }
         }
     }
-}
-
-fn multiplies_bf16() -> bool {
-    #[cfg(target_arch = "x86_64")]
-    return is_x86_feature_detected!("avx512bf16")
-        && is_x86_feature_detected!("avx512vl")
-        && is_x86_feature_detected!("avx512bw");
-    #[cfg(not(target_arch = "x86_64"))]
-    false
 }
 
 fn single(t: &Tensor) -> Tensor {

@@ -6,6 +6,8 @@ use tch::Tensor;
 use super::layers::{Linear, Norm, ParamMap};
 use super::layout::AttentionLayout;
 use super::region::TpRegion;
+use super::rotary::Rotary;
+use crate::kernels::attention::{self, Heads};
 
 /// The attention of a block: this rank's heads.
 pub struct Attention {
@@ -36,33 +38,43 @@ impl Attention {
 
     /// The attention output for `x`; both are in the layout used between tensor-parallel regions.
     pub fn forward(&self, x: &Tensor, region: &TpRegion) -> Result<Tensor> {
-        let AttentionLayout { rotary, mask_b1tt, .. } = region.layout();
         let x = region.enter(x)?;
         let (batch, length) = (x.size()[0], x.size()[1]);
         let heads = |x: Tensor| x.view([batch, length, -1, self.head_dim]);
-        let placed = |x: Tensor, norm: &Option<Norm>| {
-            let x = norm.as_ref().map_or_else(|| x.shallow_clone(), |norm| norm.forward(&x));
-            rotary.as_ref().map_or_else(|| x.shallow_clone(), |rotary| rotary.rotate(&x)).transpose(1, 2)
-        };
-        let query = placed(heads(self.query.forward(&x)), &self.query_norm);
-        let key = placed(heads(self.key.forward(&x)), &self.key_norm);
-        let value = heads(self.value.forward(&x)).transpose(1, 2);
-        let queries_per_key = query.size()[1] / key.size()[1];
-        let mixed = match mask_b1tt {
-            None => {
-                let grouped = queries_per_key > 1;
-                Tensor::scaled_dot_product_attention(&query, &key, &value, None::<Tensor>, 0.0, true, None::<f64>, grouped)
-            }
-            Some(mask_b1tt) => {
-                // Under a mask, fused kernels do not support grouped queries, so each query gets a copy of its key and value.
-                let each = |x: &Tensor| x.unsqueeze(2).expand([-1, -1, queries_per_key, -1, -1], false).flatten(1, 2);
-                let (key, value) = (each(&key), each(&value));
-                Tensor::scaled_dot_product_attention(&query, &key, &value, Some(mask_b1tt), 0.0, false, None::<f64>, false)
-            }
-        };
-        let mixed = mixed.transpose(1, 2).reshape([batch, length, -1]);
+        let normed = |x: Tensor, norm: &Option<Norm>| norm.as_ref().map_or_else(|| x.shallow_clone(), |norm| norm.forward(&x));
+        let query = normed(heads(self.query.forward(&x)), &self.query_norm);
+        let key = normed(heads(self.key.forward(&x)), &self.key_norm);
+        let value = heads(self.value.forward(&x));
+        let mixed = mix(&query, &key, &value, region.layout()).reshape([batch, length, -1]);
         Ok(self.output.finish(region.leave(&self.output.partial(&mixed))?))
     }
+}
+
+/// Mixes `value [B, T, G, D]` by the attention of `query [B, T, H, D]` to `key [B, T, G, D]`: `[B, T, H, D]`.
+fn mix(query: &Tensor, key: &Tensor, value: &Tensor, layout: &AttentionLayout) -> Tensor {
+    let rotary = layout.rotary.as_ref().map(|Rotary { cos, sin }| (cos, sin));
+    let heads = Heads { query, key, value, rotary, starts: layout.starts_bt.as_ref() };
+    if attention::fit(&heads) { attention::attend(&heads) } else { composed(&heads, layout) }
+}
+
+/// [`mix`] by operations of ATen, for devices that our kernel does not run on.
+fn composed(heads: &Heads, layout: &AttentionLayout) -> Tensor {
+    let placed = |x: &Tensor| layout.rotary.as_ref().map_or_else(|| x.shallow_clone(), |rotary| rotary.rotate(x)).transpose(1, 2);
+    let (query, key, value) = (placed(heads.query), placed(heads.key), heads.value.transpose(1, 2));
+    let queries_per_key = query.size()[1] / key.size()[1];
+    let mixed = match layout.mask_b1tt(query.kind()) {
+        None => {
+            let grouped = queries_per_key > 1;
+            Tensor::scaled_dot_product_attention(&query, &key, &value, None::<Tensor>, 0.0, true, None::<f64>, grouped)
+        }
+        Some(mask_b1tt) => {
+            // Under a mask, fused kernels do not support grouped queries, so each query gets a copy of its key and value.
+            let each = |x: &Tensor| x.unsqueeze(2).expand([-1, -1, queries_per_key, -1, -1], false).flatten(1, 2);
+            let (key, value) = (each(&key), each(&value));
+            Tensor::scaled_dot_product_attention(&query, &key, &value, Some(mask_b1tt), 0.0, false, None::<f64>, false)
+        }
+    };
+    mixed.transpose(1, 2)
 }
 
 #[cfg(test)]
@@ -74,13 +86,32 @@ mod tests {
 
     /// Kernel 0 (unfused) would materialise the scores of all heads in every block.
     #[test]
-    fn under_the_mask_of_packed_rows_a_fused_kernel_attends() {
+    fn atens_fused_kernels_accept_the_mask_of_packed_rows() {
         for kind in [Kind::Float, Kind::BFloat16] {
             let starts_bt = Tensor::zeros([2, 19], (Kind::Int64, Device::Cpu));
-            let layout = AttentionLayout::new(Tokens { ids_bt: &starts_bt, starts_bt: Some(&starts_bt) }, None, kind);
+            let layout = AttentionLayout::new(Tokens { ids_bt: &starts_bt, starts_bt: Some(&starts_bt) }, None);
             let heads = Tensor::ones([2, 4, 19, 6], (kind, Device::Cpu)).set_requires_grad(true);
-            let mask = layout.mask_b1tt.as_ref();
+            let mask = layout.mask_b1tt(kind);
             assert!(Tensor::internal_fused_sdp_choice(&heads, &heads, &heads, mask, 0.0, false, None::<f64>, false) > 0);
+        }
+    }
+
+    /// Oracle: ATen's attention.
+    #[test]
+    fn our_kernel_and_aten_agree() {
+        let normal = |heads: i64| Tensor::randn([2, 70, heads, 8], (Kind::Float, Device::Cpu));
+        let (query, key, value) = (normal(4), normal(2), normal(2));
+        let ids_bt = Tensor::zeros([2, 70], (Kind::Int64, Device::Cpu));
+        let starts_bt = Tensor::from_slice(&[vec![0i64; 30], vec![30; 40], vec![0; 64], vec![64; 6]].concat()).view([2, 70]);
+        let rotary = Rotary::new(70, 8, 1e4, Kind::Float, Device::Cpu);
+        for starts_bt in [None, Some(&starts_bt)] {
+            for rotary in [None, Some(&rotary)] {
+                let layout = AttentionLayout::new(Tokens { ids_bt: &ids_bt, starts_bt }, rotary);
+                let rotary = layout.rotary.as_ref().map(|Rotary { cos, sin }| (cos, sin));
+                let heads = Heads { query: &query, key: &key, value: &value, rotary, starts: starts_bt };
+                let off = (attention::attend(&heads) - composed(&heads, &layout)).abs().max().double_value(&[]);
+                assert!(off < 2e-6, "{off}");
+            }
         }
     }
 }

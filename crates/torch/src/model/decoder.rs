@@ -16,6 +16,7 @@ use super::region::TpRegion;
 use super::rotary::Rotary;
 use super::variant::{FeedForward, Positions};
 use crate::dist::{Mesh, ProcessGroup, part};
+use crate::kernels::walks;
 
 /// The forward pass over a rank's parameters.
 pub struct Decoder {
@@ -115,7 +116,7 @@ impl Decoder {
 
     /// The tensor-parallel region for a pass over `tokens`.
     pub(super) fn region<'a>(&self, tokens: Tokens, tp: &'a ProcessGroup) -> TpRegion<'a> {
-        let layout = AttentionLayout::new(tokens, self.rotary.as_ref(), self.embedding_ve.kind());
+        let layout = AttentionLayout::new(tokens, self.rotary.as_ref());
         TpRegion::new(tokens, layout, tp, self.sequence_parallel)
     }
 
@@ -194,7 +195,10 @@ impl Mlp {
         let x = region.enter(x)?;
         let up = self.up.forward(&x);
         let active = match (self.kind, &self.gate) {
-            (FeedForward::SwiGlu, Some(gate)) => gate.forward(&x).silu() * up,
+            (FeedForward::SwiGlu, Some(gate)) => {
+                let gate = gate.forward(&x);
+                if walks::fit(&[&gate, &up]) { walks::swiglu(&gate, &up) } else { gate.silu() * up }
+            }
             (FeedForward::SwiGlu, None) => unreachable!("a gated feed-forward has a gate"),
             (FeedForward::Gelu, _) => up.gelu("none"),
             (FeedForward::GeluTanh, _) => up.gelu("tanh"),

@@ -6,6 +6,7 @@ use tch::Tensor;
 
 use super::config::ModelConfig;
 use super::parameters::parameters;
+use crate::kernels::walks;
 
 /// A rank's parameters by name.
 pub struct ParamMap(HashMap<String, Tensor>);
@@ -75,6 +76,7 @@ impl Norm {
     pub fn forward(&self, x: &Tensor) -> Tensor {
         match &self.bias {
             Some(_) => x.layer_norm(self.weight.size(), Some(&self.weight), self.bias.as_ref(), self.eps, true),
+            None if walks::fit(&[x, &self.weight]) => walks::rms_norm(x, &self.weight, self.eps),
             None => x.rms_norm(self.weight.size(), Some(&self.weight), self.eps),
         }
     }

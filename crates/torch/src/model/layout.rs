@@ -1,5 +1,7 @@
 //! The layout of token ids in rows: the position of each token, and which tokens it may attend to.
 
+use std::cell::OnceCell;
+
 use tch::{Kind, Tensor};
 
 use super::rotary::Rotary;
@@ -26,20 +28,27 @@ pub struct AttentionLayout {
     pub positions_bt: Option<Tensor>,
     /// Tables for the positions of the tokens, only if positions are rotary.
     pub rotary: Option<Rotary>,
-    /// `[B, 1, T, T]`, only if sequences share rows: 0 where a token may attend (to its sequence, up to itself), −∞ elsewhere.
-    pub mask_b1tt: Option<Tensor>,
+    /// `[B, T]` i64, only if sequences share rows: the column where each token's sequence starts.
+    pub starts_bt: Option<Tensor>,
+    /// Made for the first block that needs it.
+    mask_b1tt: OnceCell<Option<Tensor>>,
 }
 
 impl AttentionLayout {
-    /// The layout of `tokens`, for attention in `kind`, with `rotary` positions if there are any.
-    pub fn new(tokens: Tokens, rotary: Option<&Rotary>, kind: Kind) -> Self {
+    /// The layout of `tokens`, with `rotary` positions if there are any.
+    pub fn new(tokens: Tokens, rotary: Option<&Rotary>) -> Self {
         let length = tokens.ids_bt.size()[1];
-        let Some(starts_bt) = tokens.starts_bt else {
-            return Self { positions_bt: None, rotary: rotary.map(|rotary| rotary.first(length)), mask_b1tt: None };
-        };
-        let positions_bt = Tensor::arange(length, (Kind::Int64, starts_bt.device())) - starts_bt;
-        let rotary = rotary.map(|rotary| rotary.at(&positions_bt));
-        Self { positions_bt: Some(positions_bt), rotary, mask_b1tt: Some(mask(starts_bt, kind)) }
+        let starts_bt = tokens.starts_bt.map(Tensor::shallow_clone);
+        let positions_bt =
+            starts_bt.as_ref().map(|starts_bt| Tensor::arange(length, (Kind::Int64, starts_bt.device())) - starts_bt);
+        let rotary = rotary.map(|rotary| positions_bt.as_ref().map_or_else(|| rotary.first(length), |at| rotary.at(at)));
+        Self { positions_bt, rotary, starts_bt, mask_b1tt: OnceCell::new() }
+    }
+
+    /// A mask for attention in `kind`, `[B, 1, T, T]`, only if sequences share rows: 0 where a token may attend (to its sequence, up
+    /// to itself), −∞ elsewhere.
+    pub fn mask_b1tt(&self, kind: Kind) -> Option<&Tensor> {
+        self.mask_b1tt.get_or_init(|| self.starts_bt.as_ref().map(|starts_bt| mask(starts_bt, kind))).as_ref()
     }
 }
 
@@ -63,11 +72,10 @@ mod tests {
         // Sequences of 2 and 3 tokens, and one of padding; a row with one sequence.
         let starts_bt = Tensor::from_slice(&[0i64, 0, 2, 2, 2, 5, 0, 0, 0, 0, 0, 0]).view([2, 6]);
         let ids_bt = starts_bt.zeros_like();
-        let AttentionLayout { positions_bt, mask_b1tt, .. } =
-            AttentionLayout::new(Tokens { ids_bt: &ids_bt, starts_bt: Some(&starts_bt) }, None, Kind::Float);
-        let positions = Vec::<Vec<i64>>::try_from(positions_bt.unwrap()).unwrap();
+        let layout = AttentionLayout::new(Tokens { ids_bt: &ids_bt, starts_bt: Some(&starts_bt) }, None);
+        let positions = Vec::<Vec<i64>>::try_from(layout.positions_bt.as_ref().unwrap()).unwrap();
         assert_eq!(positions, [[0, 1, 0, 1, 2, 0], [0, 1, 2, 3, 4, 5]]);
-        let mask_b1tt = mask_b1tt.unwrap();
+        let mask_b1tt = layout.mask_b1tt(Kind::Float).unwrap();
         assert_eq!(mask_b1tt.size(), [2, 1, 6, 6]);
         let open: Vec<Vec<i64>> = Vec::try_from(mask_b1tt.get(0).get(0).eq(0.0).to_kind(Kind::Int64)).unwrap();
         assert_eq!(

@@ -5,8 +5,8 @@ use tch::{Device, Kind, Tensor};
 /// Cosines and sines of rotary position embedding (Su et al. 2021) in the half-split layout of Llama: of all positions,
 /// `[T, 1, head/2]`, or of those that the tokens of a pass have, `[T, 1, head/2]` or `[B, T, 1, head/2]`.
 pub struct Rotary {
-    cos: Tensor,
-    sin: Tensor,
+    pub(super) cos: Tensor,
+    pub(super) sin: Tensor,
 }
 
 impl Rotary {

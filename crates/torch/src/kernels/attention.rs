@@ -1,0 +1,638 @@
+//! Causal attention by blocks (as in FlashAttention, Dao et al. 2022), with rotary position embedding and sequences that share rows:
+//! no T × T matrix is ever in memory, and the backward pass computes the probabilities again.
+
+use tch::{Kind, Tensor};
+
+use super::autograd::record;
+use super::exp::exp;
+use super::memory::{Parts, numbers};
+use super::native::{Bf16, Element, Product, multiplies_bf16, parallel};
+use super::pack::{Rows, Turn, copy_rows, pack_rows, pack_transposed, unpaired, write_row};
+use super::simd::{Vectorized, on_best_cpu};
+
+/// Queries in a block.
+const QUERIES: usize = 64;
+/// Keys whose scores exist at a time, forward and backward.
+const KEYS: usize = 512;
+const KEYS_BACKWARD: usize = 256;
+/// Keys are padded to a multiple of this, so that products have few distinct shapes: each is a kernel that is generated once.
+const STEP: usize = 64;
+/// Numbers that a vector register holds.
+const LANES: usize = 16;
+
+/// The inputs of [`attend`].
+#[derive(Debug)]
+pub struct Heads<'a> {
+    /// `[B, T, H, D]`
+    pub query: &'a Tensor,
+    /// `[B, T, G, D]`; H is a multiple of G, and each key has H/G neighbouring queries.
+    pub key: &'a Tensor,
+    /// `[B, T, G, D]`
+    pub value: &'a Tensor,
+    /// Cosines and sines by which queries and keys are rotated, both `[T, 1, D/2]` or `[B, T, 1, D/2]`.
+    pub rotary: Option<(&'a Tensor, &'a Tensor)>,
+    /// `[B, T]` i64: the column where each token's sequence starts, if sequences share rows.
+    pub starts: Option<&'a Tensor>,
+}
+
+/// Whether the kernel can attend with `heads`: floats on the CPU, heads of even width.
+pub fn fit(heads: &Heads) -> bool {
+    let all = [heads.query, heads.key, heads.value];
+    let kind = heads.query.kind();
+    let kinds = all.iter().all(|x| x.kind() == kind && x.device() == tch::Device::Cpu);
+    kinds && matches!(kind, Kind::Float | Kind::BFloat16) && heads.query.size()[3] % 2 == 0
+}
+
+/// softmax(q·kᵀ/√D)·v over the keys of the same sequence up to the query's own: `[B, T, H, D]`. Differentiable with respect to
+/// query, key and value. If the CPU does not multiply bf16, it computes in f32.
+pub fn attend(heads: &Heads) -> Tensor {
+    assert!(fit(heads), "the kernel attends with floats on the CPU");
+    match heads.query.kind() {
+        Kind::Float => attend_in::<f32>(heads),
+        _ if multiplies_bf16() => attend_in::<Bf16>(heads),
+        _ => {
+            let single = |x: &Tensor| x.to_kind(Kind::Float);
+            let rotary = heads.rotary.map(|(cos, sin)| (single(cos), single(sin)));
+            let rotary = rotary.as_ref().map(|(cos, sin)| (cos, sin));
+            let (query, key, value) = (single(heads.query), single(heads.key), single(heads.value));
+            attend_in::<f32>(&Heads { query: &query, key: &key, value: &value, rotary, starts: heads.starts })
+                .to_kind(Kind::BFloat16)
+        }
+    }
+}
+
+fn attend_in<E: Element>(heads: &Heads) -> Tensor {
+    record(&[heads.query, heads.key, heads.value], || {
+        let kept = Kept::new(heads);
+        let (out, lse) = forward::<E>(&kept);
+        let read = (out.detach(), lse);
+        (out, move |gradient: Tensor| {
+            let (out, lse) = read;
+            backward::<E>(&kept, &out, &lse, &gradient.contiguous()).map(Some).into()
+        })
+    })
+}
+
+/// What forward and backward read.
+struct Kept {
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    rotary: Option<(Tensor, Tensor)>,
+    /// Of each token, the first and the end of the columns of its sequence, `[B·T]`.
+    sequences: Option<Vec<(usize, usize)>>,
+}
+
+impl Kept {
+    fn new(of: &Heads) -> Self {
+        // Without the history of autograd, which the graph already holds.
+        let whole = |x: &Tensor| x.detach().contiguous();
+        let length = of.query.size()[1] as usize;
+        Self {
+            query: whole(of.query),
+            key: whole(of.key),
+            value: whole(of.value),
+            rotary: of.rotary.map(|(cos, sin)| (whole(cos), whole(sin))),
+            sequences: of.starts.map(|starts| sequences(starts, length)),
+        }
+    }
+
+    fn view<E: Element>(&self) -> View<'_, E> {
+        let size = |x: &Tensor| -> [usize; 4] {
+            let size: [i64; 4] = x.size().try_into().expect("heads are [B, T, heads, D]");
+            size.map(|n| n as usize)
+        };
+        let [batch, length, heads, dim] = size(&self.query);
+        let groups = size(&self.key)[2];
+        let matching = size(&self.key) == [batch, length, groups, dim] && size(&self.value) == size(&self.key);
+        assert!(matching && heads % groups == 0, "keys and values match queries");
+        View {
+            query: numbers(&self.query),
+            key: numbers(&self.key),
+            value: numbers(&self.value),
+            rotary: self.rotary.as_ref().map(|(cos, sin)| (numbers(cos), numbers(sin))),
+            per_row: self.rotary.as_ref().is_some_and(|(cos, _)| cos.dim() == 4),
+            sequences: self.sequences.as_deref(),
+            batch,
+            length,
+            heads,
+            groups,
+            dim,
+        }
+    }
+}
+
+/// The numbers of [`Kept`], for all threads.
+#[derive(Clone, Copy)]
+struct View<'a, E> {
+    query: &'a [E],
+    key: &'a [E],
+    value: &'a [E],
+    rotary: Option<(&'a [E], &'a [E])>,
+    /// Whether each row of the batch has its own rotary tables.
+    per_row: bool,
+    sequences: Option<&'a [(usize, usize)]>,
+    batch: usize,
+    length: usize,
+    heads: usize,
+    groups: usize,
+    dim: usize,
+}
+
+impl<'a, E: Element> View<'a, E> {
+    fn padded(&self) -> usize {
+        self.length.next_multiple_of(STEP)
+    }
+
+    fn scale(&self) -> f32 {
+        (1.0 / (self.dim as f64).sqrt()) as f32
+    }
+
+    /// The first and the end of the columns of the sequence of `token` of row `row`.
+    #[inline(always)]
+    fn sequence(&self, row: usize, token: usize) -> (usize, usize) {
+        self.sequences.map_or((0, self.length), |all| all[row * self.length + token])
+    }
+
+    /// The tables of row `row` from column `column` on.
+    fn turn(&self, row: usize, column: usize) -> Option<Turn<'a, E>> {
+        let (cos, sin) = self.rotary?;
+        let half = self.dim / 2;
+        let first = (if self.per_row { row * self.length } else { 0 } + column) * half;
+        Some(Turn { cos: &cos[first..], sin: &sin[first..], stride: half })
+    }
+
+    /// The rows of a head of `x [B, T, heads, D]`: `count` columns of row `row` from `column` on.
+    fn rows(&self, x: &'a [E], (head, heads): (usize, usize), row: usize, (column, count): (usize, usize)) -> Rows<'a, E> {
+        let first = ((row * self.length + column) * heads + head) * self.dim;
+        Rows { data: &x[first..], stride: heads * self.dim, count, width: self.dim }
+    }
+}
+
+fn sequences(starts_bt: &Tensor, length: usize) -> Vec<(usize, usize)> {
+    let starts = Vec::<i64>::try_from(starts_bt.flatten(0, -1)).expect("starts are [B, T]");
+    let mut all: Vec<(usize, usize)> = starts.iter().map(|&start| (start as usize, length)).collect();
+    for row in all.chunks_mut(length) {
+        for token in (0..length.saturating_sub(1)).rev() {
+            let next = row[token + 1];
+            row[token].1 = if next.0 == row[token].0 { next.1 } else { token + 1 };
+        }
+    }
+    all
+}
+
+/// Memory of a thread for the forward pass.
+struct Forward<E> {
+    rows: Vec<E>,
+    keys_t: Vec<E>,
+    values: Vec<E>,
+    query: Vec<E>,
+    probabilities: Vec<E>,
+    scores: Vec<f32>,
+    out: Vec<f32>,
+}
+
+/// The output `[B, T, H, D]` and the logsumexp of the scaled scores, `[B, H, T]`.
+fn forward<E: Element>(kept: &Kept) -> (Tensor, Tensor) {
+    let mut out = kept.query.empty_like();
+    let kept = kept.view::<E>();
+    let (padded, dim) = (kept.padded(), kept.dim);
+    let lse_size = [kept.batch, kept.heads, kept.length].map(|n| n as i64);
+    let mut lse = Tensor::empty(lse_size, (Kind::Float, tch::Device::Cpu));
+    let (out_parts, lse_parts) = (Parts::<E>::of(&mut out), Parts::<f32>::of(&mut lse));
+    let scratch = || Forward {
+        rows: vec![E::default(); padded * dim],
+        keys_t: vec![E::default(); padded * dim],
+        values: vec![E::default(); padded * dim],
+        query: vec![E::default(); QUERIES * dim],
+        probabilities: vec![E::default(); QUERIES * KEYS],
+        scores: vec![0.0; QUERIES * KEYS],
+        out: vec![0.0; QUERIES * dim],
+    };
+    parallel(kept.batch * kept.groups, scratch, |scratch, item| {
+        let (row, group) = (item / kept.groups, item % kept.groups);
+        on_best_cpu(ForwardGroup { kept, row, group, scratch, out_parts: &out_parts, lse_parts: &lse_parts });
+        E::end_multiplying();
+    });
+    (out, lse)
+}
+
+/// All queries of the heads that share the keys of `group`, in row `row`.
+struct ForwardGroup<'a, E> {
+    kept: View<'a, E>,
+    row: usize,
+    group: usize,
+    scratch: &'a mut Forward<E>,
+    out_parts: &'a Parts<E>,
+    lse_parts: &'a Parts<f32>,
+}
+
+impl<E: Element> Vectorized for ForwardGroup<'_, E> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<const FMA: bool>(self) {
+        let Self { kept, row, group, scratch, out_parts, lse_parts } = self;
+        let View { length, heads, groups, dim, .. } = kept;
+        let (padded, scale) = (kept.padded(), kept.scale());
+        let Forward { rows, keys_t, values, query, probabilities, scores, out } = scratch;
+        copy_rows(kept.rows(kept.key, (group, groups), row, (0, length)), kept.turn(row, 0), rows);
+        pack_transposed(rows, padded, dim, keys_t, padded);
+        pack_rows(kept.rows(kept.value, (group, groups), row, (0, length)), values);
+        let per_group = heads / groups;
+        for head in group * per_group..(group + 1) * per_group {
+            for first in (0..length).step_by(QUERIES) {
+                let count = QUERIES.min(length - first);
+                copy_rows(kept.rows(kept.query, (head, heads), row, (first, count)), kept.turn(row, first), query);
+                let (mut maxima, mut sums) = ([f32::NEG_INFINITY; QUERIES], [0.0f32; QUERIES]);
+                let begin = kept.sequence(row, first).0 / STEP * STEP;
+                for chunk in (begin..first + count).step_by(KEYS) {
+                    let width = KEYS.min(first + count - chunk).next_multiple_of(STEP);
+                    E::multiply(
+                        Product { m: QUERIES, n: width, k: dim, lda: dim, ldb: padded, ldc: KEYS, add: false },
+                        query,
+                        &keys_t[chunk * E::PAIR..],
+                        scores,
+                    );
+                    for r in 0..QUERIES {
+                        let weights = &mut probabilities[r * KEYS..][..width];
+                        let token = first + r;
+                        let (low, high) = match r < count {
+                            true => (kept.sequence(row, token).0.max(chunk), (token + 1).min(chunk + width)),
+                            false => (0, 0),
+                        };
+                        if low >= high {
+                            weights.fill(E::default());
+                            continue;
+                        }
+                        let seen = low - chunk..high - chunk;
+                        let scores = &scores[r * KEYS..][seen.clone()];
+                        let before = maxima[r];
+                        let max = maximum(scores, before);
+                        weights[..seen.start].fill(E::default());
+                        weights[seen.end..].fill(E::default());
+                        let sum = exponentials::<FMA, E>(scores, max, scale, &mut weights[seen]);
+                        if before > f32::NEG_INFINITY && max != before {
+                            let shrink = exp::<FMA>((before - max) * scale);
+                            sums[r] *= shrink;
+                            out[r * dim..][..dim].iter_mut().for_each(|x| *x *= shrink);
+                        }
+                        maxima[r] = max;
+                        sums[r] += sum;
+                    }
+                    E::multiply(
+                        Product { m: QUERIES, n: dim, k: width, lda: KEYS, ldb: dim, ldc: dim, add: chunk > begin },
+                        probabilities,
+                        &values[chunk * dim..],
+                        out,
+                    );
+                }
+                for r in 0..count {
+                    let token = first + r;
+                    // SAFETY: every (row, token, head) belongs to one call.
+                    let to = unsafe { out_parts.get(((row * length + token) * heads + head) * dim, dim) };
+                    let inverse = 1.0 / sums[r];
+                    to.iter_mut().zip(&out[r * dim..][..dim]).for_each(|(to, &x)| *to = E::round(x * inverse));
+                }
+                // SAFETY: as above.
+                let to = unsafe { lse_parts.get((row * heads + head) * length + first, count) };
+                for (r, to) in to.iter_mut().enumerate() {
+                    *to = maxima[r] * scale + sums[r].ln();
+                }
+            }
+        }
+    }
+}
+
+/// The largest of `scores` and `least`.
+#[inline(always)]
+fn maximum(scores: &[f32], least: f32) -> f32 {
+    let (chunks, rest) = scores.as_chunks::<LANES>();
+    let mut lanes = [least; LANES];
+    for chunk in chunks {
+        for i in 0..LANES {
+            lanes[i] = if chunk[i] > lanes[i] { chunk[i] } else { lanes[i] };
+        }
+    }
+    rest.iter().chain(&lanes).fold(least, |max, &x| if x > max { x } else { max })
+}
+
+/// Writes exp((score − max)·scale) to `weights`, rounded; returns the sum before rounding.
+#[inline(always)]
+fn exponentials<const FMA: bool, E: Element>(scores: &[f32], max: f32, scale: f32, weights: &mut [E]) -> f32 {
+    let mut lanes = [0.0f32; LANES];
+    let (chunks, rest) = scores.as_chunks::<LANES>();
+    let (out, out_rest) = weights.as_chunks_mut::<LANES>();
+    for (chunk, out) in chunks.iter().zip(out) {
+        for i in 0..LANES {
+            let x = exp::<FMA>((chunk[i] - max) * scale);
+            lanes[i] += x;
+            out[i] = E::round(x);
+        }
+    }
+    for (i, (&score, out)) in rest.iter().zip(out_rest).enumerate() {
+        let x = exp::<FMA>((score - max) * scale);
+        lanes[i] += x;
+        *out = E::round(x);
+    }
+    lanes.into_iter().sum()
+}
+
+/// Memory of a thread for the backward pass.
+struct Backward<E> {
+    keys: Vec<E>,
+    /// Kᵀ, as a left operand.
+    keys_t: Vec<E>,
+    values: Vec<E>,
+    packed: Vec<E>,
+    query: Vec<E>,
+    query_t: Vec<E>,
+    query_pairs: Vec<E>,
+    gradient: Vec<E>,
+    gradient_t: Vec<E>,
+    gradient_pairs: Vec<E>,
+    /// Transposed: keys × queries.
+    scores: Vec<f32>,
+    d_weights: Vec<f32>,
+    weights: Vec<E>,
+    d_scores: Vec<E>,
+    d_scores_pairs: Vec<E>,
+    d_query_t: Vec<f32>,
+    d_key: Vec<f32>,
+    d_value: Vec<f32>,
+    /// A row of the gradient with respect to the queries.
+    line: Vec<f32>,
+}
+
+/// The gradients with respect to query, key and value.
+fn backward<E: Element>(kept: &Kept, out: &Tensor, lse: &Tensor, gradient: &Tensor) -> [Tensor; 3] {
+    let mut found = [&kept.query, &kept.key, &kept.value].map(Tensor::empty_like);
+    let kept = kept.view::<E>();
+    let (padded, dim) = (kept.padded(), kept.dim);
+    let [query, key, value] = &mut found;
+    let parts = [Parts::<E>::of(query), Parts::of(key), Parts::of(value)];
+    let (out, lse, gradient) = (numbers(out), numbers(lse), numbers(gradient));
+    let of = |count: usize| vec![E::default(); count];
+    let scratch = || Backward {
+        keys: of(padded * dim),
+        keys_t: of(padded * dim),
+        values: of(padded * dim),
+        packed: of(padded * dim),
+        query: of(QUERIES * dim),
+        query_t: of(QUERIES * dim),
+        query_pairs: of(QUERIES * dim),
+        gradient: of(QUERIES * dim),
+        gradient_t: of(QUERIES * dim),
+        gradient_pairs: of(QUERIES * dim),
+        scores: vec![0.0; KEYS_BACKWARD * QUERIES],
+        d_weights: vec![0.0; KEYS_BACKWARD * QUERIES],
+        weights: of(KEYS_BACKWARD * QUERIES),
+        d_scores: of(KEYS_BACKWARD * QUERIES),
+        d_scores_pairs: of(KEYS_BACKWARD * QUERIES),
+        d_query_t: vec![0.0; QUERIES * dim],
+        d_key: vec![0.0; padded * dim],
+        d_value: vec![0.0; padded * dim],
+        line: vec![0.0; dim],
+    };
+    parallel(kept.batch * kept.groups, scratch, |scratch, item| {
+        let (row, group) = (item / kept.groups, item % kept.groups);
+        on_best_cpu(BackwardGroup { kept, row, group, scratch, out, lse, gradient, parts: &parts });
+        E::end_multiplying();
+    });
+    found
+}
+
+/// The gradients of all queries of the heads that share the keys of `group`, in row `row`, and of those keys and values.
+struct BackwardGroup<'a, E> {
+    kept: View<'a, E>,
+    row: usize,
+    group: usize,
+    scratch: &'a mut Backward<E>,
+    out: &'a [E],
+    lse: &'a [f32],
+    gradient: &'a [E],
+    /// Of query, key and value.
+    parts: &'a [Parts<E>; 3],
+}
+
+impl<E: Element> Vectorized for BackwardGroup<'_, E> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<const FMA: bool>(self) {
+        let Self { kept, row, group, scratch, out, lse, gradient, parts } = self;
+        let [d_query_parts, d_key_parts, d_value_parts] = parts;
+        let View { length, heads, groups, dim, .. } = kept;
+        let (padded, scale) = (kept.padded(), kept.scale());
+        let s = scratch;
+        copy_rows(kept.rows(kept.key, (group, groups), row, (0, length)), kept.turn(row, 0), &mut s.keys);
+        copy_rows(kept.rows(kept.value, (group, groups), row, (0, length)), None, &mut s.values);
+        pack_transposed(&s.keys, padded, dim, &mut s.packed, padded);
+        unpaired(&s.packed, padded, &mut s.keys_t);
+        s.d_key.fill(0.0);
+        s.d_value.fill(0.0);
+        let per_group = heads / groups;
+        for head in group * per_group..(group + 1) * per_group {
+            for first in (0..length).step_by(QUERIES) {
+                let count = QUERIES.min(length - first);
+                let rows_of = |x| kept.rows(x, (head, heads), row, (first, count));
+                copy_rows(rows_of(kept.query), kept.turn(row, first), &mut s.query);
+                copy_rows(rows_of(gradient), None, &mut s.gradient);
+                pack_transposed(&s.query, QUERIES, dim, &mut s.query_t, QUERIES);
+                pack_transposed(&s.gradient, QUERIES, dim, &mut s.gradient_t, QUERIES);
+                let block = |data| Rows { data, stride: dim, count: QUERIES, width: dim };
+                pack_rows(block(&s.query), &mut s.query_pairs);
+                pack_rows(block(&s.gradient), &mut s.gradient_pairs);
+                let (mut own_lse, mut delta) = ([0.0f32; QUERIES], [0.0f32; QUERIES]);
+                own_lse[..count].copy_from_slice(&lse[(row * heads + head) * length + first..][..count]);
+                for r in 0..count {
+                    delta[r] = dot(rows_of(out).get(r), &s.gradient[r * dim..][..dim]);
+                }
+                let begin = kept.sequence(row, first).0 / STEP * STEP;
+                for chunk in (begin..first + count).step_by(KEYS_BACKWARD) {
+                    let width = KEYS_BACKWARD.min(first + count - chunk).next_multiple_of(STEP);
+                    let scores_of = Product { m: width, n: QUERIES, k: dim, lda: dim, ldb: QUERIES, ldc: QUERIES, add: false };
+                    E::multiply(scores_of, &s.keys[chunk * dim..], &s.query_t, &mut s.scores);
+                    E::multiply(scores_of, &s.values[chunk * dim..], &s.gradient_t, &mut s.d_weights);
+                    for j in 0..width {
+                        let key = chunk + j;
+                        let span = j * QUERIES..(j + 1) * QUERIES;
+                        let (weights, d_scores) = (&mut s.weights[span.clone()], &mut s.d_scores[span.clone()]);
+                        // The queries that see this key: from its own token to the end of its sequence.
+                        let low = key.saturating_sub(first);
+                        let high = if key < length { kept.sequence(row, key).1.saturating_sub(first).min(count) } else { 0 };
+                        if low >= high {
+                            weights.fill(E::default());
+                            d_scores.fill(E::default());
+                            continue;
+                        }
+                        let (scores, d_weights) = (&s.scores[span.clone()], &s.d_weights[span]);
+                        for c in 0..QUERIES {
+                            let weight = exp::<FMA>(scores[c] * scale - own_lse[c]);
+                            weights[c] = E::round(weight);
+                            d_scores[c] = E::round(weight * (d_weights[c] - delta[c]) * scale);
+                        }
+                        for unseen in [0..low, high..QUERIES] {
+                            weights[unseen.clone()].fill(E::default());
+                            d_scores[unseen].fill(E::default());
+                        }
+                    }
+                    let sums = Product { m: width, n: dim, k: QUERIES, lda: QUERIES, ldb: dim, ldc: dim, add: true };
+                    E::multiply(sums, &s.weights, &s.gradient_pairs, &mut s.d_value[chunk * dim..]);
+                    E::multiply(sums, &s.d_scores, &s.query_pairs, &mut s.d_key[chunk * dim..]);
+                    let rows = Rows { data: &s.d_scores[..], stride: QUERIES, count: width, width: QUERIES };
+                    pack_rows(rows, &mut s.d_scores_pairs[..width * QUERIES]);
+                    E::multiply(
+                        Product { m: dim, n: QUERIES, k: width, lda: padded, ldb: QUERIES, ldc: QUERIES, add: chunk > begin },
+                        &s.keys_t[chunk..],
+                        &s.d_scores_pairs,
+                        &mut s.d_query_t,
+                    );
+                }
+                let turn = kept.turn(row, first);
+                for r in 0..count {
+                    for (d, x) in s.line.iter_mut().enumerate() {
+                        *x = s.d_query_t[d * QUERIES + r];
+                    }
+                    // SAFETY: every (row, token, head) belongs to one call.
+                    let to = unsafe { d_query_parts.get(((row * length + first + r) * heads + head) * dim, dim) };
+                    write_row(&s.line, turn.map(|turn| turn.at(r)), to);
+                }
+            }
+        }
+        let turn = kept.turn(row, 0);
+        for token in 0..length {
+            let first = ((row * length + token) * groups + group) * dim;
+            // SAFETY: every (row, token, group) belongs to one call.
+            let (d_key, d_value) = unsafe { (d_key_parts.get(first, dim), d_value_parts.get(first, dim)) };
+            write_row(&s.d_key[token * dim..][..dim], turn.map(|turn| turn.at(token)), d_key);
+            write_row(&s.d_value[token * dim..][..dim], None, d_value);
+        }
+    }
+}
+
+#[inline(always)]
+fn dot<E: Element>(a: &[E], b: &[E]) -> f32 {
+    let mut lanes = [0.0f32; LANES];
+    let ((a, a_rest), (b, b_rest)) = (a.as_chunks::<LANES>(), b.as_chunks::<LANES>());
+    for (a, b) in a.iter().zip(b) {
+        for i in 0..LANES {
+            lanes[i] += a[i].widen() * b[i].widen();
+        }
+    }
+    let rest: f32 = a_rest.iter().zip(b_rest).map(|(a, b)| a.widen() * b.widen()).sum();
+    lanes.into_iter().sum::<f32>() + rest
+}
+
+#[cfg(test)]
+mod tests {
+    use tch::Device;
+
+    use super::*;
+
+    /// The definition, in the kind of its inputs.
+    fn composed(heads: &Heads) -> Tensor {
+        let turned = |x: &Tensor| match heads.rotary {
+            None => x.shallow_clone(),
+            Some((cos, sin)) => {
+                let halves = x.chunk(2, -1);
+                Tensor::cat(&[&halves[0] * cos - &halves[1] * sin, &halves[1] * cos + &halves[0] * sin], -1)
+            }
+        };
+        let shared = heads.query.size()[2] / heads.key.size()[2];
+        let placed = |x: Tensor, copies: i64| x.repeat_interleave_self_int(copies, 2, None).transpose(1, 2);
+        let (query, key) = (placed(turned(heads.query), 1), placed(turned(heads.key), shared));
+        let value = placed(heads.value.shallow_clone(), shared);
+        let length = query.size()[2];
+        let columns = Tensor::arange(length, (Kind::Int64, Device::Cpu));
+        let mut hidden = columns.unsqueeze(0).gt_tensor(&columns.unsqueeze(1)).unsqueeze(0);
+        if let Some(starts) = heads.starts {
+            hidden = hidden.logical_or(&columns.lt_tensor(&starts.unsqueeze(-1)));
+        }
+        let scores = query.matmul(&key.transpose(2, 3)) / (query.size()[3] as f64).sqrt();
+        let weights = scores.masked_fill(&hidden.unsqueeze(1), f64::NEG_INFINITY).softmax(-1, query.kind());
+        weights.matmul(&value).transpose(1, 2)
+    }
+
+    /// Random inputs of a shape, rounded to `kind`; sequences of random lengths share rows if `packed`.
+    struct Case {
+        heads: [Tensor; 3],
+        rotary: Option<(Tensor, Tensor)>,
+        starts: Option<Tensor>,
+        gradient: Tensor,
+    }
+
+    impl Case {
+        fn new([batch, length, heads, groups, dim]: [i64; 5], kind: Kind, rotated: bool, packed: bool) -> Self {
+            let normal = |shape: &[i64]| Tensor::randn(shape, (Kind::Float, Device::Cpu)).to_kind(kind);
+            let starts = packed.then(|| {
+                let cut = Tensor::rand([batch, length], (Kind::Float, Device::Cpu)).lt(0.02);
+                let columns = Tensor::arange(length, (Kind::Int64, Device::Cpu)).expand([batch, length], false);
+                (columns * cut.to_kind(Kind::Int64)).cummax(1).0
+            });
+            let rotary = rotated.then(|| {
+                let rows: &[i64] = if packed { &[batch, length, 1, dim / 2] } else { &[length, 1, dim / 2] };
+                let angle = Tensor::randn(rows, (Kind::Float, Device::Cpu)) * 3.0;
+                (angle.cos().to_kind(kind), angle.sin().to_kind(kind))
+            });
+            Self {
+                heads: [heads, groups, groups].map(|n| normal(&[batch, length, n, dim]) * 1.5),
+                rotary,
+                starts,
+                gradient: normal(&[batch, length, heads, dim]),
+            }
+        }
+
+        /// The output and the gradients of query, key and value, by `attend` in `kind`.
+        fn run(&self, kind: Kind, attend: impl Fn(&Heads) -> Tensor) -> Vec<Tensor> {
+            let leaves = self.heads.each_ref().map(|x| x.to_kind(kind).detach().copy().set_requires_grad(true));
+            let rotary = self.rotary.as_ref().map(|(cos, sin)| (cos.to_kind(kind), sin.to_kind(kind)));
+            let [query, key, value] = &leaves;
+            let rotary = rotary.as_ref().map(|(cos, sin)| (cos, sin));
+            let out = attend(&Heads { query, key, value, rotary, starts: self.starts.as_ref() });
+            (&out * &self.gradient.to_kind(kind)).sum(kind).backward();
+            [out].into_iter().chain(leaves.iter().map(Tensor::grad)).map(|x| x.to_kind(Kind::Double)).collect()
+        }
+    }
+
+    /// Oracle: the definition in double precision, of the same rounded inputs. Lengths below, at and beyond every block size.
+    #[test]
+    fn the_blocks_compute_attention_and_its_gradients() {
+        let shapes =
+            [[1, 1, 1, 1, 2], [2, 19, 4, 2, 6], [1, 64, 2, 1, 8], [1, 130, 3, 1, 64], [2, 300, 2, 2, 16], [1, 1100, 2, 1, 32]];
+        for (kind, tolerance) in [(Kind::Float, 4e-6), (Kind::BFloat16, 2e-2)] {
+            for shape in shapes {
+                for (rotated, packed) in [(false, false), (true, false), (false, true), (true, true)] {
+                    let case = Case::new(shape, kind, rotated, packed);
+                    let (found, exact) = (case.run(kind, attend), case.run(Kind::Double, composed));
+                    for (what, (found, exact)) in ["output", "query", "key", "value"].iter().zip(found.iter().zip(&exact)) {
+                        let off = (found - exact).abs().max().double_value(&[]) / exact.abs().max().double_value(&[]).max(0.1);
+                        assert!(off < tolerance, "{what} of {shape:?} {kind:?}, rotated {rotated}, packed {packed}: {off}");
+                    }
+                }
+            }
+        }
+    }
+
+    /// Threads take rows and heads as they come; each of these is computed by one of them, in one order.
+    #[test]
+    fn the_number_of_threads_changes_no_bit() {
+        let case = Case::new([3, 200, 6, 3, 32], Kind::BFloat16, true, true);
+        let before = tch::get_num_threads();
+        let [one, two] = [1, 2].map(|threads| {
+            tch::set_num_threads(threads);
+            case.run(Kind::BFloat16, attend)
+        });
+        tch::set_num_threads(before);
+        assert!(one.iter().zip(&two).all(|(one, two)| one == two));
+    }
+
+    #[test]
+    fn what_is_not_a_number_stays_so() {
+        let case = Case::new([1, 70, 1, 1, 4], Kind::Float, false, false);
+        let _ = case.heads[1].get(0).get(3).fill_(f64::NAN);
+        let out = case.run(Kind::Float, attend).remove(0);
+        assert!(out.narrow(1, 0, 3).isfinite().all().int64_value(&[]) == 1);
+        assert!(out.narrow(1, 3, 67).isnan().all().int64_value(&[]) == 1);
+    }
+}
