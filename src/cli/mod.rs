@@ -73,7 +73,7 @@ enum Verb {
     Why(why::Why),
     /// Rebuild tables, plots and pages from the frames.
     Report(Common),
-    /// Compare the arms of one or more experiments with any arm, from the frames alone.
+    /// Compare the arms of one or more experiments with a chosen arm, from the frames alone.
     Compare(compare::Compare),
     /// Export a run's weights to a Hugging Face folder, frames to CSV or TensorBoard, or a report's numbers to JSON.
     Export(export::Export),
