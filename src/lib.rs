@@ -1,6 +1,6 @@
 //! hydrometer answers "distill or finetune?" for language models, with evidence anyone can re-run.
 //!
-//! The rooms, each of which may import only those before it (a test holds this):
+//! The crates and modules, each of which may import only those before it (a test enforces this):
 //!
 //! 1. `hydrometer-base`: errors, files, text, units, the version of the arithmetic;
 //! 2. [`data`]: file formats, tokenizers, examples, sequences and the plan of batches;

@@ -1,4 +1,4 @@
-//! Parse, dispatch, exit code.
+//! Runs the command line, prints the final error, and sets the exit code.
 
 use std::process::ExitCode;
 
@@ -26,5 +26,5 @@ fn main() -> ExitCode {
     })
 }
 
-/// What helps where a verb runs out of memory; `run` knows more of its jobs and says more.
+/// Remedy if a subcommand runs out of memory. `run` handles its jobs itself, with more specific remedies.
 const CURE: &str = "try a shorter context, a smaller batch or a smaller model, or a machine with more memory";

@@ -1,4 +1,4 @@
-//! The arms of a large sweep, as `plan` shows them: how many runs each has, how many are to do, and from what to what they go.
+//! The table by arm that `plan` shows for a large sweep: number of runs by status, and the range of their budgets.
 
 use std::fmt::Display;
 
@@ -9,7 +9,7 @@ use tabled::settings::Style;
 use super::planned_run::PlannedRun;
 use crate::experiment::Experiment;
 
-/// A row an arm, in the order of the file.
+/// A table with one row per arm, in the order of the file.
 pub fn table(runs: &[PlannedRun], experiment: &Experiment) -> String {
     let mut table = Builder::default();
     table.push_record(["arm", "runs", "new", "done", "failed", "diverged", "tokens", "updates", "TFLOPs", "teacher TFLOPs"]);

@@ -1,4 +1,4 @@
-//! `hydrometer compare`: arms side by side, from frames alone.
+//! `hydrometer compare`: compares arms, from the frames alone.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -19,13 +19,13 @@ use crate::{note, say};
 
 #[derive(Args, Debug)]
 pub struct Compare {
-    /// Folders of results, or experiment files that were run.
+    /// Results folders, or experiment files that were run.
     #[arg(required = true, value_name = "RESULTS")]
     results: Vec<PathBuf>,
-    /// The arm that others are compared with [default: that of the report].
+    /// The arm to compare with [default: the reference arm of the report].
     #[arg(long, value_name = "ARM")]
     to: Option<String>,
-    /// What the tables are written in. `--output json` has all numbers too, in a form of its own.
+    /// Format of the tables. For all numbers as JSON, use `--output json` instead.
     #[arg(long, value_enum, default_value = "terminal")]
     format: Format,
 }
@@ -36,11 +36,11 @@ enum Format {
     Terminal,
     /// As in report.md.
     Markdown,
-    /// A tabular of the package booktabs.
+    /// A `tabular` that uses the package booktabs.
     Latex,
-    /// A #table.
+    /// A `#table`.
     Typst,
-    /// Unrounded numbers, a row an arm; interval ends in columns of their own.
+    /// Unrounded numbers, one row per arm, with the ends of intervals in separate columns.
     Csv,
 }
 
@@ -49,8 +49,8 @@ impl Compare {
         if output == Output::Json && self.format != Format::Terminal {
             let format = self.format.to_possible_value().map_or_else(String::new, |value| value.get_name().to_string());
             return Err(user_error!(
-                "--format {format} and --output json ask for two forms of one output; leave out one of them (--output json is the \
-                 comparison as one JSON document)"
+                "--format {format} and --output json exclude each other; leave out one of them (--output json is the comparison as one \
+                 JSON document)"
             ));
         }
         let (mut comparisons, mut changed_frames) = (Vec::new(), Vec::new());
@@ -105,7 +105,7 @@ impl Compare {
     }
 }
 
-/// How much a cell's seeds tell.
+/// A sentence on the statistical evidence of a cell.
 fn evidence(cell: &Cell, comparison: &Comparison) -> Option<String> {
     let found = cell.difference.as_ref()?.nll?;
     let needed = match found.seeds_needed {

@@ -1,4 +1,4 @@
-//! `hydrometer data`: what a file of data holds, line by line, before anything is trained on it.
+//! `hydrometer data`: checks and summarises a data file before anything is trained on it.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -16,30 +16,30 @@ use crate::say;
 
 #[derive(Args, Debug)]
 pub struct Data {
-    /// A file, or a folder of files; gzip and zstd are unpacked.
+    /// A file, or a folder of files; gzip and zstd are decompressed.
     path: PathBuf,
     #[command(flatten)]
     reading: DataFlags,
-    /// The key of the text that is read, where the format's own is not it.
+    /// The key of the source text, if it differs from the format's own.
     #[arg(long, value_name = "KEY")]
     source_key: Option<String>,
-    /// The key of the text that is learned.
+    /// The key of the target text, if it differs from the format's own.
     #[arg(long, value_name = "KEY")]
     target_key: Option<String>,
 }
 
 impl Data {
-    /// Reads the file to its end. Nothing of it is kept.
+    /// Reads the data to its end and prints a summary. Nothing is stored.
     pub fn run(self, output: Output) -> Result<ExitCode> {
         let keys = Keys { source: self.source_key, target: self.target_key };
         let (source, target) = (keys.source.is_some(), keys.target.is_some());
         let (mut reader, format) = self.reading.examples(&self.path, keys)?;
-        let idle = match format {
+        let unused = match format {
             _ if source && format.is_plain() => Some("--source-key"),
             Format::OpenAi | Format::Vllm if target => Some("--target-key"),
             _ => None,
         };
-        if let Some(flag) = idle {
+        if let Some(flag) = unused {
             return Err(user_error!("{flag} does not apply to {}; leave it out, or name the --format", format.name()));
         }
         let (mut examples, mut sources, mut bytes, mut rows, mut entries) = (0u64, 0u64, 0u64, 0u64, 0u64);
@@ -69,7 +69,7 @@ impl Data {
         say!("{}: {}", self.path.display(), format.name());
         say!("{examples} examples of {} lines, {sources} with a source, {bytes} bytes of text", tally.lines);
         if rows > 0 {
-            say!("{rows} rows of a teacher's answers, {:.1} ids a row", entries as f64 / rows as f64);
+            say!("{rows} rows of teacher targets, {:.1} ids per row", entries as f64 / rows as f64);
         }
         if let Some(words) = tally.words() {
             say!("{words}");

@@ -1,4 +1,4 @@
-//! How a verb reads the data that it is given: the flags, and what is said of damaged lines.
+//! Flags for reading data files, and the counts of lines that were left out.
 
 use std::path::Path;
 
@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 
 #[derive(Args, Debug)]
 pub struct DataFlags {
-    /// The format of the data [default: what its content tells].
+    /// Format of the data [default: detected from its content].
     #[arg(long, value_parser = PossibleValuesParser::new(Format::ALL.iter().map(|format| format.name())))]
     format: Option<String>,
     /// Stop at a damaged line, or skip and count it [default: stop].
@@ -24,19 +24,19 @@ pub struct DataFlags {
 }
 
 impl DataFlags {
-    /// A reader of whatever is at `path`; and the format that it has.
+    /// Opens the data at `path`; returns a reader and the format.
     pub fn examples(&self, path: &Path, keys: Keys) -> Result<(Reader, Format)> {
         self.reader(path, self.format().map_or(Wanted::Any, Wanted::Named), keys)
     }
 
-    /// A reader of the plain documents at `path`.
+    /// Opens the plain documents at `path`. A user error if --format names another kind of data.
     pub fn documents(&self, path: &Path) -> Result<Reader> {
         let wanted = match self.format() {
             None => Wanted::Documents,
             Some(format) if format.is_plain() => Wanted::Named(format),
             Some(format) => {
                 return Err(user_error!(
-                    "--format {}: what is read here is plain documents; use --format text or --format jsonl",
+                    "--format {}: only plain documents can be read here; use --format text or --format jsonl",
                     format.name()
                 ));
             }
@@ -56,7 +56,7 @@ impl DataFlags {
     }
 }
 
-/// Refuses data of which nothing was read.
+/// Refuses data from which nothing was read.
 pub fn need_some(read: u64, path: &Path, tally: &Tally) -> Result<()> {
     if read > 0 {
         return Ok(());
@@ -65,7 +65,7 @@ pub fn need_some(read: u64, path: &Path, tally: &Tally) -> Result<()> {
     Err(user_error!("{}: there is nothing to read{why}", path.display()))
 }
 
-/// What was read and left out, for JSON.
+/// The counts of lines read and left out, for JSON output.
 pub fn counts(tally: &Tally) -> Value {
     json!({ "lines": tally.lines, "bad_lines": tally.bad_lines(), "bad": tally.bad, "first_bad": tally.first })
 }

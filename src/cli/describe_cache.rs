@@ -1,4 +1,4 @@
-//! What a teacher cache holds, as `teach` shows it.
+//! The description of a teacher cache that `teach` prints.
 
 use std::path::Path;
 
@@ -15,7 +15,7 @@ use crate::teacher::inspect::{Inspection, inspect};
 use crate::teacher::manifest::CacheManifest;
 use crate::{note, say};
 
-/// Says what the cache in `folder` holds of a split, and what was left out of the data.
+/// Prints what the cache in `folder` contains for a split, and the lines of the data that were left out.
 pub fn describe(
     folder: &Path,
     title: &CacheManifest,
@@ -33,7 +33,7 @@ pub fn describe(
     show(&found, title, folder, counts(tally), output)
 }
 
-/// `read` is what JSON says besides, of the data.
+/// Prints `found`; JSON output also has the fields of `read`, which describe the data.
 pub fn show(found: &Inspection, title: &CacheManifest, folder: &Path, read: Value, output: Output) -> Result<()> {
     if output == Output::Json {
         let mut value = with(serde_json::to_value(found)?, read);
@@ -44,14 +44,14 @@ pub fn show(found: &Inspection, title: &CacheManifest, folder: &Path, read: Valu
     }
     let Inspection { sequences, tokens, bytes, bytes_per_token, retained_mass, agreement } = found;
     say!("{}: {} of teacher {} over {} ids", folder.display(), title.kept.words(), title.teacher, title.vocab_size);
-    say!("{tokens} tokens in {sequences} sequences, {}B: {bytes_per_token:.1} bytes a token", quantity(*bytes as f64));
+    say!("{tokens} tokens in {sequences} sequences, {}B: {bytes_per_token:.1} bytes per token", quantity(*bytes as f64));
     for (k, mass) in retained_mass {
-        say!("retained mass of the best {k:>3}: {mass:.4}");
+        say!("retained mass of the top {k:>3}: {mass:.4}");
     }
     if let Some(agreement) = agreement {
         let percent = |share: f64| 100.0 * share;
         say!(
-            "a second pass over {} tokens: best id {:.3}% the same, kept ids {:.3}%, log-probabilities within {:.1e}, lse within {:.1e}",
+            "a second pass over {} tokens: top-1 ids {:.3}% equal, stored ids {:.3}% equal, log-probabilities within {:.1e}, lse within {:.1e}",
             agreement.tokens,
             percent(agreement.top_1),
             percent(agreement.ids),
@@ -59,7 +59,7 @@ pub fn show(found: &Inspection, title: &CacheManifest, folder: &Path, read: Valu
             agreement.worst_lse,
         );
         if title.kept.draws > 0 {
-            say!("draws: {:.3}% the same", percent(agreement.draws));
+            say!("draws: {:.3}% equal", percent(agreement.draws));
         }
     }
     Ok(())

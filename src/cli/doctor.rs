@@ -1,4 +1,4 @@
-//! `hydrometer doctor`: what this machine and this build offer.
+//! `hydrometer doctor`: checks this machine and this build.
 
 use std::process::{Command, ExitCode};
 
@@ -15,7 +15,7 @@ use crate::sweep::provenance::memory_gb;
 struct Check {
     name: &'static str,
     found: String,
-    /// What to do about it, where something is missing.
+    /// What to do about it, if something is missing.
     cure: Option<&'static str>,
 }
 
@@ -47,7 +47,11 @@ pub fn doctor(output: Output) -> Result<ExitCode> {
     let settings = numerics::settings();
     if !settings.is_empty() {
         let shown: Vec<String> = settings.iter().map(|(name, value)| format!("{name}={value}")).collect();
-        add("environment", shown.join(" "), Some("these change the bits of what is trained; unset them to compare with others"));
+        add(
+            "environment",
+            shown.join(" "),
+            Some("these change the trained numbers in their last bits; unset them to compare with other machines"),
+        );
     }
     add("ATen kernels", c10d::cpu_capability(), None);
     if has("amx_bf16") {
@@ -58,11 +62,11 @@ pub fn doctor(output: Output) -> Result<ExitCode> {
         add("bf16 products", "emulated: slow".into(), Some("use precision = \"f32\" on this machine"));
     }
     let memory = memory_gb();
-    add("memory", format!("{memory:.1} GB"), (memory < 4.0).then_some("the quickstart wants 4 GB; close other programs"));
+    add("memory", format!("{memory:.1} GB"), (memory < 4.0).then_some("the quickstart needs 4 GB; close other programs"));
     let cuda = if tch::Cuda::is_available() {
         (format!("{} devices", tch::Cuda::device_count()), None)
     } else if cfg!(feature = "cuda") {
-        ("this build has it, but no device answers".to_string(), Some("check the driver with nvidia-smi"))
+        ("in this build, but no device was found".to_string(), Some("check the driver with nvidia-smi"))
     } else {
         ("not in this build (--device cpu)".to_string(), None)
     };

@@ -1,4 +1,4 @@
-//! `hydrometer eval`: a checkpoint on text.
+//! `hydrometer eval`: evaluates a checkpoint on text.
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -21,7 +21,7 @@ use crate::eval::windows::windows;
 use crate::sweep::worker;
 use crate::{note, say};
 
-/// Longest context where none is asked for.
+/// Longest default context.
 const CONTEXT: usize = 1024;
 
 #[derive(Args, Debug)]
@@ -29,24 +29,24 @@ pub struct Eval {
     /// A folder with config.json, safetensors and tokenizer.json.
     #[arg(long, value_name = "HF_DIR")]
     model: PathBuf,
-    /// Plain text, or JSON lines with a "text", either also as gzip or zstd; or a folder of them.
+    /// Plain text, or JSON lines with a "text" field, optionally compressed by gzip or zstd; or a folder of such files.
     #[arg(long, value_name = "FILE")]
     data: PathBuf,
     #[command(flatten)]
     reading: DataFlags,
-    /// Most tokens that the model reads to predict one [default: 1024, or the model's positions if fewer].
+    /// Maximum number of tokens the model reads at once [default: 1024, or the model's positions if fewer].
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     context: Option<u32>,
-    /// Tokens from one window to the next; below the context, windows overlap [default: the context].
+    /// Tokens from the start of one window to the next; less than the context makes windows overlap [default: the context].
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     stride: Option<u32>,
     /// Tensor-parallel ranks.
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
     tp: u32,
-    /// f32 or bf16.
+    /// Number format: f32 or bf16.
     #[arg(long, value_name = "FORMAT", default_value = "f32", value_parser = precision)]
     precision: Precision,
-    /// cpu or cuda:N.
+    /// Device: cpu or cuda:N.
     #[arg(long, default_value = "cpu")]
     device: String,
 }
@@ -64,11 +64,11 @@ impl Eval {
         let stride = self.stride.map_or(context, |n| n as usize);
         checkpoint.check_use(tp, context)?;
         if stride > context {
-            return Err(user_error!("--stride {stride} is larger than the context of {context}: it would leave tokens out"));
+            return Err(user_error!("--stride {stride} is larger than the context of {context}: some tokens would be left out"));
         }
         let (split, tally) = Text { data: &self.data, reading: &self.reading }.split(&checkpoint)?;
         if tp > 1 && !launch::is_rank() {
-            // All that can be wrong with the input has been looked at; the ranks read it again.
+            // The input has been checked; the ranks read it again.
             let status = launch::ranks(tp)?;
             return Ok(ExitCode::from(status.code().and_then(|code| u8::try_from(code).ok()).unwrap_or(1)));
         }
@@ -108,19 +108,19 @@ impl Eval {
     }
 }
 
-/// A text to be read in tokens.
+/// A text to tokenise.
 pub struct Text<'a> {
     pub data: &'a Path,
     pub reading: &'a DataFlags,
 }
 
 impl Text<'_> {
-    /// The documents, and what was left out of them.
+    /// The documents in the tokens of `checkpoint`, and a tally of the lines that were read and left out.
     pub fn split(&self, checkpoint: &hf::Checkpoint) -> Result<(TokenizedSplit, Tally)> {
         self.encode(&checkpoint.tokenizer()?, checkpoint.config.vocab_size)
     }
 
-    /// In the tokens of the `tokenizer.json` at `path`.
+    /// Like [`Self::split`], with the `tokenizer.json` at `path`. A user error if no document has a token to predict.
     pub fn encode(&self, path: &Path, vocab_size: usize) -> Result<(TokenizedSplit, Tally)> {
         let mut reader = self.reading.documents(self.data)?;
         let documents = corpus::documents(&mut reader)?;

@@ -1,4 +1,4 @@
-//! `hydrometer export`: the frames for programs that read no Parquet, or what a run has trained for those that read checkpoints.
+//! `hydrometer export`: exports frames to formats other than Parquet, or the weights of a run to a Hugging Face folder.
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -18,26 +18,27 @@ use crate::{note, say};
 
 #[derive(Args, Debug)]
 pub struct Export {
-    /// A folder of results, or an experiment file that was run; for hf, a run, or the beginning of its id.
+    /// A results folder, or an experiment file that was run; for hf, a run id or its beginning.
     #[arg(value_name = "RESULTS|RUN")]
     of: String,
+    /// Format to export to.
     #[arg(long, value_enum, default_value = "hf")]
     format: Format,
-    /// Where the files go.
+    /// The folder to write to.
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
-    /// Where the run lies.
+    /// The folder that contains the run.
     #[arg(long, value_name = "DIR", default_value = "runs")]
     runs: PathBuf,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
 enum Format {
-    /// A file a frame.
+    /// One CSV file per frame.
     Csv,
-    /// Every number of the report by name, in one file `EXPERIMENT.json`: for texts that quote them.
+    /// Every number of the report by name, in one file `EXPERIMENT.json`, for texts that quote them.
     Json,
-    /// A folder of events a run: `tensorboard --logdir DIR`.
+    /// One folder of events per run, for `tensorboard --logdir DIR`.
     Tensorboard,
     /// The weights of a finished run as a Hugging Face folder.
     Hf,
@@ -55,7 +56,7 @@ impl Export {
                 let run = export_checkpoint::export(&self.of, &self.runs, &self.out)?;
                 match output {
                     Output::Json => terminal::json(&json!({ "run": run, "folder": self.out })),
-                    Output::Human => say!("{run} is in {}", self.out.display()),
+                    Output::Human => say!("{run} was exported to {}", self.out.display()),
                 }
                 return Ok(ExitCode::SUCCESS);
             }

@@ -1,4 +1,4 @@
-//! `hydrometer export RUN`: what a run has trained, as a Hugging Face folder.
+//! `hydrometer export RUN`: exports the weights of a run to a Hugging Face folder.
 
 use std::fs;
 use std::path::Path;
@@ -17,11 +17,10 @@ use crate::sweep::job::{Job, Work, ending_in};
 use crate::train::checkpoint;
 use crate::train::run::final_weights;
 
-/// Bytes of a file of weights, at most.
+/// Maximum size of a weights file in bytes.
 const FILE_BYTES: u64 = 5_000_000_000;
 
-/// Writes the weights of the run under `runs` whose id begins with `run` to `out`, with the tokenizer that it read text by; the
-/// run's id.
+/// Writes the weights and the tokenizer of the run under `runs` whose id begins with `run` to `out`. Returns the run's id.
 pub fn export(run: &str, runs: &Path, out: &Path) -> Result<String> {
     let run = find(run, runs)?;
     let folder = runs.join(&run);
@@ -29,13 +28,13 @@ pub fn export(run: &str, runs: &Path, out: &Path) -> Result<String> {
     let text = fs::read(&path).map_err(|error| user_error!("{}: {error}", path.display()))?;
     let job: Job = serde_json::from_slice(&text).map_err(|error| user_error!("{}: {error}", path.display()))?;
     let Work::Train { recipe, start, .. } = job.work else {
-        return Err(user_error!("{run} trains nothing: only students and teachers have weights to export"));
+        return Err(user_error!("{run} has no weights: only students and teachers can be exported"));
     };
     if ending_in(&folder)? != Ending::Done {
-        return Err(user_error!("{run} is not done; `hydrometer status` tells how far it is"));
+        return Err(user_error!("{run} is not done; `hydrometer status` shows its progress"));
     }
     if let (true, Some(start)) = (recipe.is_untrained(), &start) {
-        return Err(user_error!("{run} is a checkpoint as it lies; copy {}", start.display()));
+        return Err(user_error!("{run} is an unmodified checkpoint; copy {}", start.display()));
     }
     let mesh = Mesh::single(Device::Cpu);
     let path = final_weights(&folder);
@@ -47,12 +46,13 @@ pub fn export(run: &str, runs: &Path, out: &Path) -> Result<String> {
     }
     writable(out, "the folder", ANOTHER)?;
     let weights = checkpoint::load_weights(&path, &recipe.model, Kind::Float, &mesh)?;
-    let gone = start.as_ref().filter(|folder| !folder.join("config.json").exists());
-    if let Some(folder) = gone {
-        note!("{} is gone: what it said of special tokens and chats is not exported", folder.display());
+    let missing = start.as_ref().filter(|folder| !folder.join("config.json").exists());
+    if let Some(folder) = missing {
+        note!("{} is missing: its special tokens and chat template are not exported", folder.display());
     }
     let tokenizer = job.data.join("tokenizer.json");
-    let special = hf::SpecialTokens::of(&tokenizer, start.as_deref().filter(|_| gone.is_none()), recipe.data.examples.as_ref())?;
+    let special =
+        hf::SpecialTokens::of(&tokenizer, start.as_deref().filter(|_| missing.is_none()), recipe.data.examples.as_ref())?;
     if let Some(warning) = special.warning(recipe.model.variant.family) {
         note!("{}: {warning}", out.display());
     }
@@ -60,7 +60,7 @@ pub fn export(run: &str, runs: &Path, out: &Path) -> Result<String> {
     Ok(run)
 }
 
-/// The one run under `runs` that begins with `run`.
+/// The only run under `runs` whose id begins with `run`. A user error if there is none or more than one.
 fn find(run: &str, runs: &Path) -> Result<String> {
     let mut names = Vec::new();
     for (name, folder) in folders_in(runs, true)? {
@@ -72,6 +72,6 @@ fn find(run: &str, runs: &Path) -> Result<String> {
         [one] => Ok(one.clone()),
         _ if names.iter().any(|name| name == run) => Ok(run.to_string()),
         [] => Err(user_error!("{}: no run begins with {}; see `hydrometer plan`", runs.display(), run)),
-        several => Err(user_error!("{} begin with {}: say more of its id", several.join(", "), run)),
+        several => Err(user_error!("{} begin with {}: give more of the id", several.join(", "), run)),
     }
 }

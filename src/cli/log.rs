@@ -1,4 +1,4 @@
-//! What libraries log through `tracing`, as lines on standard error.
+//! Prints what libraries log through `tracing` as lines on standard error.
 
 use std::fmt::{Debug, Write};
 
@@ -8,13 +8,13 @@ use tracing::{Event, Level, Metadata, Subscriber};
 
 use super::terminal;
 
-/// Prints messages from now on, those of dependencies excepted.
+/// Prints messages from now on, except those of dependencies.
 pub fn install() {
-    // There is one already where several verbs run in one process, as in tests.
+    // Fails harmlessly if it was installed before, as in tests that run several subcommands in one process.
     let _ = tracing::subscriber::set_global_default(Lines);
 }
 
-/// Each message is a line: text for people, without time or level.
+/// Prints each message as one line, without time or level.
 struct Lines;
 
 impl Subscriber for Lines {

@@ -1,4 +1,4 @@
-//! `hydrometer loss`: any objective on tensors from anywhere.
+//! `hydrometer loss`: evaluates an objective on tensors from a file.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -25,46 +25,47 @@ pub struct LossArgs {
     /// target_logits [N,k], or teacher_logits [N,V]; labels [N]; optional mask [N].
     #[arg(long, value_name = "IN.safetensors")]
     case: PathBuf,
+    /// The objective.
     #[arg(long, value_parser = clap::builder::PossibleValuesParser::new(Objective::NAMES))]
     objective: String,
-    /// What becomes of the teacher's mass outside its ids [default: raw for soft-ce, bucket for kl-forward].
+    /// How to treat the teacher's probability mass outside the listed ids [default: raw for soft-ce, bucket for kl-forward].
     #[arg(long, value_parser = clap::builder::PossibleValuesParser::new(Tail::ALL.map(Tail::name)))]
     tail: Option<String>,
-    /// Of student and teacher; target_logprobs are at this temperature already [default: 1].
+    /// Temperature of student and teacher. target_logprobs must already be at this temperature [default: 1].
     #[arg(long, value_name = "T", allow_negative_numbers = true)]
     temperature: Option<f64>,
-    /// Multiply value and gradient by temperature².
+    /// Multiply the loss and its gradient by temperature².
     #[arg(long)]
     temperature_squared: bool,
-    /// The teacher's part of the mixture that jsd compares with [default: 0.5].
+    /// jsd: the teacher's weight in the mixture [default: 0.5].
     #[arg(long, allow_negative_numbers = true)]
     beta: Option<f64>,
-    /// Weight of hard-ce mixed in [default: 0].
+    /// Weight of hard-ce in the loss [default: 0].
     #[arg(long, allow_negative_numbers = true)]
     lambda: Option<f64>,
-    /// logit-mse: remove the mean over the ids compared from both sides.
+    /// logit-mse: subtract from both sides the mean over the compared ids.
     #[arg(long)]
     centered: bool,
-    /// Squared errors: divide by the number of ids compared.
+    /// Squared errors: divide by the number of compared ids.
     #[arg(long)]
     mse_mean: bool,
-    /// Ids, where the file's vocabulary is padded: what is beyond takes no probability.
+    /// Vocabulary size, if the file's vocabulary is padded: ids beyond it get no probability.
     #[arg(long, value_name = "V")]
     vocab_size: Option<i64>,
-    /// Vocabulary shards.
+    /// Number of vocabulary shards.
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=64))]
     tp: u32,
-    /// Number format that logits, hidden states and weight are rounded to first.
+    /// Number format to which logits, hidden states and weight are rounded first.
     #[arg(long, value_name = "FORMAT", default_value = "f32", value_parser = precision)]
     precision: Precision,
-    /// Where loss [N], total [] and the gradients of total go.
+    /// The file to write: loss [N], total [], and the gradients of total.
     #[arg(long, value_name = "OUT.safetensors")]
     out: PathBuf,
 }
 
 impl LossArgs {
     fn loss(&self) -> Result<Loss> {
-        // Temperature 1 and no hard-ce mixed in are so of every objective.
+        // Temperature 1 and lambda 0 are valid for every objective, even for those without these settings.
         let temperature = self.temperature.filter(|temperature| *temperature != 1.0);
         let lambda = self.lambda.filter(|lambda| *lambda != 0.0);
         let given = [
@@ -80,7 +81,7 @@ impl LossArgs {
         let given = given.into_iter().filter_map(|(key, value)| Some((key.name.to_string(), Setting::of_flag(value?))));
         let mut settings: Settings = given.collect();
         settings.check_objective(&self.objective)?;
-        // Nothing is trained with it.
+        // Nothing is trained with the loss, so questionable settings are allowed.
         settings.overlay([(keys::ON_PURPOSE.name.to_string(), Setting::of_flag(true))]);
         settings.loss(&SourceSpan(String::new()))
     }
@@ -97,18 +98,18 @@ pub fn loss(args: &LossArgs, output: Output) -> Result<ExitCode> {
     }
     replace_by_name(&args.out, |path| Ok(tch::Tensor::write_safetensors(&answer.tensors, path)?))
         .map_err(|error| if is_storage(&error) { error } else { user_error!("{error:#}; choose another --out FILE") })?;
-    let seeds = loss.objective.tail() == Some(Tail::Metaseq);
-    if seeds {
-        note!("tail metaseq: the gradient is p - w, as the seed computes it, not that of the loss it logs");
+    let metaseq = loss.objective.tail() == Some(Tail::Metaseq);
+    if metaseq {
+        note!("tail metaseq: the gradient is p - w, as metaseq computes it, not the gradient of the loss that metaseq logs");
     }
     let (name, tail) = (loss.objective.name(), loss.objective.tail().map(Tail::name));
     match output {
         Output::Json => terminal::json(&json!({
             "objective": name, "tail": tail, "temperature": loss.objective.temperature(), "lambda": loss.lambda,
-            "total": answer.total, "tokens": answer.tokens, "gradient_is_of_the_loss": !seeds, "out": args.out,
+            "total": answer.total, "tokens": answer.tokens, "gradient_is_of_the_loss": !metaseq, "out": args.out,
         })),
         Output::Human => {
-            say!("{} nats a token, the mean of {name} over {} tokens", answer.total, answer.tokens);
+            say!("{} nats per token, the mean of {name} over {} tokens", answer.total, answer.tokens);
             say!("{}", args.out.display());
         }
     }

@@ -1,4 +1,4 @@
-//! What can be typed: a file per verb.
+//! The command line: one file per subcommand.
 
 mod arms;
 mod compare;
@@ -37,11 +37,11 @@ use hydrometer_base::{UserError, user_error};
 use crate::experiment::{Experiment, Options, load, name_of};
 use crate::sweep::{alias, worker};
 
-/// Some run failed or diverged.
+/// Exit code: some run failed or diverged.
 const FAILED: u8 = 3;
-/// A claim is refuted, or a file is not what the frames give.
+/// Exit code: a claim is refuted, or a file does not follow from its frames.
 const REFUTED: u8 = 4;
-/// There was nothing to do it on.
+/// Exit code: there was nothing to work on.
 const NOTHING: u8 = 5;
 
 /// Distill or finetune? Trains language models by several objectives and measures which one wins.
@@ -50,7 +50,7 @@ const NOTHING: u8 = 5;
 pub struct Cli {
     #[command(subcommand)]
     verb: Verb,
-    /// Format of what goes to standard output: text, or exactly one JSON document. All else goes to standard error.
+    /// Format of standard output: text, or exactly one JSON document. Everything else goes to standard error.
     #[arg(long, global = true, value_enum, default_value = "human")]
     output: Output,
 }
@@ -63,56 +63,56 @@ pub enum Output {
 
 #[derive(Debug, Subcommand)]
 enum Verb {
-    /// Show every run of an experiment, its status and its cost; start nothing.
+    /// Show every run of an experiment with its status and cost, without starting anything.
     Plan(plan::Plan),
-    /// Run what is left of an experiment, then report.
+    /// Run the unfinished part of an experiment, then write the report.
     Run(run::Run),
-    /// Show how far an experiment is, what runs, and what went wrong.
+    /// Show the progress of an experiment: what is done, what is running, and what went wrong.
     Status(Common),
-    /// Show in which fields of its recipe a run differs from the nearest one that is there.
+    /// Show the recipe fields in which a run differs from the most similar existing run.
     Why(why::Why),
     /// Rebuild tables, plots and pages from the frames.
     Report(Common),
-    /// Show the arms of one experiment or several against any arm, from the frames alone.
+    /// Compare the arms of one or more experiments with a chosen arm, from the frames alone.
     Compare(compare::Compare),
-    /// Write the weights of a run as a Hugging Face folder, the frames as CSV or TensorBoard events, or a report's numbers as JSON.
+    /// Export a run's weights to a Hugging Face folder, frames to CSV or TensorBoard, or a report's numbers to JSON.
     Export(export::Export),
-    /// Write the numbers that a Markdown file quotes into it, from the frames.
+    /// Update the numbers that a Markdown file quotes from the frames.
     Quote(quote::Quote),
-    /// Rebuild tables, plots, pages and claims from the frames and demand the same bytes; refuse refuted claims.
+    /// Rebuild tables, plots, pages and claims from the frames; fail if any byte differs or a claim is refuted.
     Verify(verify::Verify),
-    /// Read a file of data to its end: its format, its examples, its damaged lines by kind.
+    /// Check a data file: its format, its examples, and its damaged lines by kind.
     Data(data::Data),
-    /// Measure a Hugging Face checkpoint on text: NLL, perplexity, bits per byte, accuracy, calibration.
+    /// Evaluate a Hugging Face checkpoint on text: NLL, perplexity, bits per byte, accuracy, calibration.
     Eval(eval::Eval),
-    /// Keep a checkpoint's answers to a text, for students; describe or export what is kept.
+    /// Build a teacher cache from a checkpoint or an API; inspect or export one.
     Teach(Box<teach::Teach>),
-    /// Evaluate any objective, with gradients, on tensors from a file.
+    /// Evaluate an objective and its gradients on tensors from a file.
     Loss(loss::LossArgs),
-    /// Show what this machine and this build offer, and what is missing.
+    /// Check this machine and this build, and show what is missing.
     Doctor,
-    /// Do one job (started by `run`).
+    /// Run one rank of a job (started by `run`).
     #[command(hide = true)]
     Worker {
         job: PathBuf,
-        /// The lease it works under.
+        /// The token of the lease it works under.
         #[arg(long)]
         lease: Option<String>,
     },
 }
 
-/// What verbs on an experiment share.
+/// The arguments that all subcommands on an experiment share.
 #[derive(Args, Debug)]
 struct Common {
     /// The experiment file, e.g. experiments/quickstart.toml.
     experiment: PathBuf,
-    /// The experiment's `[smoke]` tier.
+    /// Use the experiment's `[smoke]` tier.
     #[arg(long)]
     smoke: bool,
     /// Where frames and reports go [default: results/<experiment>, results/<experiment>-smoke with --smoke].
     #[arg(long, value_name = "DIR")]
     results: Option<PathBuf>,
-    /// Where journals, checkpoints and caches live.
+    /// Where journals, checkpoints and caches are stored.
     #[arg(long, value_name = "DIR", default_value = "runs")]
     runs: PathBuf,
     /// Tensor-parallel ranks.
@@ -124,6 +124,7 @@ struct Common {
 }
 
 impl Common {
+    /// Loads the experiment and links its renamed runs. A user error if --runs or --results is inside a data folder.
     fn load(&self) -> Result<Experiment> {
         let experiment = self.read()?;
         let teachers = experiment.teachers.iter().map(|teacher| &teacher.data);
@@ -137,7 +138,7 @@ impl Common {
         Ok(experiment)
     }
 
-    /// The same for who looks at no run.
+    /// Loads the experiment for subcommands that do not use the runs folder.
     fn read(&self) -> Result<Experiment> {
         load(&self.experiment, &self.options())
     }
@@ -150,43 +151,40 @@ impl Common {
         self.results_of(&experiment.name)
     }
 
-    /// Where the results of the experiment `name` are.
+    /// The results folder of the experiment `name`.
     fn results_of(&self, name: &str) -> PathBuf {
         let tier = if self.smoke { "-smoke" } else { "" };
         self.results.clone().unwrap_or_else(|| Path::new("results").join(format!("{name}{tier}")))
     }
 }
 
-/// The folder of results that `path` names: itself, or that of an experiment file.
+/// The results folder that `path` names: `path` itself, or that of an experiment file. A user error if it has no frames.
 fn results_of(path: &Path) -> Result<PathBuf> {
     let folder = match path.extension() {
         Some(extension) if extension == "toml" => Path::new("results").join(name_of(path)?),
         _ => path.to_path_buf(),
     };
     if !folder.join("runs.parquet").exists() {
-        return Err(user_error!(
-            "{} has no frames; name a folder of results or an experiment file that was run",
-            folder.display()
-        ));
+        return Err(user_error!("{} has no frames; name a results folder or an experiment file that was run", folder.display()));
     }
     Ok(folder)
 }
 
-/// Does what was typed.
+/// Runs the command line.
 pub fn run() -> Result<ExitCode> {
     log::install();
     let typed: Vec<OsString> = std::env::args_os().collect();
     check_utf8(&typed)?;
     match Cli::try_parse_from(typed) {
         Ok(cli) => cli.run(),
-        Err(said) => {
-            terminal::clap(&said);
-            Ok(ExitCode::from(u8::try_from(said.exit_code()).unwrap_or(2)))
+        Err(message) => {
+            terminal::clap(&message);
+            Ok(ExitCode::from(u8::try_from(message.exit_code()).unwrap_or(2)))
         }
     }
 }
 
-/// Errors at an argument that is not UTF-8: what is recorded of runs, and all JSON, is text.
+/// Refuses arguments that are not UTF-8, because provenance and JSON output are text.
 fn check_utf8(typed: &[OsString]) -> Result<()> {
     match typed.iter().skip(1).find(|argument| argument.to_str().is_none()) {
         Some(wrong) => Err(user_error!("the argument {wrong:?} is not UTF-8; rename the file or folder")),
@@ -216,7 +214,7 @@ impl Cli {
     }
 }
 
-/// 2 for the user's input, 1 for everything else.
+/// The exit code of an error: 2 for wrong input, 1 for everything else.
 pub fn exit_code(error: &anyhow::Error) -> ExitCode {
     if error.chain().any(|cause| cause.is::<UserError>()) { ExitCode::from(2) } else { ExitCode::from(1) }
 }

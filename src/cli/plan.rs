@@ -1,4 +1,4 @@
-//! `hydrometer plan`: what would run.
+//! `hydrometer plan`: shows what `run` would do.
 
 use std::collections::BTreeSet;
 use std::process::ExitCode;
@@ -28,9 +28,9 @@ use crate::teacher::endpoint::response_log::ResponseLog;
 use crate::teacher::recording::{Origin, Recording};
 use crate::{note, say};
 
-/// Runs that are shown one by one without being asked for; of more, the arms.
+/// Up to this many runs are listed one by one by default; larger sweeps are listed by arm.
 const SHOWN: usize = 50;
-/// Points and sentences of a kind that are shown of a large sweep.
+/// Number of points and of sentences of a kind shown for a large sweep.
 const SOME: usize = 5;
 
 #[derive(Args, Debug)]
@@ -38,10 +38,10 @@ const SOME: usize = 5;
 pub struct Plan {
     #[command(flatten)]
     common: Option<Common>,
-    /// Show every run of a large sweep (more than 50 runs) rather than its arms. JSON has every run.
+    /// Show every run of a large sweep (more than 50 runs) instead of one row per arm. JSON output always has every run.
     #[arg(long)]
     all: bool,
-    /// Write the JSON schema of experiment files, for editors, and end.
+    /// Print the JSON schema of experiment files, for editors, and exit.
     #[arg(long, conflicts_with = "experiment")]
     schema: bool,
 }
@@ -133,7 +133,7 @@ fn plan(common: &Common, all: bool, output: Output) -> Result<ExitCode> {
                 let cost = asked.service.price.map(|price| format!(", cost {:.4}", price.of(tokens, 0))).unwrap_or_default();
                 let spent = ResponseLog::look(&answers_folder(&common.runs, asked)).words(&asked.service);
                 say!(
-                    "teacher {name}: {model} at {url}, {kept} kept in {}; about {tokens} tokens to judge{cost}; so far {spent}",
+                    "teacher {name}: {model} at {url}, {kept} kept in {}; about {tokens} tokens to score{cost}; so far {spent}",
                     folder.display()
                 );
             }
@@ -159,7 +159,7 @@ fn plan(common: &Common, all: bool, output: Output) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// What ends the texts of each data of examples that get an end, with the data's hash.
+/// The end-of-text tokens of each data set of examples that has them, with the name of the data folder.
 fn ends(experiment: &Experiment) -> Vec<(String, &Ends)> {
     let mut all: Vec<(String, &Ends)> = Vec::new();
     for student in &experiment.students {
@@ -174,7 +174,7 @@ fn ends(experiment: &Experiment) -> Vec<(String, &Ends)> {
     all
 }
 
-/// A row a run.
+/// A table with one row per run.
 fn table(runs: &[PlannedRun]) -> String {
     let mut table = Builder::default();
     table.push_record(["run", "status", "tokens", "updates", "TFLOPs", "teacher TFLOPs"]);
@@ -191,7 +191,7 @@ fn table(runs: &[PlannedRun]) -> String {
     table.build().with(Style::sharp()).to_string()
 }
 
-/// The first few of `all` where there are many and `brief` is wanted, and how many more there are.
+/// Joins `all`; if `brief`, at most the first few, and how many more there are.
 fn some(all: &[&str], brief: bool) -> String {
     match brief && all.len() > SOME {
         true => format!("{}; and {} more", all[..SOME].join("; "), all.len() - SOME),
@@ -199,7 +199,7 @@ fn some(all: &[&str], brief: bool) -> String {
     }
 }
 
-/// The points that are left out, those with one reason together.
+/// Prints the points of the sweep that are skipped, grouped by reason.
 fn say_skipped(skipped: &[Skipped], brief: bool) {
     let reasons: BTreeSet<&str> = skipped.iter().map(|point| point.because.as_str()).collect();
     for because in reasons {
@@ -224,8 +224,11 @@ fn say_fair(experiment: &Experiment, brief: bool) {
     let (mut shown, mut lines): (BTreeSet<String>, Vec<String>) = Default::default();
     for &(index, asked) in &fairness.balanced {
         let student = &experiment.students[index];
-        let line =
-            format!("{}: {} of {asked} tokens, the rest pays its share of the teacher", student.name(), student.recipe.tokens);
+        let line = format!(
+            "{}: {} of {asked} tokens; the rest pays for its share of the teacher",
+            student.name(),
+            student.recipe.tokens
+        );
         if shown.insert(line.clone()) {
             lines.push(line);
         }
@@ -233,14 +236,14 @@ fn say_fair(experiment: &Experiment, brief: bool) {
     let count = if brief { SOME.min(lines.len()) } else { lines.len() };
     lines[..count].iter().for_each(|line| say!("{line}"));
     if count < lines.len() {
-        say!("and {} more points that pay their share of a teacher", lines.len() - count);
+        say!("and {} more points that pay for their share of a teacher", lines.len() - count);
     }
 }
 
 fn say_cost(budget: &Budget, left: &Estimate) {
     let (tokens, teacher_tokens) = (quantity(budget.tokens as f64), quantity(budget.teacher_tokens as f64));
     say!(
-        "in all: students {} on {tokens} tokens; teachers {} of training on {teacher_tokens} tokens and {} of answers",
+        "total: students {} on {tokens} tokens; teachers {} of training on {teacher_tokens} tokens and {} of inference",
         flops(budget.train_flops),
         flops(budget.teacher_train_flops),
         flops(budget.teacher_forward_flops),
@@ -249,15 +252,16 @@ fn say_cost(budget: &Budget, left: &Estimate) {
     match (left.runs_left, left.seconds_left) {
         (0, _) => say!("nothing is left to train; disk: at most {disk}B"),
         (_, Some(seconds)) => say!("left: about {} of training, one run at a time; disk: at most {disk}B", duration(seconds)),
-        (_, None) => say!("left: no finished run tells how long this machine takes; disk: at most {disk}B"),
+        (_, None) => say!("left: time unknown until a run has finished; disk: at most {disk}B"),
     }
     let (needed, machine) = (left.memory_bytes as f64, Machine::here());
     let there = machine.of_a_process().map_or(0.0, |(bytes, _)| bytes as f64);
-    let scarce = if there > 0.0 && needed > there { ": too little; try a smaller batch or --recompute" } else { "" };
-    say!("memory: about {}B a rank of the largest run, of {}B on this machine{scarce}", quantity(needed), quantity(there));
+    let scarce = if there > 0.0 && needed > there { ", which is too little; try a smaller batch or --recompute" } else { "" };
+    say!("memory: about {}B per rank of the largest run, of {}B on this machine{scarce}", quantity(needed), quantity(there));
 }
 
-/// What the claims could have shown with the spread that the results so far have: how many seeds are enough.
+/// Prints the statistical power of the claims, given the variance of the results so far: the smallest detectable effect, and the
+/// number of seeds needed.
 fn say_power(experiment: &Experiment, common: &Common) -> Result<()> {
     let results = common.results(experiment);
     if experiment.claims.is_empty() || !results.join("runs.parquet").exists() {
@@ -268,7 +272,7 @@ fn say_power(experiment: &Experiment, common: &Common) -> Result<()> {
             checked.warning(&results).into_iter().for_each(|warning| note!("{warning}"));
             checked
         }
-        // What could have been shown is no part of the plan.
+        // The plan is complete without the power analysis.
         Err(error) => {
             note!("{error:#}");
             return Ok(());
@@ -344,7 +348,7 @@ fn teachers(experiment: &Experiment, common: &Common) -> Result<Vec<Value>> {
         .collect()
 }
 
-/// Target tokens that `recording` is asked about, at most: prompts and what else a document has come on top.
+/// Upper bound of the target tokens that the teacher of `recording` is asked to score. Prompts and other context come on top.
 fn asked_tokens(experiment: &Experiment, recording: &Recording) -> u64 {
     longest_by_seed(experiment.students_of(recording))
 }

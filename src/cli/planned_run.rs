@@ -9,7 +9,7 @@ use serde_json::{Map, Value};
 pub struct PlannedRun {
     pub run: RunId,
     pub name: String,
-    /// Whatever is still to do is `new`.
+    /// `new` for every run that is still to do, including interrupted ones.
     pub status: RunStatus,
     pub seed: u64,
     pub axes: Map<String, Value>,

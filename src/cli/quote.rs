@@ -1,4 +1,4 @@
-//! `hydrometer quote`: the numbers that a text quotes, written into it from the frames.
+//! `hydrometer quote`: updates the numbers that a Markdown file quotes from the frames.
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -15,13 +15,13 @@ use crate::{note, say};
 
 #[derive(Args, Debug)]
 pub struct Quote {
-    /// Markdown files with marked quotes: see docs/quotes.md.
+    /// Markdown files with marked quotes; see docs/quotes.md.
     #[arg(required = true, value_name = "FILE")]
     files: Vec<PathBuf>,
-    /// Write nothing; end with 4 where a quote is not what the frames give.
+    /// Write nothing; exit with code 4 if a quote differs from the frames.
     #[arg(long)]
     check: bool,
-    /// Where the results of the experiments are.
+    /// The folder with the results of the experiments.
     #[arg(long, value_name = "DIR", default_value = "results")]
     results: PathBuf,
 }
@@ -39,7 +39,7 @@ impl Quote {
             filled.faults.iter().for_each(|placed| note!("{}:{}: {}", file.display(), placed.line, placed.fault.reason));
         }
         let faults = || all.iter().flat_map(|(_, _, filled)| &filled.faults);
-        // Of a text with a wrong marker it is not known what it means to quote.
+        // If a marker is invalid, it is unclear what the text quotes, so nothing is written.
         let wrong = faults().any(|placed| !placed.fault.contradicted);
         if !self.check && !wrong {
             for (file, text, filled) in all.iter().filter(|(_, text, filled)| *text != filled.text) {
@@ -50,7 +50,7 @@ impl Quote {
         }
         match output {
             Output::Json => {
-                terminal::json(&json!({ "files": all.iter().map(|(file, _, filled)| told(file, filled)).collect::<Vec<_>>() }))
+                terminal::json(&json!({ "files": all.iter().map(|(file, _, filled)| summary(file, filled)).collect::<Vec<_>>() }))
             }
             Output::Human => all.iter().for_each(|(file, _, filled)| self.say(file, filled, wrong)),
         }
@@ -69,15 +69,15 @@ impl Quote {
             say!("{file}:{line}: {quote}: found {found:?}, the frames give {given:?}");
         }
         let done = match (filled.changes.len(), wrong, self.check) {
-            (0, ..) => "all as the frames give".to_string(),
-            (count, true, _) => format!("{count} to be written once the markers are right"),
-            (count, false, true) => format!("{count} not what the frames give; `hydrometer quote {file}` writes them"),
-            (count, false, false) => format!("{count} written"),
+            (0, ..) => "all agree with the frames".to_string(),
+            (count, true, _) => format!("{count} to be updated once the markers are valid"),
+            (count, false, true) => format!("{count} differ from the frames; `hydrometer quote {file}` updates them"),
+            (count, false, false) => format!("{count} updated"),
         };
         say!("{file}: {} quotes, {done}", filled.quotes);
     }
 }
 
-fn told(file: &Path, filled: &Filled) -> Value {
+fn summary(file: &Path, filled: &Filled) -> Value {
     json!({ "file": file, "quotes": filled.quotes, "changes": filled.changes, "faults": filled.faults })
 }

@@ -1,4 +1,4 @@
-//! `hydrometer report`: tables, plots and pages from the frames, nothing else.
+//! `hydrometer report`: writes tables, plots and pages from the frames alone.
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -35,7 +35,7 @@ pub fn report(common: &Common, output: Output) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Makes sure that the pages of `results` can be written, before anything is done for them.
+/// Checks that the pages of `results` can be written, before any work starts.
 pub fn writable_results(results: &Path) -> Result<()> {
     let cure = "choose another with --results DIR";
     writable(results, "the results folder", cure)?;

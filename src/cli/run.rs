@@ -1,4 +1,4 @@
-//! `hydrometer run`: what is left of an experiment, then its frames and report.
+//! `hydrometer run`: runs the unfinished part of an experiment, then writes its frames and report.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -32,28 +32,28 @@ use crate::sweep::{imports, schedule, session, worker};
 pub struct Run {
     #[command(flatten)]
     common: Common,
-    /// Runs at a time; the cores are divided among them.
+    /// Number of runs at a time; the cores are divided among them.
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
     jobs: u32,
-    /// Only students whose id begins so, and what they need.
+    /// Run only the students whose id begins with PREFIX, and the teachers they need.
     #[arg(long, value_name = "PREFIX")]
     only: Option<String>,
     /// Run again what failed or diverged, or everything.
     #[arg(long, value_enum)]
     rerun: Option<Rerun>,
-    /// cpu or cuda:N.
+    /// Device: cpu or cuda:N.
     #[arg(long, default_value = "cpu")]
     device: String,
-    /// Keep each block's input alone and compute its activations again on the way back: less memory, the same numbers.
+    /// Activation recomputation: recompute activations in the backward pass. Less memory, the same numbers.
     #[arg(long)]
     recompute: bool,
-    /// With --tp: norms and residual sums are computed by each rank for its own share of the tokens: less memory.
+    /// With --tp: shard norms and residual sums over the tokens. Less memory.
     #[arg(long)]
     sequence_parallel: bool,
-    /// Stop at the first run that fails or diverges, rather than go on with the others.
+    /// Stop at the first run that fails or diverges, instead of continuing with the others.
     #[arg(long)]
     fail_fast: bool,
-    /// How often a run is tried again that the machine killed or that could not begin, each time after a longer pause.
+    /// Number of retries, with growing pauses, for a run that was killed or could not start.
     #[arg(long, value_name = "N", default_value_t = RETRIES)]
     retries: u32,
 }
@@ -63,7 +63,7 @@ impl Run {
         let experiment = self.common.load()?;
         worker::device(&self.device)?;
         if self.sequence_parallel && self.common.tp == 1 {
-            return Err(user_error!("--sequence-parallel shares tokens out among tensor-parallel ranks; add --tp 2 or more"));
+            return Err(user_error!("--sequence-parallel shards tokens over tensor-parallel ranks; add --tp 2 or more"));
         }
         let results = self.common.results(&experiment);
         writable_results(&results)?;
@@ -71,7 +71,7 @@ impl Run {
         if let Some(prefix) = &self.only
             && !experiment.students.iter().any(|student| student.run.starts_with(prefix.as_str()))
         {
-            return Err(user_error!("--only {prefix}: no run begins so; see `hydrometer plan`"));
+            return Err(user_error!("--only {prefix}: no run id begins with it; see `hydrometer plan`"));
         }
         let settings = schedule::Settings {
             runs: self.common.runs.clone(),
@@ -90,11 +90,11 @@ impl Run {
 
         let endings = endings(&experiment, &self.common.runs)?;
         let earlier = earlier(&experiment, &results);
-        let stand = earlier.as_ref().is_some_and(|(frames, provenance)| {
-            // Frames from before they were written with their checksums are written again, with them.
-            !provenance.frames.is_empty() && provenance.experiment_toml == experiment.toml && know(frames, &endings)
+        let current = earlier.as_ref().is_some_and(|(frames, provenance)| {
+            // Frames written before checksums were recorded are written again, with checksums.
+            !provenance.frames.is_empty() && provenance.experiment_toml == experiment.toml && are_current(frames, &endings)
         });
-        if summary.started + summary.elsewhere > 0 || !stand {
+        if summary.started + summary.elsewhere > 0 || !current {
             let BuiltFrames { mut frames, kept, numerics } =
                 build_frames(&experiment, &self.common.runs, earlier.as_ref().map(|(frames, _)| frames))?;
             frames.imports = Some(imports::frame(&experiment, &self.common.runs, &results)?);
@@ -107,12 +107,12 @@ impl Run {
         let files = hydrometer_report::write(&results, &experiment.claims)?;
         let mut all: Vec<_> = NAMES.iter().map(|name| results.join(file_of(name))).collect();
         all.push(results.join(provenance::FILE));
-        // Results from before there were imports lack theirs.
+        // Results of older versions have no `imports` frame.
         all.retain(|file| file.exists());
         all.extend(files);
         show(&results, &experiment.claims, &all, output)?;
         if summary.interrupted {
-            note!("interrupted; the same command goes on from here");
+            note!("interrupted; the same command resumes from here");
             return Ok(ExitCode::from(130));
         }
         let trained = experiment.students.len() + experiment.teachers.len();
@@ -120,26 +120,26 @@ impl Run {
         match failed.count() {
             0 if summary.short > 0 => {
                 note!(
-                    "{} jobs found too little memory; try {}; the same command goes on from here",
+                    "{} jobs ran out of memory; try {}; the same command resumes from here",
                     summary.short,
                     session::cure(&settings)
                 );
                 Ok(ExitCode::FAILURE)
             }
             0 if summary.undone > 0 => {
-                note!("{} jobs could not be done; the same command goes on from here", summary.undone);
+                note!("{} jobs could not be done; the same command resumes from here", summary.undone);
                 Ok(ExitCode::from(FAILED))
             }
             0 => Ok(ExitCode::SUCCESS),
             count => {
-                note!("{count} runs failed or diverged; `--rerun failed` tries them again");
+                note!("{count} runs failed or diverged; `--rerun failed` runs them again");
                 Ok(ExitCode::from(FAILED))
             }
         }
     }
 }
 
-/// Every run of `experiment` and how it has ended: students, teachers, baselines.
+/// How every run of `experiment` has ended: students, teachers, baselines, in this order.
 fn endings(experiment: &Experiment, runs: &Path) -> Result<Vec<(RunId, Ending)>> {
     let students = experiment.students.iter().map(|student| student.run.clone());
     let teachers = experiment.teachers.iter().map(|teacher| teacher.run.clone());
@@ -147,23 +147,23 @@ fn endings(experiment: &Experiment, runs: &Path) -> Result<Vec<(RunId, Ending)>>
     students.chain(teachers).chain(baselines).map(|run| Ok((run.clone(), ending(runs, &run)?))).collect()
 }
 
-/// Whether `frames` know every run as it stands now.
-fn know(frames: &Frames, endings: &[(RunId, Ending)]) -> bool {
+/// Whether `frames` contain every run with its present status.
+fn are_current(frames: &Frames, endings: &[(RunId, Ending)]) -> bool {
     let Ok(rows) = RunRow::rows(&frames.runs) else { return false };
     let known: BTreeMap<&str, &str> = rows.iter().map(|row| (row.run.as_str(), row.status.as_str())).collect();
     endings.iter().all(|(run, ending)| known.get(run.as_str()) == Some(&ending.status().in_frames()))
 }
 
-/// The frames of `experiment` that `results` holds, where they are whole and of the same tier.
+/// The frames of `experiment` in `results`; `None` if they are missing, damaged, or of another experiment or tier.
 fn earlier(experiment: &Experiment, results: &Path) -> Option<(Frames, Provenance)> {
     if !results.join("runs.parquet").exists() {
         return None;
     }
-    let replaced = |why: &str| note!("the frames in {} are replaced, not added to: {why}", results.display());
-    // The checksums first: what differs is not read.
+    let replaced = |why: &str| note!("the frames in {} are replaced, not extended: {why}", results.display());
+    // Frames are read only if their checksums match.
     let read = || -> Result<Result<(Frames, Provenance), String>> {
         let provenance = Provenance::read(results)?;
-        // Frames from before checksums were recorded have none.
+        // Frames of older versions have no checksums.
         match &changed(results, &provenance)[..] {
             files if files.is_empty() || provenance.frames.is_empty() => Ok(Ok((Frames::read(results)?, provenance))),
             files => Ok(Err(format!("{} differ from what provenance.json records", files.join(", ")))),
@@ -182,7 +182,7 @@ fn earlier(experiment: &Experiment, results: &Path) -> Option<(Frames, Provenanc
     }
 }
 
-/// A counter of ctrl-C.
+/// Installs a ctrl-C handler; returns its counter.
 pub fn count_interrupts() -> Result<Arc<AtomicUsize>> {
     let interrupts = Arc::new(AtomicUsize::new(0));
     let counter = Arc::clone(&interrupts);

@@ -1,5 +1,5 @@
-//! What must be known of an experiment to hold its results to its frames. The frames are enough for that: a checkpoint or data that the
-//! file names, and that are not here, are not needed.
+//! What `report` and `verify` need to know about an experiment. Its frames and provenance are enough: the checkpoints and data
+//! that the experiment file names may be missing.
 
 use std::path::PathBuf;
 
@@ -13,18 +13,18 @@ use super::Common;
 use crate::experiment::name_of;
 use crate::note;
 
-/// An experiment whose frames are looked at.
+/// An experiment that has results.
 pub struct SavedExperiment {
     pub name: String,
     pub results: PathBuf,
     pub claims: Vec<Claim>,
-    /// Its students.
+    /// The run ids of its students.
     pub runs: Vec<String>,
 }
 
 impl Common {
-    /// The experiment as its file says; where what it names is not here, as it was resolved when it was run, if the file is still
-    /// the same.
+    /// The experiment, resolved from its file. If what the file names is missing, the experiment as it was resolved when it was
+    /// run, provided that the file has not changed since.
     pub fn known(&self) -> Result<SavedExperiment> {
         let error = match self.read() {
             Err(error) if error.is::<UserError>() => error,
@@ -37,7 +37,7 @@ impl Common {
         };
         match self.as_it_was_run()? {
             Some(known) => {
-                note!("{error:#}; not needed here: claims and runs are those of when it was run");
+                note!("{error:#}; not needed here: claims and runs are taken from when it was run");
                 Ok(known)
             }
             None => Err(error),
@@ -49,9 +49,9 @@ impl Common {
         let results = self.results_of(&name);
         let Ok(provenance) = Provenance::read(&results) else { return Ok(None) };
         let same = std::fs::read_to_string(&self.experiment).is_ok_and(|text| text == provenance.experiment_toml);
-        // Before claims were kept with their runs, they were not there to be read.
-        let whole = !provenance.claims.is_empty() || !provenance.experiment_toml.contains("[[claim]]");
-        if !same || !whole || provenance.smoke != self.smoke {
+        // Older versions did not record claims in the provenance.
+        let complete = !provenance.claims.is_empty() || !provenance.experiment_toml.contains("[[claim]]");
+        if !same || !complete || provenance.smoke != self.smoke {
             return Ok(None);
         }
         let Ok(frames) = Frames::read(&results) else { return Ok(None) };

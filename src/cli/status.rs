@@ -1,4 +1,4 @@
-//! `hydrometer status`: how far a sweep is, and what went wrong.
+//! `hydrometer status`: the progress of a sweep, and what went wrong.
 
 use std::process::ExitCode;
 
@@ -37,7 +37,7 @@ pub fn status(common: &Common, output: Output) -> Result<ExitCode> {
     }
     for state in with(RunStatus::Interrupted) {
         let (done, total) = (quantity(state.done as f64), quantity(state.total as f64));
-        say!("interrupted  {}: {done}/{total} tokens; `hydrometer run` goes on from its checkpoint", state.run);
+        say!("interrupted  {}: {done}/{total} tokens; `hydrometer run` resumes from its checkpoint", state.run);
     }
     for state in with(RunStatus::Failed).into_iter().chain(with(RunStatus::Diverged)) {
         say!("{:<12} {}: {}", state.status, state.run, state.error.as_deref().unwrap_or("no reason recorded"));

@@ -1,4 +1,4 @@
-//! `hydrometer teach`: a teacher's answers to a text, kept; what a cache holds; and its export.
+//! `hydrometer teach`: builds, inspects and exports teacher caches.
 
 use std::fs::File;
 use std::io::{BufWriter, Write};
@@ -34,42 +34,42 @@ use crate::teacher::source::Source;
 use crate::teacher::target_spec::TargetSpec;
 use crate::train::recipe::{StartRecipe, checkpoint_identity};
 
-/// Longest sequence where none is asked for.
+/// Longest default context.
 const CONTEXT: usize = 512;
 
 #[derive(Args, Debug)]
 pub struct Teach {
-    /// A folder with config.json, safetensors and tokenizer.json. With --inspect and --export: where the teacher lies now.
+    /// A folder with config.json, safetensors and tokenizer.json. With --inspect and --export: the teacher's folder, if moved.
     #[arg(long, value_name = "HF_DIR")]
     model: Option<PathBuf>,
-    /// Plain text, or JSON lines with a "text", either also as gzip or zstd; or a folder of them. With --ask complete and --ask
-    /// chat: prompts in any format.
+    /// Plain text, or JSON lines with a "text" field, optionally compressed by gzip or zstd; or a folder of such files. With --ask
+    /// complete and --ask chat: prompts in any format.
     #[arg(long, value_name = "FILE")]
     data: Option<PathBuf>,
     #[command(flatten)]
     reading: DataFlags,
-    /// Most likely ids to keep of every token.
+    /// Number of most likely ids to store for every token.
     #[arg(long, value_name = "K", value_parser = clap::value_parser!(u32).range(1..))]
     top_k: Option<u32>,
-    /// Ids to draw from the whole distribution of every token, for tail "sampled".
+    /// Number of ids to draw from the full distribution of every token, for tail "sampled".
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     draws: Option<u32>,
-    /// Temperatures at which log-probabilities are exact and draws are made [default: 1].
+    /// Temperatures at which log-probabilities are stored exactly and ids are drawn [default: 1].
     #[arg(long, value_name = "T,T", value_delimiter = ',')]
     temperatures: Vec<f64>,
-    /// Tokens of a sequence, at most; documents are cut [default: 512, or the model's positions if fewer].
+    /// Maximum sequence length in tokens; longer documents are cut [default: 512, or the model's positions if fewer].
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     context: Option<u32>,
-    /// The cache's folder, new or to be added to; with --export, the file to write [default: standard output].
+    /// The cache's folder, new or to be extended; with --export, the file to write [default: standard output].
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
-    /// Describe the cache in DIR: bytes a token, retained mass by k, agreement with a second pass of its teacher.
+    /// Describe the cache in DIR: bytes per token, retained mass by k, agreement with a second pass of its teacher.
     #[arg(long, value_name = "DIR", conflicts_with_all = ["data", "format", "on_bad_line", "top_k", "draws", "temperatures", "context", "out"])]
     inspect: Option<PathBuf>,
-    /// Tokens of that second pass, about; 0 for none.
+    /// Approximate number of tokens of that second pass; 0 for none.
     #[arg(long, value_name = "N", default_value_t = 4096)]
     sample: usize,
-    /// Write the cache in --cache out.
+    /// Export the cache in --cache.
     #[arg(long, value_enum, requires = "cache", conflicts_with_all = ["inspect", "data", "format", "on_bad_line", "top_k", "draws", "temperatures", "context"])]
     export: Option<Format>,
     /// The cache that --export reads.
@@ -78,10 +78,10 @@ pub struct Teach {
     /// Tensor-parallel ranks.
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
     tp: u32,
-    /// f32 or bf16.
+    /// Number format: f32 or bf16.
     #[arg(long, value_name = "FORMAT", default_value = "f32", value_parser = precision)]
     precision: Precision,
-    /// cpu or cuda:N.
+    /// Device: cpu or cuda:N.
     #[arg(long, default_value = "cpu")]
     device: String,
     #[command(flatten)]
@@ -90,9 +90,9 @@ pub struct Teach {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Format {
-    /// A JSON object a document, as metaseq's distillation tasks read teachers.
+    /// One JSON object per document, in the format of metaseq's distillation tasks.
     MetaseqJsonl,
-    /// A row a token.
+    /// One row per token.
     Parquet,
 }
 
@@ -113,7 +113,7 @@ impl Teach {
             let top_k = self.top_k.ok_or_else(|| needed("--top-k K"))? as usize;
             if self.draws.is_some() || !self.temperatures.is_empty() {
                 return Err(user_error!(
-                    "an API gives its likeliest tokens at temperature 1; leave out --draws and --temperatures"
+                    "an API returns its most likely tokens at temperature 1; leave out --draws and --temperatures"
                 ));
             }
             let (model, context) = (self.model.as_deref(), self.context.map_or(CONTEXT, |n| n as usize));
@@ -122,7 +122,7 @@ impl Teach {
         let model = self.model.as_ref().ok_or_else(|| needed("--model HF_DIR, or --endpoint URL"))?;
         if let Some(here) = std::env::current_dir().ok().filter(|here| here.to_str().is_none()) {
             return Err(user_error!(
-                "the working folder {here:?} is not UTF-8, and a cache names where it came from; use another"
+                "the working folder {here:?} is not UTF-8, but a cache must record where its teacher is; use another folder"
             ));
         }
         let device = worker::device(&self.device)?;
@@ -144,10 +144,10 @@ impl Teach {
 
         let mesh = Mesh::from_env(self.tp as usize, 1, device)?;
         let decoder = checkpoint.decoder(context, self.precision.kind(), &mesh)?;
-        let lecturer = TeacherPass { decoder: &decoder, title: &title, context, mesh: &mesh };
+        let pass = TeacherPass { decoder: &decoder, title: &title, context, mesh: &mesh };
         let bar = ProgressBar::new(0);
         bar.set_style(ProgressStyle::with_template("{bar:30} {human_pos}/{human_len} tokens, {eta} left")?);
-        lecturer.teach(&split, &sequences(&split, context), out, |done, total| {
+        pass.teach(&split, &sequences(&split, context), out, |done, total| {
             bar.set_length(total);
             bar.set_position(done);
             Ok(true)
@@ -165,7 +165,7 @@ impl Teach {
         let title = CacheManifest::read(folder)?;
         let sources = Source::all(folder)?;
         let cache = Cache::open(folder, &title)?;
-        // Behind an API a second pass would be paid for.
+        // A second pass of a teacher behind an API would cost money.
         let here = sources.last().filter(|source| source.endpoint.is_none());
         let teacher = here.map(|source| self.teacher(source, &title)).transpose();
         let teacher = if self.sample == 0 { None } else { teacher? };
@@ -184,8 +184,8 @@ impl Teach {
         if let (Some(checkpoint), Some(source)) = (&teacher, sources.last()) {
             checkpoint.check_use(self.tp as usize, source.context)?;
             let decoder = checkpoint.decoder(source.context, source.precision.kind(), &mesh)?;
-            let lecturer = TeacherPass { decoder: &decoder, title: &title, context: source.context, mesh: &mesh };
-            found.agreement = Some(compare(&cache, &source.split(folder)?, &lecturer, self.sample)?);
+            let pass = TeacherPass { decoder: &decoder, title: &title, context: source.context, mesh: &mesh };
+            found.agreement = Some(compare(&cache, &source.split(folder)?, &pass, self.sample)?);
         }
         if mesh.is_first() {
             show(&found, &title, folder, Value::Null, output)?;
@@ -193,12 +193,15 @@ impl Teach {
         Ok(ExitCode::SUCCESS)
     }
 
-    /// The checkpoint that a cache is of: where it is said to lie, and by its content.
+    /// Opens the checkpoint that the cache was made from, in --model or in the folder of `source`. A user error if it is missing
+    /// or its content differs from `wanted`.
     fn teacher(&self, source: &Source, wanted: &CacheManifest) -> Result<hf::Checkpoint> {
         let folder = self.model.as_ref().unwrap_or(&source.model);
         if !folder.exists() {
             let at = folder.display();
-            return Err(user_error!("the teacher is not at {at} any more; say --model HF_DIR, or --sample 0 to leave it out"));
+            return Err(user_error!(
+                "the teacher is no longer at {at}; pass --model HF_DIR, or --sample 0 to skip the second pass"
+            ));
         }
         let checkpoint = hf::open(folder)?;
         wanted.check(&title_of(&checkpoint, source.precision, wanted.kept.clone())?, folder)?;
@@ -210,7 +213,7 @@ impl Teach {
             Some(path) => place::file(path, "--out FILE")?,
             None if output == Output::Json => {
                 return Err(user_error!(
-                    "--output json describes the export, which goes to standard output itself; say --out FILE"
+                    "--output json describes the export, but the export itself goes to standard output; pass --out FILE"
                 ));
             }
             None => {}
@@ -227,7 +230,7 @@ impl Teach {
                         let path = self.model.as_ref().unwrap_or(&source.model).join("tokenizer.json");
                         if !path.exists() || sha256_file(&path)? != title.tokenizer {
                             let at = path.display();
-                            return Err(user_error!("{at} is not the tokenizer that the cache is for; say --model HF_DIR"));
+                            return Err(user_error!("{at} is not the tokenizer of this cache; pass --model HF_DIR"));
                         }
                         export::metaseq_jsonl(&cache, split, *context, &tokenizer::open(&path)?, &mut to)?;
                     }
@@ -255,6 +258,7 @@ impl Teach {
         Ok(ExitCode::SUCCESS)
     }
 
+    /// The targets to store, from the flags.
     fn kept(&self, vocab_size: usize) -> Result<TargetSpec> {
         let mut temperatures = if self.temperatures.is_empty() { vec![1.0] } else { self.temperatures.clone() };
         if let Some(wrong) = temperatures.iter().find(|t| !TEMPERATURES.contains(t)) {
@@ -267,7 +271,7 @@ impl Teach {
             return Err(user_error!("--top-k {top_k} is larger than the vocabulary of {vocab_size}"));
         }
         if top_k + draws == 0 {
-            return Err(user_error!("nothing would be kept; say --top-k K, or --draws N"));
+            return Err(user_error!("nothing would be stored; pass --top-k K or --draws N"));
         }
         let mut kept = TargetSpec::default();
         if draws > 0 {
@@ -283,7 +287,7 @@ impl Teach {
         Ok(kept)
     }
 
-    /// Where several ranks are asked for and this is none of them: has them do it. Returns how they ended.
+    /// If --tp asks for several ranks and this process is not one of them, runs them and returns their exit code.
     fn ranks(&self) -> Result<Option<ExitCode>> {
         if self.tp == 1 || launch::is_rank() {
             return Ok(None);
@@ -293,7 +297,7 @@ impl Teach {
     }
 }
 
-/// What a cache of `checkpoint`'s answers is called.
+/// The manifest of a cache of `checkpoint`'s targets.
 fn title_of(checkpoint: &hf::Checkpoint, precision: Precision, kept: TargetSpec) -> Result<CacheManifest> {
     let start = StartRecipe { content: checkpoint.content()?, layers: None };
     let tokenizer = sha256_file(&checkpoint.tokenizer()?)?;

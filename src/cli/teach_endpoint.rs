@@ -1,4 +1,4 @@
-//! `hydrometer teach --endpoint`: the answers of a model behind an OpenAI-compatible API, to a text or to prompts.
+//! `hydrometer teach --endpoint`: scores a text, or answers prompts, with a model behind an OpenAI-compatible API.
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -41,80 +41,80 @@ use crate::teacher::source::Source;
 use crate::teacher::target_spec::TargetSpec;
 use crate::{note, say};
 
-/// What a server may put around a message.
+/// Upper bound of the tokens that a server's template adds to a message.
 const TOKENS_AROUND: u64 = 16;
 
 #[derive(Args, Debug)]
 #[command(next_help_heading = "A model behind an API")]
 pub struct Ask {
-    /// Ask a model behind this OpenAI-compatible API instead, e.g. http://localhost:8000/v1. Every answer is kept in
-    /// DIR/answers.jsonl, and none is paid for twice.
+    /// Use a model behind this OpenAI-compatible API instead, e.g. http://localhost:8000/v1. Every response is stored in
+    /// DIR/answers.jsonl, so that none is paid for twice.
     #[arg(long, value_name = "URL")]
     pub endpoint: Option<String>,
-    /// The name by which the API knows the model.
+    /// The model's name in the API.
     #[arg(long, value_name = "NAME", requires = "endpoint")]
     served_model: Option<String>,
-    /// What it is asked for.
+    /// What to ask the model for.
     #[arg(long, value_enum, default_value = "judge", requires = "endpoint")]
     ask: What,
-    /// The tokenizer.json of teacher and students [default: that in --model].
+    /// The tokenizer.json of teacher and students [default: the one in --model].
     #[arg(long, value_name = "FILE", requires = "endpoint")]
     tokenizer: Option<PathBuf>,
-    /// Send what is judged as text, document by document, or as token ids, sequence by sequence.
+    /// With --ask judge: send text, one document per request, or token ids, one sequence per request.
     #[arg(long, default_value = "text", requires = "endpoint", value_parser = PossibleValuesParser::new(Sent::NAMES))]
     sent: String,
-    /// Of which token a row of an echoed prompt tells: its own, or the next (llama-cpp-python, where nothing is put before a text).
+    /// Which token a row of an echoed prompt describes: its own, or the next (llama-cpp-python without a BOS token).
     #[arg(long, default_value = "own", requires = "endpoint", value_parser = PossibleValuesParser::new(EchoRows::NAMES))]
     echo_rows: String,
-    /// The environment variable with the key. It is sent, and nowhere stored or shown.
+    /// The environment variable with the API key. The key is never stored or shown.
     #[arg(long, value_name = "VARIABLE", requires = "endpoint")]
     key_env: Option<String>,
-    /// Requests at a time.
+    /// Number of concurrent requests.
     #[arg(long, value_name = "N", default_value_t = CONCURRENCY as u32, requires = "endpoint", value_parser = clap::value_parser!(u32).range(1..=256))]
     concurrency: u32,
-    /// Tries of a request after the first.
+    /// Number of retries of a request.
     #[arg(long, value_name = "N", default_value_t = RETRIES, requires = "endpoint")]
     retries: u32,
-    /// Longest wait for an answer.
+    /// Timeout of a request.
     #[arg(long, value_name = "SECONDS", default_value_t = TIMEOUT.as_secs(), requires = "endpoint", value_parser = clap::value_parser!(u64).range(1..=86400))]
     timeout: u64,
-    /// Of a million tokens that are read.
+    /// Price per million input tokens.
     #[arg(long, value_name = "PRICE", requires = "endpoint", value_parser = amount)]
     price_input: Option<f64>,
-    /// Of a million tokens that are written.
+    /// Price per million output tokens.
     #[arg(long, value_name = "PRICE", requires = "endpoint", value_parser = amount)]
     price_output: Option<f64>,
-    /// Tokens, read and written, that may be spent in all.
+    /// Maximum number of input and output tokens to spend in total.
     #[arg(long, value_name = "N", requires = "endpoint")]
     budget_tokens: Option<u64>,
-    /// What may be spent in all, by the prices.
+    /// Maximum total cost, computed from the prices.
     #[arg(long, value_name = "COST", requires = "endpoint", value_parser = amount)]
     budget_cost: Option<f64>,
-    /// Of an answer, with --ask complete and --ask chat.
+    /// With --ask complete and --ask chat: maximum number of tokens of an answer.
     #[arg(long, value_name = "N", default_value_t = 256, requires = "endpoint", value_parser = clap::value_parser!(u64).range(1..))]
     max_tokens: u64,
-    /// At which answers are drawn, with --ask complete and --ask chat.
+    /// With --ask complete and --ask chat: sampling temperature.
     #[arg(long, value_name = "T", default_value_t = 1.0, requires = "endpoint", value_parser = amount)]
     temperature: f64,
-    /// For draws that can be repeated, where the API can.
+    /// Seed for reproducible sampling, if the API supports it.
     #[arg(long, value_name = "N", requires = "endpoint")]
     seed: Option<u64>,
-    /// The system's message, with --ask chat.
+    /// With --ask chat: the system message.
     #[arg(long, value_name = "TEXT", requires = "endpoint")]
     system: Option<String>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum What {
-    /// The log-probabilities of the text that is there (`/completions` with `echo`), into a cache as of a checkpoint.
+    /// Log-probabilities of the given text (`/completions` with `echo`), stored in a teacher cache.
     Judge,
-    /// To go on from each prompt (`/completions`): data and recorded answers.
+    /// Completions of prompts (`/completions`), usable as data and as recorded teacher targets.
     Complete,
-    /// To answer each prompt (`/chat/completions`): data and recorded answers.
+    /// Chat answers to prompts (`/chat/completions`), usable as data and as recorded teacher targets.
     Chat,
 }
 
-/// What `teach` says besides.
+/// The flags of `teach` that also apply with --endpoint.
 pub struct AskedEndpoint<'a> {
     pub model: Option<&'a Path>,
     pub data: &'a Path,
@@ -130,52 +130,50 @@ impl Ask {
         let name = self.served_model.as_deref().ok_or_else(|| user_error!("--endpoint needs --served-model NAME"))?;
         let interrupts = count_interrupts()?;
         let interrupts = || interrupts.load(Ordering::Relaxed);
-        let read = self.questions_or_split(asked, name)?;
+        let input = self.read_input(asked, name)?;
         let lease = LeaseObserver::new(asked.out).wait(|sentence| note!("{sentence}"), || interrupts() > 0)?;
-        let done = match (&lease, read) {
+        let done = match (&lease, input) {
             (None, _) => false,
-            (Some(lease), Read::Text(judged)) => self.score(asked, name, &service, &judged, lease.fence(), interrupts, output)?,
-            (Some(lease), Read::Prompts(questions, tally)) => {
-                let mut ledger = ResponseLog::open(asked.out, lease.fence())?;
-                let others = ledger.others(&questions);
+            (Some(lease), Read::Text(text)) => self.score(asked, name, &service, &text, lease.fence(), interrupts, output)?,
+            (Some(lease), Read::Prompts(requests, tally)) => {
+                let mut log = ResponseLog::open(asked.out, lease.fence())?;
+                let others = log.others(&requests);
                 if others > 0 {
-                    let path = ledger.path().display();
+                    let path = log.path().display();
                     return Err(user_error!(
-                        "{path} holds {others} answers to other prompts, or to these asked otherwise, which would be data as well; use \
-                         another --out"
+                        "{path} has {others} answers to other prompts, or to these prompts with other settings, which would become data as \
+                         well; use another --out"
                     ));
                 }
-                let done = collect(name, &service, &questions, &mut ledger, |_, _| Ok(()), interrupts)?;
-                self.show(ledger.path(), &ledger.spent, &service, &tally, output);
+                let done = collect(name, &service, &requests, &mut log, |_, _| Ok(()), interrupts)?;
+                self.show(log.path(), &log.spent, &service, &tally, output);
                 done
             }
         };
         if !done {
-            note!("interrupted; the same command goes on from here");
+            note!("interrupted; the same command resumes from here");
             return Ok(ExitCode::from(130));
         }
         Ok(ExitCode::SUCCESS)
     }
 
-    /// All that can be wrong with the input, before anyone is asked.
-    fn questions_or_split(&self, asked: &AskedEndpoint, name: &str) -> Result<Read> {
+    /// Reads and checks all input, before the first request is sent.
+    fn read_input(&self, asked: &AskedEndpoint, name: &str) -> Result<Read> {
         if self.ask == What::Judge {
             let tokenizer = match (&self.tokenizer, asked.model) {
                 (Some(path), _) => path.clone(),
                 (None, Some(folder)) => folder.join("tokenizer.json"),
                 (None, None) => {
-                    return Err(user_error!(
-                        "what is judged is cut into the students' tokens; say --tokenizer FILE, or --model HF_DIR"
-                    ));
+                    return Err(user_error!("scoring needs the students' tokenizer; pass --tokenizer FILE or --model HF_DIR"));
                 }
             };
             let opened = tokenizer::open(&tokenizer)?;
             let vocab_size = tokenizer::vocab_size(&opened);
             let (split, tally) = Text { data: asked.data, reading: asked.reading }.encode(&tokenizer, vocab_size)?;
-            return Ok(Read::Text(Box::new(Judged { tokenizer, opened, vocab_size, split, tally })));
+            return Ok(Read::Text(Box::new(ScoredText { tokenizer, opened, vocab_size, split, tally })));
         }
         let how = Generation { max_tokens: self.max_tokens, temperature: self.temperature, seed: self.seed };
-        // Without the tokenizer a token is a byte at least, and a budget is not overrun.
+        // Without a tokenizer, count every byte as a token: an upper bound, so that the budget is not exceeded.
         let tokenizer = self.tokenizer.as_deref().map(tokenizer::open).transpose()?;
         let vocabulary =
             tokenizer.as_ref().map(|known| Vocabulary::new(known, tokenizer::vocab_size(known), None)).transpose()?;
@@ -185,31 +183,32 @@ impl Ask {
         };
         let around = tokens(self.system.as_deref().unwrap_or_default())? + TOKENS_AROUND;
         let (mut reader, _) = asked.reading.examples(asked.data, Keys::default())?;
-        let mut questions = Vec::new();
+        let mut requests = Vec::new();
         while let Some(example) = reader.next_example()? {
             let prompt = example.source.or(example.target).map(|piece: Segment| piece.text()).unwrap_or_default();
             let tokens = around + tokens(&prompt)?;
-            questions.push(match self.ask {
+            requests.push(match self.ask {
                 What::Chat => ApiRequest::chat(example.id, name, self.system.as_deref(), &prompt, tokens, asked.top_k, how),
                 _ => ApiRequest::complete(example.id, name, json!(prompt), tokens, asked.top_k, how),
             });
         }
-        need_some(questions.len() as u64, asked.data, &reader.tally)?;
-        Ok(Read::Prompts(questions, reader.tally))
+        need_some(requests.len() as u64, asked.data, &reader.tally)?;
+        Ok(Read::Prompts(requests, reader.tally))
     }
 
-    #[expect(clippy::too_many_arguments, reason = "called once: the end of a verb, apart so that it can be read")]
+    /// Scores the text into the cache in `asked.out`. Returns false if interrupted.
+    #[expect(clippy::too_many_arguments, reason = "called once: the end of a subcommand, separated for readability")]
     fn score(
         &self,
         asked: &AskedEndpoint,
         name: &str,
         service: &Service,
-        judged: &Judged,
+        text: &ScoredText,
         fence: Fence,
         interrupts: impl Fn() -> usize,
         output: Output,
     ) -> Result<bool> {
-        let Judged { tokenizer, opened, vocab_size, split, tally } = judged;
+        let ScoredText { tokenizer, opened, vocab_size, split, tally } = text;
         let recipe = EndpointRecipe {
             model: name.to_string(),
             sent: Sent::named(&self.sent).unwrap_or(Sent::Text),
@@ -219,9 +218,9 @@ impl Ask {
         let kept = TargetSpec::best(asked.top_k, &[1.0]);
         let title = CacheManifest::new(identity(&recipe), sha256_file(tokenizer)?, *vocab_size, kept);
         let context = asked.context;
-        let judge =
+        let scorer =
             PromptScorer { name, recipe: &recipe, service, tokenizer: opened, examples: None, split, context, title: &title };
-        if judge.prepare(&sequences(split, context), (asked.out, fence), asked.out, interrupts)?.is_none() {
+        if scorer.prepare(&sequences(split, context), (asked.out, fence), asked.out, interrupts)?.is_none() {
             return Ok(false);
         }
         let folder = tokenizer.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
@@ -239,9 +238,7 @@ impl Ask {
             (input, output) => Some(Price { input: input.unwrap_or(0.0), output: output.unwrap_or(0.0) }),
         };
         if self.budget_cost.is_some() && price.is_none() {
-            return Err(user_error!(
-                "--budget-cost follows from a price; say --price-input and --price-output, of a million tokens"
-            ));
+            return Err(user_error!("--budget-cost needs prices; pass --price-input and --price-output, per million tokens"));
         }
         Ok(Service {
             key_env: self.key_env.clone(),
@@ -274,13 +271,14 @@ impl Ask {
     }
 }
 
-/// What the input is.
+/// The input that was read.
 enum Read {
-    Text(Box<Judged>),
+    Text(Box<ScoredText>),
     Prompts(Vec<ApiRequest>, Tally),
 }
 
-struct Judged {
+/// A text to score, with its tokenizer.
+struct ScoredText {
     tokenizer: PathBuf,
     opened: Tokenizer,
     vocab_size: usize,
@@ -288,8 +286,8 @@ struct Judged {
     tally: Tally,
 }
 
-/// An amount of money, or a temperature.
+/// Parses an amount of money, or a temperature.
 fn amount(text: &str) -> Result<f64, String> {
-    let wanted = || format!("a number from 0 to {} is wanted", number(AMOUNT_MAX));
-    text.parse().ok().filter(|x: &f64| (0.0..=AMOUNT_MAX).contains(x)).ok_or_else(wanted)
+    let expected = || format!("expected a number from 0 to {}", number(AMOUNT_MAX));
+    text.parse().ok().filter(|x: &f64| (0.0..=AMOUNT_MAX).contains(x)).ok_or_else(expected)
 }

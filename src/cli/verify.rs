@@ -1,4 +1,5 @@
-//! `hydrometer verify`: whether what is committed still follows from its frames.
+//! `hydrometer verify`: checks that committed files follow from their frames and, on request, that training reproduces the
+//! numbers.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -33,52 +34,52 @@ use crate::sweep::session::RETRIES;
 use crate::sweep::{schedule, session};
 use crate::{note, say};
 
-/// The number formats that a golden has, whatever the experiment file says.
+/// The number formats that a golden covers, whatever the experiment file says.
 const GOLDEN_PRECISIONS: [Precision; 2] = [Precision::F32, Precision::Bf16];
 
 #[derive(Args, Debug)]
 pub struct Verify {
     #[command(flatten)]
     common: Common,
-    /// Train everything again as well, and say how far the numbers agree with those of the results.
+    /// Also train everything again, and report how closely the numbers agree with the results.
     #[arg(long)]
     rerun: bool,
-    /// A claim that is refuted is a result: end with 4 only where a file is not what the frames give, or numbers do not come again.
+    /// Accept refuted claims: exit with code 4 only if a file does not follow from its frames or numbers are not reproduced.
     #[arg(long)]
     accept_refuted: bool,
-    /// The results are known to be of an older version of the arithmetic and wait to be made again; it is a fault if they are not.
+    /// Accept results of an older version of the arithmetic, which are known to be stale; fail if they are not stale.
     #[arg(long)]
     accept_stale: bool,
-    /// With --smoke: write what the smoke tier trains to as the golden of this machine's processor family, and compare with none.
+    /// With --smoke: write the numbers of the smoke tier as the golden of this machine's CPU family, instead of comparing.
     #[arg(long, requires = "smoke", conflicts_with = "rerun")]
     write_golden: bool,
-    /// Where the goldens of experiments are.
+    /// The folder with the goldens of all experiments.
     #[arg(long, value_name = "DIR", default_value = "results/goldens")]
     goldens: PathBuf,
-    /// Runs at a time where something is trained [default: 1; against a golden, what leaves each run as many threads as it had].
+    /// Number of runs at a time when training [default: 1; with a golden, as many as leave each run the golden's thread count].
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     jobs: Option<u32>,
 }
 
 impl Verify {
     pub fn verify(&self, output: Output) -> Result<ExitCode> {
-        let (mut found, mut told) = artefacts(self, output)?;
+        let (mut found, mut document) = artefacts(self, output)?;
         let interrupts = if self.rerun || self.common.smoke { count_interrupts()? } else { Arc::default() };
         if self.rerun && found != Finding::Nothing {
             let (again, numbers) = self.train_again(output, &interrupts)?;
-            (found, told["rerun"]) = (found.max(again), numbers);
+            (found, document["rerun"]) = (found.max(again), numbers);
         }
         if self.common.smoke {
             let (golden, numbers) = self.golden(output, &interrupts)?;
             found = match (found, golden) {
-                // Either is something to verify.
+                // It is enough if one of the two had something to verify.
                 (Finding::Nothing, other) | (other, Finding::Nothing) => other,
                 (one, other) => one.max(other),
             };
-            told["golden"] = numbers;
+            document["golden"] = numbers;
         }
         if output == Output::Json {
-            terminal::json(&told);
+            terminal::json(&document);
         }
         Ok(ExitCode::from(match found {
             Finding::Agreement => 0,
@@ -87,20 +88,20 @@ impl Verify {
         }))
     }
 
-    /// Trains the experiment in a folder of its own and compares its numbers with the frames that are there.
+    /// Trains the experiment in a separate folder and compares its numbers with the existing frames.
     fn train_again(&self, output: Output, interrupts: &Arc<AtomicUsize>) -> Result<(Finding, Value)> {
         let experiment = self.common.load()?;
-        // Damaged frames are named already; there is nothing to hold new numbers against.
+        // Damaged frames have been reported already; there is nothing to compare with.
         let Ok(kept) = Frames::read(&self.common.results(&experiment)) else { return Ok((Finding::Refuted, Value::Null)) };
         let again = self.train(std::slice::from_ref(&experiment), self.jobs.unwrap_or(1), interrupts)?;
         let again = again.first().context("nothing was trained")?;
         let mut agreements = numerics::compare(&kept, again)?;
         let outcomes = decide(&experiment.claims, again)?;
         let known = decide(&experiment.claims, &kept)?.into_iter().map(|outcome| outcome.verdict == Verdict::Refuted);
-        let news: Vec<Outcome> =
+        let new: Vec<Outcome> =
             outcomes.iter().zip(known).filter(|(_, known)| !(self.accept_refuted && *known)).map(|(o, _)| o.clone()).collect();
-        numerics::apply_claims(&mut agreements, &news);
-        let rung = numerics::rung(&agreements, &news);
+        numerics::apply_claims(&mut agreements, &new);
+        let rung = numerics::rung(&agreements, &new);
         if output == Output::Human {
             agreements.iter().for_each(|agreement| say!("{agreement}"));
             outcomes.iter().for_each(|outcome| say!("trained again: {}", outcome.sentence));
@@ -110,15 +111,15 @@ impl Verify {
         Ok((found, json!({ "rung": rung, "runs": agreements, "claims": outcomes })))
     }
 
-    /// Trains the smoke tier in every precision and holds it to the golden of this machine's family, or within a tolerance to that of
-    /// another.
+    /// Trains the smoke tier in every precision and compares it with the golden of this machine's CPU family bit by bit, or with
+    /// that of another family within a tolerance.
     fn golden(&self, output: Output, interrupts: &Arc<AtomicUsize>) -> Result<(Finding, Value)> {
         let experiment = self.common.load()?;
         let (name, file) = (&experiment.name, self.common.experiment.display());
         let folder = self.goldens.join(file_name(name));
         if let Some((setting, value)) = foreign_setting() {
             return Err(user_error!(
-                "{setting} is set to {}, which changes the bits of what is trained; unset it to compare with goldens",
+                "{setting} is set to {}, which changes the trained numbers in their last bits; unset it to compare with goldens",
                 quoted(&value)
             ));
         }
@@ -127,7 +128,7 @@ impl Verify {
             Ok(None) => {
                 note!(
                     "{} has no goldens, so the smoke tier of {name} was not trained; `hydrometer verify {file} --smoke \
-                     --write-golden` writes that of this machine's family, {}",
+                     --write-golden` writes one for this machine's family, {}",
                     folder.display(),
                     family()
                 );
@@ -135,22 +136,23 @@ impl Verify {
             }
             Ok(found) => found,
             Err(error) => {
-                tell(output, format_args!("{error:#}; git has those that are committed"));
+                say_line(output, format_args!("{error:#}; restore the committed one with git"));
                 return Ok((Finding::Refuted, json!({ "fault": format!("{error:#}") })));
             }
         };
         if let Some(kept) = kept.as_ref().filter(|kept| kept.golden.numerics != NUMERICS) {
             let (path, version) = (kept.path.display(), kept.golden.numerics);
-            let fault =
-                format!("{path} is stale: it is of numerics {version}, the code's are {NUMERICS}; --write-golden replaces it");
-            tell(output, format_args!("{fault}"));
+            let fault = format!(
+                "{path} is stale: it was made by numerics {version}, but the code has {NUMERICS}; --write-golden replaces it"
+            );
+            say_line(output, format_args!("{fault}"));
             return Ok((Finding::Refuted, json!({ "file": kept.path, "fault": fault })));
         }
         let ranks = i64::from(self.common.tp) * i64::from(self.common.dp);
         if self.write_golden && ranks > 1 {
-            return Err(user_error!("a golden is of single ranks; leave --tp and --dp out"));
+            return Err(user_error!("goldens are written with one rank per run; leave out --tp and --dp"));
         }
-        // Runs side by side share the cores, so that each may have as many threads as those of the golden.
+        // Choose the number of concurrent runs such that each gets the golden's thread count.
         let threads = kept.as_ref().and_then(|kept| usize::try_from(kept.golden.threads).ok()).filter(|&n| n > 0 && ranks == 1);
         let jobs = self.jobs.unwrap_or(threads.map_or(1, |threads| (cores() / threads).max(1) as u32));
         let load = |precision| load_smoke_in(&self.common.experiment, precision, &self.common.options());
@@ -158,7 +160,7 @@ impl Verify {
         let frames = self.train(&variants, jobs, interrupts)?;
         let Some(golden::Read { path, golden, whole }) = kept else {
             let path = Golden::of(name, &frames, &torch_version())?.write(&folder)?;
-            tell(output, format_args!("{}", path.display()));
+            say_line(output, format_args!("{}", path.display()));
             return Ok((Finding::Agreement, json!({ "file": path })));
         };
         let threads = golden::threads(&frames)?;
@@ -177,9 +179,9 @@ impl Verify {
             let Golden { cpu_family, threads: its, libtorch, .. } = &golden;
             let (path, tolerance) = (path.display(), 100.0 * TOLERANCE);
             match exact {
-                true => say!("{path}: of this machine's family, {its} threads a run, libtorch {libtorch}: compared bit by bit"),
+                true => say!("{path}: this machine's family, {its} threads per run, libtorch {libtorch}: compared bit by bit"),
                 false => say!(
-                    "{path}: of {cpu_family}, {its} threads a run, libtorch {libtorch}; this is {}, {threads} threads{}, libtorch {}: \
+                    "{path}: made on {cpu_family}, {its} threads per run, libtorch {libtorch}; this is {}, {threads} threads{}, libtorch {}: \
                      evaluations are compared within {tolerance}%, not bit by bit",
                     family(),
                     if ranks > 1 { format!(" on each of {ranks} ranks") } else { String::new() },
@@ -194,7 +196,7 @@ impl Verify {
         Ok((found, json!({ "file": path, "whole": whole, "exact": exact, "rung": rung, "runs": agreements })))
     }
 
-    /// Trains `experiments`, one after the other, in a folder that is gone afterwards.
+    /// Trains `experiments`, one after the other, in a temporary folder.
     fn train(&self, experiments: &[Experiment], jobs: u32, interrupts: &Arc<AtomicUsize>) -> Result<Vec<Frames>> {
         let name = experiments.first().map_or("", |experiment| &experiment.name);
         let runs = self.common.runs.join(file_name(&format!("rerun-{name}")));
@@ -227,14 +229,14 @@ impl Verify {
     }
 }
 
-/// Says a line to people.
-fn tell(output: Output, line: std::fmt::Arguments) {
+/// Prints a line, unless the output is JSON.
+fn say_line(output: Output, line: std::fmt::Arguments) {
     if output == Output::Human {
         say!("{line}");
     }
 }
 
-/// How a verification ended, the worst last.
+/// The outcome of a verification, from best to worst.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Finding {
     Agreement,
@@ -242,14 +244,14 @@ enum Finding {
     Refuted,
 }
 
-/// Compares the files of the results with what their frames give.
+/// Compares the files of the results with those rebuilt from their frames.
 fn artefacts(verify: &Verify, output: Output) -> Result<(Finding, Value)> {
     let Verify { common, accept_refuted, accept_stale, .. } = verify;
     let SavedExperiment { name, results, claims, runs } = common.known()?;
     let any = |file: &String| results.join(file).exists();
     if !NAMES.map(file_of).iter().chain([&provenance::FILE.to_string()]).any(any) {
         let (results, file) = (results.display(), common.experiment.display());
-        // A smoke tier has its goldens.
+        // A smoke tier can still be verified against its goldens.
         if !common.smoke {
             note!("{results} has no frames, so nothing was verified; run `hydrometer run {file}` first");
         }
@@ -269,7 +271,7 @@ fn artefacts(verify: &Verify, output: Output) -> Result<(Finding, Value)> {
             sentence(&results.join(file).display().to_string(), fault).lines().for_each(|line| say!("{line}"));
         }
         for file in &strangers {
-            say!("{} is no part of the results", results.join(file).display());
+            say!("{} does not belong to the results", results.join(file).display());
         }
         outcomes.iter().for_each(|outcome| say!("{}", outcome.sentence));
         if let Some(sentence) = &age {
@@ -277,7 +279,7 @@ fn artefacts(verify: &Verify, output: Output) -> Result<(Finding, Value)> {
         }
         let all = same.len() + faults.len();
         if lacking > 0 {
-            say!("{lacking} runs of the file are not in the frames; `hydrometer run` trains them");
+            say!("{lacking} runs of the file are missing from the frames; `hydrometer run` trains them");
         }
         say!("{name}: {} of {all} files follow from the frames to the byte; {refuted} claims refuted", same.len());
     }
@@ -293,20 +295,22 @@ fn artefacts(verify: &Verify, output: Output) -> Result<(Finding, Value)> {
     ))
 }
 
-/// What is to be said of results by numerics of this version, where something is.
+/// A sentence on results made by another version of the arithmetic, or wrongly listed as stale; `None` if all is well.
 fn age(version: u32, accept_stale: bool) -> Option<String> {
     match (version, accept_stale) {
         (NUMERICS, false) => None,
-        (NUMERICS, true) => Some("not stale; leave --accept-stale out, and remove it from where it is listed as stale".into()),
+        (NUMERICS, true) => {
+            Some("not stale; leave out --accept-stale, and remove the experiment from the list of stale ones".into())
+        }
         (newer, _) if newer > NUMERICS => {
-            Some(format!("made by numerics {newer}, which this program, of {NUMERICS}, is too old for"))
+            Some(format!("made by numerics {newer}, but this program has the older version {NUMERICS}"))
         }
         (older, accepted) => {
             let changed: Vec<&str> = changes_since(older).map(|change| change.what).collect();
-            let what = if accepted { "stale, as is known" } else { "stale" };
-            let cure = if accepted { "" } else { "; `hydrometer run` makes them anew in an empty folder of runs, --runs DIR" };
+            let what = if accepted { "stale, as expected" } else { "stale" };
+            let cure = if accepted { "" } else { "; `hydrometer run` with an empty runs folder, --runs DIR, makes them again" };
             Some(format!(
-                "{what}: made by numerics {older}, the code's are {NUMERICS}, which changed {}{cure}",
+                "{what}: made by numerics {older}, but the code has {NUMERICS}, which changed {}{cure}",
                 changed.join(" and ")
             ))
         }
@@ -323,16 +327,16 @@ fn sentence(file: &str, fault: &Mismatch) -> String {
             format!("{file} is not the frame that was written: {} of {} changed", columns.join(", "), runs.join(", "))
         }
         Mismatch::Unrecorded => {
-            format!("{file} has no checksum in provenance.json, so that nothing shows whether it was changed")
+            format!("{file} has no checksum in provenance.json, so changes to it cannot be detected")
         }
         Mismatch::Contradiction(why) => format!("{file}: {why}"),
         Mismatch::Damaged(why) if why.contains(file) => why.clone(),
         Mismatch::Damaged(why) => format!("{file} cannot be read: {why}"),
-        Mismatch::Unexpected if file.ends_with(CLAIMS) => format!("{file} is there, but the experiment claims nothing"),
-        Mismatch::Unexpected => format!("{file} is there, but the frames do not give it; delete it"),
+        Mismatch::Unexpected if file.ends_with(CLAIMS) => format!("{file} exists, but the experiment has no claims"),
+        Mismatch::Unexpected => format!("{file} exists, but does not follow from the frames; delete it"),
         Mismatch::Differs { line, expected, found } => {
             let line = line.map_or(String::new(), |line| format!(":{line}"));
-            format!("{file}{line} is not what the frames give\n  frames: {expected}\n  file:   {found}")
+            format!("{file}{line} differs from what the frames give\n  frames: {expected}\n  file:   {found}")
         }
     }
 }

@@ -1,4 +1,4 @@
-//! `hydrometer why`: what makes a run another run than those that are there.
+//! `hydrometer why`: shows why a run differs from the existing ones.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -17,14 +17,14 @@ use crate::sweep::recipe_diff::{nearest, recipes};
 
 #[derive(Args, Debug)]
 pub struct Why {
-    /// The run, or the beginning of its id.
+    /// A run id, or its beginning.
     run: String,
-    /// The experiment that means it, where it has not been started.
+    /// The experiment file that plans the run, if it has not been started.
     experiment: Option<PathBuf>,
-    /// The experiment's `[smoke]` tier.
+    /// Use the experiment's `[smoke]` tier.
     #[arg(long)]
     smoke: bool,
-    /// Where journals, checkpoints and caches live.
+    /// Where journals, checkpoints and caches are stored.
     #[arg(long, value_name = "DIR", default_value = "runs")]
     runs: PathBuf,
 }
@@ -34,7 +34,7 @@ impl Why {
         let stored = recipes(&self.runs)?;
         let (run, recipe) = self.find(stored.iter().map(|(run, recipe)| (run.clone(), recipe.clone())).collect())?;
         let Some((other, found)) = nearest(&run, &recipe, &stored) else {
-            return Err(user_error!("{}: no other run is there to compare {run} with", self.runs.display()));
+            return Err(user_error!("{}: there is no other run to compare {run} with", self.runs.display()));
         };
         if output == Output::Json {
             terminal::json(&json!({ "run": run, "nearest": other, "differences": found }));
@@ -55,7 +55,7 @@ impl Why {
         Ok(ExitCode::SUCCESS)
     }
 
-    /// The run that is meant: one of the experiment where it is named, else one of those `stored`.
+    /// Finds the run among those of the experiment, if one is given, or else among the `stored` ones.
     fn find(&self, stored: Vec<(String, Value)>) -> Result<(String, Value)> {
         let all = match &self.experiment {
             None => stored,
@@ -73,13 +73,13 @@ impl Why {
         match (meant[..].first(), meant.len(), &self.experiment) {
             (Some(only), 1, _) => Ok((*only).clone()),
             (Some(first), n, _) => {
-                Err(user_error!("{}: {n} runs begin so, {} among them; give more of the id", self.run, first.0))
+                Err(user_error!("{}: the ids of {n} runs begin with it, {} among them; give more of the id", self.run, first.0))
             }
             (None, _, Some(path)) => {
-                Err(user_error!("{}: no run of {} begins so; see `hydrometer plan`", self.run, path.display()))
+                Err(user_error!("{}: no run id of {} begins with it; see `hydrometer plan`", self.run, path.display()))
             }
             (None, _, None) => Err(user_error!(
-                "{}: no run under {} begins so; for one that was never started name its experiment, hydrometer why {} E.toml",
+                "{}: no run id under {} begins with it; for a run that was never started, name its experiment: hydrometer why {} E.toml",
                 self.run,
                 self.runs.display(),
                 self.run

@@ -1,6 +1,6 @@
-//! Other names of a run: its folder is found by its recipe where an arm, an axis or a teacher has been renamed.
+//! Aliases of run folders: after an arm, an axis or a teacher has been renamed, a run's folder is found by its recipe.
 //!
-//! The folder keeps the name it was made under; a link beside it bears the new one.
+//! The folder keeps the name under which it was created; a symbolic link beside it has the new name.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -17,8 +17,8 @@ use super::job::cache_place;
 use crate::experiment::Experiment;
 use crate::train::recipe::TrainRecipe;
 
-/// Links every run, teacher and cache of `experiment` that is not under `runs` by its name to the folder that holds its recipe, if
-/// any does. What cannot be linked is done again, no more.
+/// For every student, teacher and cache of `experiment` without a folder of its name under `runs`, links to the folder with the
+/// same recipe, if there is one. A link that cannot be created costs only time: the work is repeated.
 pub fn link(experiment: &Experiment, runs: &Path) -> Result<()> {
     let (mut names, mut by_hash): (BTreeSet<String>, BTreeMap<String, Vec<String>>) = Default::default();
     let entries = match fs::read_dir(runs) {
@@ -29,7 +29,7 @@ pub fn link(experiment: &Experiment, runs: &Path) -> Result<()> {
         let entry = entry.map_err(|error| unreadable(runs, error))?;
         let name = entry.file_name().to_string_lossy().into_owned();
         match entry.file_type() {
-            // Its folder was deleted.
+            // A link whose folder was deleted.
             Ok(kind) if kind.is_symlink() && !entry.path().exists() => drop(fs::remove_file(entry.path())),
             Ok(kind) => {
                 if let (true, Some(hash)) = (kind.is_dir(), hash_of(&name)) {
@@ -58,7 +58,7 @@ pub fn link(experiment: &Experiment, runs: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Whether `folder` holds a job that does `work` by `recipe`: the hash of a name is short.
+/// Whether the job in `folder` does `work` with exactly `recipe`. The hash in a folder's name is too short to prove it.
 fn holds(folder: &Path, work: &str, recipe: &TrainRecipe) -> bool {
     let job = fs::read(folder.join("job.json")).ok().and_then(|bytes| serde_json::from_slice::<Value>(&bytes).ok());
     let stored = job.as_ref().and_then(|job| job.pointer(&format!("/work/{work}/recipe")));

@@ -1,4 +1,4 @@
-//! From the journals of an experiment to its frames.
+//! Builds the frames of an experiment from its journals.
 
 use std::path::Path;
 
@@ -13,16 +13,18 @@ use crate::sweep::ending::Ending;
 use crate::sweep::job::{baselines, cache_place, fidelity_run, fidelity_teacher, journal_path, recording_place};
 use crate::train::recipe::TrainRecipe;
 
-/// An experiment's frames and the runs whose rows come from earlier ones.
+/// An experiment's frames.
 pub struct BuiltFrames {
     pub frames: Frames,
+    /// Runs whose rows were carried over from earlier frames.
     pub kept: Vec<String>,
-    /// The oldest version of the arithmetic among the runs that were read and the caches that taught them; `None` where none was.
+    /// The oldest version of the arithmetic among the runs that were read and the caches that taught them; `None` if no run was
+    /// read.
     pub numerics: Option<u32>,
 }
 
-/// Reads every run of `experiment` under `runs`: students in the order of the plan, then teachers, then the baseline. A run
-/// without a journal keeps the rows it has in `earlier`; one of `earlier` that is not planned any more comes last.
+/// Reads every run of `experiment` under `runs`: students in the order of the plan, then teachers, then baselines. A run without
+/// a journal keeps the rows that it has in `earlier`; runs of `earlier` that are no longer planned come last.
 pub fn build_frames(experiment: &Experiment, runs: &Path, earlier: Option<&Frames>) -> Result<BuiltFrames> {
     let earlier = earlier.map(Rows::read).transpose()?.unwrap_or_default();
     let mut rows = Rows::default();
@@ -32,7 +34,7 @@ pub fn build_frames(experiment: &Experiment, runs: &Path, earlier: Option<&Frame
         let axes = experiment.axes.iter().map(value).collect();
         rows.add(experiment, runs, &student.run, ("student", &student.method), &student.recipe, axes, &earlier)?;
         if let Some(teacher) = fidelity_teacher(experiment, student) {
-            rows.compare(&student.run, &runs.join(fidelity_run(student, &experiment.teachers[teacher])))?;
+            rows.add_fidelity(&student.run, &runs.join(fidelity_run(student, &experiment.teachers[teacher])))?;
         }
     }
     for teacher in &experiment.teachers {
@@ -41,7 +43,7 @@ pub fn build_frames(experiment: &Experiment, runs: &Path, earlier: Option<&Frame
     for (run, student) in baselines(experiment) {
         rows.add(experiment, runs, &run, ("baseline", "unigram"), &student.recipe, none(), &earlier)?;
     }
-    // What a cache was once taught stays in it.
+    // Targets stay in a cache, so every pass that ever added to it counts.
     let recordings = experiment.recordings.iter().map(|recording| recording_place(runs, recording));
     for place in experiment.teachers.iter().map(|teacher| cache_place(runs, teacher)).chain(recordings) {
         let events = journal::read(&journal_path(&place.folder))?;
@@ -53,11 +55,11 @@ pub fn build_frames(experiment: &Experiment, runs: &Path, earlier: Option<&Frame
     }
     rows.axes = experiment.axes.clone();
     for (at, row) in earlier.runs.iter().enumerate() {
-        // A run that only bears another name now is the same run.
+        // A run that was only renamed is the same run.
         if row.status != RunStatus::New.in_frames() && !rows.runs.iter().any(|known| recipe_of(&known.run) == recipe_of(&row.run))
         {
             rows.runs.push(RunRow { planned: false, ..row.clone() });
-            rows.take(&row.run, &earlier);
+            rows.carry_over(&row.run, &earlier);
             let values = earlier.axes.iter().zip(&earlier.values[at]);
             let mut mine = vec![None; rows.axes.len()];
             for (axis, value) in values.filter(|(_, value)| value.is_some()) {
@@ -92,11 +94,11 @@ struct Rows {
     evals: Vec<EvalRow>,
     documents: Vec<DocumentRow>,
     axes: Vec<String>,
-    /// Of each run, on each axis; those of axes that came later are left out.
+    /// The axis values of each run. A row may be shorter than `axes`, because axes can be added after it.
     values: Vec<Vec<Option<String>>>,
-    /// Runs whose rows were taken from elsewhere.
+    /// Runs whose rows were carried over from earlier frames.
     kept: Vec<String>,
-    /// The oldest of those that were not.
+    /// The oldest version of the arithmetic among the other runs.
     numerics: Option<u32>,
 }
 
@@ -117,16 +119,16 @@ impl Rows {
         })
     }
 
-    /// Adds what `other` has of `run`, but its row of the runs.
-    fn take(&mut self, run: &str, other: &Self) {
+    /// Copies the rows of `run` from `other`, except for the one in `runs`.
+    fn carry_over(&mut self, run: &str, other: &Self) {
         self.curves.extend(other.curves.iter().filter(|row| row.run == run).cloned());
         self.evals.extend(other.evals.iter().filter(|row| row.run == run).cloned());
         self.documents.extend(other.documents.iter().filter(|row| row.run == run).cloned());
         self.kept.push(run.into());
     }
 
-    /// Adds to the last evaluation of `run` the fidelity that the job in `folder` has measured, if it has.
-    fn compare(&mut self, run: &str, folder: &Path) -> Result<()> {
+    /// Adds the fidelity that the job in `folder` has measured, if any, to the last evaluation of `run`.
+    fn add_fidelity(&mut self, run: &str, folder: &Path) -> Result<()> {
         let last = self.evals.iter_mut().rev().find(|row| row.run == run);
         let found = journal::read(&journal_path(folder))?.into_iter().rev().find_map(|event| match event {
             Event::FidelityMeasured { scores, .. } => Some(scores),
@@ -138,6 +140,7 @@ impl Rows {
         Ok(())
     }
 
+    /// Adds the rows of `run` from its journal; if it has none, those in `earlier`.
     #[expect(clippy::too_many_arguments, reason = "students, teachers and baselines differ in each of them")]
     fn add(
         &mut self,
@@ -155,7 +158,7 @@ impl Rows {
             && let Some(row) = earlier.runs.iter().find(|row| row.run == run && row.status != RunStatus::New.in_frames())
         {
             self.runs.push(RunRow { planned: true, method: method.into(), ..row.clone() });
-            self.take(run, earlier);
+            self.carry_over(run, earlier);
             return Ok(());
         }
         self.numerics = self.numerics.into_iter().chain(journal::numerics(&events)).min();

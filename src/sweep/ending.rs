@@ -1,7 +1,8 @@
-//! How a run ends: one type from the process that works on it to the journal and to the words that are shown.
+//! How a run ends, as one type for workers, the scheduler, the journal and the user interface.
 //!
-//! A worker ends with an [`Ending`]. Its exit code carries the ending to the scheduler ([`Ending::exit_code`], [`Ending::of_exit`]),
-//! the journal keeps it ([`Ending::event`], [`Ending::of_events`]), and [`Ending::status`] names it in frames, `status` and `plan`.
+//! A worker ends with an [`Ending`]. Its exit code carries the ending to the scheduler ([`Ending::exit_code`],
+//! [`Ending::of_exit`]), the journal records it ([`Ending::event`], [`Ending::of_events`]), and [`Ending::status`] is its status
+//! in frames, `status` and `plan`.
 
 use std::fmt;
 use std::os::unix::process::ExitStatusExt;
@@ -11,17 +12,18 @@ use hydrometer_record::journal::Event;
 use hydrometer_record::run_status::RunStatus;
 use rustix::process::Signal;
 
-/// How a run has ended so far, the weightiest last: where ranks differ, it decides for all.
+/// How a run has ended so far. Ordered by precedence: if ranks ended differently, the greatest ending counts for the run.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Ending {
-    /// It has not begun.
+    /// It has not been started.
     New,
     Done,
-    /// The evidence.
+    /// With the loss and gradient norm that show it.
     Diverged(String),
-    /// The error.
+    /// With the error.
     Failed(String),
-    /// It ended before its work was done through no fault of its own: the next `run` resumes it. The journal does not say the cause.
+    /// It stopped early for an external reason, so the next `run` resumes it. `None` if read from a journal, which does not
+    /// record the cause.
     Interrupted(Option<Interruption>),
 }
 
@@ -29,32 +31,32 @@ pub enum Ending {
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Interruption {
     pub cause: Cause,
-    /// In a sentence.
+    /// The cause as a sentence.
     pub because: String,
 }
 
-/// The kinds of interruption, the weightiest last.
+/// What interrupted a run, in increasing order of precedence.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Cause {
-    /// A file that the run reads is damaged; another job makes it again.
+    /// An input file of the run is damaged; another job rebuilds it.
     CorruptInput,
-    /// The ranks did not find each other.
+    /// The ranks could not connect to each other.
     Rendezvous,
-    /// The disk is full or cannot be written.
+    /// The disk is full or not writable.
     Storage,
-    /// A process could not get the memory that it asked for. It may find more another time.
+    /// A memory allocation failed. It may succeed at another time.
     Memory,
-    /// A person or a queue ended a process.
+    /// A user or a batch system terminated a process.
     Terminated,
-    /// A process was killed as a machine short of memory kills.
+    /// A process was killed by SIGKILL, for instance by the kernel's out-of-memory killer.
     Killed,
 }
 
-/// A worker's exit codes for the causes that it can tell itself, as in sysexits.h.
+/// A worker's exit codes for the causes that it can detect itself, from sysexits.h.
 const EXIT_CODES: [(Cause, u8); 4] =
     [(Cause::CorruptInput, 65), (Cause::Memory, 71), (Cause::Storage, 74), (Cause::Rendezvous, 75)];
 
-/// Signals by which a person or a queue ends a process.
+/// Signals with which users and batch systems terminate a process.
 const TERMINATION_SIGNALS: [Signal; 3] = [Signal::HUP, Signal::INT, Signal::TERM];
 
 impl Ending {
@@ -62,9 +64,9 @@ impl Ending {
         Self::Interrupted(Some(Interruption { cause, because }))
     }
 
-    /// As the events of a journal tell it.
+    /// The ending that the events of a journal record.
     pub fn of_events(events: &[Event]) -> Self {
-        // What is torn has lost something that the frames need.
+        // A torn journal has lost events that the frames need, so the run does not count as done.
         let whole = !events.iter().any(|event| matches!(event, Event::Torn { .. }));
         let last = events.iter().rev().find_map(|event| match event {
             Event::Done if whole => Some(Self::Done),
@@ -76,7 +78,7 @@ impl Ending {
         last.unwrap_or(if events.is_empty() { Self::New } else { Self::Interrupted(None) })
     }
 
-    /// What the journal keeps of it; `None` where the training writes that itself.
+    /// The event that records this ending in the journal; `None` if the training loop has written one already.
     pub fn event(&self) -> Option<Event> {
         match self {
             Self::New | Self::Done | Self::Diverged(_) | Self::Interrupted(None) => None,
@@ -85,7 +87,7 @@ impl Ending {
         }
     }
 
-    /// As the exit status of rank `rank` tells it; `None` where the process has succeeded.
+    /// The ending that the exit status of rank `rank` stands for; `None` if the process succeeded.
     pub fn of_exit(rank: usize, status: ExitStatus) -> Option<Self> {
         if status.success() {
             return None;
@@ -97,20 +99,20 @@ impl Ending {
                 _ if TERMINATION_SIGNALS.into_iter().any(is) => {
                     Self::interrupted(Cause::Terminated, format!("rank {rank} was stopped by signal {number}"))
                 }
-                _ => Self::Failed(format!("rank {rank} was ended by signal {number}")),
+                _ => Self::Failed(format!("rank {rank} was terminated by signal {number}")),
             });
         }
         let code = status.code().unwrap_or(-1);
         let because = match EXIT_CODES.into_iter().find(|&(_, known)| i32::from(known) == code) {
-            None => return Some(Self::Failed(format!("rank {rank} ended with code {code}"))),
-            Some((cause @ Cause::Rendezvous, _)) => (cause, format!("rank {rank} did not reach the others")),
-            Some((cause @ Cause::Memory, _)) => (cause, "no memory is left".into()),
+            None => return Some(Self::Failed(format!("rank {rank} exited with code {code}"))),
+            Some((cause @ Cause::Rendezvous, _)) => (cause, format!("rank {rank} could not connect to the other ranks")),
+            Some((cause @ Cause::Memory, _)) => (cause, "out of memory".into()),
             Some((cause, _)) => (cause, cause.to_string()),
         };
         Some(Self::interrupted(because.0, because.1))
     }
 
-    /// With what a worker process ends.
+    /// The exit code of a worker process with this ending.
     pub fn exit_code(&self) -> u8 {
         match self {
             Self::New | Self::Done | Self::Diverged(_) | Self::Interrupted(None) => 0,
@@ -131,12 +133,12 @@ impl Ending {
         }
     }
 
-    /// Whether there is something to do without being asked for again.
+    /// Whether the next `run` works on it without `--rerun`.
     pub fn is_left(&self) -> bool {
         matches!(self, Self::New | Self::Interrupted(_))
     }
 
-    /// What went wrong, where the run itself did.
+    /// Why the run failed or diverged; `None` for other endings.
     pub fn error(&self) -> Option<&str> {
         match self {
             Self::Failed(why) | Self::Diverged(why) => Some(why),
@@ -146,6 +148,7 @@ impl Ending {
 }
 
 impl Interruption {
+    /// The event that records this interruption in the journal.
     pub fn event(&self) -> Event {
         let because = self.because.clone();
         match self.cause {
@@ -158,11 +161,11 @@ impl Interruption {
 impl fmt::Display for Cause {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         f.write_str(match self {
-            Self::CorruptInput => "what it needs is not whole",
-            Self::Rendezvous => "the ranks did not find each other",
-            Self::Storage => "the disk is full or cannot be written",
-            Self::Memory => "memory has ended",
-            Self::Terminated => "it was told to stop",
+            Self::CorruptInput => "an input file is damaged",
+            Self::Rendezvous => "the ranks could not connect to each other",
+            Self::Storage => "the disk is full or not writable",
+            Self::Memory => "out of memory",
+            Self::Terminated => "it was terminated",
             Self::Killed => "it was killed",
         })
     }
@@ -172,9 +175,9 @@ impl fmt::Display for Cause {
 mod tests {
     use super::*;
 
-    /// Oracle: what the worker meant. Codes are shifted by 8 in a wait status.
+    /// Oracle: the cause that the worker reported. A wait status holds the exit code shifted by 8 bits.
     #[test]
-    fn an_exit_code_carries_the_cause_and_signals_tell_who_ended_a_rank() {
+    fn exit_codes_carry_the_cause_and_signals_distinguish_termination_from_killing() {
         let exit = |raw: i32| Ending::of_exit(1, ExitStatus::from_raw(raw));
         for cause in [Cause::CorruptInput, Cause::Rendezvous, Cause::Storage, Cause::Memory] {
             let code = Ending::interrupted(cause, "x".into()).exit_code();
@@ -184,7 +187,7 @@ mod tests {
         assert_eq!(exit(0), None);
         assert_eq!(
             exit(i32::from(Ending::Failed("x".into()).exit_code()) << 8),
-            Some(Ending::Failed("rank 1 ended with code 1".into()))
+            Some(Ending::Failed("rank 1 exited with code 1".into()))
         );
         let by = |raw: i32| match exit(raw) {
             Some(Ending::Interrupted(Some(interruption))) => Some(interruption.cause),
@@ -196,9 +199,9 @@ mod tests {
         );
     }
 
-    /// Oracle: the words, and the ending that went in; the journal keeps no cause.
+    /// Oracle: the ending that was written; the journal does not record causes.
     #[test]
-    fn the_journal_keeps_whether_a_run_failed_or_was_interrupted() {
+    fn the_journal_records_whether_a_run_failed_or_was_interrupted() {
         let failed = Ending::Failed("no".into());
         assert_eq!(Ending::of_events(&[failed.event().unwrap()]), failed);
         for cause in [Cause::CorruptInput, Cause::Memory, Cause::Killed, Cause::Terminated] {
@@ -208,6 +211,9 @@ mod tests {
         assert_eq!(Ending::of_events(&[]), Ending::New);
         assert_eq!(Ending::of_events(&[Event::Done]), Ending::Done);
         assert_eq!(Ending::of_events(&[Event::Torn { after: 1 }, Event::Done]), Ending::Interrupted(None));
-        assert!(failed < Ending::interrupted(Cause::CorruptInput, String::new()), "a peer's failure follows from the cause");
+        assert!(
+            failed < Ending::interrupted(Cause::CorruptInput, String::new()),
+            "the failure of another rank is a consequence of the cause"
+        );
     }
 }

@@ -1,4 +1,4 @@
-//! What a sweep will take on this machine: time from the journals of runs it has finished, and disk by formula.
+//! Estimates the cost of a sweep on this machine: time from the journals of finished runs, disk and memory by formula.
 
 use std::path::Path;
 
@@ -18,7 +18,7 @@ use crate::experiment::Experiment;
 use crate::experiment::budget::answers;
 use crate::train::recipe::TrainRecipe;
 
-/// Bytes of a training step in a journal, about.
+/// Approximate size of a training step in a journal.
 const STEP_BYTES: u64 = 300;
 
 /// How fast a finished run was.
@@ -31,7 +31,7 @@ struct Speed {
     flops_per_s: f64,
 }
 
-/// The finished training runs under a folder of runs.
+/// The speeds of the finished training runs under a runs folder.
 pub struct History(Vec<Speed>);
 
 impl History {
@@ -44,8 +44,8 @@ impl History {
         self.0.is_empty()
     }
 
-    /// Seconds that `recipe` will train: at the mean speed of finished runs of its model, else by its FLOPs at the mean FLOPs per
-    /// second of all. `None` where nothing has finished.
+    /// Estimated training time of `recipe` in seconds: at the mean speed of finished runs of the same model, or else at the mean
+    /// FLOPs per second of all finished runs. `None` if no run has finished.
     fn seconds(&self, recipe: &TrainRecipe) -> Option<f64> {
         let same = |speed: &&Speed| {
             speed.model == recipe.model
@@ -78,15 +78,15 @@ fn speed(folder: &Path) -> Result<Option<Speed>> {
     }))
 }
 
-/// What is left to do.
+/// The estimated cost of what is left to do.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct Estimate {
     pub runs_left: usize,
-    /// Training time of what is left, one run at a time; absent where no finished run tells.
+    /// Training time of what is left, one run at a time; absent if no run has finished.
     pub seconds_left: Option<f64>,
-    /// Bytes of all weights, journals and teacher caches, at most.
+    /// Upper bound of the disk space of all weights, journals and teacher caches, in bytes.
     pub disk_bytes: u64,
-    /// Bytes of memory that a rank of the largest run takes, about.
+    /// Estimated peak memory of one rank of the largest run, in bytes.
     pub memory_bytes: u64,
 }
 
@@ -102,7 +102,7 @@ pub fn estimate(experiment: &Experiment, runs: &Path, history: &History, (tp, dp
         }
     }
     let seconds: Option<Vec<f64>> = left.iter().map(|recipe| history.seconds(recipe)).collect();
-    // Final weights in f32; a run that is under way keeps the optimizer's two moments beside them.
+    // Final weights in f32. A run in progress also stores the optimizer's two moments in its checkpoints.
     let kept: u64 = trained.iter().map(|(_, r)| 4 * r.model.parameter_count() + STEP_BYTES * r.updates()).sum();
     let under_way = trained.iter().map(|(_, recipe)| 12 * recipe.model.parameter_count()).max().unwrap_or(0);
     let caches = experiment

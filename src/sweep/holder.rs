@@ -1,17 +1,18 @@
-//! A process that works on a folder, and whether it still lives.
+//! The process that holds a lease, and whether it is still alive.
 
 use std::{fs, process};
 
 use serde::{Deserialize, Serialize};
 
-/// A process, as it writes itself down for others.
+/// A process, described so that processes on other machines can recognise it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Holder {
     pub host: String,
     pub pid: u32,
-    /// When it started, in ticks since boot: a process id is used again.
+    /// When it started, in ticks since boot, because process ids are reused.
     started: Option<u64>,
-    /// Boot and process-id namespace; absent where the system does not tell. Ids mean something only where both are equal.
+    /// Boot id and process-id namespace; absent if the system does not report them. Process ids are comparable only if both are
+    /// equal.
     machine: Option<String>,
 }
 
@@ -29,7 +30,7 @@ impl Holder {
         }
     }
 
-    /// Whether it is known to have ended; one on another machine never is.
+    /// Whether the process is known to have ended. Always false for a process on another machine.
     pub fn has_ended(&self) -> bool {
         self.machine.is_some() && self.machine == Self::me().machine && started(self.pid) != self.started
     }
@@ -39,10 +40,10 @@ impl Holder {
     }
 }
 
-/// When process `pid` of this machine started; `None` once it has ended, also while nobody has asked how.
+/// When process `pid` of this machine started; `None` once it has ended, even if its parent has not yet waited for it (a zombie).
 fn started(pid: u32) -> Option<u64> {
     let text = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    // The second field, in parentheses, may hold anything.
+    // The second field, the command in parentheses, may contain spaces and parentheses.
     let fields: Vec<&str> = text.rsplit_once(')')?.1.split_whitespace().collect();
     if ["Z", "X"].contains(fields.first()?) { None } else { fields.get(19)?.parse().ok() }
 }
@@ -52,7 +53,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_process_lives_until_it_has_ended_even_if_nobody_waits_for_it() {
+    fn a_process_counts_as_ended_once_it_is_a_zombie_or_its_id_is_reused() {
         let me = Holder::me();
         assert!(me.is_me() && !me.has_ended());
         let mut child = process::Command::new("sleep").arg("100").spawn().unwrap();
@@ -65,7 +66,7 @@ mod tests {
         assert!(other.has_ended(), "a zombie has ended");
         child.wait().unwrap();
         assert!(other.has_ended());
-        assert!(Holder { started: Some(1), ..me.clone() }.has_ended(), "its id is used again");
-        assert!(!Holder { machine: Some("elsewhere".into()), ..other }.has_ended(), "nothing is known of other machines");
+        assert!(Holder { started: Some(1), ..me.clone() }.has_ended(), "its id was reused");
+        assert!(!Holder { machine: Some("elsewhere".into()), ..other }.has_ended(), "nothing is known about other machines");
     }
 }

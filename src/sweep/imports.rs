@@ -1,4 +1,4 @@
-//! The `imports` frame: what came of every import of data and of recorded logprobs.
+//! The `imports` frame: the outcome of every import of data and of recorded logprobs.
 
 use std::path::Path;
 
@@ -14,7 +14,7 @@ use super::job::{data_sets, recording_place};
 use crate::experiment::Experiment;
 use crate::teacher::imported;
 
-/// The frame of what `experiment` has imported under `runs`; what is not under them any more keeps the row that it has in
+/// The frame of all imports of `experiment` under `runs`. An import that is no longer there keeps the row that it has in
 /// `results`.
 pub fn frame(experiment: &Experiment, runs: &Path, results: &Path) -> Result<DataFrame> {
     let mut rows = Vec::new();
@@ -42,12 +42,12 @@ pub fn frame(experiment: &Experiment, runs: &Path, results: &Path) -> Result<Dat
     Ok(ImportRow::frame(&rows)?)
 }
 
-/// The rows that `results` has; none where there are none that can be read.
+/// The rows of the frame in `results`; empty if there is none or it cannot be read.
 fn earlier(results: &Path) -> Vec<ImportRow> {
     read_frame(results, OPTIONAL).and_then(|frame| ImportRow::rows(&frame)).unwrap_or_default()
 }
 
-/// What the data or the cache in `folder` is.
+/// The hash in the name of a data or cache folder.
 fn folder_hash(folder: &Path) -> String {
     recipe_of(&RunId::of_folder(folder)).to_string()
 }

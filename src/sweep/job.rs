@@ -1,4 +1,4 @@
-//! A unit of work, as handed to the processes that do it, and what its journal says of it.
+//! A job: a unit of work as it is given to worker processes, the folders it uses, and how it has ended.
 
 use std::path::{Path, PathBuf};
 
@@ -17,25 +17,25 @@ use crate::teacher::recipe::EndpointRecipe;
 use crate::teacher::recording::{Asked, Recording};
 use crate::train::recipe::TrainRecipe;
 
-/// A job, complete: written to `job.json` in its folder and read by every rank.
+/// The complete description of a job: written to `job.json` in its folder and read by every rank.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Job {
     pub run: RunId,
-    /// Journal, log, checkpoints.
+    /// The folder of its journal, log and checkpoints.
     pub folder: PathBuf,
-    /// Tokenised splits.
+    /// The folder of the tokenised splits.
     pub data: PathBuf,
     pub work: Work,
-    /// `cpu`, `cuda:0`.
+    /// `cpu` or `cuda:N`.
     pub device: String,
     /// CPU threads of each rank.
     pub threads: usize,
     pub tp: usize,
     pub dp: usize,
-    /// Compute activations again on the way back.
+    /// Activation recomputation: recompute activations in the backward pass.
     #[serde(default)]
     pub recompute: bool,
-    /// Tensor-parallel ranks share out the tokens between their parts.
+    /// Sequence parallelism: tensor-parallel ranks shard norms and residual sums over the tokens.
     #[serde(default)]
     pub sequence_parallel: bool,
 }
@@ -45,12 +45,13 @@ pub struct Job {
 pub enum Work {
     Train {
         recipe: Box<TrainRecipe>,
-        /// The folder of the checkpoint that it starts from.
+        /// The folder of the checkpoint that training starts from.
         #[serde(default)]
         start: Option<PathBuf>,
         cache: Option<CachePlace>,
     },
-    /// The teacher whose run is `weights`, or that is the checkpoint `start`, answers for what students with these views of the data will see.
+    /// A teacher pass: computes the teacher targets of all sequences that students with these views of the data will see. The
+    /// teacher is the run in `weights`, or the checkpoint in `start`.
     Teach {
         recipe: Box<TrainRecipe>,
         weights: PathBuf,
@@ -59,29 +60,29 @@ pub enum Work {
         students: Vec<DataView>,
         cache: CachePlace,
     },
-    /// How near the student whose run is `student` has come to its teacher, on held-out text.
+    /// Measures the fidelity of the student run in `student` to its teacher, on held-out text.
     #[serde(rename = "compare")]
     Fidelity {
         recipe: Box<TrainRecipe>,
         student: PathBuf,
         teacher: Box<TrainRecipe>,
-        /// The teacher's run, and the checkpoint that it is or started from.
+        /// The folder of the teacher's run; `start` is the folder of the checkpoint that the teacher is or started from.
         weights: PathBuf,
         #[serde(default)]
         start: Option<PathBuf>,
     },
-    /// Unigram frequencies of the train split, evaluated as a student would be.
+    /// The unigram baseline: token frequencies of the train split, evaluated like a student.
     Unigram { recipe: Box<TrainRecipe> },
 }
 
 impl Work {
-    /// Whether done work may have to be done again for more.
+    /// Whether a finished job may have to continue because more is asked for: later students may need more teacher targets.
     pub fn grows(&self) -> bool {
         matches!(self, Work::Teach { .. })
     }
 }
 
-/// Where a teacher's answers are and what they are of.
+/// A teacher cache: its folder, and the manifest that it must have.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct CachePlace {
     pub folder: PathBuf,
@@ -92,7 +93,7 @@ pub fn journal_path(folder: &Path) -> PathBuf {
     folder.join(journal::FILE)
 }
 
-/// How run `run` under `runs` has ended.
+/// How the run `run` under `runs` has ended.
 pub fn ending(runs: &Path, run: &str) -> Result<Ending> {
     ending_in(&runs.join(run))
 }
@@ -104,29 +105,30 @@ pub fn ending_in(folder: &Path) -> Result<Ending> {
 
 /// The folder of the tokenised data of `recipe`.
 pub fn data_folder(runs: &Path, recipe: &DataRecipe) -> PathBuf {
-    // Rows are packed when they are read.
+    // Packing happens when rows are read, so it does not change the tokenised data.
     let mut data = recipe.unpacked();
     if data.examples.is_none() {
-        // The context cuts sequences, not tokens; only examples are fitted into it.
+        // Without examples, the context only cuts sequences and the tokens stay the same; examples are fitted into it.
         data.context = 0;
     }
     runs.join(RunId::new("data", &data))
 }
 
-/// The cache of `teacher`.
+/// The teacher cache of `teacher`.
 pub fn cache_place(runs: &Path, teacher: &Teacher) -> CachePlace {
     let Teacher { name, recipe, kept, vocab_size, .. } = teacher;
-    // A tokenizer that is trained here follows from the text.
+    // A tokenizer trained in this experiment is determined by the text.
     let tokenizer = identity(&(&recipe.data.content, &recipe.data.tokenizer));
     let title = CacheManifest::new(recipe.answers_identity(), tokenizer, *vocab_size, kept.clone());
     CachePlace { folder: cache_folder(runs, name, &title), title }
 }
 
-/// The teacher that `student` is held against: its own, or that of the others where they have only one for its data.
+/// Index of the teacher that `student`'s fidelity is measured against: its own teacher, or else the only teacher with the same
+/// data. `None` if there is none or more than one.
 pub fn fidelity_teacher(experiment: &Experiment, student: &Student) -> Option<usize> {
     let data = &student.recipe.data;
     let same = |teacher: &Teacher| match teacher.recipe.is_untrained() {
-        // It was packed for no training.
+        // An untrained teacher's recipe has no packing.
         true => teacher.recipe.data == data.unpacked(),
         false => teacher.recipe.data == *data,
     };
@@ -137,12 +139,12 @@ pub fn fidelity_teacher(experiment: &Experiment, student: &Student) -> Option<us
     })
 }
 
-/// The run that holds `student` against `teacher`.
+/// The id of the job that measures the fidelity of `student` to `teacher`.
 pub fn fidelity_run(student: &Student, teacher: &Teacher) -> RunId {
     RunId::new("fidelity", &(&student.recipe, teacher.recipe.answers_identity()))
 }
 
-/// The cache of a recording.
+/// The teacher cache of a recording.
 pub fn recording_place(runs: &Path, recording: &Recording) -> CachePlace {
     let Recording { name, origin, data, kept, .. } = recording;
     let tokenizer = identity(&(&data.content, &data.tokenizer));
@@ -150,12 +152,13 @@ pub fn recording_place(runs: &Path, recording: &Recording) -> CachePlace {
     CachePlace { folder: cache_folder(runs, name, &title), title }
 }
 
-/// The folder of the cache of teacher `name` that `title` describes. The hash tells caches apart whose names are cleaned alike.
+/// The folder of the cache of teacher `name` with the manifest `title`. The hash distinguishes caches whose names become equal
+/// when they are made safe for a path.
 fn cache_folder(runs: &Path, name: &str, title: &CacheManifest) -> PathBuf {
     runs.join(RunId::hashed(&format!("cache-{name}-{}", title.kept.tag()), &title.hash()[..8]))
 }
 
-/// Where every answer that a model behind an endpoint gave is kept, for all experiments that ask it.
+/// The folder with every response of a model behind an endpoint, shared by all experiments that query it.
 pub fn answers_folder(runs: &Path, asked: &Asked) -> PathBuf {
     let EndpointRecipe { model, revision, .. } = &asked.recipe;
     let shown: String =
@@ -163,7 +166,7 @@ pub fn answers_folder(runs: &Path, asked: &Asked) -> PathBuf {
     runs.join(RunId::new(&format!("answers-{shown}"), &(model, revision)))
 }
 
-/// The baseline of each distinct (data, evaluation) among the students: its id and the student it goes by.
+/// The unigram baselines, one for each distinct pair of data and evaluation split: its id, and a student that uses them.
 pub fn baselines(experiment: &Experiment) -> Vec<(RunId, &Student)> {
     let mut all: Vec<(RunId, &Student)> = Vec::new();
     for student in &experiment.students {
@@ -176,7 +179,7 @@ pub fn baselines(experiment: &Experiment) -> Vec<(RunId, &Student)> {
     all
 }
 
-/// The tokenised data an experiment needs: folder, recipe, files, splits.
+/// The tokenised data sets that an experiment needs: folder, recipe, files and splits of each.
 pub fn data_sets(experiment: &Experiment, runs: &Path) -> Vec<(PathBuf, TrainRecipe, DataFiles, Vec<String>)> {
     let mut all: Vec<(PathBuf, TrainRecipe, DataFiles, Vec<String>)> = Vec::new();
     for student in &experiment.students {

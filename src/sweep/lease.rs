@@ -1,12 +1,14 @@
-//! Who works on a folder, told by files alone: on a shared file system locks may not work and clocks differ.
+//! Leases: which process may work on a folder. They use plain files only, because on a shared file system locks may not work and
+//! clocks differ.
 //!
-//! A folder's lease is the one of its files `lease.G.json` with the highest generation G. Whoever finds it given back, or its
-//! holder gone, creates the next generation; of several who try, the file system lets one succeed. The highest file is never
-//! deleted, so generations only grow, and a holder that sees a higher one than its own has lost.
+//! A folder's lease is the one of its files `lease.G.json` with the highest generation G. A process that finds it released or
+//! expired creates the file of the next generation; if several try, the file system lets exactly one succeed. The highest file is
+//! never deleted, so generations only grow, and a holder that sees a generation higher than its own has lost the lease.
 //!
-//! A holder touches its file several times a term. It is gone when its process is seen to have ended, on this machine, or when
-//! its file has not changed for a term by the watch of whoever looks: no two clocks are ever compared. A holder that was only
-//! asleep finds out before it writes; the journal voids whatever slips through, by the generation that every line bears.
+//! A holder touches its file several times per term. The lease expires when the holder's process is known to have ended (on this
+//! machine), or when an observer has seen the file unchanged for one term of the observer's own clock: clocks of two machines are
+//! never compared. A holder that was merely suspended notices the loss before it writes. Should a write get through nevertheless,
+//! the journal discards it, because every line carries the generation it was written under.
 
 use std::fs::{self, File, OpenOptions};
 use std::hash::{BuildHasher, Hasher, RandomState};
@@ -24,28 +26,28 @@ use serde::{Deserialize, Serialize};
 
 use super::holder::Holder;
 
-/// How long a holder may be silent.
+/// A lease expires when its holder has been silent for this long.
 const TERM: Duration = Duration::from_secs(30);
-/// A holder is heard of so many times a term.
-const BEATS: u32 = 6;
-/// How long a holder believes that it is one without looking.
-const FRESH: Duration = Duration::from_secs(1);
+/// Heartbeats per term.
+const HEARTBEATS: u32 = 6;
+/// How long a holder relies on its last check of the file system.
+const VERIFIED_FOR: Duration = Duration::from_secs(1);
 
-/// What a lease's file says.
+/// The contents of a lease file.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 struct Note {
-    /// Absent once it is given back.
+    /// Absent once the lease is released.
     holder: Option<Holder>,
-    /// Stays the same when a holder hands the lease to a process it starts.
+    /// Unchanged when a holder passes the lease on to a process it starts.
     nonce: String,
     term_ms: u64,
 }
 
-/// A lease that this process holds: given back when dropped, unless it was handed on.
+/// A lease that this process holds. Dropping it releases the lease, unless another process has adopted it.
 pub struct Lease {
     held: Arc<Held>,
-    /// Ends the heartbeat when dropped.
-    _heart: mpsc::Sender<()>,
+    /// Dropping it ends the heartbeat thread.
+    _heartbeat: mpsc::Sender<()>,
 }
 
 struct Held {
@@ -54,23 +56,23 @@ struct Held {
     nonce: String,
     term: Duration,
     lost: AtomicBool,
-    /// Milliseconds from `begun` to the last time it was known to be held.
-    heard: AtomicU64,
+    /// Milliseconds from `begun` to the last successful check that the lease is held.
+    verified_at: AtomicU64,
     begun: Instant,
 }
 
-/// How a folder looks from outside.
+/// The state of a folder's lease as another process sees it.
 #[derive(Clone, Debug, PartialEq)]
 pub enum LeaseState {
     Free,
-    /// By a process that may be alive; which one is not known where its note cannot be read.
+    /// Held by a process that may be alive; `None` if the lease file cannot be read.
     Held(Option<Holder>),
 }
 
-/// Whoever wants a folder's lease, with what was seen of it so far.
+/// Observes a folder's lease over time, so that it can tell when the lease expires.
 pub struct LeaseObserver {
     folder: PathBuf,
-    /// The generation, when its file was last touched by its holder's clock, and when that was seen by ours.
+    /// The generation, the modification time of its file (the holder's clock), and when we first saw that time (our clock).
     seen: Option<(u64, SystemTime, Instant)>,
 }
 
@@ -79,11 +81,11 @@ impl LeaseObserver {
         Self { folder: folder.to_path_buf(), seen: None }
     }
 
-    /// Who holds the folder.
+    /// Looks at the lease once. An expired lease counts as free.
     pub fn observe(&mut self) -> Result<LeaseState> {
         let Some(generation) = highest(&self.folder)? else { return Ok(LeaseState::Free) };
         let path = path_of(&self.folder, generation);
-        // Opened anew, a shared file system tells what is true now.
+        // On a shared file system, opening the file again bypasses cached attributes.
         let touched = File::open(&path).and_then(|file| file.metadata()).and_then(|metadata| metadata.modified());
         let note = read(&path);
         if note.as_ref().is_some_and(|note| note.holder.as_ref().is_none_or(Holder::has_ended)) {
@@ -102,7 +104,7 @@ impl LeaseObserver {
         Ok(LeaseState::Held(note.and_then(|note| note.holder)))
     }
 
-    /// Takes the lease if the folder, which is made where there is none, is free.
+    /// Takes the lease if it is free; `None` if it is not. Creates the folder if necessary.
     pub fn take(&mut self) -> Result<Option<Lease>> {
         self.take_for(TERM)
     }
@@ -113,7 +115,7 @@ impl LeaseObserver {
         if self.observe()? != LeaseState::Free {
             return Ok(None);
         }
-        // Where the files are gone, as from a copy without them, the journal still knows generations that are past.
+        // If the lease files are missing (in a copy without them, say), the journal still records earlier generations.
         let past = match before {
             Some(before) => before,
             None => journal::last_generation(&self.folder.join(journal::FILE))?,
@@ -129,7 +131,7 @@ impl LeaseObserver {
         let written =
             written.and_then(|bytes| Ok(file.write_all(&bytes)?)).with_context(|| format!("cannot write {}", path.display()));
         written.inspect_err(|_| drop(fs::remove_file(&path)))?;
-        // Someone else may have come and gone since `before`.
+        // Another process may have taken and released the lease since `before`.
         if highest(&self.folder)? != Some(generation) {
             let _ = fs::remove_file(&path);
             return Ok(None);
@@ -141,9 +143,9 @@ impl LeaseObserver {
         Ok(Some(Lease::begin(&self.folder, generation, note.nonce, term)))
     }
 
-    /// Waits for the lease until `stop`; `say` hears who holds it, once.
-    pub fn wait(&mut self, say: impl Fn(&str), stop: impl Fn() -> bool) -> Result<Option<Lease>> {
-        let mut told = false;
+    /// Waits for the lease; `None` if `stop` returned true first. Calls `log` once with a sentence that names the holder.
+    pub fn wait(&mut self, log: impl Fn(&str), stop: impl Fn() -> bool) -> Result<Option<Lease>> {
+        let mut logged = false;
         loop {
             if let Some(lease) = self.take()? {
                 return Ok(Some(lease));
@@ -151,9 +153,9 @@ impl LeaseObserver {
             if stop() {
                 return Ok(None);
             }
-            if let (false, LeaseState::Held(holder)) = (told, self.observe()?) {
-                say(&format!("{}: waiting for {}", self.folder.display(), by(holder.as_ref())));
-                told = true;
+            if let (false, LeaseState::Held(holder)) = (logged, self.observe()?) {
+                log(&format!("{}: waiting for {}", self.folder.display(), holder_name(holder.as_ref())));
+                logged = true;
             }
             thread::sleep(Duration::from_millis(200));
         }
@@ -161,37 +163,37 @@ impl LeaseObserver {
 }
 
 /// `process 17 on host`.
-pub fn by(holder: Option<&Holder>) -> String {
+pub fn holder_name(holder: Option<&Holder>) -> String {
     holder.map_or("another hydrometer".into(), |holder| format!("process {} on {}", holder.pid, holder.host))
 }
 
 impl Lease {
     fn begin(folder: &Path, generation: u64, nonce: String, term: Duration) -> Self {
         let folder = folder.to_path_buf();
-        let (lost, heard) = (AtomicBool::new(false), AtomicU64::new(0));
-        let held = Arc::new(Held { folder, generation, nonce, term, lost, heard, begun: Instant::now() });
+        let (lost, verified_at) = (AtomicBool::new(false), AtomicU64::new(0));
+        let held = Arc::new(Held { folder, generation, nonce, term, lost, verified_at, begun: Instant::now() });
         let (heart, stopped) = mpsc::channel::<()>();
         let beating = Arc::clone(&held);
         thread::spawn(move || {
-            while stopped.recv_timeout(term / BEATS) == Err(mpsc::RecvTimeoutError::Timeout) {
+            while stopped.recv_timeout(term / HEARTBEATS) == Err(mpsc::RecvTimeoutError::Timeout) {
                 let mine = |note: Note| note.holder.is_some_and(|holder| holder.is_me());
                 if !beating.verify() || beating.note().is_some_and(|note| !mine(note)) {
                     return;
                 }
-                // A beat that fails is missed by whoever watches.
+                // A failed heartbeat needs no handling here: observers notice that it is missing.
                 let touch = |file: File| file.set_modified(SystemTime::now());
                 let _ = OpenOptions::new().write(true).open(path_of(&beating.folder, beating.generation)).and_then(touch);
             }
         });
-        Self { held, _heart: heart }
+        Self { held, _heartbeat: heart }
     }
 
-    /// What a process must be told to take over this lease from the one that starts it.
+    /// The token with which a child process can [adopt](Lease::adopt) this lease.
     pub fn token(&self) -> String {
         format!("{}:{}", self.held.generation, self.held.nonce)
     }
 
-    /// In the started process: makes the lease of `folder` with this token its own. `None` if it has been lost meanwhile.
+    /// In a child process: takes over the lease of `folder` that has this token from the parent. `None` if it has been lost.
     pub fn adopt(folder: &Path, token: &str) -> Result<Option<Self>> {
         let (generation, nonce) = token.split_once(':').context("a lease's token")?;
         let generation = generation.parse().context("a lease's generation")?;
@@ -203,7 +205,7 @@ impl Lease {
         Ok(lease.held.verify().then_some(lease))
     }
 
-    /// Takes back what was handed on to a process that has ended. Whether nobody else took it meanwhile.
+    /// Takes the lease back from a child process that has ended. Returns false if another process has taken it meanwhile.
     pub fn reclaim(&mut self) -> Result<bool> {
         if !self.held.verify() {
             return Ok(false);
@@ -214,7 +216,7 @@ impl Lease {
         Ok(self.held.verify())
     }
 
-    /// Under which a journal may be written.
+    /// The fence under which this lease's holder may write a journal.
     pub fn fence(&self) -> Fence {
         let held = Arc::clone(&self.held);
         Fence { generation: held.generation, holds: Box::new(move || held.holds()) }
@@ -227,7 +229,7 @@ impl Drop for Lease {
         if note.holder.as_ref().is_some_and(Holder::is_me) && self.held.verify() {
             let path = path_of(&self.held.folder, self.held.generation);
             let free = serde_json::to_vec(&Note { holder: None, ..note }).unwrap_or_default();
-            // Where it cannot be written, the end of this process tells.
+            // If this cannot be written, observers see that this process has ended.
             let _ = replace_bytes(&path, &free);
         }
     }
@@ -238,16 +240,16 @@ impl Held {
         read(&path_of(&self.folder, self.generation)).filter(|note| note.nonce == self.nonce)
     }
 
-    /// Whether the lease is ours still, by the file system. Once lost it stays lost.
+    /// Checks on the file system that the lease is still ours. Once lost, it stays lost.
     fn verify(&self) -> bool {
         if self.lost.load(Ordering::Acquire) {
             return false;
         }
         match highest(&self.folder) {
-            // A file system that does not answer proves nothing; the watch of others runs.
+            // An unreadable file system proves nothing; if the heartbeat fails too, the lease expires for observers.
             Err(_) => true,
             Ok(found) if found == Some(self.generation) && self.note().is_some() => {
-                self.heard.store(self.begun.elapsed().as_millis() as u64, Ordering::Release);
+                self.verified_at.store(self.begun.elapsed().as_millis() as u64, Ordering::Release);
                 true
             }
             Ok(_) => {
@@ -257,11 +259,11 @@ impl Held {
         }
     }
 
-    /// The same from memory, where that is fresh: nobody takes over from a holder that was heard of lately.
+    /// Like [`Self::verify`], but relies on a recent check: the lease cannot have expired so soon after it.
     fn holds(&self) -> bool {
-        let heard = Duration::from_millis(self.heard.load(Ordering::Acquire));
-        let fresh = FRESH.min(self.term / 2);
-        if self.begun.elapsed().saturating_sub(heard) > fresh { self.verify() } else { !self.lost.load(Ordering::Acquire) }
+        let verified_at = Duration::from_millis(self.verified_at.load(Ordering::Acquire));
+        let fresh = VERIFIED_FOR.min(self.term / 2);
+        if self.begun.elapsed().saturating_sub(verified_at) > fresh { self.verify() } else { !self.lost.load(Ordering::Acquire) }
     }
 }
 
@@ -286,8 +288,8 @@ fn highest(folder: &Path) -> Result<Option<u64>> {
     Ok(generations(folder)?.into_iter().max())
 }
 
-/// Who holds the lease of `folder`, as far as one look can tell: a holder on another machine counts while it was heard of lately by
-/// our clock.
+/// The holder of the lease of `folder`, as far as a single look can tell. A holder on another machine counts if the file's
+/// modification time is less than a term ago by our clock.
 pub fn holder(folder: &Path) -> Option<Holder> {
     let path = path_of(folder, highest(folder).ok()??);
     let note = read(&path)?;
@@ -295,12 +297,12 @@ pub fn holder(folder: &Path) -> Option<Holder> {
     note.holder.filter(|holder| !holder.has_ended() && age < Duration::from_millis(note.term_ms))
 }
 
-/// Different for every lease, on every machine.
+/// A random number, so that leases on different machines do not collide.
 fn nonce() -> String {
     format!("{:016x}", RandomState::new().build_hasher().finish())
 }
 
-/// Writes what happened to a job that could not write it itself.
+/// Appends `event` to the journal in `folder`, for a job that could not write it itself.
 pub fn record(folder: &Path, lease: &Lease, event: &Event) -> Result<()> {
     Journal::append(&folder.join(journal::FILE), lease.fence(), false)?.write(event)
 }
@@ -310,8 +312,8 @@ mod tests {
     use super::*;
     use hydrometer_record::journal::{Event, Journal};
 
-    /// A lease of `folder` by a process of another machine, silent from now on.
-    fn elsewhere(folder: &Path, generation: u64, term_ms: u64) {
+    /// Writes a lease of `folder` held by a process on another machine, which sends no heartbeats.
+    fn write_foreign_lease(folder: &Path, generation: u64, term_ms: u64) {
         let mut me = serde_json::to_value(Holder::me()).unwrap();
         me["machine"] = "another".into();
         let note = Note { holder: serde_json::from_value(me).unwrap(), nonce: "n".into(), term_ms };
@@ -319,7 +321,7 @@ mod tests {
     }
 
     #[test]
-    fn of_many_who_try_at_once_one_holds_the_folder_and_the_next_one_after_it() {
+    fn of_many_concurrent_attempts_exactly_one_takes_the_lease() {
         let folder = tempfile::tempdir().unwrap();
         for round in 1..=20 {
             let leases: Vec<Lease> = thread::scope(|scope| {
@@ -330,25 +332,25 @@ mod tests {
             assert!(holder(folder.path()).is_some_and(|holder| holder.is_me()));
         }
         assert_eq!(holder(folder.path()), None);
-        assert_eq!(generations(folder.path()).unwrap(), [20], "what is past is deleted");
+        assert_eq!(generations(folder.path()).unwrap(), [20], "older lease files are deleted");
     }
 
     #[test]
-    fn a_holder_on_another_machine_is_gone_after_a_silent_term_and_not_before() {
+    fn a_lease_held_on_another_machine_expires_after_a_silent_term_and_not_before() {
         let folder = tempfile::tempdir().unwrap();
-        elsewhere(folder.path(), 7, 300);
-        let (mut watch, begun, mut heard) = (LeaseObserver::new(folder.path()), Instant::now(), Instant::now());
+        write_foreign_lease(folder.path(), 7, 300);
+        let (mut observer, begun, mut last_beat) = (LeaseObserver::new(folder.path()), Instant::now(), Instant::now());
         let lease = loop {
-            match watch.take().unwrap() {
+            match observer.take().unwrap() {
                 Some(lease) => break lease,
                 None if begun.elapsed() < Duration::from_millis(200) => {
-                    heard = Instant::now();
-                    elsewhere(folder.path(), 7, 300);
+                    last_beat = Instant::now();
+                    write_foreign_lease(folder.path(), 7, 300);
                 }
                 None => thread::sleep(Duration::from_millis(10)),
             }
         };
-        assert!(heard.elapsed() >= Duration::from_millis(300), "{:?} after it was heard of", heard.elapsed());
+        assert!(last_beat.elapsed() >= Duration::from_millis(300), "{:?} after the last heartbeat", last_beat.elapsed());
         assert_eq!(lease.held.generation, 8);
     }
 
@@ -357,44 +359,44 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let term = Duration::from_secs(2);
         let lease = LeaseObserver::new(folder.path()).take_for(term).unwrap().unwrap();
-        let (mut watch, begun) = (LeaseObserver::new(folder.path()), Instant::now());
+        let (mut observer, begun) = (LeaseObserver::new(folder.path()), Instant::now());
         while begun.elapsed() < 2 * term {
-            assert!(watch.take().unwrap().is_none());
+            assert!(observer.take().unwrap().is_none());
             thread::sleep(Duration::from_millis(20));
         }
         assert!(lease.held.holds());
     }
 
     #[test]
-    fn a_holder_that_was_taken_over_stops_writing_and_what_slipped_through_is_void() {
+    fn a_holder_that_was_taken_over_stops_writing_and_its_late_writes_are_void() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("journal.jsonl");
-        let asleep = LeaseObserver::new(folder.path()).take_for(Duration::from_millis(100)).unwrap().unwrap();
-        let old = Journal::append(&path, asleep.fence(), false).unwrap();
+        let suspended = LeaseObserver::new(folder.path()).take_for(Duration::from_millis(100)).unwrap().unwrap();
+        let old = Journal::append(&path, suspended.fence(), false).unwrap();
         old.write(&Event::Progress { done: 1, total: 9 }).unwrap();
-        // Its process stands still, so another finds it gone.
-        elsewhere(folder.path(), 2, 100);
-        let slipped = Journal::append(&path, Fence { generation: 1, holds: Box::new(|| true) }, false).unwrap();
+        // Its process is suspended, so another process takes over.
+        write_foreign_lease(folder.path(), 2, 100);
+        let late = Journal::append(&path, Fence { generation: 1, holds: Box::new(|| true) }, false).unwrap();
         Journal::append(&path, Fence { generation: 2, holds: Box::new(|| true) }, false)
             .and_then(|journal| journal.write(&Event::Progress { done: 2, total: 9 }))
             .unwrap();
-        slipped.write(&Event::Progress { done: 3, total: 9 }).unwrap();
+        late.write(&Event::Progress { done: 3, total: 9 }).unwrap();
         thread::sleep(Duration::from_millis(60));
         assert!(old.write(&Event::Done).is_err());
-        assert!(!asleep.held.holds() && asleep.held.lost.load(Ordering::Acquire));
-        drop(asleep);
+        assert!(!suspended.held.holds() && suspended.held.lost.load(Ordering::Acquire));
+        drop(suspended);
         assert_eq!(journal::read(&path).unwrap(), [1, 2].map(|done| Event::Progress { done, total: 9 }));
-        assert!(read(&path_of(folder.path(), 2)).unwrap().holder.is_some(), "only its own lease is given back");
+        assert!(read(&path_of(folder.path(), 2)).unwrap().holder.is_some(), "it releases only its own lease");
     }
 
     #[test]
-    fn a_lease_is_handed_to_one_that_has_its_token() {
+    fn a_process_with_the_token_of_a_lease_adopts_it() {
         let folder = tempfile::tempdir().unwrap();
         let lease = LeaseObserver::new(folder.path()).take().unwrap().unwrap();
         assert!(Lease::adopt(folder.path(), "1:another").unwrap().is_none());
         let adopted = Lease::adopt(folder.path(), &lease.token()).unwrap().unwrap();
         assert!(adopted.held.holds() && lease.held.holds());
-        elsewhere(folder.path(), 2, 1000);
-        assert!(Lease::adopt(folder.path(), &lease.token()).unwrap().is_none(), "lost meanwhile");
+        write_foreign_lease(folder.path(), 2, 1000);
+        assert!(Lease::adopt(folder.path(), &lease.token()).unwrap().is_none(), "the lease was lost meanwhile");
     }
 }

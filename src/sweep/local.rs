@@ -1,4 +1,5 @@
-//! Processes of a job on this machine: started as torchrun would, each rank in a process group that ctrl-C does not reach.
+//! The worker processes of a job on this machine. They are started as torchrun would start them, each rank in its own process
+//! group, so that ctrl-C does not reach it.
 
 use std::fs::{self, OpenOptions};
 use std::io::{BufRead, BufReader};
@@ -20,10 +21,10 @@ use rustix::process::{Pid, Signal, kill_process};
 use super::ending::{Cause, Ending, Interruption};
 use super::job::Job;
 
-/// What a running job tells.
+/// A message about a running job, identified by its index in the sweep.
 pub enum WorkerMessage {
     Event(usize, Event),
-    /// All its processes have ended; how, unless all succeeded.
+    /// All its processes have ended: `None` if all succeeded, otherwise how the job ended.
     Ended(usize, Option<Ending>),
 }
 
@@ -31,19 +32,20 @@ pub enum WorkerMessage {
 pub struct Processes {
     stdin: Vec<ChildStdin>,
     pids: Vec<Pid>,
-    /// Where ranks meet; it must outlive them.
+    /// The rendezvous store of the ranks, which must outlive them.
     _store: Option<Store>,
 }
 
 impl Processes {
-    /// Starts every rank of `job`, number `index` of the sweep, on the lease that `token` names; their news goes to `news`.
-    pub fn start(index: usize, job: &Job, token: &str, news: &Sender<WorkerMessage>) -> Result<Self> {
+    /// Starts every rank of `job`, which has index `index` in the sweep. The first rank adopts the lease with `token`. Events of
+    /// the job and its end are sent to `messages`.
+    pub fn start(index: usize, job: &Job, token: &str, messages: &Sender<WorkerMessage>) -> Result<Self> {
         let file = job.folder.join("job.json");
         replace_bytes(&file, serde_json::to_string_pretty(job)?.as_bytes())?;
         let world = job.tp * job.dp;
         let store = if world > 1 { Some(Store::serve()?) } else { None };
         let log = log_path(&job.folder);
-        // What earlier tries have said is no reason of this one's.
+        // Log lines of earlier attempts do not explain how this one ends.
         let begun = fs::metadata(&log).map_or(0, |metadata| metadata.len());
         let (mut stdin, mut children) = (Vec::new(), Vec::<Child>::new());
         for rank in 0..world {
@@ -57,53 +59,53 @@ impl Processes {
                 command.spawn().context("cannot start a worker process")
             };
             let mut child = start().inspect_err(|_| {
-                // Ranks that wait for this one would wait long.
+                // The ranks started so far would wait for this one until a timeout.
                 children.iter_mut().for_each(|child| drop(child.kill().and_then(|()| child.wait())));
             })?;
             stdin.extend(child.stdin.take());
             children.push(child);
         }
         let pids = children.iter().filter_map(|child| Pid::from_raw(i32::try_from(child.id()).ok()?)).collect();
-        let (news, mut stdout) = (news.clone(), children[0].stdout.take());
+        let (messages, mut stdout) = (messages.clone(), children[0].stdout.take());
         thread::spawn(move || {
-            let trouble = thread::scope(|scope| {
+            let ending = thread::scope(|scope| {
                 scope.spawn(|| {
                     for line in BufReader::new(stdout.take()?).lines().map_while(Result::ok) {
                         if let Some((_, event)) = parse_line(&line) {
-                            news.send(WorkerMessage::Event(index, event)).ok()?;
+                            messages.send(WorkerMessage::Event(index, event)).ok()?;
                         }
                     }
                     Some(())
                 });
                 wait(children, &log, begun)
             });
-            let _ = news.send(WorkerMessage::Ended(index, trouble));
+            let _ = messages.send(WorkerMessage::Ended(index, ending));
         });
         Ok(Self { stdin, pids, _store: store })
     }
 
-    /// Asks the job to checkpoint and end.
+    /// Asks the job to write a checkpoint and exit, by closing its standard input.
     pub fn stop(&mut self) {
         self.stdin.clear();
     }
 
-    /// Ends the job now.
+    /// Kills the job.
     pub fn kill(&self) {
         for pid in &self.pids {
-            // One that has ended already is no error.
+            // An error means that the process has ended already.
             let _ = kill_process(*pid, Signal::KILL);
         }
     }
 }
 
-/// The log of a job: what its processes wrote to standard error.
+/// The path of a job's log: what its processes wrote to standard error.
 pub fn log_path(folder: &Path) -> PathBuf {
     folder.join("log.txt")
 }
 
-/// How long ranks may take to notice that one of them is gone.
+/// How long ranks may take to exit after one of them has ended.
 const GRACE: Duration = Duration::from_secs(10);
-/// Lines of a log that a failure quotes.
+/// Number of log lines that a failure quotes.
 const LOG_TAIL_LINES: usize = 3;
 
 fn wait(mut children: Vec<Child>, log: &Path, begun: u64) -> Option<Ending> {
@@ -111,13 +113,13 @@ fn wait(mut children: Vec<Child>, log: &Path, begun: u64) -> Option<Ending> {
         Ok(status) => Ending::of_exit(rank, status),
         Err(error) => Some(Ending::Failed(format!("rank {rank}: {error}"))),
     });
-    // A rank that is gone takes its peers with it: what they say of that weighs less.
+    // When one rank ends, the others fail as a consequence; the ending with the highest precedence is the cause.
     let weightiest = endings.max()?;
     let log = fs::read(log).unwrap_or_default();
     let said = String::from_utf8_lossy(&log[log.len().min(begun as usize)..]);
     let words = || last_words(&said, LOG_TAIL_LINES);
     Some(match (weightiest, shortage(&said)) {
-        // The program itself may have been ended by the allocation that failed.
+        // A failed allocation may have aborted the process itself.
         (
             Ending::Failed(_) | Ending::Interrupted(Some(Interruption { cause: Cause::CorruptInput | Cause::Memory, .. })),
             Some(shortage),

@@ -1,16 +1,16 @@
-//! The memory that this machine lets its processes have.
+//! The memory that processes on this machine can use.
 
 use std::fs;
 use std::path::Path;
 
-/// What limits memory, in bytes; absent where the system does not tell.
+/// Memory limits in bytes; absent if the system does not report them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Machine {
-    /// Memory and swap of the machine, or less where a control group (a container, a batch job) has less.
+    /// Memory and swap of the machine, or the limit of a control group (a container, a batch job) if that is lower.
     pub all: Option<u64>,
-    /// What can be had now without taking it from others.
+    /// Memory available now without swapping, or the limit of the control group if that is lower.
     pub available: Option<u64>,
-    /// The address space of a process (`ulimit -v`).
+    /// Limit of the address space of a process (`ulimit -v`).
     pub address_space: Option<u64>,
 }
 
@@ -31,7 +31,7 @@ impl Machine {
         }
     }
 
-    /// What one process can have, and what sets that limit.
+    /// The memory that a single process can use, and words for what sets the limit.
     pub fn of_a_process(&self) -> Option<(u64, &'static str)> {
         let all = self.all.map(|bytes| (bytes, "this machine has"));
         let space = self.address_space.map(|bytes| (bytes, "`ulimit -v` allows"));
@@ -39,12 +39,13 @@ impl Machine {
     }
 }
 
-/// `Max address space` of /proc/self/limits, the soft one.
+/// The soft limit `Max address space` of `limits`, the text of /proc/self/limits.
 fn address_space(limits: &str) -> Option<u64> {
     limits.lines().find_map(|line| line.strip_prefix("Max address space")?.split_whitespace().next()?.parse().ok())
 }
 
-/// The least memory that the control groups of this process have, with those above them; `cgroups` is /proc/self/cgroup.
+/// The lowest memory limit of the control groups of this process and of their ancestors. `root` is /sys/fs/cgroup, `cgroups` the
+/// text of /proc/self/cgroup.
 fn group_limit(root: &Path, cgroups: &str) -> Option<u64> {
     let read = |path: &Path| fs::read_to_string(path).ok()?.trim().parse::<u64>().ok();
     let mut least: Option<u64> = None;
@@ -56,12 +57,12 @@ fn group_limit(root: &Path, cgroups: &str) -> Option<u64> {
             controllers if controllers.split(',').any(|name| name == "memory") => (root.join("memory"), "memory.limit_in_bytes"),
             _ => continue,
         };
-        // Inside a container the group's path is often that of the host, and its limit is at the root.
+        // Inside a container, the path of the group is often that on the host, while the limit is at the root.
         for folder in Path::new(group.trim_start_matches('/')).ancestors() {
             least = least.into_iter().chain(read(&root.join(folder).join(file))).min();
         }
     }
-    // Without a limit the old files say a number near 2⁶³.
+    // In cgroups v1, no limit is written as a number near 2⁶³.
     least.filter(|&bytes| bytes < 1 << 60)
 }
 
@@ -70,7 +71,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_smallest_limit_of_all_groups_counts() {
+    fn the_lowest_limit_of_all_control_groups_counts() {
         let root = tempfile::tempdir().unwrap();
         let write = |path: &str, text: &str| {
             let path = root.path().join(path);
@@ -86,7 +87,7 @@ mod tests {
     }
 
     #[test]
-    fn a_limited_address_space_is_what_a_process_can_have() {
+    fn a_limited_address_space_limits_the_memory_of_a_process() {
         let limits = "Limit                     Soft Limit           Hard Limit           Units\n\
                       Max address space         6144000000           unlimited            bytes\n";
         assert_eq!(address_space(limits), Some(6_144_000_000));

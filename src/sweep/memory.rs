@@ -1,4 +1,4 @@
-//! What a job keeps in memory at its peak, by formula, and whether this machine has as much.
+//! Estimates a job's peak memory by a formula, and refuses jobs that cannot fit on this machine.
 
 use anyhow::Result;
 use hydrometer_base::shortage::shown;
@@ -12,42 +12,44 @@ use super::job::{Job, Work};
 use super::machine::Machine;
 use crate::train::recipe::TrainRecipe;
 
-/// The program with libtorch and its threads, before there is a model. Measured on x86-64 without CUDA.
+/// Memory of the program with libtorch and its threads, before any model is created. Measured on x86-64 without CUDA.
 const PROGRAM_BYTES: f64 = 300e6;
-/// How far the formula may be above what is measured (see the test): what is refused cannot fit even then.
+/// Factor by which the formula may overestimate (see the test). A job is refused only if it could not fit even then.
 const OVERESTIMATE: f64 = 1.2;
 
-/// How a run is spread over ranks, and what it does without.
+/// How a run is distributed over ranks, and its memory-saving options.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Spread {
     pub tp: usize,
     pub dp: usize,
-    /// Activations are computed again on the way back.
+    /// Activation recomputation: recompute activations in the backward pass.
     pub recompute: bool,
     pub sequence_parallel: bool,
 }
 
 impl Spread {
+    /// `tp` × `dp` ranks without memory-saving options.
     pub fn of(tp: usize, dp: usize) -> Self {
         Self { tp, dp, ..Self::default() }
     }
 }
 
-/// Bytes that one rank of `recipe` takes at most, about: weights, gradients, moments, the activations of its share of a batch, and
-/// a chunk of logits.
+/// Estimated peak memory of one rank of `recipe` in bytes: weights, gradients, optimizer moments, the activations of its share of
+/// a batch, and a chunk of logits.
 pub fn peak_bytes(recipe: &TrainRecipe, spread: &Spread) -> u64 {
     let (tp, dp) = (spread.tp as f64, spread.dp as f64);
     let width = width(recipe);
-    // Master weights, their gradient and two moments in f32; autograd's own gradients; in bf16, a copy of the weights.
+    // In f32: master weights, their gradients and two moments. In the run's precision: autograd's gradients and, for bf16, a copy
+    // of the weights.
     let copy = if recipe.precision == Precision::Bf16 { width } else { 0.0 };
     let weights = recipe.model.parameter_count() as f64 / tp * (16.0 + width + copy);
     let tokens = (recipe.batch.min(recipe.tokens) as f64 / dp).ceil();
-    // The way back holds a few gradients of the widest activations beside what is kept.
+    // The backward pass also holds a few gradients of the widest activations.
     let passing = 6.0 * recipe.model.intermediate_size as f64 / tp;
     let packed =
         if recipe.data.packing == Packing::Documents { packed_per_token(&recipe.model, recipe.data.context, tp) } else { 0.0 };
     let all = activations_per_token(&recipe.model, tp, if spread.sequence_parallel { tp } else { 1.0 });
-    // Each block's input is kept, and one block at a time has all of its activations.
+    // With recomputation, only the input of each block is stored, and one block at a time has all its activations.
     let kept = if spread.recompute {
         let blocks = recipe.model.num_hidden_layers.max(1) as f64;
         (recipe.model.hidden_size as f64 * (blocks + 4.0) + all / blocks).min(all)
@@ -57,15 +59,16 @@ pub fn peak_bytes(recipe: &TrainRecipe, spread: &Spread) -> u64 {
     let activations = tokens * width * (kept + packed + passing);
     let vocabulary = recipe.model.vocab_size.div_ceil(spread.tp) as i64;
     let logits = tokens.min(chunk_length(vocabulary) as f64) * (vocabulary * LOGIT_BYTES) as f64;
-    // The logits, their product's workspace, and the walks over them.
+    // The logits, the workspace of their matrix product, and the passes over them.
     (PROGRAM_BYTES + weights + activations + 2.0 * logits) as u64
 }
 
-/// Bytes that one rank takes at least to walk a model of `recipe` forward: its weights.
+/// Minimum memory of one rank for a forward pass through the model of `recipe` in bytes: its weights.
 fn forward_bytes(recipe: &TrainRecipe, tp: usize) -> u64 {
     (PROGRAM_BYTES + recipe.model.parameter_count() as f64 / tp as f64 * width(recipe)) as u64
 }
 
+/// Bytes per number in the run's precision.
 fn width(recipe: &TrainRecipe) -> f64 {
     match recipe.precision {
         Precision::F32 => 4.0,
@@ -74,7 +77,7 @@ fn width(recipe: &TrainRecipe) -> f64 {
 }
 
 impl Job {
-    /// Bytes that one of its ranks takes, about.
+    /// Estimated peak memory of one of its ranks in bytes.
     pub fn memory_bytes(&self) -> u64 {
         let Self { tp, dp, recompute, sequence_parallel, .. } = *self;
         let spread = Spread { tp, dp, recompute, sequence_parallel };
@@ -89,7 +92,8 @@ impl Job {
     }
 }
 
-/// Refuses a job that cannot fit in the memory of `machine` even if it is alone there. A device of its own has memory of its own.
+/// Refuses a job that cannot fit in the memory of `machine` even if it runs alone. Jobs on GPUs are not checked: they use the
+/// memory of the device.
 pub fn fit<'a>(jobs: impl Iterator<Item = &'a Job>, machine: &Machine) -> Result<()> {
     for job in jobs.filter(|job| job.device == "cpu") {
         let rank = job.memory_bytes();
@@ -110,12 +114,12 @@ pub fn fit<'a>(jobs: impl Iterator<Item = &'a Job>, machine: &Machine) -> Result
     Ok(())
 }
 
-/// What a job that the formula gives `bytes` takes at the very least.
+/// A lower bound of the memory of a job that the formula estimates at `bytes`.
 pub fn least(bytes: u64) -> u64 {
     (bytes as f64 / OVERESTIMATE) as u64
 }
 
-/// What needs less memory.
+/// Suggestions that reduce memory.
 pub fn cure(recompute: bool) -> &'static str {
     match recompute {
         false => "--recompute, a smaller batch or context, or a smaller model",
@@ -123,9 +127,9 @@ pub fn cure(recompute: bool) -> &'static str {
     }
 }
 
-/// Numbers that autograd keeps of a token: of each block its two sums with the residual and their norms, queries, keys and values
-/// before and after rotation, what attention gives, and the feed-forward's inner activations.
-/// Norms and sums are shared out among `sharers`.
+/// Number of activations that autograd stores per token. For each block: the two residual sums and their norms; queries, keys and
+/// values before and after rotation; the output of attention; and the inner activations of the feed-forward layer. Norms and sums
+/// are sharded over `sharers` ranks.
 fn activations_per_token(model: &ModelConfig, tp: f64, sharers: f64) -> f64 {
     let (d, f) = (model.hidden_size as f64 / sharers, model.intermediate_size as f64 / tp);
     let queries = (model.num_attention_heads * model.head_dim()) as f64 / tp;
@@ -135,8 +139,8 @@ fn activations_per_token(model: &ModelConfig, tp: f64, sharers: f64) -> f64 {
     model.num_hidden_layers as f64 * block + 4.0 * d
 }
 
-/// Numbers that a token takes more where sequences share rows: its line of the mask, and in each block the copies of keys and
-/// values that grouped queries do without.
+/// Number of additional activations per token for packed rows: a row of the attention mask, and in each block copies of keys and
+/// values that are not needed otherwise with grouped queries.
 fn packed_per_token(model: &ModelConfig, context: usize, tp: f64) -> f64 {
     let copies = (model.num_attention_heads != model.num_key_value_heads) as usize * model.num_hidden_layers;
     context as f64 + 2.0 * (copies * model.num_attention_heads * model.head_dim()) as f64 / tp
@@ -149,7 +153,7 @@ mod tests {
     use super::*;
     use crate::experiment::{Options, load};
 
-    /// Oracle: the high-water marks of two processes, as Linux told them (VmHWM; two threads, x86-64, no CUDA).
+    /// Oracle: the peak memory of two processes that Linux reported (VmHWM; two threads, x86-64, no CUDA).
     #[test]
     fn the_estimate_is_near_what_was_measured() {
         let quickstart = Path::new(env!("CARGO_MANIFEST_DIR")).join("experiments/quickstart.toml");
@@ -179,7 +183,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_fit_alone_is_refused_with_a_cure_and_what_may_fit_is_not() {
+    fn a_job_that_cannot_fit_alone_is_refused_with_a_remedy_and_one_that_may_fit_is_not() {
         let quickstart = Path::new(env!("CARGO_MANIFEST_DIR")).join("experiments/quickstart.toml");
         let experiment = load(&quickstart, &Options { smoke: false, tp: 1, dp: 1 }).unwrap();
         let student = &experiment.students[0];
@@ -197,17 +201,17 @@ mod tests {
         };
         let bytes = job(1, "cpu").memory_bytes();
         let machine = |all: u64| Machine { all: Some(all), ..Machine::default() };
-        assert!(fit([&job(1, "cpu")].into_iter(), &machine(bytes * 9 / 10)).is_ok(), "the formula may be above what is measured");
+        assert!(fit([&job(1, "cpu")].into_iter(), &machine(bytes * 9 / 10)).is_ok(), "the formula may overestimate");
         let error = fit([&job(1, "cpu")].into_iter(), &machine(bytes / 2)).unwrap_err();
         assert!(error.is::<hydrometer_base::UserError>(), "{error:#}");
         let said = format!("{error:#}");
         assert!(said.contains("of memory, this machine has") && said.contains("try --recompute, a smaller batch"), "{said}");
         assert!(fit([&job(1, "cuda:0")].into_iter(), &machine(bytes / 2)).is_ok());
-        // Two ranks of a machine share it; an address space is each one's own.
+        // Two ranks share the machine's memory, but each has its own address space.
         let two = job(2, "cpu");
         assert!(fit([&two].into_iter(), &machine(two.memory_bytes() * 3 / 2)).is_err());
         let space = Machine { address_space: Some(two.memory_bytes() * 3 / 2), ..Machine::default() };
         assert!(fit([&two].into_iter(), &space).is_ok());
-        assert!(fit([&job(1, "cpu")].into_iter(), &Machine::default()).is_ok(), "a system that tells nothing refuses nothing");
+        assert!(fit([&job(1, "cpu")].into_iter(), &Machine::default()).is_ok(), "without known limits nothing is refused");
     }
 }

@@ -1,5 +1,5 @@
-//! Running what an experiment means: jobs in order of need, each a group of processes of its own, shared by leases among all who
-//! run on one folder.
+//! Runs the jobs of an experiment in the order of their dependencies, each in its own group of processes. Leases divide the jobs
+//! among all sessions of `run` that use the same folder.
 
 pub mod alias;
 pub mod build_frames;

@@ -1,4 +1,4 @@
-//! What must be there before any job: the data as tokens, and the answers of teachers that are recorded or asked for.
+//! Prepares what jobs read: tokenised data, and the caches of teachers that come from a file or an endpoint.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -22,7 +22,7 @@ use crate::teacher::endpoint::prompt_scorer::PromptScorer;
 use crate::teacher::recorded;
 use crate::teacher::recording::Origin;
 
-/// Prepares `experiment`; `interrupts` counts ctrl-C. Whether all is there.
+/// Prepares `experiment`; `interrupts` counts ctrl-C. Returns false if interrupted before everything was ready.
 pub fn prepare(experiment: &Experiment, settings: &Settings, interrupts: &AtomicUsize) -> Result<bool> {
     let interrupts = || interrupts.load(Ordering::Relaxed);
     let lease = |folder: &Path| -> Result<Option<Lease>> {
@@ -42,20 +42,20 @@ pub fn prepare(experiment: &Experiment, settings: &Settings, interrupts: &Atomic
         match &recording.origin {
             Origin::File(file) => {
                 for path in Cache::remove_corrupt(&place.folder, &place.title)? {
-                    tracing::warn!("{} is damaged; what it held is imported again", path.display());
+                    tracing::warn!("{} is damaged; its contents are imported again", path.display());
                 }
                 let arms =
                     experiment.students_of(recording).map(|student| (student.method.as_str(), student.recipe.loss.objective));
                 recorded::prepare(recording, file, &data, &place.folder, &place.title, &arms.collect::<Vec<_>>())?;
             }
             Origin::Endpoint(asked) => {
-                let ledger = answers_folder(&settings.runs, asked);
-                let Some(lease) = lease(&ledger)? else { return Ok(false) };
+                let responses = answers_folder(&settings.runs, asked);
+                let Some(lease) = lease(&responses)? else { return Ok(false) };
                 let train = TokenizedSplit::read(&data.join("train.tokens"))?;
-                let mine = experiment.students_of(recording).filter(|student| settings.asks_for(&student.run));
+                let mine = experiment.students_of(recording).filter(|student| settings.selects(&student.run));
                 let wanted = sequences_seen(&sequences(&train, recording.data.context), &views(mine));
                 let tokenizer = tokens::tokenizer_of(&recording.data, &recording.files, &data)?;
-                let judge = PromptScorer {
+                let scorer = PromptScorer {
                     name: &recording.name,
                     recipe: &asked.recipe,
                     service: &asked.service,
@@ -65,7 +65,7 @@ pub fn prepare(experiment: &Experiment, settings: &Settings, interrupts: &Atomic
                     context: recording.data.context,
                     title: &place.title,
                 };
-                if judge.prepare(&wanted, (&ledger, lease.fence()), &place.folder, interrupts)?.is_none() {
+                if scorer.prepare(&wanted, (&responses, lease.fence()), &place.folder, interrupts)?.is_none() {
                     return Ok(false);
                 }
             }
@@ -74,7 +74,8 @@ pub fn prepare(experiment: &Experiment, settings: &Settings, interrupts: &Atomic
     Ok(true)
 }
 
-/// Refuses a checkpoint of numbers that are not finite before anything begins with it: what is done needs it no more.
+/// Refuses checkpoints that contain non-finite numbers, before any run starts from them. Checkpoints that only finished runs have
+/// used are not checked.
 fn check_checkpoints(experiment: &Experiment, runs: &Path) -> Result<()> {
     let students = experiment.students.iter().map(|student| (&student.run, &student.start));
     let teachers = experiment.teachers.iter().map(|teacher| (&teacher.run, &teacher.start));

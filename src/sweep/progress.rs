@@ -1,4 +1,4 @@
-//! What a person sees while a sweep runs: a bar a running job on a terminal, plain lines otherwise; always with time left.
+//! Progress of a running sweep, with the time left: one bar per running job on a terminal, plain lines otherwise.
 
 use std::io::IsTerminal;
 use std::time::{Duration, Instant};
@@ -10,14 +10,14 @@ use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use super::job::Work;
 use super::schedule::Planned;
 
-/// Time between two plain lines about a job.
+/// Minimum time between two plain lines about a job.
 const LINE_EVERY: Duration = Duration::from_secs(10);
 
 pub struct Progress {
     bars: Option<MultiProgress>,
     jobs: Vec<JobProgress>,
     begun: Instant,
-    /// FLOPs of the jobs that were there at the start.
+    /// FLOPs of all jobs.
     total: f64,
     ended: usize,
 }
@@ -27,7 +27,7 @@ struct JobProgress {
     flops: f64,
     tokens: u64,
     done: u64,
-    /// Tokens that an earlier session had done.
+    /// Tokens that an earlier session had processed.
     resumed: u64,
     loss: Option<f64>,
     tokens_per_s: f64,
@@ -59,7 +59,7 @@ impl Progress {
         Self { bars, total: jobs.iter().map(|job| job.flops).sum(), jobs, begun: now, ended: 0 }
     }
 
-    /// Prints a line, above the bars where there are any.
+    /// Prints a line, above the bars if there are any.
     pub fn say(&self, line: &str) {
         match &self.bars {
             Some(bars) => drop(bars.println(sentence(line))),
@@ -113,7 +113,7 @@ impl Progress {
         }
     }
 
-    /// Refreshes the bars' words.
+    /// Refreshes the text of the bars.
     pub fn tick(&self) {
         for index in 0..self.jobs.len() {
             if let Some(bar) = &self.jobs[index].bar {
@@ -122,7 +122,7 @@ impl Progress {
         }
     }
 
-    /// It does not run any more, and has not ended.
+    /// Job `index` does not run at present but has not ended; `sentence` says why.
     pub fn retried(&mut self, index: usize, sentence: &str) {
         if let Some(bar) = self.jobs[index].bar.take() {
             bar.finish_and_clear();
@@ -130,10 +130,11 @@ impl Progress {
         self.say(&format!("{}: {sentence}", self.jobs[index].name));
     }
 
+    /// Job `index` has ended; `problem` says what went wrong, if anything.
     pub fn ended(&mut self, index: usize, problem: Option<&str>) {
         self.ended += 1;
         if self.jobs[index].done == 0 {
-            // Another session did it, or nobody: it tells nothing of this one's speed.
+            // The job was not run by this session, so it says nothing about this session's speed.
             self.jobs[index].resumed = self.jobs[index].tokens;
         }
         self.jobs[index].done = self.jobs[index].tokens;
@@ -169,7 +170,7 @@ impl Progress {
         format!("{}/{} tokens  {loss}{speed}sweep ETA {left}", short(job.done), short(job.tokens))
     }
 
-    /// Time left of the whole sweep, from the FLOPs done so far in this session.
+    /// Time left for the whole sweep, from the FLOPs done so far in this session.
     fn time_left(&self) -> Option<String> {
         let share = |tokens: u64, job: &JobProgress| job.flops * tokens as f64 / job.tokens.max(1) as f64;
         let done: f64 = self.jobs.iter().map(|job| share(job.done, job)).sum();

@@ -1,4 +1,4 @@
-//! Where an experiment's numbers came from, gathered when its frames are written.
+//! Gathers the provenance of an experiment's numbers when its frames are written.
 
 use std::path::Path;
 use std::process::Command;
@@ -16,8 +16,9 @@ use hydrometer_torch::dist::c10d;
 use super::schedule::Settings;
 use crate::experiment::Experiment;
 
-/// What can be told of this run of the program and of the frames it wrote into `results`; `kept` came from earlier ones. Outside a
-/// git checkout the commit is absent. `numerics` is the oldest version of the arithmetic among the runs that did not.
+/// The provenance of this session and of the frames that it wrote into `results`. `kept` lists the runs whose rows were carried
+/// over from earlier frames; `numerics` is the oldest version of the arithmetic among all other runs. Outside a git checkout the
+/// commit is absent.
 pub fn gather(
     experiment: &Experiment,
     settings: &Settings,
@@ -72,7 +73,7 @@ pub fn gather(
     })
 }
 
-/// Memory of the machine in 10⁹ bytes.
+/// Memory of the machine in GB (10⁹ bytes).
 pub fn memory_gb() -> f64 {
     let text = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
     let kib = text.lines().find_map(|line| line.strip_prefix("MemTotal:")?.split_whitespace().next()?.parse::<f64>().ok());
@@ -85,7 +86,7 @@ fn commit() -> Option<String> {
         output.status.success().then(|| String::from_utf8_lossy(&output.stdout).trim().to_string())
     };
     let hash = git(&["rev-parse", "HEAD"])?;
-    // Results are what this run writes; they do not make the code dirty.
+    // Changed results do not make the code dirty: this session has just written them.
     let dirty = git(&["status", "--porcelain", "--", ".", ":!results"]).is_some_and(|text| !text.is_empty());
     Some(if dirty { format!("{hash}-dirty") } else { hash })
 }

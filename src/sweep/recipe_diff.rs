@@ -1,4 +1,4 @@
-//! Why a run is another run: the recipes that are kept under the runs, field by field.
+//! Compares recipes field by field, to show why two runs are different runs.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -8,7 +8,7 @@ use hydrometer_base::fs::{folders_in, read_if_there};
 use serde::Serialize;
 use serde_json::Value;
 
-/// A field whose values differ; absent on a side that does not have it.
+/// A field whose values differ; `None` on a side that does not have the field.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Difference {
     /// As a path in the recipe: `optimizer.lr`, `teacher.trained.tokens`.
@@ -17,22 +17,23 @@ pub struct Difference {
     pub theirs: Option<Value>,
 }
 
-/// The recipes of the training runs under `runs`, by run. Read without their type, so that older ones can be compared too.
+/// The recipes of the training runs under `runs`, by run id. They are read as untyped JSON, so that those of older versions can
+/// be compared too.
 pub fn recipes(runs: &Path) -> Result<BTreeMap<String, Value>> {
     let mut all = BTreeMap::new();
-    // A link is another name of a run that is there.
+    // Links are skipped: they are aliases of other runs.
     for (name, folder) in folders_in(runs, false)? {
         let path = folder.join("job.json");
         let Some(text) = read_if_there(&path)? else { continue };
         match serde_json::from_slice::<Value>(&text) {
             Ok(mut job) => drop(job.pointer_mut("/work/train/recipe").map(Value::take).map(|recipe| all.insert(name, recipe))),
-            Err(error) => tracing::warn!("{} is damaged and left out: {error}", path.display()),
+            Err(error) => tracing::warn!("{} is damaged and ignored: {error}", path.display()),
         }
     }
     Ok(all)
 }
 
-/// The stored run that differs from `recipe` in the fewest fields, the first by name among equals, less `run` itself.
+/// The stored run other than `run` that differs from `recipe` in the fewest fields; of several, the first by name.
 pub fn nearest<'a>(run: &str, recipe: &Value, stored: &'a BTreeMap<String, Value>) -> Option<(&'a str, Vec<Difference>)> {
     let others = stored.iter().filter(|(name, _)| name.as_str() != run);
     others.map(|(name, theirs)| (name.as_str(), differences(recipe, theirs))).min_by_key(|(_, found)| found.len())
@@ -63,7 +64,7 @@ fn flatten<'a>(value: &'a Value, path: String, into: &mut BTreeMap<String, &'a V
                 flatten(inner, path, into);
             }
         }
-        // A teacher that is not there differs by its fields, not by a null as well.
+        // If only one side has a teacher, its fields are listed, not the null of the other side.
         Value::Null => {}
         _ => drop(into.insert(path, value)),
     }

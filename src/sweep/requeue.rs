@@ -1,4 +1,4 @@
-//! What was done and must be done again: because it was asked for, or because it is not whole any more.
+//! Puts finished jobs back in the queue: because `--rerun` asks for it, or because their weights are damaged.
 
 use std::fs;
 use std::path::Path;
@@ -13,25 +13,25 @@ use super::schedule::{Planned, Rerun};
 use crate::train::checkpoint;
 use crate::train::run::final_weights;
 
-/// Puts every job of `planned` that has ended back in the queue, as `rerun` asks; one that another session works on is left to it.
+/// Puts the ended jobs of `planned` back in the queue, as `rerun` asks. Jobs that another session is working on are skipped.
 pub fn requeue(planned: &[Planned], rerun: Option<Rerun>) -> Result<()> {
-    let anew = rerun == Some(Rerun::All);
+    let from_scratch = rerun == Some(Rerun::All);
     for Planned { job, .. } in planned {
         let ended = || -> Result<bool> {
             Ok(match ending_in(&job.folder)? {
-                Ending::Done => anew,
+                Ending::Done => from_scratch,
                 ending => !ending.is_left(),
             })
         };
-        // A run that was interrupted starts anew too where all do.
-        if !(ended()? || anew && journal_path(&job.folder).exists()) {
+        // With `--rerun all`, interrupted runs start from scratch too.
+        if !(ended()? || from_scratch && journal_path(&job.folder).exists()) {
             continue;
         }
         let Some(lease) = LeaseObserver::new(&job.folder).take()? else { continue };
-        if ended()? || anew {
-            put_back(&job.folder, &lease, anew)?;
+        if ended()? || from_scratch {
+            put_back(&job.folder, &lease, from_scratch)?;
         }
-        if let (true, Work::Teach { cache, .. }) = (anew, &job.work) {
+        if let (true, Work::Teach { cache, .. }) = (from_scratch, &job.work) {
             for block in fs::read_dir(&cache.folder)?.flatten().map(|entry| entry.path()) {
                 if block.extension().is_some_and(|extension| extension == "block") {
                     fs::remove_file(&block).with_context(|| format!("cannot delete {}", block.display()))?;
@@ -42,9 +42,9 @@ pub fn requeue(planned: &[Planned], rerun: Option<Rerun>) -> Result<()> {
     Ok(())
 }
 
-/// Before weights are read: a run that is done but whose weights are not whole is put back in the queue, be it a teacher or a
-/// student that is held against it. Whether any was.
-pub fn mend_weights(planned: &[Planned]) -> Result<bool> {
+/// Checks the weights that the jobs of `planned` will read: those of teachers, and of students whose fidelity is measured. Puts a
+/// finished run whose weights are damaged back in the queue. Returns whether there was any.
+pub fn requeue_damaged_weights(planned: &[Planned]) -> Result<bool> {
     let mut any = false;
     for Planned { job, .. } in planned {
         let read: Vec<(&Path, &str, bool)> = match &job.work {
@@ -56,7 +56,7 @@ pub fn mend_weights(planned: &[Planned]) -> Result<bool> {
         };
         for (folder, what, untrained) in read {
             let weights = final_weights(folder);
-            // What this session trains is not done.
+            // Runs that are not done will be trained by this session.
             if untrained || ending_in(folder)? != Ending::Done || checkpoint::verify_checksum(&weights) {
                 continue;
             }
@@ -71,10 +71,10 @@ pub fn mend_weights(planned: &[Planned]) -> Result<bool> {
     Ok(any)
 }
 
-/// The journal first: a checkpoint beyond its steps counts for nothing.
-fn put_back(folder: &Path, lease: &Lease, anew: bool) -> Result<()> {
+/// Puts the run in `folder` back in the queue. The journal is written first, because checkpoints beyond its steps are ignored.
+fn put_back(folder: &Path, lease: &Lease, from_scratch: bool) -> Result<()> {
     if !journal::read(&journal_path(folder))?.is_empty() {
-        record(folder, lease, &Event::Requeued { anew })?;
+        record(folder, lease, &Event::Requeued { anew: from_scratch })?;
     }
-    if anew { checkpoint::prune(folder, 0) } else { Ok(()) }
+    if from_scratch { checkpoint::prune(folder, 0) } else { Ok(()) }
 }

@@ -1,4 +1,4 @@
-//! The schedule: which jobs are left to do, and which must come first.
+//! The schedule: which jobs are left to do, and which jobs they depend on.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -13,41 +13,41 @@ use super::ending::Ending;
 use super::job::{Job, Work, baselines, cache_place, data_folder, ending, fidelity_run, fidelity_teacher, recording_place};
 use crate::experiment::{Experiment, Student, TeacherRef};
 
-/// How to run.
+/// The settings of a session of `run`.
 #[derive(Clone, Debug)]
 pub struct Settings {
     pub runs: PathBuf,
-    /// Jobs at a time; the machine's cores are divided among them.
+    /// Number of jobs at a time; the machine's cores are divided among them.
     pub jobs: usize,
-    /// Students whose id begins so, and what they need.
+    /// Run only the students whose id begins with this, and the teachers they need.
     pub only: Option<String>,
     pub rerun: Option<Rerun>,
     pub device: String,
     pub tp: usize,
     pub dp: usize,
-    /// Compute activations again on the way back.
+    /// Activation recomputation: recompute activations in the backward pass.
     pub recompute: bool,
     pub sequence_parallel: bool,
-    /// Tries after the first of a job that was killed or could not begin.
+    /// How often a job that was killed or could not start is retried.
     pub retries: u32,
     /// Stop at the first run that fails or diverges.
     pub fail_fast: bool,
 }
 
 impl Settings {
-    /// Whether `run` is among those that are asked for.
-    pub fn asks_for(&self, run: &str) -> bool {
+    /// Whether the student `run` is selected by `only`.
+    pub fn selects(&self, run: &str) -> bool {
         self.only.as_ref().is_none_or(|prefix| run.starts_with(prefix.as_str()))
     }
 }
 
-/// What `students` see of their data, each view once.
+/// The distinct data views of `students`.
 pub fn views<'a>(students: impl Iterator<Item = &'a Student>) -> Vec<DataView> {
     let all: BTreeSet<_> = students.map(|student| student.recipe.view()).collect();
     all.into_iter().collect()
 }
 
-/// What to run again though it has ended.
+/// Which ended runs to run again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Rerun {
     Failed,
@@ -57,14 +57,14 @@ pub enum Rerun {
 /// A job and its place in the sweep.
 pub struct Planned {
     pub job: Job,
-    /// Indices of jobs that must be done first.
+    /// Indices of the jobs that must be done first.
     pub needs: Vec<usize>,
-    /// For the estimate of time left.
+    /// FLOPs and target tokens, for the estimate of the time left.
     pub flops: f64,
     pub tokens: u64,
 }
 
-/// The jobs that are left to do, in an order that puts needs first.
+/// The jobs that are left to do; every job comes after the jobs it needs.
 pub fn plan(experiment: &Experiment, settings: &Settings) -> Result<Vec<Planned>> {
     let runs = &settings.runs;
     let threads = (cores() / settings.jobs / (settings.tp * settings.dp)).max(1);
@@ -76,7 +76,7 @@ pub fn plan(experiment: &Experiment, settings: &Settings) -> Result<Vec<Planned>
         })
     };
     let mut students = Vec::new();
-    for student in experiment.students.iter().filter(|student| settings.asks_for(&student.run)) {
+    for student in experiment.students.iter().filter(|student| settings.selects(&student.run)) {
         if pending(&student.run)? {
             students.push(student);
         }
@@ -149,8 +149,8 @@ pub fn plan(experiment: &Experiment, settings: &Settings) -> Result<Vec<Planned>
         let teacher = &experiment.teachers[index];
         let there = |run: &str| -> Result<bool> { Ok(ending(runs, run)? == Ending::Done) };
         let run = fidelity_run(student, teacher);
-        // Of what this session trains, and of what was trained before.
-        let wanted = own.is_some() || (settings.asks_for(&student.run) && there(&student.run)?);
+        // Fidelity is measured for students that this session trains and for those trained before.
+        let wanted = own.is_some() || (settings.selects(&student.run) && there(&student.run)?);
         if !wanted || !pending(&run)? || !(trained[index].is_some() || there(&teacher.run)?) {
             continue;
         }

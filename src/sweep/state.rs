@@ -1,4 +1,4 @@
-//! Where every job of a sweep stands, as its folder tells from outside.
+//! The state of every job of a sweep, read from its folder.
 
 use std::fs;
 use std::path::Path;
@@ -13,33 +13,33 @@ use serde::Serialize;
 
 use super::ending::Ending;
 use super::job::{baselines, cache_place, fidelity_run, fidelity_teacher, journal_path};
-use super::lease::{by, holder};
+use super::lease::{holder, holder_name};
 use super::local::log_path;
 use crate::experiment::Experiment;
 
-/// Lines of a log that are shown of a failure.
+/// Number of log lines shown for a failure.
 const LOG_LINES: usize = 8;
 
-/// A job and where it stands.
+/// A job and its state.
 #[derive(Clone, Debug, Serialize)]
 pub struct State {
     pub run: RunId,
     /// `student`, `teacher`, `cache`, `baseline` or `fidelity`.
     pub role: &'static str,
     pub status: RunStatus,
-    /// Target tokens done and to do.
+    /// Target tokens processed so far, and in total.
     pub done: u64,
     pub total: u64,
-    /// Last training loss.
+    /// The last training loss.
     pub loss: Option<f64>,
-    /// Over the last steps.
+    /// Speed over the last steps.
     pub tokens_per_s: Option<f64>,
     pub seconds_left: Option<f64>,
-    /// Who works on it.
+    /// The process that works on it.
     pub holder: Option<String>,
-    /// What went wrong.
+    /// Why it failed or diverged.
     pub error: Option<String>,
-    /// The end of its log, where something went wrong.
+    /// The last lines of its log, if it failed or diverged.
     pub log: Vec<String>,
 }
 
@@ -57,7 +57,7 @@ pub fn states(experiment: &Experiment, runs: &Path) -> Result<Vec<State>> {
     }
     for student in &experiment.students {
         all.push(state(runs, &student.run, "student", student.recipe.tokens)?);
-        // How near it came to its teacher is a job of its own: the same command does it again while it is not done.
+        // Fidelity to the teacher is measured by a separate job, which `run` repeats until it is done.
         if let Some(teacher) = fidelity_teacher(experiment, student) {
             all.push(state(runs, &fidelity_run(student, &experiment.teachers[teacher]), "fidelity", 0)?);
         }
@@ -65,8 +65,8 @@ pub fn states(experiment: &Experiment, runs: &Path) -> Result<Vec<State>> {
     Ok(all)
 }
 
-/// Seconds until all jobs that train are done: each at its own speed, or at that of the others of its role, as many at a time as
-/// run now. `None` where nothing tells a speed.
+/// Estimated seconds until all training jobs are done, with as many jobs at a time as are running now. A job without a measured
+/// speed is assumed to run at the mean speed of its role, or else of all jobs. `None` if no job has a speed yet.
 pub fn seconds_left(states: &[State]) -> Option<f64> {
     let speed = |mine: &dyn Fn(&&State) -> bool| mean(states.iter().filter(mine).filter_map(|state| state.tokens_per_s));
     let left = |state: &State| {
@@ -106,7 +106,7 @@ fn state(runs: &Path, run: &RunId, role: &'static str, tokens: u64) -> Result<St
             _ => {}
         }
     }
-    // The first of these steps gives the tokens at which the time of the others begins.
+    // The first of these steps only gives the token count at which the timed interval begins.
     let recent = &last[last.len().saturating_sub(21)..];
     if let ([(first, _), rest @ ..], Some((end, _))) = (recent, recent.last()) {
         let seconds: f64 = rest.iter().map(|(_, seconds)| seconds).sum();
@@ -115,7 +115,7 @@ fn state(runs: &Path, run: &RunId, role: &'static str, tokens: u64) -> Result<St
     match holder(&folder) {
         Some(holder) => {
             state.status = RunStatus::Running;
-            state.holder = Some(by(Some(&holder)));
+            state.holder = Some(holder_name(Some(&holder)));
             let left = state.total.saturating_sub(state.done) as f64;
             state.seconds_left = state.tokens_per_s.map(|speed| left / speed);
         }
@@ -153,14 +153,14 @@ mod tests {
     }
 
     #[test]
-    fn the_time_left_counts_what_is_to_do_at_the_speeds_seen_and_as_many_at_a_time_as_run() {
+    fn the_time_left_follows_from_measured_speeds_and_the_number_of_running_jobs() {
         let done = state("teacher", RunStatus::Done, 1000, Some(10.0));
         let running = state("student", RunStatus::Running, 500, Some(100.0));
         let new = || state("student", RunStatus::New, 0, None);
         let of = |states: &[State]| seconds_left(states);
         assert_eq!(of(&[done.clone(), running.clone(), new(), new()]), Some(5.0 + 10.0 + 10.0));
         assert_eq!(of(&[done.clone(), running.clone(), running, new()]), Some((5.0 + 5.0 + 10.0) / 2.0));
-        assert_eq!(of(&[done.clone(), new()]), Some(100.0), "no student tells, so the teacher does");
+        assert_eq!(of(&[done.clone(), new()]), Some(100.0), "no student has a speed, so the teacher's is used");
         assert_eq!(of(&[state("student", RunStatus::Failed, 0, None), done]), Some(0.0));
         assert_eq!(of(&[new()]), None);
     }

@@ -1,4 +1,4 @@
-//! A rank of a job: what `hydrometer worker` does.
+//! `hydrometer worker`: one rank of a job.
 
 use std::io::{Read, Write};
 use std::path::Path;
@@ -30,11 +30,11 @@ use crate::teacher::cache::Cache;
 use crate::train::recipe::TrainRecipe;
 use crate::train::run::{Outcome, RunInputs, evaluation_events, train, trained_decoder};
 
-/// Does the job in `job_file` as the rank that the environment names. The first rank works under the lease that `token` names,
-/// writes the journal, and stops at the next step once standard input closes: then the scheduler wants it to, or is gone.
+/// Does the job in `job_file` as the rank that the environment names. The first rank adopts the lease with `token` and writes the
+/// journal. When its standard input closes, because the scheduler asks it to stop or has died, it stops after the current step.
 pub fn work(job_file: &Path, token: Option<&str>) -> Result<ExitCode> {
     let text = std::fs::read_to_string(job_file).with_context(|| format!("cannot read {}", job_file.display()))?;
-    let job: Job = serde_json::from_str(&text).with_context(|| format!("{} is no job", job_file.display()))?;
+    let job: Job = serde_json::from_str(&text).with_context(|| format!("{} is not a valid job file", job_file.display()))?;
     tch::set_num_threads(job.threads as i32);
     let first = std::env::var("RANK").map_or(true, |rank| rank == "0");
     let stop = Arc::new(AtomicBool::new(false));
@@ -68,7 +68,7 @@ pub fn work(job_file: &Path, token: Option<&str>) -> Result<ExitCode> {
             Some(shortage) => anyhow!(shortage).context(Cause::Memory),
             None => error,
         },
-        // What panics is tch where memory ends, or a mistake of ours.
+        // A panic is either tch running out of memory or a bug.
         Err(panic) => match shortage(&panic) {
             Some(shortage) => anyhow!(shortage).context(Cause::Memory),
             None => anyhow!(first_words(&panic)),
@@ -79,13 +79,13 @@ pub fn work(job_file: &Path, token: Option<&str>) -> Result<ExitCode> {
         Some(Cause::Memory) => error.root_cause().to_string(),
         _ => format!("{error:#}"),
     };
-    // The log may be on the disk that is full.
+    // Ignore errors: the log may be on the disk that is full.
     let _ = writeln!(std::io::stderr(), "{SAID}{words}");
     if error.is::<TakenOver>() {
         return Ok(ExitCode::FAILURE);
     }
     let ending = cause.map_or(Ending::Failed(words.clone()), |cause| Ending::interrupted(cause, words));
-    // That ranks missed each other is written once, by the scheduler.
+    // A failed rendezvous is recorded once, by the scheduler.
     let event = ending.event().filter(|_| cause != Some(Cause::Rendezvous));
     if let (Some(journal), Some(event)) = (&journal, event)
         && journal.write(&event).is_err()
@@ -95,7 +95,7 @@ pub fn work(job_file: &Path, token: Option<&str>) -> Result<ExitCode> {
     Ok(ExitCode::from(ending.exit_code()))
 }
 
-/// What interrupted the work, where `error` is no failure of its own.
+/// The cause of the interruption, if `error` stands for one; `None` if it is a failure.
 fn cause_of(error: &anyhow::Error) -> Option<Cause> {
     match error.downcast_ref::<Cause>() {
         Some(Cause::Memory) => Some(Cause::Memory),
@@ -115,7 +115,7 @@ impl Work {
     }
 }
 
-/// `cpu` or `cuda:N`.
+/// Parses `cpu` or `cuda:N`. A user error if the name is unknown or CUDA is not available.
 pub fn device(name: &str) -> Result<Device> {
     if name == "cpu" {
         return Ok(Device::Cpu);
@@ -135,7 +135,9 @@ fn dispatch(job: &Job, mesh: &Mesh, journal: Option<&Journal>, stop: &AtomicBool
         let split = TokenizedSplit::read(&path).context(Cause::CorruptInput)?;
         let unknown = split.ids.iter().find(|&id| id as usize >= vocab_size);
         match unknown {
-            Some(id) => Err(user_error!("the {name} split has token {id}, which the model of {vocab_size} ids does not know")),
+            Some(id) => {
+                Err(user_error!("the {name} split contains token {id}, outside the model's vocabulary of {vocab_size} ids"))
+            }
             None => Ok(split),
         }
     };
@@ -160,19 +162,19 @@ fn dispatch(job: &Job, mesh: &Mesh, journal: Option<&Journal>, stop: &AtomicBool
             let all = sequences(&train_split, recipe.data.context);
             let wanted = sequences_seen(&all, students);
             let decoder = trained_decoder(recipe, start.as_deref(), weights, mesh);
-            // Weights that were trained here can be trained again; a checkpoint is what it is.
+            // Damaged weights that were trained here can be trained again; a damaged checkpoint from elsewhere is an error.
             let decoder = if recipe.is_untrained() { decoder? } else { decoder.context(Cause::CorruptInput)? };
             if let Some(journal) = journal {
                 journal.write(&started(job, recipe))?;
                 journal.write(&Event::Resumed { step: 0 })?;
                 for path in Cache::remove_corrupt(&cache.folder, &cache.title)? {
-                    let what = format!("{} is damaged; what it held is taught again", path.display());
+                    let what = format!("{} is damaged; its teacher targets are computed again", path.display());
                     journal.write(&Event::Notice { what })?;
                 }
             }
             mesh.world.barrier(mesh.device)?;
-            let lecturer = TeacherPass { decoder: &decoder, title: &cache.title, context: recipe.data.context, mesh };
-            let complete = lecturer.teach(&train_split, &wanted, &cache.folder, |done, total| {
+            let teacher = TeacherPass { decoder: &decoder, title: &cache.title, context: recipe.data.context, mesh };
+            let complete = teacher.teach(&train_split, &wanted, &cache.folder, |done, total| {
                 let mut flag = [f64::from(mesh.is_first() && stopped())];
                 mesh.world.sum(&mut flag, mesh.device)?;
                 if let Some(journal) = journal {

@@ -61,7 +61,7 @@ fn of_cache_weights_data_and_journals() {
     let relative = |path: &Path| path.strip_prefix(lab.path()).unwrap().display().to_string();
     for sentence in [
         format!("{} is damaged; this teacher is trained again", relative(&weights)),
-        format!("{} is damaged; what it held is taught again", relative(&block)),
+        format!("{} is damaged; its teacher targets are computed again", relative(&block)),
         format!("the journal {} is intact only up to step", relative(&finetune.join("journal.jsonl"))),
     ] {
         assert_eq!(said.matches(&sentence).count(), 1, "{sentence}: {said}");
@@ -226,7 +226,7 @@ fn of_a_disk_that_was_full() {
     assert_eq!(program.wait().unwrap().code(), Some(1));
     let said = lab.said();
     let last = said.trim().lines().last().unwrap();
-    assert!(last.contains("No space left on device") && last.contains("make room, and the same command goes on"), "{said}");
+    assert!(last.contains("No space left on device") && last.contains("free some space, and the same command resumes"), "{said}");
     assert!(!said.contains("panicked"), "{said}");
     fs::remove_file(filler).unwrap();
     lab.ok(&arguments);

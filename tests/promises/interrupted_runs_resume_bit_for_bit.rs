@@ -98,7 +98,7 @@ fn what_is_killed_too_often_is_left_and_a_run_that_diverges_stops_others_only_if
     let workers = Command::new("pgrep").args(["-P", &program.id().to_string()]).output().unwrap();
     Command::new("kill").args(["-KILL", String::from_utf8_lossy(&workers.stdout).trim()]).status().unwrap();
     assert_eq!(program.wait().unwrap().code(), Some(3), "{}", lab.said());
-    assert!(lab.said().contains("1 jobs could not be done; the same command goes on from here"), "{}", lab.said());
+    assert!(lab.said().contains("1 jobs could not be done; the same command resumes from here"), "{}", lab.said());
     lab.ok(&arguments);
 }
 

@@ -123,7 +123,7 @@ fn the_seeds_tail_says_so() {
     case(&lab, |_| {});
     let said = loss(&lab, "--objective soft-ce --tail metaseq");
     assert!(String::from_utf8_lossy(&said.stdout).contains("\"gradient_is_of_the_loss\": false"));
-    assert!(String::from_utf8_lossy(&said.stderr).contains("as the seed computes it"));
+    assert!(String::from_utf8_lossy(&said.stderr).contains("as metaseq computes it"));
 }
 
 #[test]

@@ -117,7 +117,7 @@ fn an_export_to_standard_output_ends_with_its_reader_and_is_not_called_json() {
         assert_eq!(left.status.code(), Some(1), "{}", String::from_utf8_lossy(&left.stderr));
         let json = run(&lab, &["--output", "json"], &export, Stdio::piped(), Stdio::piped());
         assert_eq!((json.status.code(), json.stdout.len()), (Some(2), 0));
-        assert!(String::from_utf8_lossy(&json.stderr).contains("say --out FILE"));
+        assert!(String::from_utf8_lossy(&json.stderr).contains("pass --out FILE"));
     }
 }
 

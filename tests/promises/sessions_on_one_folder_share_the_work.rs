@@ -24,7 +24,7 @@ fn two_that_start_together_end_with_the_same_frames() {
         assert_eq!(events.iter().filter(|event| **event == Event::Done).count(), 1, "{folder}");
     }
     let said = lab.said();
-    assert!(said.contains("works on it"), "the one that comes second to a teacher waits for it: {said}");
+    assert!(said.contains("is working on it"), "the one that comes second to a teacher waits for it: {said}");
 }
 
 #[test]

@@ -122,7 +122,7 @@ fn a_model_that_does_not_fit_is_refused_and_an_allocation_that_fails_is_the_mach
     let (code, said) = end(limited(1_600_000, "run tight.toml"));
     assert_eq!(code, Some(1), "{said}");
     assert!(said.contains("no memory: ") && said.contains("MB were asked for; try --recompute, a smaller batch"), "{said}");
-    assert!(!said.contains("panicked") && !said.contains("frame #") && !said.contains("ended with code"), "{said}");
+    assert!(!said.contains("panicked") && !said.contains("frame #") && !said.contains("exited with code"), "{said}");
     let status = String::from_utf8_lossy(&lab.run(&["status", "tight.toml"]).stdout).into_owned();
     assert!(status.contains("interrupted") && !status.contains("failed"), "it is no failure of the run's: {status}");
 }
