@@ -45,10 +45,12 @@ impl Evaluation {
         bin[2] += f64::from(u8::from(correct));
     }
 
+    /// Number of predicted tokens.
     pub fn tokens(&self) -> u64 {
         self.documents.iter().map(|(_, tokens)| tokens).sum()
     }
 
+    /// Summed negative log-likelihood, in nats.
     pub fn nll_sum(&self) -> f64 {
         self.documents.iter().map(|(nll, _)| nll).sum()
     }
@@ -58,10 +60,12 @@ impl Evaluation {
         self.nll_sum() / self.tokens() as f64
     }
 
+    /// Negative log-likelihood in bits per byte of predicted text.
     fn bits_per_byte(&self) -> f64 {
         self.nll_sum() / std::f64::consts::LN_2 / self.bytes as f64
     }
 
+    /// Share of tokens whose most likely id is the label, in [0, 1].
     fn token_accuracy(&self) -> f64 {
         self.correct as f64 / self.tokens() as f64
     }

@@ -10,19 +10,19 @@ use toml_edit::Item;
 use super::keys::{self, Place};
 use super::source::{Setting, Source, SourceSpan};
 
-/// Settings that an axis gives a run, with their keys.
+/// The settings that one point of an axis gives a run, with their keys.
 pub type Values = Vec<(String, Setting)>;
 
 /// An axis as written.
 #[derive(Clone, Debug)]
 pub struct Axis {
     keys: Vec<(String, SourceSpan)>,
-    /// A value a key.
+    /// Each point has one value per key.
     points: Vec<Vec<Setting>>,
 }
 
 impl Axis {
-    /// The axes of `grid = { key = [values], ... }`: one a key.
+    /// The axes of `grid = { key = [values], ... }`: one per key.
     pub fn grid(source: &Source, item: &Item, within: &str) -> Result<Vec<Self>> {
         let axes = lists(source, item, within, "grid")?;
         axes.into_iter()
@@ -41,7 +41,7 @@ impl Axis {
         if let Some((key, at, values)) = lists.iter().find(|(.., values)| values.len() != length) {
             let (at, found) = (&at.0, values.len());
             return Err(user_error!(
-                "{at}: {key} lists {found} values but {first} lists {length}; zip pairs lists of one length"
+                "{at}: {key} lists {found} values but {first} lists {length}; zip needs lists of equal length"
             ));
         }
         let points = (0..length).map(|index| lists.iter().map(|(.., values)| values[index].clone()).collect()).collect();
@@ -53,7 +53,7 @@ impl Axis {
         &self.keys
     }
 
-    /// What the axis offers an arm that has a use for some of its keys only, each choice once. Empty where it has none.
+    /// The distinct points of the axis, restricted to the keys that apply to an arm. Empty if none applies.
     pub fn choices(&self, applies: impl Fn(&str) -> bool) -> Vec<Values> {
         let mut seen = BTreeSet::new();
         let choice = |point: &Vec<Setting>| -> Values {
@@ -63,7 +63,7 @@ impl Axis {
         self.points.iter().map(choice).filter(|values| !values.is_empty() && seen.insert(canonical(values))).collect()
     }
 
-    /// Refuses a point that stands twice.
+    /// An error if a point is listed twice.
     fn distinct(self) -> Result<Self> {
         let mut seen = BTreeSet::new();
         for point in &self.points {
@@ -79,7 +79,7 @@ impl Axis {
     }
 }
 
-/// `values` so that equal ones are equal texts.
+/// `values` in canonical form: equal values give equal strings.
 pub fn canonical(values: &[(String, Setting)]) -> Vec<String> {
     values.iter().map(|(key, value)| format!("{key}={}", keys::canonical(key, value))).collect()
 }

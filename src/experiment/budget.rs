@@ -1,4 +1,4 @@
-//! What an experiment costs before it is run: tokens and FLOPs of students and teachers, by formula (see
+//! The cost of an experiment, computed before it runs: tokens and FLOPs of students and teachers, by formula (see
 //! [`hydrometer_torch::model::ModelConfig::forward_flops_per_token`]).
 
 use std::collections::BTreeMap;
@@ -17,7 +17,7 @@ pub struct Budget {
     /// Target tokens that the teachers are trained on.
     pub teacher_tokens: u64,
     pub teacher_train_flops: f64,
-    /// Passes of the teachers, answers that runs share counted once.
+    /// Forward passes of the teachers; targets that several runs share are counted once.
     pub teacher_forward_flops: f64,
 }
 
@@ -42,13 +42,13 @@ impl Budget {
     }
 }
 
-/// Target tokens that teacher number `teacher` answers for: runs of one seed read the same sequences in the same order, so that
-/// the longest asks for all of them. Seeds may meet the same sequences, so this is the most it can be.
+/// Number of target tokens that teacher number `teacher` scores. Runs of one seed read the same sequences in the same order, so
+/// the longest of them covers the others. An upper bound: different seeds may read the same sequences.
 pub fn answers(experiment: &Experiment, teacher: usize) -> u64 {
     longest_by_seed(experiment.students.iter().filter(|student| student.trained_teacher() == Some(teacher)))
 }
 
-/// Tokens of the longest of `students` of each seed, in all.
+/// The sum over seeds of the tokens of the longest of `students` with that seed.
 pub fn longest_by_seed<'a>(students: impl Iterator<Item = &'a Student>) -> u64 {
     let mut longest: BTreeMap<u64, u64> = BTreeMap::new();
     for student in students {

@@ -1,4 +1,4 @@
-//! `[[claim]]`: what the experiment is held to, and the runs that decide it.
+//! `[[claim]]`: statements that the results are tested against, and the runs that decide them.
 
 use std::collections::BTreeSet;
 
@@ -26,12 +26,12 @@ pub struct ClaimSpec {
     at: SourceSpan,
 }
 
-/// What a claim can select: the runs of a point of the sweep.
+/// What a claim can select: the runs at one point of the sweep.
 pub struct Candidates<'a> {
     pub method: &'a str,
-    /// The swept settings, for telling points apart.
+    /// The point's name in messages.
     pub point: String,
-    /// The settings of each point of the file that became this one: several where `[smoke]` has merged them.
+    /// The settings of each point of the file that this one stands for: several if `[smoke]` merged points.
     pub settings: &'a [Settings],
     pub runs: Vec<&'a str>,
 }
@@ -81,7 +81,7 @@ fn read_one(source: &Source, table: &dyn TableLike, at: SourceSpan) -> Result<Cl
         if expectation.asks(side) != found.is_some() {
             return Err(match found {
                 None => lacks(key, "{ method = \"finetune\" }"),
-                Some(found) => user_error!("{}: expect does not ask anything of {key}; remove it", found.at.0),
+                Some(found) => user_error!("{}: expect does not use {key}; remove it", found.at.0),
             });
         }
     }
@@ -102,17 +102,17 @@ fn selector(source: &Source, table: &dyn TableLike, key: &str) -> Result<Option<
     Selector::read(source, inner, at, &format!("{key} of [[claim]]"), &[]).map(Some)
 }
 
-/// Where character `offset` of the expectation stands in the file.
+/// The place in the file of character `offset` of the expectation.
 fn expression_place(source: &Source, table: &dyn TableLike, expect: &str, offset: usize) -> SourceSpan {
     let span = table.get("expect").and_then(|item| item.span()).unwrap_or(0..0);
-    // Behind the quotes. With escapes before it, which no expression needs, the quotes are as near as it gets.
+    // Skips the opening quotes. If the string contains escapes, which no expression needs, this points at the quotes.
     let skip = source.text.get(span.clone()).and_then(|raw| raw.find(expect));
     let before: usize = skip.map_or(0, |skip| skip + expect.chars().take(offset).map(char::len_utf8).sum::<usize>());
     source.place(Some(span.start + before..span.end))
 }
 
 impl ClaimSpec {
-    /// Finds the claim's runs among all `candidates`. Errors where an arm selects nothing, or more than a point of the sweep.
+    /// Finds the claim's runs among all `candidates`. An error if an arm selects no point of the sweep, or more than one.
     pub fn resolve(self, candidates: &[Candidates]) -> Result<Claim> {
         let runs = |selector: &Option<Selector>| match selector {
             None => Ok(Vec::new()),
@@ -125,11 +125,11 @@ impl ClaimSpec {
 
     fn runs(&self, selector: &Selector, candidates: &[Candidates]) -> Result<Vec<String>> {
         let (id, at) = (&self.id, &selector.at.0);
-        let meant = |candidate: &&Candidates| {
+        let selected = |candidate: &&Candidates| {
             let matches = |settings: &Settings| selector.matches(candidate.method, |key| get(settings, key));
             candidate.settings.iter().any(matches)
         };
-        let found: Vec<&Candidates> = candidates.iter().filter(meant).collect();
+        let found: Vec<&Candidates> = candidates.iter().filter(selected).collect();
         match found[..] {
             [] => Err(user_error!("{at}: claim {id:?} selects no run: none has {selector}; correct it")),
             [only] => Ok(only.runs.iter().map(|run| run.to_string()).collect()),

@@ -1,4 +1,4 @@
-//! `[teacher.NAME] endpoint = "..."`: a teacher behind an OpenAI-compatible API, which judges the text of the data.
+//! `[teacher.NAME] endpoint = "..."`: a teacher behind an OpenAI-compatible API, which scores the text of the data.
 
 use std::time::Duration;
 
@@ -16,9 +16,9 @@ pub fn is_endpoint(own: &Table) -> bool {
     own.iter().any(|(key, _)| key == keys::ENDPOINT.name)
 }
 
-/// What teacher `name` is known by, and how it is asked.
+/// The recipe that identifies teacher `name`, and how requests are sent to it.
 pub fn read(name: &str, own: &Table, revision: &str) -> Result<(EndpointRecipe, Service)> {
-    let within = format!("[teacher.{name}], which is asked at an endpoint");
+    let within = format!("[teacher.{name}], a teacher behind an API");
     if let Some((key, found)) = own.iter().find(|(key, _)| keys::find(Place::Endpoint, key).is_none()) {
         return Err(user_error!("{}: {}", found.at.0, keys::unknown_in(Place::Endpoint, key, &within)));
     }
@@ -27,7 +27,7 @@ pub fn read(name: &str, own: &Table, revision: &str) -> Result<(EndpointRecipe, 
     let mut service = Service::at(keys::ENDPOINT.text(endpoint)?).map_err(|why| user_error!("{}: {why}", endpoint.at.0))?;
     let model = own.text(&keys::MODEL)?.ok_or_else(|| {
         let at = &endpoint.at.0;
-        user_error!("{at}: [teacher.{name}] lacks the model's name, by which the server and its answers know it; add model")
+        user_error!("{at}: [teacher.{name}] lacks the name by which the server knows its model; add model")
     })?;
     let model = model.to_string();
     let sent = own.choice(&keys::SENT, Sent::named)?;
@@ -48,7 +48,7 @@ pub fn read(name: &str, own: &Table, revision: &str) -> Result<(EndpointRecipe, 
         if budget.cost.is_some() && service.price.is_none() {
             let at = &found.at.0;
             return Err(user_error!(
-                "{at}: a cost follows from a price; add price = {{ input = 0.15, output = 0.6 }}, a million tokens"
+                "{at}: a cost needs a price; add price = {{ input = 0.15, output = 0.6 }}, per million tokens"
             ));
         }
         service.budget = budget;
@@ -57,11 +57,11 @@ pub fn read(name: &str, own: &Table, revision: &str) -> Result<(EndpointRecipe, 
     Ok((EndpointRecipe { model, sent, echo_rows, revision }, service))
 }
 
-/// Why an arm with `objective` cannot be taught by log-probabilities at temperature 1 without logits, as a clause.
+/// Why an arm with `objective` cannot train on log-probabilities at temperature 1 without logits, as a clause.
 pub fn unsupported_reason(objective: Objective) -> Option<&'static str> {
     match objective {
         Objective::LogitMse { centered: false, .. } => Some(
-            "an endpoint gives log-probabilities, not logits; set centered = true, which makes them the same, or use soft-ce",
+            "an endpoint gives log-probabilities, not logits; set centered = true, which makes them equivalent, or use soft-ce",
         ),
         _ => None,
     }
@@ -73,9 +73,9 @@ mod tests {
     use crate::experiment::keys;
     use crate::experiment::source::{Setting, SourceSpan};
 
-    /// Oracle: what `hydrometer teach --endpoint` starts from.
+    /// Oracle: the defaults of `hydrometer teach --endpoint`.
     #[test]
-    fn a_teacher_of_an_experiment_is_asked_like_one_of_the_command_line() {
+    fn endpoints_have_the_same_defaults_in_experiments_and_on_the_command_line() {
         let url = "http://localhost:8000/v1";
         let setting = |text: &str| Setting { value: text.into(), at: SourceSpan("here".into()) };
         let own = vec![(keys::ENDPOINT.name.into(), setting(url)), (keys::MODEL.name.into(), setting("m"))];

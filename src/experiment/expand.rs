@@ -1,4 +1,4 @@
-//! From the experiment file to its runs: every arm at every point of the sweep, over its seeds.
+//! Expands an experiment file into its runs: every arm at every point of the sweep, once per seed.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -22,7 +22,7 @@ use super::{Experiment, Method, Options, Skipped, Student, TeacherRef, resolve_t
 use crate::teacher::recording::Origin;
 use crate::train::recipe::{TeacherRecipe, TrainRecipe};
 
-/// Runs of an experiment, at most.
+/// Maximum number of runs of an experiment.
 const RUNS_MAX: usize = 100_000;
 
 /// Reads `path` and expands it. Every mistake of the user is a [`hydrometer_base::UserError`] that points at its line.
@@ -30,7 +30,7 @@ pub fn load(path: &Path, options: &Options) -> Result<Experiment> {
     expand(File::read(path)?, options)
 }
 
-/// The `[smoke]` tier of `path` in `precision`, whatever the file says of it.
+/// The `[smoke]` tier of `path` in `precision`, which overrides the file's.
 pub fn load_smoke_in(path: &Path, precision: Precision, options: &Options) -> Result<Experiment> {
     let mut file = File::read(path)?;
     if !file.smoke.is_empty() {
@@ -66,25 +66,25 @@ fn expand(file: File, options: &Options) -> Result<Experiment> {
         data_name: String::new(),
         student_name: String::new(),
     };
-    let (mut met, mut cells) = (UsedBlocks::default(), Vec::new());
+    let (mut used, mut cells) = (UsedBlocks::default(), Vec::new());
     for arm in &file.methods {
-        for cell in cells_of(arm, &file, &mut met, &mut experiment, options)? {
+        for cell in cells_of(arm, &file, &mut used, &mut experiment, options)? {
             add_runs(&mut experiment, &file, &presets, arm, &cell, options)?;
             cells.push(cell);
         }
     }
     let methods: Vec<&str> = file.methods.iter().map(|arm| arm.name.as_str()).collect();
-    file.sweep.check_met(&met, &methods)?;
+    file.sweep.check_used(&used, &methods)?;
     if experiment.methods.is_empty() {
         return Err(match methods.is_empty() {
             true => user_error!("{}: no methods; add e.g. [method.finetune] with objective = \"hard-ce\"", file.whole.0),
-            false => user_error!("{}: every run is skipped; skip less", file.whole.0),
+            false => user_error!("{}: every run is skipped; skip fewer", file.whole.0),
         });
     }
     if experiment.reference.is_empty() {
         experiment.reference = experiment.methods[0].name.clone();
     }
-    settle_fairness(&mut experiment, &file)?;
+    apply_fairness(&mut experiment, &file)?;
     name_runs(&mut experiment, &file.methods)?;
     let mut first = 0;
     let students = &experiment.students;
@@ -102,24 +102,25 @@ fn expand(file: File, options: &Options) -> Result<Experiment> {
     Ok(experiment)
 }
 
-/// A point of an arm that is run.
+/// An arm at one point of the sweep that is not skipped.
 struct Cell {
     method: String,
     /// Values on the axes.
     values: Vec<(String, Setting)>,
-    /// The settings of each point of the file that became this one, before `[smoke]`: several where it has merged them.
+    /// The settings, before `[smoke]`, of each point of the file that this one stands for: several if `[smoke]` merged points.
     settings: Vec<Settings>,
     seeds: usize,
 }
 
-/// The cells of `arm` in order. `[smoke]` makes points equal that differ only on axes which it fixes.
-fn cells_of(arm: &Arm, file: &File, met: &mut UsedBlocks, experiment: &mut Experiment, options: &Options) -> Result<Vec<Cell>> {
-    let means = |key: &str| applies(key, &arm.objective);
+/// The cells of `arm` in order. Points that differ only on axes that `[smoke]` fixes become one cell.
+fn cells_of(arm: &Arm, file: &File, used: &mut UsedBlocks, experiment: &mut Experiment, options: &Options) -> Result<Vec<Cell>> {
+    let relevant = |key: &str| applies(key, &arm.objective);
     let mut fixed = Settings::default();
-    fixed.overlay(file.base.iter().filter(|(key, _)| means(key)).cloned());
+    fixed.overlay(file.base.iter().filter(|(key, _)| relevant(key)).cloned());
     fixed.overlay(arm.own.clone());
     let (mut cells, mut places): (Vec<Cell>, BTreeMap<Vec<String>, usize>) = Default::default();
-    for point in file.sweep.points(&sweep::Arm { name: &arm.name, setting: &|key| fixed.0.get(key), applies: &means }, met)? {
+    let swept = sweep::Arm { name: &arm.name, setting: &|key| fixed.0.get(key), applies: &relevant };
+    for point in file.sweep.points(&swept, used)? {
         if let Some(because) = point.skipped {
             let shown = point.values.iter().map(|(key, value)| format!(" {key}={}", value.display()));
             experiment.skipped.push(Skipped { name: format!("{}{}", arm.name, shown.collect::<String>()), because });
@@ -145,13 +146,13 @@ fn cells_of(arm: &Arm, file: &File, met: &mut UsedBlocks, experiment: &mut Exper
     Ok(cells)
 }
 
-/// What `[smoke]` says to `arm`, where it is asked for.
+/// The settings that `[smoke]` overrides for `arm`; none without `--smoke`.
 fn smoke(file: &File, arm: &Arm, options: &Options) -> Vec<(String, Setting)> {
     let mine = file.smoke.iter().filter(|(key, _)| options.smoke && applies(key, &arm.objective));
     mine.map(|(key, value)| (key.clone(), value.clone())).collect()
 }
 
-/// Adds the runs of `cell`, over its seeds, still without ids.
+/// Adds the runs of `cell`, one per seed, still without ids.
 fn add_runs(
     experiment: &mut Experiment,
     file: &File,
@@ -164,7 +165,7 @@ fn add_runs(
     let mut settings = cell.settings[0].clone();
     settings.overlay(smoke(file, arm, options));
     let loss = settings.loss(at)?;
-    let read = settings.reading(&keys::STUDENT, at, presets)?;
+    let read = settings.resolve_data(&keys::STUDENT, at, presets)?;
     let (mut recipe, model) = settings.recipe(&keys::STUDENT, loss, 0, &experiment.revision, at, presets, &read, true)?;
     check(&recipe, &settings, at, &keys::STUDENT, options)?;
     let teacher = match loss.objective.needs_teacher() {
@@ -208,13 +209,13 @@ fn add_runs(
     }
     if experiment.students.len() > RUNS_MAX {
         let at = &settings.place(&keys::SEEDS, at).0;
-        return Err(user_error!("{at}: the experiment has more than {RUNS_MAX} runs here; sweep less, or take fewer seeds"));
+        return Err(user_error!("{at}: the experiment has more than {RUNS_MAX} runs here; use fewer values or fewer seeds"));
     }
     Ok(())
 }
 
-/// Applies `[fair]`, which may set tokens, and refuses what breaks it.
-fn settle_fairness(experiment: &mut Experiment, file: &File) -> Result<()> {
+/// Applies `[fair]`, which may change the runs' tokens. An error if the arms violate it.
+fn apply_fairness(experiment: &mut Experiment, file: &File) -> Result<()> {
     let rule = file.fair.as_ref();
     if let Some(rule) = rule.filter(|rule| rule.by == Match::TotalFlops) {
         experiment.fairness.balanced = fair::balance(experiment, rule)?;
@@ -233,7 +234,7 @@ fn settle_fairness(experiment: &mut Experiment, file: &File) -> Result<()> {
     }
 }
 
-/// Gives every student its id; errors where two are the same run.
+/// Gives every student its id. An error if two students have the same recipe.
 fn name_runs(experiment: &mut Experiment, methods: &[Arm]) -> Result<()> {
     let mut known: BTreeMap<String, RunId> = BTreeMap::new();
     for student in &mut experiment.students {

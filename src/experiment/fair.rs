@@ -1,16 +1,16 @@
 //! `[fair]`: what the arms of a comparison must have in common.
 //!
 //! A run is compared with the run of the reference arm that has the same seed and the same value on every axis that the reference
-//! has. The two must read the same data, cut at the same context and packed alike, with the same student in the same precision,
+//! has. The two must read the same data with the same context and packing, train the same student in the same precision, and be
 //! evaluated on the same split; and they must get the same budget:
 //!
 //! - `tokens`: the same target tokens, in batches of one size, evaluated equally often;
 //! - `updates`: the same number of updates;
-//! - `total-flops`: the same FLOPs, the teacher's counted. A run's share of its teacher is an equal part of the teacher's training
-//!   for every run that uses it, and an equal part of the teacher's pass for every run that uses the same answers (same teacher,
-//!   budget and seed: the order of the data follows from the seed). The tokens of a distilled run follow: with c the student's training FLOPs per token, T the teacher's
-//!   training shared by n runs, f its forward FLOPs per token shared by m, and t₀ the tokens of the reference,
-//!   c·t + T/n + t·f/m = c·t₀, so t = (c·t₀ − T/n) / (c + f/m), rounded down.
+//! - `total-flops`: the same FLOPs, including the teacher's. The teacher's training is divided equally among the runs that use
+//!   it, and its forward pass equally among the runs that use the same targets (same teacher, budget and seed: the seed
+//!   determines the order of the data). This determines the tokens t of a distilled run. With c the student's training FLOPs per
+//!   token, T the teacher's training FLOPs shared by n runs, f its forward FLOPs per token shared by m runs, and t₀ the tokens
+//!   of the reference, c·t + T/n + t·f/m = c·t₀, so t = (c·t₀ − T/n) / (c + f/m), rounded down.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -27,23 +27,23 @@ use super::source::{Source, SourceSpan};
 use super::{Experiment, Student};
 use crate::train::recipe::TrainRecipe;
 
-/// The table as read.
+/// `[fair]` as read.
 #[derive(Clone, Debug)]
 pub struct Rule {
     pub by: Match,
     pub at: SourceSpan,
 }
 
-/// How the runs of an experiment stand to each other.
+/// Whether the runs of an experiment can be compared.
 #[derive(Clone, Debug, Default)]
 pub struct Fairness {
-    /// What the file asks for.
+    /// The rule of the file, if it has one.
     pub rule: Option<Match>,
-    /// Differences that no comparison should have, a sentence each.
+    /// Differences between compared runs that the rule does not allow, one sentence each.
     pub unfair: Vec<String>,
-    /// Runs that have no run of the reference to be compared with.
+    /// Number of runs without a run of the reference to compare with.
     pub alone: usize,
-    /// Runs whose tokens `total-flops` has set: the index and the tokens asked for.
+    /// Runs whose tokens `total-flops` has changed: the index and the tokens that the file set.
     pub balanced: Vec<(usize, u64)>,
 }
 
@@ -62,7 +62,8 @@ pub fn read(source: &Source, item: Option<&Item>) -> Result<Option<Rule>> {
     rule.map(Some).ok_or_else(|| user_error!("{}: [fair] lacks match; add match = \"tokens\"", at.0))
 }
 
-/// The student of the reference arm that each student is compared with; `None` for the reference's own and where there is none.
+/// The student of the reference arm that each student is compared with; `None` for the reference's own students and if there is
+/// none.
 pub fn partners(experiment: &Experiment) -> Vec<Option<usize>> {
     let mut shapes: Vec<Vec<&str>> = Vec::new();
     /// A seed, and axes with their values.
@@ -72,7 +73,7 @@ pub fn partners(experiment: &Experiment) -> Vec<Option<usize>> {
         shapes.push(student.axes.iter().map(|(key, _)| key.as_str()).collect());
         references.insert((student.seed, student.axes.iter().collect()), index);
     }
-    // The one with the most axes in common comes first.
+    // The shape with the most axes comes first.
     shapes.sort_by(|a, b| b.len().cmp(&a.len()).then_with(|| a.cmp(b)));
     shapes.dedup();
     let partner = |student: &Student| {
@@ -85,7 +86,8 @@ pub fn partners(experiment: &Experiment) -> Vec<Option<usize>> {
     experiment.students.iter().map(of).collect()
 }
 
-/// Gives every compared run the tokens that make its FLOPs equal to its partner's, the teacher's counted; see the module.
+/// Gives every compared run the tokens that make its FLOPs, including the teacher's, equal to its partner's; see the module.
+/// Returns the changed runs as in [`Fairness::balanced`].
 pub fn balance(experiment: &mut Experiment, rule: &Rule) -> Result<Vec<(usize, u64)>> {
     let partners = partners(experiment);
     let students = &experiment.students;
@@ -118,7 +120,7 @@ pub fn balance(experiment: &mut Experiment, rule: &Rule) -> Result<Vec<(usize, u
                 experiment.reference
             ));
         }
-        // A smoke run shows that the path works; it needs an update, not a balance.
+        // A smoke run only shows that the code works: it needs at least one update, but no balance.
         balanced.push((index, recipe.tokens, tokens.max(recipe.batch.min(recipe.tokens))));
     }
     for &(index, _, tokens) in &balanced {
@@ -127,8 +129,8 @@ pub fn balance(experiment: &mut Experiment, rule: &Rule) -> Result<Vec<(usize, u
     Ok(balanced.into_iter().map(|(index, asked, _)| (index, asked)).collect())
 }
 
-/// What compared runs differ in though they must not under `by`: a sentence for each pair of arms and each difference, with the
-/// values of the first pair that shows it.
+/// Differences between compared runs that `by` does not allow: a sentence for each pair of arms and each difference, with the
+/// values of the first pair of runs that shows it.
 pub fn unfair(experiment: &Experiment, by: Match) -> Vec<String> {
     let mut seen = BTreeSet::new();
     let mut found = Vec::new();
@@ -143,7 +145,7 @@ pub fn unfair(experiment: &Experiment, by: Match) -> Vec<String> {
     found
 }
 
-/// How `data` becomes examples, as far as it becomes others than `other` does.
+/// The settings by which `data` becomes examples, as far as they differ from those of `other`.
 fn examples(data: &DataRecipe, other: &DataRecipe) -> String {
     let fields = |data: &DataRecipe| serde_json::to_value(&data.examples).expect("recipes are plain data");
     let (mine, theirs) = (fields(data), fields(other));

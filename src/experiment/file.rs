@@ -1,4 +1,4 @@
-//! The experiment file as written: its tables, read and checked one by one, not yet multiplied out.
+//! The experiment file as written: its tables, read and checked one by one, not yet expanded.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -22,6 +22,7 @@ pub struct File {
     /// Where relative paths start.
     pub folder: PathBuf,
     pub text: String,
+    /// The file as a whole, for messages without a line.
     pub whole: SourceSpan,
     pub question: String,
     pub hypothesis: String,
@@ -40,7 +41,7 @@ pub struct File {
 pub struct Method {
     pub name: String,
     pub own: Table,
-    /// Its objective's name, empty where it has none.
+    /// Its objective's name; empty if it has none.
     pub objective: String,
     pub at: SourceSpan,
 }

@@ -1,4 +1,4 @@
-//! What is asked: the experiment file, resolved into the runs it means.
+//! The experiment file, expanded into the runs that it describes.
 
 mod axis;
 pub mod budget;
@@ -34,7 +34,7 @@ use crate::teacher::recording::Recording;
 use crate::teacher::target_spec::TargetSpec;
 use crate::train::recipe::TrainRecipe;
 
-/// What the command line says about reading the file.
+/// Command-line options that affect how the file is expanded.
 #[derive(Clone, Copy, Debug)]
 pub struct Options {
     /// Read the `[smoke]` tier.
@@ -43,7 +43,7 @@ pub struct Options {
     pub dp: usize,
 }
 
-/// An experiment as resolved.
+/// An expanded experiment.
 #[derive(Clone, Debug)]
 pub struct Experiment {
     /// The file's stem.
@@ -60,7 +60,7 @@ pub struct Experiment {
     /// The arm that others are compared with: the first that trains on hard labels.
     pub reference: String,
     pub teachers: Vec<Teacher>,
-    /// Teachers of which there are only answers, recorded or asked for.
+    /// Teachers without a model here: recorded logprobs, or a model behind an API.
     pub recordings: Vec<Recording>,
     /// Methods outermost, then axes (the first slowest), then seeds.
     pub students: Vec<Student>,
@@ -84,11 +84,11 @@ impl Experiment {
 #[derive(Clone, Debug)]
 pub struct Method {
     pub name: String,
-    /// In a few words.
+    /// The objective and its main settings, in a few words.
     pub objective: String,
 }
 
-/// A teacher, trained here or a checkpoint, and what its cache must hold.
+/// A teacher that runs here, trained or a checkpoint, and the targets that its cache must hold.
 #[derive(Clone, Debug)]
 pub struct Teacher {
     pub name: String,
@@ -96,11 +96,11 @@ pub struct Teacher {
     pub model: String,
     pub recipe: TrainRecipe,
     pub data: DataFiles,
-    /// The folder of the checkpoint that it starts from, or is.
+    /// The folder of its checkpoint, if it has one: used unmodified, or trained further.
     pub start: Option<PathBuf>,
-    /// Of its answers, for all arms.
+    /// The targets that all arms together need.
     pub kept: TargetSpec,
-    /// Ids that its answers are over: what its students know of its own.
+    /// Number of ids that its targets cover: the smallest vocabulary among the teacher and its students.
     pub vocab_size: usize,
 }
 
@@ -129,7 +129,7 @@ pub enum TeacherRef {
 }
 
 impl Student {
-    /// Index into [`Experiment::teachers`] of the teacher that is a model here.
+    /// Index into [`Experiment::teachers`], if the teacher runs here.
     pub fn trained_teacher(&self) -> Option<usize> {
         match self.teacher {
             Some(TeacherRef::Trained(index)) => Some(index),
@@ -137,7 +137,7 @@ impl Student {
         }
     }
 
-    /// Arm and axes, as a person would say them.
+    /// The arm and its values on the axes: `soft-ce tokens=100k`.
     pub fn name(&self) -> String {
         let values: String = self.axes.iter().map(|(key, value)| format!(" {key}={value}")).collect();
         format!("{}{values}", self.method)

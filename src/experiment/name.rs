@@ -1,5 +1,4 @@
-//! Names that an experiment gives: to itself, its arms, teachers and claims. A name is shown and becomes part of a folder's name; it
-//! is never a path.
+//! Names of experiments, arms, teachers and claims. A name is displayed and becomes part of a folder's name; it is never a path.
 
 use std::path::Path;
 
@@ -7,21 +6,21 @@ use anyhow::Result;
 use hydrometer_base::text::{escaped, is_hidden, quoted};
 use hydrometer_base::user_error;
 
-/// The name of the experiment in `path`: that of the file, less its ending. Errors where it cannot name a folder of results.
+/// The name of the experiment in `path`: the file's name without its extension. An error if it cannot name a results folder.
 pub fn experiment(path: &Path) -> Result<String> {
     let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
     let why = match name.trim() {
-        "" | "." | ".." => format!("{} cannot name one", quoted(&name)),
+        "" | "." | ".." => format!("{} cannot name a folder", quoted(&name)),
         _ => match name.chars().find(|&c| is_hidden(c)) {
             Some(c) => format!("this name holds the control character {}", escaped(c)),
             None => return Ok(name),
         },
     };
     let shown = path.display();
-    Err(user_error!("{shown}: an experiment and its folder of results are called as its file, but {why}; rename the file"))
+    Err(user_error!("{shown}: the experiment and its results folder are named after this file, but {why}; rename the file"))
 }
 
-/// Errors where `name`, of a thing that is called `what` and written as `example`, cannot be shown as it is.
+/// An error if `name` is empty or contains a control character. Messages call the named thing `what` and suggest `example`.
 pub fn check(name: &str, what: &str, example: &str, at: &str) -> Result<()> {
     if name.trim().is_empty() {
         return Err(user_error!("{at}: this {what} has no name; write e.g. {example}"));
@@ -40,7 +39,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_file_whose_name_cannot_name_a_folder_names_no_experiment() {
+    fn files_whose_names_cannot_name_a_folder_are_refused() {
         assert_eq!(experiment(Path::new("a/b c.toml")).unwrap(), "b c");
         for bad in ["..toml", "...toml", "a/bad\u{1b}.toml", " .toml", "x\u{202e}.toml", "a\nb.toml"] {
             let error = experiment(Path::new(bad)).unwrap_err();

@@ -22,24 +22,24 @@ use super::source::{Setting, Source};
 use crate::teacher::recipe::RecordedRecipe;
 use crate::train::recipe::StartRecipe;
 
-/// A decoder that is asked for.
+/// A resolved model.
 #[derive(Clone, Debug)]
 pub struct Model {
-    /// For people.
+    /// For display.
     pub name: String,
     pub config: ModelConfig,
     /// The checkpoint that it starts from, and its folder.
     pub start: Option<(StartRecipe, PathBuf)>,
 }
 
-/// What the names and tables of one experiment file mean. What was read and hashed is kept: a sweep asks for the same again
-/// and again.
+/// Resolves the names and tables of one experiment file. Results are cached, because a sweep asks for the same ones many
+/// times.
 pub struct Presets {
     /// Where relative paths start.
     folder: PathBuf,
     models: RefCell<BTreeMap<(String, usize), Model>>,
     data: RefCell<BTreeMap<String, (String, DataRecipe, DataFiles)>>,
-    /// Content hashes of files of answers.
+    /// Content hashes of files of recorded logprobs.
     hashes: RefCell<BTreeMap<String, String>>,
 }
 
@@ -66,8 +66,8 @@ impl Presets {
         found.map(|(_, hf)| folder_of(hf, &base)).transpose()
     }
 
-    /// The data that `setting` names or describes, cut at `context`, in the tokens of `tokenizer` where it names none; its name,
-    /// recipe and files.
+    /// The name, recipe and files of the data that `setting` names or describes, cut at `context`. `tokenizer` is the default if
+    /// the data name none.
     pub fn data(&self, setting: &Setting, context: usize, tokenizer: Option<&Path>) -> Result<(String, DataRecipe, DataFiles)> {
         let asked = format!("{} {tokenizer:?}", setting.value.to_string().trim());
         let known = self.data.borrow().get(&asked).cloned();
@@ -80,16 +80,16 @@ impl Presets {
 }
 
 impl Presets {
-    /// The file of answers that `recorded` names, to students of `data`; and where it is. Of the format that `named` names, or
-    /// that its lines tell.
+    /// The recorded logprobs that `recorded` names, for students that train on `data`, and their path. The format is that of
+    /// `named`, or detected from the lines.
     pub fn recording(&self, recorded: &Setting, named: Option<&Setting>, data: &DataRecipe) -> Result<(RecordedRecipe, PathBuf)> {
-        let path = locate("recorded", recorded, &self.folder, "file of answers")?;
+        let path = locate("recorded", recorded, &self.folder, "file of recorded logprobs")?;
         let settings = [(&keys::RECORDED, Some(recorded)), (&keys::DATA_FORMAT, named)];
         let map = settings.into_iter().filter_map(|(key, setting)| Some((key.name.to_string(), setting?.clone()))).collect();
         let format = format(&map, &[("recorded".to_string(), path.clone())].into())?;
         if !format.has_answers() {
             let (at, name) = (&named.unwrap_or(recorded).at.0, format.name());
-            return Err(user_error!("{at}: {} is of format {name:?}, which records no answers of a teacher", path.display()));
+            return Err(user_error!("{at}: {} is of format {name:?}, which holds no logprobs of a teacher", path.display()));
         }
         let asked = path.display().to_string();
         let known = self.hashes.borrow().get(&asked).cloned();
@@ -98,7 +98,7 @@ impl Presets {
         if data.examples.is_none() && format != Format::Vllm {
             let (at, name) = (&recorded.at.0, format.name());
             return Err(user_error!(
-                "{at}: answers of format {name:?} are to prompts, which plain documents do not have; name the format of the data"
+                "{at}: logprobs of format {name:?} need prompts, which plain documents do not have; set the format of the data"
             ));
         }
         Ok((RecordedRecipe { content, format }, path))
@@ -111,7 +111,7 @@ fn locate(field: &str, found: &Setting, base: &Path, what: &str) -> Result<PathB
         match path.try_exists() {
             Ok(true) => return Ok(path),
             Ok(false) => {}
-            // A folder on the way that cannot be read is not the absence of a file.
+            // An unreadable parent folder does not mean that the file is missing.
             Err(error) => return Err(user_error!("{}: {}: {}", found.at.0, path.display(), reason(&error))),
         }
     }
@@ -121,7 +121,8 @@ fn locate(field: &str, found: &Setting, base: &Path, what: &str) -> Result<PathB
 /// Keys of a table with their values, in the order of the file.
 type Fields = Vec<(String, Setting)>;
 
-/// The settings behind `setting`: those of the preset it names, or its own inline table; and the folder of relative paths.
+/// The name and settings of the preset that `setting` names, or those of its inline table, and the folder that relative paths in
+/// them start from.
 fn resolve(setting: &Setting, key: &str, file: &str, folder: &Path) -> Result<(String, Fields, PathBuf)> {
     let Some(name) = setting.value.as_str() else { return Ok((key.into(), setting.fields(key)?, folder.to_path_buf())) };
     let absolute = std::path::absolute(folder).unwrap_or_else(|_| folder.to_path_buf());
@@ -140,7 +141,7 @@ fn resolve(setting: &Setting, key: &str, file: &str, folder: &Path) -> Result<(S
     Ok((name.to_string(), source.settings(table)?, base))
 }
 
-/// `settings` by name; refuses those that are not `place`'s.
+/// `settings` by name. An error if one is not a key of `place`.
 fn known(settings: Vec<(String, Setting)>, place: Place, within: &str) -> Result<Settings> {
     match settings.iter().find(|(field, _)| keys::find(place, field).is_none()) {
         Some((field, found)) => Err(user_error!("{}: {}", found.at.0, keys::unknown_in(place, field, within))),
@@ -155,7 +156,7 @@ fn model(setting: &Setting, key: &str, vocab_size: usize, folder: &Path) -> Resu
         return checkpoint(setting, key, name, hf, &map, &base);
     }
     if let Some(layers) = map.get(&keys::LAYERS) {
-        return Err(user_error!("{}: layers choose among those of a checkpoint; add hf, or say num_hidden_layers", layers.at.0));
+        return Err(user_error!("{}: layers selects blocks of a checkpoint; add hf, or set num_hidden_layers", layers.at.0));
     }
     let count = |field: &Key| -> Result<usize> {
         let missing = || user_error!("{}: {key} {name:?} lacks {}", setting.at.0, field.name);
@@ -191,7 +192,7 @@ fn folder_of(hf: &Setting, base: &Path) -> Result<PathBuf> {
 fn checkpoint(setting: &Setting, key: &str, name: String, hf: &Setting, map: &Settings, base: &Path) -> Result<Model> {
     let own = [keys::HF.name, keys::LAYERS.name];
     if let Some((field, found)) = map.0.iter().find(|(field, _)| !own.contains(&field.as_str())) {
-        return Err(user_error!("{}: {field} is the checkpoint's to say; remove it, or remove hf", found.at.0));
+        return Err(user_error!("{}: {field} is determined by the checkpoint; remove it, or remove hf", found.at.0));
     }
     let folder = folder_of(hf, base)?;
     let whole = hf::open(&folder)?;
@@ -199,7 +200,7 @@ fn checkpoint(setting: &Setting, key: &str, name: String, hf: &Setting, map: &Se
     let layers = map.get(&keys::LAYERS).map(|found| layers(found, whole.config.num_hidden_layers)).transpose()?;
     let start = StartRecipe { content, layers };
     let config = start.open(&folder)?.config;
-    // A table has no name of its own.
+    // An inline table has no name; use the folder's.
     let own = folder.file_name().map(|name| name.to_string_lossy().into_owned());
     let name = if setting.value.is_str() { name } else { own.unwrap_or_else(|| key.to_string()) };
     let name = start.layers.as_ref().map_or(name.clone(), |layers| format!("{name}, {} layers", layers.len()));
@@ -236,7 +237,7 @@ fn data(setting: &Setting, context: usize, tokenizer: Option<&Path>, folder: &Pa
         return Err(user_error!("{}: data has both a path and a {split} file; keep one", setting.at.0));
     }
     if let Some(all) = splits.get("all").filter(|path| path.join("train").is_dir()).cloned() {
-        // A folder with a folder a split, as the seed has it.
+        // A folder with one subfolder per split, as in metaseq.
         let folders = ["train", "valid", "test"].map(|split| (split.to_string(), all.join(split)));
         splits = folders.into_iter().filter(|(_, folder)| folder.is_dir()).collect();
     }
@@ -255,7 +256,7 @@ fn data(setting: &Setting, context: usize, tokenizer: Option<&Path>, folder: &Pa
         if let Some(recipe) = &mut examples {
             ends = Ends::of(recipe, &opened, &path, tokenizer.and_then(Path::parent))?;
             let said = ends.as_ref().filter(|_| recipe.eos_token.is_none()).map(|ends| ends.ids.clone()).unwrap_or_default();
-            // Runs that are known by the token of a usual name stay known.
+            // Left empty for the token of a usual name, so that the identities of earlier runs do not change.
             recipe.ends = if said == special::usual(&opened) { Vec::new() } else { said };
         }
         Ok((TokenizerRecipe::File { sha256: sha256_file(&path)?, vocab_size }, Some(path)))
@@ -265,7 +266,7 @@ fn data(setting: &Setting, context: usize, tokenizer: Option<&Path>, folder: &Pa
         (Some(found), _) if found.value.is_str() => of_file(locate("tokenizer", found)?)?,
         _ => match &map.or_default(&keys::TOKENIZER).fields("tokenizer")?[..] {
             [(field, size)] if field == "bpe" => {
-                // Every byte and the token that begins a document.
+                // The 256 bytes and the token that begins a document.
                 let vocab_size = size.whole("bpe", 257..=keys::MODEL_MAX)? as usize;
                 (TokenizerRecipe::Bpe { vocab_size }, None)
             }
@@ -284,7 +285,7 @@ fn data(setting: &Setting, context: usize, tokenizer: Option<&Path>, folder: &Pa
     Ok((name, DataRecipe { content, tokenizer, context, examples, packing: Packing::None }, files))
 }
 
-/// The format that is named, or that the files tell; refuses files that are not of it.
+/// The format that is named, or detected from the files. An error if a file has another format.
 fn format(map: &Settings, splits: &BTreeMap<String, PathBuf>) -> Result<Format> {
     let wanted = match map.get(&keys::DATA_FORMAT) {
         None => Wanted::Any,
@@ -302,7 +303,7 @@ fn format(map: &Settings, splits: &BTreeMap<String, PathBuf>) -> Result<Format> 
         first = match first {
             None => Some((found, path)),
             Some((known, at)) if known == found => Some((known, at)),
-            // Both are plain documents: text, which is how JSON lines with a text are read too.
+            // Both are plain documents; the format `text` also reads JSON lines with a text.
             Some((known, at)) if known.is_plain() && found.is_plain() => Some((Format::Text, at)),
             Some((known, at)) => {
                 let (known, found, path, at) = (known.name(), found.name(), path.display(), at.display());
@@ -313,20 +314,20 @@ fn format(map: &Settings, splits: &BTreeMap<String, PathBuf>) -> Result<Format> 
     Ok(first.map_or(Format::Text, |(format, _)| format))
 }
 
-/// Where a line has its texts.
+/// The keys of a line's texts.
 fn line_keys(map: &Settings) -> Result<Keys> {
     let text = |key: &Key| map.text(key).map(|text| text.map(str::to_string));
     Ok(Keys { source: text(&keys::SOURCE_KEY)?, target: text(&keys::TARGET_KEY)? })
 }
 
-/// How lines become examples; nothing where they are plain documents.
+/// How lines become examples; `None` for plain documents.
 fn examples(map: &Settings, format: Format) -> Result<Option<ExampleRecipe>> {
     if format.is_plain() {
         let stray = keys::keys_of(Place::Examples).find_map(|key| Some((key.name, map.get(key)?)));
         return match stray {
             Some((key, found)) => {
                 let (at, format) = (&found.at.0, format.name());
-                Err(user_error!("{at}: {key} means nothing to data of format {format:?}, plain documents; remove it"))
+                Err(user_error!("{at}: {key} does not apply to data of format {format:?}, plain documents; remove it"))
             }
             None => Ok(None),
         };

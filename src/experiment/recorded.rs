@@ -1,4 +1,5 @@
-//! A teacher of which there are only answers: `[teacher.NAME] recorded = "..."`, in a file, or `endpoint = "..."`, on request.
+//! A teacher without a model here: `[teacher.NAME] recorded = "..."`, logprobs in a file, or `endpoint = "..."`, a model behind
+//! an API.
 
 use anyhow::Result;
 use hydrometer_base::user_error;
@@ -18,9 +19,9 @@ pub fn is_recorded(own: &Table) -> bool {
     own.iter().any(|(key, _)| key == keys::RECORDED.name)
 }
 
-/// Finds or adds the recording of teacher `name` for a student with `settings`, whose arm minimises `objective` on what it
-/// reads; its index.
-#[expect(clippy::too_many_arguments, reason = "what an arm says, what the file says and where it says so are told apart")]
+/// The index of the recording of teacher `name`, added if it is new, for a student with `settings` that minimises `objective` on
+/// the data `read`.
+#[expect(clippy::too_many_arguments, reason = "settings of the arm, settings of the teacher and their places are separate")]
 pub fn find_or_add(
     experiment: &mut Experiment,
     presets: &Presets,
@@ -32,18 +33,21 @@ pub fn find_or_add(
     at: &SourceSpan,
 ) -> Result<usize> {
     let ResolvedData { data, files, .. } = read.clone();
-    // Answers are to sequences, however a student's batches lay them out.
+    // Logprobs belong to sequences, however a student packs them into batches.
     let data = data.unpacked();
     let asked = endpoint::is_endpoint(own);
-    let origin =
-        if asked { asked_at(settings, name, own, &experiment.revision, objective, at)? } else { file(presets, name, own, read)? };
+    let origin = if asked {
+        endpoint_origin(settings, name, own, &experiment.revision, objective, at)?
+    } else {
+        file(presets, name, own, read)?
+    };
     if objective.tail() == Some(Tail::Sampled) {
         let place = &settings.place(&keys::TAIL, at).0;
-        return Err(user_error!("{place}: a recorded teacher cannot be drawn from; use another tail, e.g. \"bucket\""));
+        return Err(user_error!("{place}: a recorded teacher cannot be sampled from; use another tail, e.g. \"bucket\""));
     }
     if objective.temperature().is_some_and(|temperature| temperature != 1.0) {
         let place = &settings.place(&keys::TEMPERATURE, at).0;
-        return Err(user_error!("{place}: recorded answers are those at temperature 1; remove temperature"));
+        return Err(user_error!("{place}: recorded logprobs have temperature 1; remove temperature"));
     }
     let wanted = origin.identity(&data);
     let same = |known: &Recording| known.name == name && known.origin.identity(&known.data) == wanted;
@@ -58,7 +62,7 @@ pub fn find_or_add(
 
 fn file(presets: &Presets, name: &str, own: &Table, read: &ResolvedData) -> Result<Origin> {
     if let Some((key, found)) = own.iter().find(|(key, _)| keys::find(Place::Recorded, key).is_none()) {
-        let (at, within) = (&found.at.0, format!("[teacher.{name}], whose answers are recorded"));
+        let (at, within) = (&found.at.0, format!("[teacher.{name}], a recorded teacher"));
         return Err(user_error!("{at}: {}", keys::unknown_in(Place::Recorded, key, &within)));
     }
     let setting = |key: &str| -> Option<&Setting> { own.iter().find(|(known, _)| known == key).map(|(_, found)| found) };
@@ -67,7 +71,7 @@ fn file(presets: &Presets, name: &str, own: &Table, read: &ResolvedData) -> Resu
     Ok(Origin::File(AnswerFile { recipe, path, on_bad_line: read.files.on_bad_line }))
 }
 
-fn asked_at(
+fn endpoint_origin(
     settings: &Settings,
     name: &str,
     own: &Table,

@@ -1,4 +1,4 @@
-//! From the settings that apply to a run to its recipe.
+//! Turns the settings of a run into its recipe.
 
 use std::path::Path;
 
@@ -41,17 +41,17 @@ impl Settings {
         Ok(EvalRecipe { every: every.unwrap_or(tokens.div_ceil(5).max(1)), on })
     }
 
-    /// What a run reads whose model stands under `model_key`: in that model's tokens, where it is a checkpoint and the data name
-    /// no others.
-    pub fn reading(&self, model_key: &Key, of: &SourceSpan, presets: &Presets) -> Result<ResolvedData> {
+    /// The data of a run whose model is under `model_key`. If the model is a checkpoint and the data name no tokenizer, the
+    /// checkpoint's tokenizer is used.
+    pub fn resolve_data(&self, model_key: &Key, of: &SourceSpan, presets: &Presets) -> Result<ResolvedData> {
         let folder = presets.checkpoint(self.required(model_key, of)?, model_key.name)?;
         let tokenizer = folder.map(|folder| folder.join("tokenizer.json")).filter(|path| path.exists());
         let (name, data, files) = presets.data(self.required(&keys::DATA, of)?, self.context()?, tokenizer.as_deref())?;
         Ok(ResolvedData { name, data: DataRecipe { packing: self.choice(&keys::PACKING, Packing::named)?, ..data }, files })
     }
 
-    /// The recipe, less teacher, of a run on what is read whose model stands under `model_key`; of no tokens where nothing is
-    /// trained. And the model.
+    /// The recipe, without a teacher, of a run on the data `read` with the model under `model_key`; and that model. Without
+    /// `trained` its number of tokens is 0.
     #[expect(clippy::too_many_arguments, reason = "students and teachers differ in each of them")]
     pub fn recipe(
         &self,
@@ -67,7 +67,7 @@ impl Settings {
         let ResolvedData { data, files, .. } = read;
         let model = presets.model(self.required(model_key, of)?, model_key.name, data.tokenizer.vocab_size())?;
         if let Some((_, folder)) = &model.start {
-            read_alike(folder, read).map_err(|why| user_error!("{}: {why}", self.place(model_key, of).0))?;
+            check_tokenizer(folder, read).map_err(|why| user_error!("{}: {why}", self.place(model_key, of).0))?;
         }
         let tokens = if trained { keys::TOKENS.tokens(self.required(&keys::TOKENS, of)?)? } else { 0 };
         let (optimizer, batch) = (self.optimizer()?, self.tokens(&keys::BATCH)?);
@@ -98,7 +98,7 @@ impl Settings {
     }
 }
 
-/// What no single key shows to be wrong.
+/// Checks that involve more than one setting.
 pub fn check(recipe: &TrainRecipe, settings: &Settings, at: &SourceSpan, model_key: &Key, options: &Options) -> Result<()> {
     let Options { tp, dp, .. } = *options;
     if !recipe.batch.is_multiple_of(dp as u64) {
@@ -110,20 +110,20 @@ pub fn check(recipe: &TrainRecipe, settings: &Settings, at: &SourceSpan, model_k
     Ok(())
 }
 
-/// Whether the checkpoint in `folder` knows the tokens that `read` is in; else why not, as a clause.
-fn read_alike(folder: &Path, read: &ResolvedData) -> std::result::Result<(), String> {
+/// Checks that the checkpoint in `folder` has the tokens of `read`. The error is a clause that says why not.
+fn check_tokenizer(folder: &Path, read: &ResolvedData) -> std::result::Result<(), String> {
     let path = folder.join("tokenizer.json");
     let shown = path.display();
     let own = |error: anyhow::Error| error.to_string();
     let size = hf::open(folder).map_err(own)?.config.vocab_size;
     let (TokenizerRecipe::File { sha256, .. }, Some(data)) = (&read.data.tokenizer, &read.files.tokenizer) else {
         return Err(format!(
-            "the checkpoint reads tokens of its own, but the data's are trained here; say tokenizer = {shown:?} in data"
+            "the checkpoint has its own tokenizer, but the data's is trained here; set tokenizer = {shown:?} in data"
         ));
     };
     let asked = read.data.tokenizer.vocab_size();
     if asked > size && tokenizer::ordinary_ids(&tokenizer::open(data).map_err(own)?) > size {
-        return Err(format!("the data has {asked} token ids, the checkpoint {size}; say tokenizer = {shown:?} in data"));
+        return Err(format!("the data has {asked} token ids, the checkpoint {size}; set tokenizer = {shown:?} in data"));
     }
     if !path.exists() || sha256_file(&path).map_err(own)? == *sha256 {
         return Ok(());
@@ -139,10 +139,10 @@ fn read_alike(folder: &Path, read: &ResolvedData) -> std::result::Result<(), Str
     Err(format!("{data} and {shown} differ in {count} tokens ({}); use one tokenizer for both", some.join(", ")))
 }
 
-/// What a run reads.
+/// The data of a run.
 #[derive(Clone, Debug)]
 pub struct ResolvedData {
-    /// For people.
+    /// For display.
     pub name: String,
     pub data: DataRecipe,
     pub files: DataFiles,

@@ -1,4 +1,4 @@
-//! The teachers that the arms need: one for each way of training it that they ask for.
+//! The teachers that the arms need: one for each distinct recipe.
 
 use anyhow::Result;
 use hydrometer_base::run_id::RunId;
@@ -16,11 +16,11 @@ use super::{Experiment, Options, Teacher, TeacherRef, endpoint, recorded};
 use crate::teacher::target_spec::TargetSpec;
 use crate::train::recipe::{EvalRecipe, TrainRecipe};
 
-/// What a teacher reads with its student.
+/// The keys that a teacher takes from its student.
 const SHARED_KEYS: [&str; 3] = ["data", "context", "packing"];
 
-/// Finds or adds the teacher of a student with `settings` and the recipe `student`, on what it reads.
-#[expect(clippy::too_many_arguments, reason = "what an arm says, what the file says and where it says so are told apart")]
+/// The teacher, added if it is new, of a student with `settings` and the recipe `student` on the data `read`.
+#[expect(clippy::too_many_arguments, reason = "settings of the arm, settings of the file and their places are separate")]
 pub fn find_or_add(
     experiment: &mut Experiment,
     file: &File,
@@ -47,8 +47,8 @@ pub fn find_or_add(
         let index = recorded::find_or_add(experiment, presets, settings, name, own, objective, read, at)?;
         return Ok(TeacherRef::Recorded(index));
     }
-    // From [base], not from the student: what students sweep must not train their teacher anew. Only what the teacher reads
-    // with the student follows the student.
+    // Settings come from [base], not from the student: a key that students sweep must not train their teacher again. Only the
+    // shared keys follow the student.
     let mut merged = Settings::default();
     merged.overlay(file.base.iter().cloned());
     merged.overlay(SHARED_KEYS.iter().filter_map(|key| settings.0.get_key_value(*key)).map(|(k, v)| (k.clone(), v.clone())));
@@ -65,7 +65,7 @@ pub fn find_or_add(
         return Err(user_error!("{}: [teacher.{name}] lacks a model; add model or hf", teacher_at.0));
     }
     if let Some((_, format)) = own.iter().find(|(key, _)| key == "format") {
-        return Err(user_error!("{}: format is that of recorded answers; add recorded = \"FILE\", or remove it", format.at.0));
+        return Err(user_error!("{}: format applies to recorded logprobs; add recorded = \"FILE\", or remove it", format.at.0));
     }
     let asking = |key: &str| keys::find(Place::Endpoint, key).is_some() && key != keys::MODEL.name;
     if let Some((key, found)) = own.iter().find(|(key, _)| asking(key)) {
@@ -78,14 +78,14 @@ pub fn find_or_add(
     if !trained {
         if recipe.start.is_none() {
             let place = merged.place(&keys::MODEL, teacher_at);
-            return Err(user_error!("{}: [teacher.{name}] is to answer as it is, but is no checkpoint", place.0));
+            return Err(user_error!("{}: [teacher.{name}] is not trained, but is not a checkpoint either", place.0));
         }
-        // How others are trained is no part of a checkpoint.
+        // Settings of training do not affect an unmodified checkpoint.
         (recipe.data, recipe.batch, recipe.optimizer) = (recipe.data.unpacked(), 1, Settings::default().optimizer()?);
     }
     let recipe = match own.iter().any(|(key, _)| key == "eval") {
         true => recipe,
-        // How often students are evaluated is no business of the teacher's.
+        // The students' evaluation interval does not apply to the teacher.
         false => TrainRecipe { eval: EvalRecipe { every: recipe.tokens.div_ceil(5).max(1), ..recipe.eval.clone() }, ..recipe },
     };
     check(&recipe, &merged, teacher_at, &keys::MODEL, options)?;
@@ -107,21 +107,20 @@ pub fn find_or_add(
     Ok(TeacherRef::Trained(index))
 }
 
-/// Where the teacher `name` is a checkpoint by its own table, makes it the model and what `adapt` says its training; whether
-/// it is trained here.
+/// If the table of teacher `name` has `hf`, makes that checkpoint the model and `adapt` its training. Returns whether the teacher
+/// is trained here.
 fn checkpoint(merged: &mut Settings, own: &Table, name: &str) -> Result<bool> {
     let Some((_, hf)) = own.iter().find(|(key, _)| key == "hf") else {
         return match own.iter().find(|(key, _)| key == "adapt") {
-            Some((_, adapt)) => Err(user_error!("{}: adapt trains a checkpoint further; add hf, or say tokens", adapt.at.0)),
+            Some((_, adapt)) => {
+                Err(user_error!("{}: adapt trains a checkpoint further; add hf, or set tokens instead", adapt.at.0))
+            }
             None => Ok(true),
         };
     };
     let other = own.iter().find(|(key, _)| key == keys::MODEL.name || keys::find(Place::Adapt, key).is_some());
     if let Some((key, found)) = other {
-        return Err(user_error!(
-            "{}: [teacher.{name}] is a checkpoint: {key} means nothing to it but in adapt = {{ ... }}",
-            found.at.0
-        ));
+        return Err(user_error!("{}: [teacher.{name}] is a checkpoint: {key} applies only inside adapt = {{ ... }}", found.at.0));
     }
     let mut table = InlineTable::new();
     table.insert("hf", hf.value.clone());

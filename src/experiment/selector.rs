@@ -1,5 +1,5 @@
-//! Which runs a table means: `{ method = "soft-ce", tokens = ["100k", "1M"] }` takes those that agree in every key, with one of
-//! the values where a list is given.
+//! Tables that select runs: `{ method = "soft-ce", tokens = ["100k", "1M"] }` matches the runs that agree in every key; a list
+//! matches any of its values.
 
 use anyhow::Result;
 use hydrometer_base::suggest::{unknown, unknown_key};
@@ -12,7 +12,7 @@ use super::source::{Setting, Source, SourceSpan};
 
 const METHOD: &str = "method";
 
-/// A test on the method and the settings of a run. The empty one takes every run.
+/// A condition on the method and the settings of a run. An empty one matches every run.
 #[derive(Clone, Debug)]
 pub struct Selector {
     keys: Vec<(String, Vec<Setting>)>,
@@ -20,7 +20,7 @@ pub struct Selector {
 }
 
 impl Selector {
-    /// Reads `table`, less the keys in `others`, which mean something else there. Errors at unknown keys and bad values.
+    /// Reads `table` without the keys in `others`, which have another meaning there. An error for an unknown key or a bad value.
     pub fn read(source: &Source, table: &dyn TableLike, at: SourceSpan, within: &str, others: &[&str]) -> Result<Self> {
         let mut keys = Vec::new();
         for (key, setting) in source.settings(table)?.into_iter().filter(|(key, _)| !others.contains(&key.as_str())) {
@@ -45,13 +45,13 @@ impl Selector {
         Ok(Self { keys, at })
     }
 
-    /// Both tests at once. Where both name a key, `self` counts.
+    /// The conjunction of both. If both have a key, that of `self` counts.
     pub fn and(&self, other: &Self) -> Self {
         let new = other.keys.iter().filter(|(key, _)| self.keys.iter().all(|(mine, _)| mine != key));
         Self { keys: self.keys.iter().chain(new).cloned().collect(), at: self.at.clone() }
     }
 
-    /// Errors at a method that is not in `known`.
+    /// An error if a method is not in `known`.
     pub fn check_methods(&self, known: &[&str]) -> Result<()> {
         for value in self.keys.iter().filter(|(key, _)| key == METHOD).flat_map(|(_, values)| values) {
             let name = value.text(METHOD)?;
@@ -62,7 +62,7 @@ impl Selector {
         Ok(())
     }
 
-    /// Whether a run of `method` is meant whose settings `value` gives. A key without a setting agrees with nothing.
+    /// Whether a run of `method` matches, whose settings `value` returns. A key without a setting matches nothing.
     pub fn matches<'a>(&self, method: &str, value: impl Fn(&str) -> Option<&'a Setting>) -> bool {
         self.keys.iter().all(|(key, wanted)| match key.as_str() {
             METHOD => wanted.iter().any(|name| name.value.as_str() == Some(method)),

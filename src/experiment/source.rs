@@ -1,4 +1,4 @@
-//! A TOML file that knows where everything in it stands, so that an error can point at the line.
+//! A TOML file with source positions, so that an error can point at its line.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -11,10 +11,11 @@ use hydrometer_base::units::parse_scaled;
 use hydrometer_base::user_error;
 use toml_edit::{Document, Item, TableLike, Value};
 
-/// Bytes of a TOML file, at most.
+/// Maximum size of a TOML file in bytes.
 const BYTES_MAX: u64 = 16 << 20;
-/// Tokens are fewer.
+/// Exclusive limit of a number of tokens.
 const TOKENS_MAX: u64 = 1_000_000_000_000_000;
+
 /// The text of a TOML file and its path.
 #[derive(Clone, Debug)]
 pub struct Source {
@@ -110,7 +111,7 @@ impl Source {
     }
 }
 
-/// Of what follows `before`, both from 1.
+/// Line and column of the position after `before`, both from 1.
 fn line_and_column(before: &str) -> (usize, usize) {
     (before.matches('\n').count() + 1, before.chars().rev().take_while(|&c| c != '\n').count() + 1)
 }
@@ -125,7 +126,7 @@ impl Setting {
         self.at.0.is_empty()
     }
 
-    /// How a message begins that is about `key`: `x.toml:3:1: mse_mean`, or `--mse-mean`.
+    /// The beginning of a message about `key`: `x.toml:3:1: mse_mean`, or `--mse-mean`.
     pub fn subject(&self, key: &str) -> String {
         if self.is_flag() { format!("--{}", key.replace('_', "-")) } else { format!("{}: {key}", self.at.0) }
     }
@@ -139,7 +140,7 @@ impl Setting {
         format!("{} {value}", self.subject(key))
     }
 
-    /// That the value of `key` is not what is `wanted`.
+    /// The error that the value of `key` must be `wanted`.
     pub fn wrong(&self, key: &str, wanted: &str) -> anyhow::Error {
         user_error!("{} must be {wanted}, not {}", self.subject(key), self.found())
     }
@@ -167,7 +168,7 @@ impl Setting {
         self.value.as_bool().ok_or_else(|| self.wrong(key, "true or false"))
     }
 
-    /// A finite number that `ok` accepts, and that single precision, in which we compute, can hold.
+    /// A finite number that `ok` accepts. An error if it overflows or rounds to 0 in f32, the precision of training.
     pub fn number(&self, key: &str, wanted: &str, ok: impl Fn(f64) -> bool) -> Result<f64> {
         let number = self.value.as_float().or_else(|| self.value.as_integer().map(|n| n as f64));
         let number = number.filter(|n| n.is_finite() && ok(*n)).ok_or_else(|| self.wrong(key, wanted))?;
@@ -175,7 +176,7 @@ impl Setting {
         match single.is_finite() && (single == 0.0) == (number == 0.0) {
             true => Ok(number),
             false if single.is_finite() => {
-                Err(user_error!("{subject} is {found}, which single precision takes for 0; use a larger number"))
+                Err(user_error!("{subject} is {found}, which rounds to 0 in single precision; use a larger number"))
             }
             false => Err(user_error!("{subject} is {found}, which overflows single precision; use a smaller number")),
         }
@@ -215,7 +216,7 @@ impl Setting {
         }
     }
 
-    /// The value as a person would write it in a name: no quotes.
+    /// The value as it appears in names, without quotes.
     pub fn display(&self) -> String {
         match &self.value {
             Value::String(text) => text.value().clone(),

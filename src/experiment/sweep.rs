@@ -1,8 +1,8 @@
-//! `[sweep]`: what multiplies the arms, and what is left out.
+//! `[sweep]`: the axes that multiply the arms, and the points that are left out.
 //!
-//! Every arm is crossed with every axis of `grid` and with `zip`, which is one more axis; then each `[[sweep.when]]`, in the order
-//! of the file, crosses its own axes with the points that it selects, and with no other; then `[[sweep.skip]]` takes points
-//! out. A key that means nothing to an arm's objective does not multiply it.
+//! Every arm is crossed with every axis of `grid` and with `zip`, which is one more axis. Then each `[[sweep.when]]`, in the
+//! order of the file, crosses its own axes with only the points that it selects. Then `[[sweep.skip]]` removes points. A key
+//! that does not apply to an arm's objective does not multiply the arm.
 
 use std::collections::BTreeSet;
 
@@ -15,10 +15,10 @@ use super::keys::{self, Place};
 use super::selector::Selector;
 use super::source::{Setting, Source, SourceSpan};
 
-/// Points of an arm, at most.
+/// Maximum number of points of an arm.
 const POINTS_MAX: usize = 100_000;
 
-/// The table as read.
+/// `[sweep]` as read.
 #[derive(Clone, Debug, Default)]
 pub struct Sweep {
     axes: Vec<Axis>,
@@ -26,24 +26,24 @@ pub struct Sweep {
     skips: Vec<(Selector, String)>,
 }
 
-/// What an arm brings to the sweep.
+/// What the sweep needs to know about an arm.
 pub struct Arm<'a> {
     pub name: &'a str,
     /// Its settings before the sweep.
     pub setting: &'a dyn Fn(&str) -> Option<&'a Setting>,
-    /// Whether a key means anything to it.
+    /// Whether a key applies to it.
     pub applies: &'a dyn Fn(&str) -> bool,
 }
 
-/// A point of an arm.
+/// An arm at one point of the sweep.
 #[derive(Clone, Debug)]
 pub struct Point {
     pub values: Values,
-    /// Why it is left out.
+    /// Why it is left out, if it is.
     pub skipped: Option<String>,
 }
 
-/// Which parts of the table have met an arm, to find those that never do.
+/// The parts of the table that applied to some arm, to find those that never do.
 #[derive(Debug, Default)]
 pub struct UsedBlocks {
     keys: BTreeSet<String>,
@@ -95,11 +95,11 @@ impl Sweep {
         self.axes.iter().chain(self.whens.iter().flat_map(|(_, axes)| axes))
     }
 
-    /// The points of `arm`, the first axis slowest, skipped ones among them; one point without values where nothing is swept.
-    pub fn points(&self, arm: &Arm, met: &mut UsedBlocks) -> Result<Vec<Point>> {
+    /// The points of `arm`, the first axis slowest, including skipped ones; a single point without values if nothing is swept.
+    pub fn points(&self, arm: &Arm, used: &mut UsedBlocks) -> Result<Vec<Point>> {
         let mut points: Vec<Values> = vec![Values::new()];
         for axis in &self.axes {
-            points = cross(points, axis, arm, met)?;
+            points = cross(points, axis, arm, used)?;
         }
         for (index, (selector, axes)) in self.whens.iter().enumerate() {
             let mut next = Vec::new();
@@ -108,7 +108,7 @@ impl Sweep {
                     next.push(point);
                     continue;
                 }
-                met.whens.insert(index);
+                used.whens.insert(index);
                 let swept = |key: &String| point.iter().any(|(known, _)| known == key);
                 let mine = axes.iter().flat_map(Axis::keys).find(|(key, _)| (arm.applies)(key) && swept(key));
                 if let Some((key, at)) = mine {
@@ -116,10 +116,10 @@ impl Sweep {
                 }
                 let mut crossed = vec![point];
                 for axis in axes {
-                    crossed = cross(crossed, axis, arm, met)?;
+                    crossed = cross(crossed, axis, arm, used)?;
                 }
                 next.extend(crossed);
-                no_more_than_can_be_run(next.len(), &selector.at)?;
+                check_point_count(next.len(), &selector.at)?;
             }
             points = next;
         }
@@ -127,7 +127,7 @@ impl Sweep {
             let mut skipped = None;
             for (index, (selector, because)) in self.skips.iter().enumerate() {
                 if selected(selector, arm, &values) {
-                    met.skips.insert(index);
+                    used.skips.insert(index);
                     skipped.get_or_insert(because.clone());
                 }
             }
@@ -136,20 +136,20 @@ impl Sweep {
         Ok(points.collect())
     }
 
-    /// Errors at a block that no point of any arm has met, and at an axis that no arm has a use for.
-    pub fn check_met(&self, met: &UsedBlocks, methods: &[&str]) -> Result<()> {
+    /// An error if a block matches no point of any arm, or if an axis applies to no arm.
+    pub fn check_used(&self, used: &UsedBlocks, methods: &[&str]) -> Result<()> {
         let whens = self.whens.iter().map(|(selector, _)| selector).enumerate();
         let skips = self.skips.iter().map(|(selector, _)| selector).enumerate();
-        let blocks = whens.map(|(index, selector)| ("when", met.whens.contains(&index), selector));
-        for (what, found, selector) in blocks.chain(skips.map(|(index, s)| ("skip", met.skips.contains(&index), s))) {
+        let blocks = whens.map(|(index, selector)| ("when", used.whens.contains(&index), selector));
+        for (what, found, selector) in blocks.chain(skips.map(|(index, s)| ("skip", used.skips.contains(&index), s))) {
             selector.check_methods(methods)?;
             if !found {
                 let at = &selector.at.0;
                 return Err(user_error!("{at}: this [[sweep.{what}]] matches no run: none has {selector}; correct or remove it"));
             }
         }
-        match self.all_axes().flat_map(Axis::keys).find(|(key, _)| !met.keys.contains(key)) {
-            Some((key, at)) => Err(user_error!("{}: {key} means nothing to the methods it is swept for; remove it", at.0)),
+        match self.all_axes().flat_map(Axis::keys).find(|(key, _)| !used.keys.contains(key)) {
+            Some((key, at)) => Err(user_error!("{}: {key} does not apply to the methods it is swept for; remove it", at.0)),
             None => Ok(()),
         }
     }
@@ -184,18 +184,18 @@ fn selected(selector: &Selector, arm: &Arm, point: &Values) -> bool {
     selector.matches(arm.name, |key| point.iter().find(|(k, _)| k == key).map(|(_, v)| v).or_else(|| (arm.setting)(key)))
 }
 
-fn cross(points: Vec<Values>, axis: &Axis, arm: &Arm, met: &mut UsedBlocks) -> Result<Vec<Values>> {
+fn cross(points: Vec<Values>, axis: &Axis, arm: &Arm, used: &mut UsedBlocks) -> Result<Vec<Values>> {
     let choices = axis.choices(arm.applies);
     let Some(first) = choices.first() else { return Ok(points) };
-    met.keys.extend(first.iter().map(|(key, _)| key.clone()));
-    no_more_than_can_be_run(points.len().saturating_mul(choices.len()), &axis.keys()[0].1)?;
+    used.keys.extend(first.iter().map(|(key, _)| key.clone()));
+    check_point_count(points.len().saturating_mul(choices.len()), &axis.keys()[0].1)?;
     let with = |point: &Values, choice: &Values| -> Values { point.iter().chain(choice).cloned().collect() };
     Ok(points.iter().flat_map(|point| choices.iter().map(move |choice| with(point, choice))).collect())
 }
 
-fn no_more_than_can_be_run(points: usize, at: &SourceSpan) -> Result<()> {
+fn check_point_count(points: usize, at: &SourceSpan) -> Result<()> {
     if points > POINTS_MAX {
-        return Err(user_error!("{}: the sweep has more than {POINTS_MAX} combinations; sweep less", at.0));
+        return Err(user_error!("{}: the sweep has more than {POINTS_MAX} combinations; use fewer values", at.0));
     }
     Ok(())
 }

@@ -82,6 +82,7 @@ impl Cache {
         Ok(damaged)
     }
 
+    /// Whether the cache holds the sequence with this [`Sequence::key`].
     pub fn contains(&self, key: &[u8; 16]) -> bool {
         self.index.contains_key(key)
     }

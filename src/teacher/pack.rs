@@ -40,6 +40,7 @@ impl Writer {
         }
     }
 
+    /// Writes `id` in `bits` bits.
     pub fn id(&mut self, id: u32, bits: u32) {
         self.bits(id, bits);
     }
@@ -113,6 +114,7 @@ impl<'a> Reader<'a> {
         value
     }
 
+    /// Reads an id of `bits` bits.
     pub fn id(&mut self, bits: u32) -> u32 {
         self.bits(bits)
     }

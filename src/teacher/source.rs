@@ -63,6 +63,7 @@ impl Source {
             .map_err(|error| user_error!("{} is damaged: {error}; delete it and run the teacher again", path.display()))
     }
 
+    /// Reads the tokens of this source.
     pub fn split(&self, folder: &Path) -> Result<TokenizedSplit> {
         TokenizedSplit::read(&folder.join(&self.text))
     }

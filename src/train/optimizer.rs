@@ -17,6 +17,7 @@ pub struct AdamW {
 }
 
 impl AdamW {
+    /// Zero moments, before the first update.
     pub fn new(weights: &Weights) -> Self {
         Self { exp_avg: weights.master.zeros_like(), exp_avg_sq: weights.master.zeros_like(), updates: 0 }
     }

@@ -123,6 +123,7 @@ impl TrainRecipe {
         }
     }
 
+    /// Number of optimizer updates.
     pub fn updates(&self) -> u64 {
         self.tokens.div_ceil(self.batch)
     }

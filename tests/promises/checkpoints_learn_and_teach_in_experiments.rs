@@ -164,7 +164,7 @@ fn tokens_that_student_and_teacher_name_otherwise_are_said() {
 
     lab.write("hf.toml", &text.replace("tokenizer = \"swapped.json\"", "tokenizer = { bpe = 300 }"));
     let output = lab.run(&["plan", "hf.toml"]);
-    assert!(String::from_utf8_lossy(&output.stderr).contains("the data's are trained here; say tokenizer ="));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("the data's is trained here; set tokenizer ="));
 }
 
 fn id(tokenizer: &str, token: &str) -> u64 {

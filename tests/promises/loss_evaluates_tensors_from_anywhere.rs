@@ -87,13 +87,13 @@ fn flags_that_mean_nothing_to_the_objective_and_results_that_are_none_are_refuse
     let lab = Lab::new();
     case(&lab, |_| {});
     let cases = [
-        ("--objective hard-ce --tail raw", "--tail means nothing to hard-ce"),
-        ("--objective hard-ce --lambda 0.5", "--lambda means nothing to hard-ce"),
-        ("--objective logit-mse --beta 0.5", "--beta means nothing to logit-mse"),
-        ("--objective logit-mse --temperature 2", "--temperature means nothing to logit-mse"),
-        ("--objective soft-ce --centered", "--centered means nothing to soft-ce"),
-        ("--objective jsd --mse-mean", "--mse-mean means nothing to jsd"),
-        ("--objective hard-ce --temperature-squared", "--temperature-squared means nothing to hard-ce"),
+        ("--objective hard-ce --tail raw", "--tail does not apply to hard-ce"),
+        ("--objective hard-ce --lambda 0.5", "--lambda does not apply to hard-ce"),
+        ("--objective logit-mse --beta 0.5", "--beta does not apply to logit-mse"),
+        ("--objective logit-mse --temperature 2", "--temperature does not apply to logit-mse"),
+        ("--objective soft-ce --centered", "--centered does not apply to soft-ce"),
+        ("--objective jsd --mse-mean", "--mse-mean does not apply to jsd"),
+        ("--objective hard-ce --temperature-squared", "--temperature-squared does not apply to hard-ce"),
         ("--objective kl-reverse --temperature 1e-40", "--temperature must be a number from 1e-6 to 1e6, not 1e-40"),
         ("--objective soft-ce --temperature 1e300", "--temperature must be a number from 1e-6 to 1e6, not 1e300"),
         ("--objective soft-ce --temperature 0", "--temperature must be a number from 1e-6 to 1e6, not 0"),

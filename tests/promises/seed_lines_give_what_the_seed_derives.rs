@@ -227,7 +227,7 @@ fn a_mode_is_its_objective_and_what_a_file_does_not_record_is_refused() {
     assert!(error.contains("records log-probabilities, not logits, which soft compares; set centered = true"), "{error}");
     let (_folder, loaded) = experiment("metaseq-training.jsonl", AS_THE_SEED, "hard_labels_distillation");
     let error = loaded.err().unwrap().to_string();
-    assert!(error.contains("top_k means nothing to hard-ce"), "{error}");
+    assert!(error.contains("top_k does not apply to hard-ce"), "{error}");
     let (_folder, loaded) = experiment("metaseq-training.jsonl", AS_THE_SEED, "logprob_distillation");
     assert!(loaded.err().unwrap().to_string().contains("did you mean \"logprobs_distillation\"?"));
 }

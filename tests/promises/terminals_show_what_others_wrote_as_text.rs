@@ -64,7 +64,7 @@ fn values_are_quoted_short_and_bounds_are_told() {
     let cases = [
         ("lr      = 3e-3", "lr = 1e308", "lr is 1e308, which overflows single precision"),
         ("batch   = 256", "batch = 256\nbeta1 = 1e308", "beta1 must be a number from 0 to below 1, not 1e308"),
-        ("batch   = 256", "batch = 256\neps = 5e-324", "eps is 5e-324, which single precision takes for 0"),
+        ("batch   = 256", "batch = 256\neps = 5e-324", "eps is 5e-324, which rounds to 0 in single precision"),
         ("lr      = 3e-3", "lr = inf", "lr must be a number above 0, not inf"),
         (
             "batch   = 256",

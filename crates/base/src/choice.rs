@@ -8,12 +8,15 @@ macro_rules! choice {
         #[derive(Clone, Copy, Debug, PartialEq, Eq, ::serde::Serialize, ::serde::Deserialize)]
         pub enum $choice { $($(#[$variant_meta])* #[serde(rename = $name)] $variant),* }
         impl $choice {
+            /// The names of all variants.
             pub const NAMES: &[&str] = &[$($name),*];
 
+            /// The variant with this name.
             pub fn named(name: &str) -> Option<Self> {
                 match name { $($name => Some(Self::$variant),)* _ => None }
             }
 
+            /// The name of this variant.
             pub fn name(self) -> &'static str {
                 match self { $(Self::$variant => $name),* }
             }

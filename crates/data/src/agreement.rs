@@ -24,6 +24,7 @@ pub struct Claim<'a> {
     pub may_lack: Lack,
 }
 
+/// Which part of its tokens' spelling a text may omit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Lack {
     Nothing,

@@ -38,6 +38,7 @@ pub struct Counts {
 }
 
 impl Counts {
+    /// Adds the counts of another part.
     pub fn add(&mut self, more: &Self) {
         self.rows += more.rows;
         self.entries += more.entries;

@@ -31,6 +31,7 @@ impl Row {
         Self { sequence, from: sequence.first, to: sequence.targets }
     }
 
+    /// Number of targets that count.
     pub fn targets(&self) -> usize {
         self.to - self.from
     }

@@ -37,6 +37,8 @@ pub struct Encoder<'a> {
 }
 
 impl<'a> Encoder<'a> {
+    /// An encoder into sequences of at most `context` input tokens. An error if the recipe needs an end-of-text token and none is
+    /// known.
     pub fn new(vocabulary: &'a Vocabulary<'a>, recipe: Option<&'a ExampleRecipe>, context: usize) -> Result<Self> {
         let prompt_eos = recipe.map_or(Ok(Vec::new()), |recipe| vocabulary.encode(&recipe.prompt_eos, false))?;
         let eos = recipe.filter(|recipe| recipe.eos != Eos::None).map(|_| vocabulary.eos()).transpose()?;

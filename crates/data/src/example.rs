@@ -5,6 +5,7 @@ use super::json::Json;
 use super::line_error::LineError;
 use crate::line_error::LinePos;
 
+/// One line of data: a document, or a source with its target.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Example {
     /// The line's own id, else its number.
@@ -63,6 +64,7 @@ pub enum Scores {
     Logits,
 }
 
+/// A listed token with its score.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Entry {
     pub token: Token,

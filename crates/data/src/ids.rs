@@ -96,12 +96,14 @@ pub struct Writer {
 }
 
 impl Writer {
+    /// Creates the temporary file for `path`.
     pub fn create(path: &Path) -> Result<Self> {
         let part = PartFile::beside(path)?;
         let file = File::create(part.path()).with_context(|| format!("cannot write {}", part.path().display()))?;
         Ok(Self { file: BufWriter::with_capacity(1 << 20, file), part, path: path.to_path_buf(), len: 0 })
     }
 
+    /// Appends `ids`.
     pub fn extend(&mut self, ids: &[u32]) -> Result<()> {
         let written = ids.iter().try_for_each(|id| self.file.write_all(&id.to_le_bytes()));
         written.with_context(|| format!("cannot write {}", self.part.path().display()))?;

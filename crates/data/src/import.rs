@@ -52,6 +52,7 @@ impl Import {
         self.charged = more.charged.or(self.charged);
     }
 
+    /// Writes the report as JSON.
     pub fn write(&self, path: &Path) -> Result<()> {
         replace_bytes(path, serde_json::to_string_pretty(self)?.as_bytes())
     }
@@ -80,18 +81,22 @@ impl Import {
         }
     }
 
+    /// Share of the listed ids that the student's vocabulary does not have, in [0, 1]; `None` without ids, as for all rates.
     pub fn unmapped_rate(&self) -> Option<f64> {
         rate(self.counts.unmapped, self.counts.entries)
     }
 
+    /// Share of the listed ids that repeat another id of their row.
     pub fn duplicate_rate(&self) -> Option<f64> {
         rate(self.counts.duplicate, self.counts.entries)
     }
 
+    /// Share of the rows with fewer than `k` usable ids.
     pub fn short_k_rate(&self) -> Option<f64> {
         rate(self.short_k, self.counts.rows).filter(|_| self.k > 0)
     }
 
+    /// Share of the rows whose teacher read a different context than the student does.
     pub fn mismatched_rate(&self) -> Option<f64> {
         rate(self.counts.mismatched, self.counts.rows)
     }

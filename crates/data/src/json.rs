@@ -7,6 +7,7 @@ use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 
 use super::line_error::{Kind, LineError};
 
+/// A JSON value.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Json {
     Null,
@@ -137,6 +138,7 @@ impl Json {
         }
     }
 
+    /// The type of the value, for a sentence.
     pub fn kind(&self) -> &'static str {
         match self {
             Json::Null => "null",

@@ -131,6 +131,7 @@ pub struct Tally {
 }
 
 impl Tally {
+    /// Number of damaged lines.
     pub fn bad_lines(&self) -> u64 {
         self.bad.values().sum()
     }

@@ -15,6 +15,7 @@ const DOCUMENT: usize = 4096;
 /// Length in bytes after which text without a blank line is cut at the end of a line.
 const PARAGRAPH_MAX: usize = 16 << 20;
 
+/// A stream of documents from plain text.
 pub struct Paragraphs {
     lines: Lines,
     /// Name of the file.

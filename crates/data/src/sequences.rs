@@ -28,10 +28,12 @@ impl Sequence {
         self.targets - self.first
     }
 
+    /// The input ids, one per target.
     pub fn inputs<'a>(&self, split: &'a TokenizedSplit) -> Cow<'a, [u32]> {
         split.ids.range(self.start, self.start + self.targets)
     }
 
+    /// The target ids: the inputs shifted by one.
     pub fn labels<'a>(&self, split: &'a TokenizedSplit) -> Cow<'a, [u32]> {
         split.ids.range(self.start + 1, self.start + 1 + self.targets)
     }

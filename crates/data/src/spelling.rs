@@ -22,6 +22,7 @@ enum Alphabet {
     Unknown,
 }
 
+/// The bytes of every token of a vocabulary.
 pub struct Spelling {
     alphabet: Alphabet,
     /// By id; `None` if there is no token, or if its spelling is unknown.

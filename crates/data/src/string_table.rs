@@ -1,5 +1,6 @@
 //! A compact table of many short strings: each takes its bytes plus 8.
 
+/// Strings in one buffer, by index.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct StringTable {
     text: String,

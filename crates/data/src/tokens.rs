@@ -89,6 +89,7 @@ impl TokenizedSplit {
         true
     }
 
+    /// Number of documents.
     pub fn len(&self) -> usize {
         self.names.len()
     }
@@ -97,6 +98,7 @@ impl TokenizedSplit {
         self.names.is_empty()
     }
 
+    /// The ids of document `index`.
     pub fn document(&self, index: usize) -> Cow<'_, [u32]> {
         self.ids.range(self.offsets[index] as usize, self.offsets[index + 1] as usize)
     }

@@ -14,6 +14,7 @@ use super::spelling::Spelling;
 use super::{ends, tokenizer};
 use crate::recipe::ExampleRecipe;
 
+/// A student's tokenizer, limited to the ids below a vocabulary size.
 pub struct Vocabulary<'a> {
     tokenizer: &'a Tokenizer,
     size: usize,
@@ -82,6 +83,7 @@ impl<'a> Vocabulary<'a> {
         Ok(tokenizer::decode(self.tokenizer, ids, true)?.len() as u64)
     }
 
+    /// An error if an id is outside the vocabulary.
     pub fn check(&self, ids: &[u32]) -> Result<()> {
         match ids.iter().find(|&&id| id as usize >= self.size) {
             Some(id) => Err(user_error!("token id {id} is outside the vocabulary of {}", self.size)),

@@ -1,7 +1,7 @@
-//! Results as they are read by every verb that shows them: the frames, their provenance, and which frames are not those that were
-//! written.
+//! Results as every subcommand that shows them reads them: the frames, their provenance, and the frames that were changed since
+//! they were written.
 //!
-//! Checksums come first: a frame that has its recorded SHA-256 is read as it is, one that has another is told.
+//! A frame counts as changed if its SHA-256 is not the recorded one.
 
 use std::path::Path;
 
@@ -14,7 +14,7 @@ use super::provenance::{Provenance, frame_hashes};
 pub struct Checked {
     pub frames: Frames,
     pub provenance: Provenance,
-    /// Files of frames that are not those that were written.
+    /// Files of frames that have changed since they were written.
     pub changed: Vec<String>,
 }
 
@@ -26,14 +26,14 @@ impl Checked {
         Ok(Self { frames: Frames::read(folder)?, provenance, changed })
     }
 
-    /// What is wrong with the frames in `folder`, in a sentence; `None` where nothing is.
+    /// A sentence on the changed frames in `folder`; `None` if there are none.
     pub fn warning(&self, folder: &Path) -> Option<String> {
         warning(folder, &self.changed)
     }
 }
 
-/// Files of frames in `folder` whose SHA-256 is not the one that `provenance` records, or of which it records none though every
-/// result has them.
+/// Files of frames in `folder` whose SHA-256 differs from the one in `provenance`, or is missing there although every result
+/// records it.
 pub fn changed(folder: &Path, provenance: &Provenance) -> Vec<String> {
     let found = frame_hashes(folder);
     let differs = |name: &&'static str| {
@@ -41,14 +41,14 @@ pub fn changed(folder: &Path, provenance: &Provenance) -> Vec<String> {
         match (provenance.frames.get(&file), found.get(&file)) {
             (Some(recorded), Some(hash)) => recorded != hash,
             (Some(_), None) => true,
-            // Results from before the hash of this frame was recorded; `verify` looks at its numbers.
+            // Results that predate the hash of this frame; `verify` checks its numbers.
             (None, _) => *name != OPTIONAL,
         }
     };
     NAMES.into_iter().filter(differs).map(file_of).collect()
 }
 
-/// `results/a: evals.parquet differs from provenance.json; …`, where some file is changed.
+/// `results/a: evals.parquet is not the frame that provenance.json records; …`, if a file is changed.
 pub fn warning(folder: &Path, changed: &[String]) -> Option<String> {
     let (files, verb) = match changed {
         [] => return None,

@@ -1,4 +1,4 @@
-//! Checksums of what stands in a frame, by run and by column: together they name a number that changed.
+//! Checksums of a frame by run and by column: together they locate a number that changed.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -17,8 +17,8 @@ pub struct Fingerprint {
 }
 
 impl Fingerprint {
-    /// Of a frame whose first column names what a row is of: a run, or an import. Numbers count by their bits, rows of a run in
-    /// their order.
+    /// The fingerprint of a frame whose first column names the run, or the import, of a row. Numbers are hashed by their bits,
+    /// the rows of a run in order.
     pub fn of(frame: &DataFrame) -> Result<Self> {
         let first = frame.columns().first().context("a frame without columns")?;
         let names: Vec<Option<String>> = first.cast(&DataType::String)?.str()?.iter().map(|run| run.map(String::from)).collect();
@@ -51,7 +51,7 @@ fn hex(hasher: Hasher) -> String {
     format!("{:08x}", hasher.finalize())
 }
 
-/// A tag, the length and the value, so that no two cells in a row read as other two.
+/// A tag, the length and the value, so that different sequences of cells have different bytes.
 fn bytes(value: &AnyValue) -> Vec<u8> {
     let (tag, value) = match value {
         AnyValue::Null => (0, Vec::new()),
@@ -66,7 +66,7 @@ fn bytes(value: &AnyValue) -> Vec<u8> {
     all
 }
 
-/// Of every frame, by its file's name.
+/// The fingerprints of all frames by file name.
 pub fn fingerprints(frames: &Frames) -> Result<BTreeMap<String, Fingerprint>> {
     frames.named().into_iter().map(|(name, frame)| Ok((format!("{name}.parquet"), Fingerprint::of(frame)?))).collect()
 }
@@ -77,7 +77,7 @@ mod tests {
     use crate::frames::DocumentRow;
 
     #[test]
-    fn a_changed_number_is_named_by_its_run_and_its_column() {
+    fn a_changed_number_is_located_by_its_run_and_its_column() {
         let row = |run: &str, nll_sum: f64| DocumentRow {
             run: run.into(),
             split: "valid".into(),

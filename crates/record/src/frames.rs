@@ -1,7 +1,6 @@
 //! The Polars frames of an experiment, as Parquet in its results folder.
 //!
-//! A frame is built from plain rows and can be read back into them, so that its schema stands here once. Files appear by atomic
-//! rename.
+//! A frame is built from plain rows and read back into them, so its schema is defined once, here. Files appear by atomic rename.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -22,29 +21,29 @@ use super::rows::{Field, frame_rows};
 /// The frames of one experiment.
 #[derive(Clone, Debug)]
 pub struct Frames {
-    /// One row a run: students, teachers and the baseline.
+    /// One row per run: students, teachers and the baseline.
     pub runs: DataFrame,
-    /// One row a training step.
+    /// One row per training step.
     pub curves: DataFrame,
-    /// One row an evaluation.
+    /// One row per evaluation.
     pub evals: DataFrame,
-    /// One row a document at a run's final evaluation.
+    /// One row per document at a run's final evaluation.
     pub documents: DataFrame,
-    /// One row a split of the data and one a recorded teacher; `None` in results from before there was this frame.
+    /// One row per split of the data and per recorded teacher; `None` in results that predate this frame.
     pub imports: Option<DataFrame>,
 }
 
-/// Names of the frames; their files end in `.parquet`. What is written, read, hashed and verified goes by this list.
+/// Names of the frames; their files end in `.parquet`. Writing, reading, hashing and verifying follow this list.
 pub const NAMES: [&str; 5] = ["runs", "curves", "evals", "documents", "imports"];
-/// The frame that results from before there was such a frame do not have.
+/// The frame that older results do not have.
 pub const OPTIONAL: &str = "imports";
 
-/// Rows of a frame for each byte of its file, at most: more are a length that was damaged. Runs of one value pack well, but not
-/// that well.
+/// Maximum number of rows per byte of a frame's file. More mean that the stored number of rows is damaged: not even constant
+/// columns compress that well.
 const ROWS_PER_BYTE: u64 = 4096;
 
-/// What helps against a frame that is damaged.
-const CURE: &str = "`hydrometer run` writes it again, and git has those that are committed";
+/// The remedy for a damaged frame.
+const CURE: &str = "write it again with `hydrometer run`, or restore it from git if it is committed";
 
 /// The file of the frame `name`.
 pub fn file_of(name: &str) -> String {
@@ -52,14 +51,14 @@ pub fn file_of(name: &str) -> String {
 }
 
 impl Frames {
-    /// The frames that are there with their names, in the order of [`NAMES`].
+    /// The frames with their names, in the order of [`NAMES`], without an absent optional one.
     pub fn named(&self) -> Vec<(&'static str, &DataFrame)> {
         let [runs, curves, evals, documents, imports] = NAMES;
         let all = [(runs, &self.runs), (curves, &self.curves), (evals, &self.evals), (documents, &self.documents)];
         all.into_iter().chain(self.imports.as_ref().map(|frame| (imports, frame))).collect()
     }
 
-    /// Writes a file a frame into `folder`; returns their paths.
+    /// Writes one file per frame into `folder`; returns the paths.
     pub fn write(&mut self, folder: &Path) -> Result<Vec<PathBuf>> {
         let Self { runs, curves, evals, documents, imports } = self;
         let frames = [Some(runs), Some(curves), Some(evals), Some(documents), imports.as_mut()];
@@ -76,7 +75,7 @@ impl Frames {
             .collect()
     }
 
-    /// Reads the frames of `folder`; each has its columns, with no null where a number or a text must be.
+    /// Reads the frames of `folder`. An error if a column is missing, or has a null where a value is required.
     pub fn read(folder: &Path) -> Result<Self> {
         let [runs, curves, evals, documents, imports] = NAMES;
         let read = |name: &str| read_frame(folder, name);
@@ -85,7 +84,7 @@ impl Frames {
     }
 }
 
-/// Reads the frame `name` of `folder` and checks that its rows are what the program writes. Damage is an error that names the file.
+/// Reads the frame `name` of `folder` and checks that its rows have the expected types. Damage is an error that names the file.
 pub fn read_frame(folder: &Path, name: &str) -> Result<DataFrame> {
     let path = folder.join(file_of(name));
     let frame = read_parquet(&path)?;
@@ -100,17 +99,17 @@ pub fn read_frame(folder: &Path, name: &str) -> Result<DataFrame> {
     Ok(frame)
 }
 
-/// Reads a Parquet file whose reader may panic where it is damaged.
+/// Reads a Parquet file. The reader may panic on a damaged one.
 fn read_parquet(path: &Path) -> Result<DataFrame> {
     let file = File::open(path).map_err(|error| unreadable(path, error))?;
     let size = file.metadata().map_err(|error| unreadable(path, error))?.len();
     let read = || -> PolarsResult<DataFrame> {
         let mut reader = ParquetReader::new(file);
         let metadata = reader.get_metadata()?;
-        // The reader makes room for as many rows as the file says before it has any.
+        // The reader allocates memory for the stored number of rows before it reads any.
         let rows = [metadata.num_rows].into_iter().chain(metadata.row_groups.iter().map(|group| group.num_rows()));
         if let Some(rows) = rows.into_iter().find(|rows| *rows as u64 > size.saturating_mul(ROWS_PER_BYTE)) {
-            polars_bail!(ComputeError: "it says that it has {rows} rows in {size} bytes");
+            polars_bail!(ComputeError: "it claims {rows} rows in {size} bytes");
         }
         reader.finish()
     };
@@ -134,8 +133,8 @@ frame_rows! {
         seed: i64,
         /// `ok`, `failed`, `diverged`, `interrupted` or `new`.
         status: String,
-        /// Whether the file plans this run, as it was when the frames were written. What it planned before keeps its rows, and is
-        /// in no table.
+        /// Whether the experiment file planned this run when the frames were written. Runs planned earlier keep their rows, but
+        /// are in no table.
         planned: bool,
         /// Parameters, tied ones counted once.
         params: Option<i64>,
@@ -178,13 +177,13 @@ frame_rows! {
         retained_mass: Option<f64>,
         /// Mean −Σ w_j log w_j of the teacher's top-k targets, in nats.
         teacher_entropy: Option<f64>,
-        /// Mean logsumexp of the student's logits: drift.
+        /// Mean logsumexp of the student's logits; shows their drift.
         mean_lse: f64,
     }
 }
 
-/// An evaluation on held-out text, with a column a metric; hard-label numbers whatever the arm trained on. Fidelity is measured at a
-/// student's last evaluation alone, where there is a teacher to hold it against.
+/// An evaluation on held-out text, with one column per metric, on hard labels whatever the arm trained on. Fidelity is measured
+/// only at the last evaluation of a student with a teacher.
 #[derive(Clone, Debug, PartialEq)]
 pub struct EvalRow {
     pub run: String,
@@ -215,7 +214,7 @@ impl EvalRow {
         Ok(frame)
     }
 
-    /// The rows of a frame, in its order; columns that are no metric are left out.
+    /// The rows of a frame, in its order. Other columns are ignored.
     pub fn rows(frame: &DataFrame) -> Result<Vec<Self>> {
         let row = |EvalKey { run, step, tokens, split }| Self { run, step, tokens, split, scores: Scores::default() };
         let mut rows: Vec<Self> = EvalKey::rows(frame)?.into_iter().map(row).collect();
@@ -244,8 +243,8 @@ frame_rows! {
     DocumentRow { run: String, split: String, document: String, nll_sum: f64, tokens: i64 }
 }
 
-/// Before the name of a swept axis whose name another column bears: `tokens` tells what a run was trained on, `swept_tokens` the
-/// budget that the sweep gave it, as written.
+/// Prefix of a swept axis whose name is already a column: `tokens` is the number that a run was trained on, `swept_tokens` the
+/// value in the sweep, as written.
 pub const SWEPT: &str = "swept_";
 
 /// The swept axes of a runs frame under the names of the experiment file, each with its value in every row.
@@ -283,7 +282,7 @@ mod tests {
     }
 
     #[test]
-    fn every_column_is_documented_with_its_type_and_in_its_place() {
+    fn every_column_is_documented_with_its_type_and_in_order() {
         let frames =
             [RunRow::frame(&[]), CurveRow::frame(&[]), EvalRow::frame(&[]), DocumentRow::frame(&[]), ImportRow::frame(&[])];
         for (name, frame) in NAMES.into_iter().zip(frames) {
@@ -294,7 +293,7 @@ mod tests {
     }
 
     #[test]
-    fn rows_come_back_as_they_were_and_older_frames_lack_what_was_added_since() {
+    fn rows_survive_a_round_trip_and_older_frames_may_lack_newer_columns() {
         let row = |run: &str| EvalRow {
             run: run.into(),
             step: 1,
@@ -312,12 +311,12 @@ mod tests {
         let rows = vec![row("a"), row("b")];
         let frame = EvalRow::frame(&rows).unwrap();
         assert_eq!(EvalRow::rows(&frame).unwrap(), rows);
-        assert!(EvalRow::rows(&frame.drop("ece").unwrap()).unwrap() == rows, "what may be null may be absent");
+        assert!(EvalRow::rows(&frame.drop("ece").unwrap()).unwrap() == rows, "a nullable column may be absent");
         assert!(EvalRow::rows(&frame.drop("nll").unwrap()).is_err());
     }
 
     #[test]
-    fn a_swept_axis_is_a_column_and_does_not_take_the_place_of_another() {
+    fn a_swept_axis_becomes_a_column_without_replacing_another() {
         let axis = |name: &str| (name.to_string(), Vec::new());
         let frame = runs_frame(&[], &[axis("tokens"), axis("top_k")]).unwrap();
         let names: Vec<&str> = frame.columns().iter().map(|column| column.name().as_str()).collect();

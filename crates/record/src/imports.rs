@@ -1,13 +1,13 @@
-//! The frame of an experiment's imports: what became of the lines of its data and of its recorded teachers.
+//! The frame of an experiment's imports: how the lines of its data and of its recorded teachers were read.
 
 use polars::prelude::*;
 
 use super::rows::frame_rows;
 
 frame_rows! {
-    /// A split of the data, or a teacher's recorded answers, as imported.
+    /// A split of the data, or a teacher's recorded logprobs, as imported.
     ImportRow {
-        /// The hash of the data's or the recording's recipe: what tells two imports of one name apart.
+        /// The hash of the recipe of the data or the recording, which distinguishes imports of the same name.
         import: String,
         /// `data` or `teacher`.
         role: String,
@@ -21,7 +21,7 @@ frame_rows! {
         bad_kinds: String,
         examples: i64,
         targets: i64,
-        /// Rows of answers, one a token.
+        /// Rows of logprobs, one per token.
         rows: i64,
         k: Option<i64>,
         unmapped: Option<f64>,
@@ -29,12 +29,12 @@ frame_rows! {
         short_k: Option<f64>,
         mismatched_context: Option<f64>,
         repeated: i64,
-        /// Of an endpoint: requests that it has answered, and what it charged for.
+        /// Requests that an endpoint has answered; the next columns are what it charged for.
         requests: Option<i64>,
         prompt_tokens: Option<i64>,
         completion_tokens: Option<i64>,
         cost: Option<f64>,
-        /// Of examples: the tokens that end a text, the one that is appended first.
+        /// For examples: the tokens that end a text, beginning with the one that is appended.
         ends: Option<String>,
     }
 }

@@ -1,8 +1,8 @@
-//! A run's journal: one line an event, appended while the run lives, never rewritten.
+//! A run's journal: one line per event, appended while the run is in progress, never rewritten.
 //!
-//! A line is `CRC32 GENERATION JSON`. The checksum tells a torn or damaged line, which counts as [`Event::Torn`]; the generation is
-//! that of the lease under which it was written, so that a writer which lost its lease and does not know yet writes in vain.
-//! A resumed run appends [`Event::Resumed`], which makes void what was written after the checkpoint it resumes from.
+//! A line is `CRC32 GENERATION JSON`. The checksum detects a torn or damaged line, which is read as [`Event::Torn`]. The
+//! generation is that of the writer's lease: lines of a writer that has lost its lease without noticing are ignored. A resumed
+//! run appends [`Event::Resumed`], which voids the events after the checkpoint that it resumes from.
 
 use std::fmt;
 use std::fs::{File, OpenOptions};
@@ -35,16 +35,17 @@ pub enum Event {
         #[serde(default = "unrecorded")]
         numerics: u32,
     },
-    /// It goes on after this step; from nothing at 0.
+    /// The run resumes after this step; at 0 it starts over.
     Resumed {
         step: i64,
     },
-    /// Before the first and the last update: the logged loss's slope along its gradient, over the gradient's norm.
+    /// The gradient check before the first and the last update: the slope of the logged loss along its gradient, over the
+    /// gradient's norm.
     GradientChecked {
-        /// Made so far.
+        /// Number of updates before the check.
         #[serde(default)]
         updates: i64,
-        /// Absent where the gradient is zero, or the slope is no number.
+        /// Absent if the gradient is zero or the slope is not a number.
         #[serde(default, with = "number")]
         slope: Option<f64>,
     },
@@ -59,7 +60,7 @@ pub enum Event {
         nll_sum: f64,
         tokens: i64,
     },
-    /// A student's final weights against its teacher, means over held-out tokens.
+    /// The fidelity of a student's final weights to its teacher: means over held-out tokens.
     #[serde(rename = "compared")]
     FidelityMeasured {
         split: String,
@@ -77,7 +78,7 @@ pub enum Event {
     Failed {
         error: String,
     },
-    /// One of its processes was killed from outside: no fault of the run's, it goes on when run again.
+    /// One of its processes was killed from outside. Not the run's fault: the next `run` resumes it.
     Killed {
         by: String,
     },
@@ -85,27 +86,27 @@ pub enum Event {
         step: i64,
         evidence: String,
     },
-    /// What it needs is not whole, or the machine could not go on: no fault of the run's, it goes on when run again.
+    /// An input is damaged, or the machine could not continue. Not the run's fault: the next `run` resumes it.
     #[serde(rename = "postponed")]
     Deferred {
         because: String,
     },
-    /// It was killed or could not begin, and is tried again after a while.
+    /// It was killed or could not start, and is retried after a delay.
     Retried {
         /// From 1, in one session.
         attempt: u32,
         because: String,
     },
-    /// It was asked for again though it had ended: where it stood, or `anew` from nothing.
+    /// The run had ended and was requested again: to resume where it stopped, or `anew` from the start.
     Requeued {
         anew: bool,
     },
-    /// Something a person should know that is no failure.
+    /// Something the user should know that is not a failure.
     #[serde(rename = "noted")]
     Notice {
         what: String,
     },
-    /// Not written but read: a line that is torn or damaged, after what counts of this step.
+    /// Never written: how a torn or damaged line is read. `after` is the last step before it.
     #[serde(skip)]
     Torn {
         after: i64,
@@ -146,16 +147,16 @@ pub struct EvaluationEvent {
     pub step: i64,
     pub tokens: i64,
     pub split: String,
-    /// A field a metric. No message is lost by flattening them: a line that cannot be read is a torn one.
+    /// One field per metric. Flattening costs serde's messages, but a line that cannot be read counts as torn anyway.
     #[serde(flatten, deserialize_with = "of_evaluation")]
     pub scores: Scores,
 }
 
-/// Under what a journal is written.
+/// The right to write a journal, which the next writer takes away.
 pub struct Fence {
     /// Grows with every writer.
     pub generation: u64,
-    /// Whether the writer may still write.
+    /// Whether this writer still has the right.
     pub holds: Box<dyn Fn() -> bool + Send>,
 }
 
@@ -168,7 +169,7 @@ pub struct Journal {
 }
 
 impl Journal {
-    /// Opens `path` for appending. A torn last line is ended first.
+    /// Opens `path` for appending. Terminates a torn last line first.
     pub fn append(path: &Path, fence: Fence, echo: bool) -> Result<Self> {
         let open = || format!("cannot open {}", path.display());
         let mut file = OpenOptions::new().create(true).read(true).append(true).open(path).with_context(open)?;
@@ -188,13 +189,13 @@ impl Journal {
         let line = self.line(event)?;
         (&self.file).write_all(line.as_bytes()).context("cannot write the journal")?;
         if self.echo {
-            // A scheduler that is gone is noticed elsewhere; the journal is what counts.
+            // A scheduler that has gone is noticed elsewhere; only the journal matters.
             let _ = std::io::stdout().lock().write_all(line.as_bytes());
         }
         Ok(())
     }
 
-    /// Tells the scheduler alone, for what the journal cannot take.
+    /// Writes `event` only to standard output, for the scheduler, if the journal cannot be written.
     pub fn tell(&self, event: &Event) -> Result<()> {
         Ok(std::io::stdout().lock().write_all(self.line(event)?.as_bytes())?)
     }
@@ -202,12 +203,12 @@ impl Journal {
     fn line(&self, event: &Event) -> Result<String> {
         let text = format!("{} {}", self.fence.generation, serde_json::to_string(event)?);
         let line = format!("{} {text}", checksum_of(&text));
-        // A line that reads as damage would cost the run it is of, each time it is run.
+        // A line that reads as damaged would cost the run its progress each time it is resumed.
         ensure!(parse_line(&line).is_some(), "the journal cannot hold {event:?}");
         Ok(line + "\n")
     }
 
-    /// Makes what was written survive a power failure; an error once another process has taken over.
+    /// Syncs the journal to disk; an error once another process has taken over.
     pub fn sync(&self) -> Result<()> {
         ensure!((self.fence.holds)(), TakenOver);
         self.file.sync_data().context("cannot sync the journal")
@@ -233,11 +234,11 @@ fn checksum_of(text: &str) -> String {
 /// Parses one line into its generation and event; `None` if it is torn or damaged.
 pub fn parse_line(line: &str) -> Option<(u64, Event)> {
     let (checksum, text) = line.split_once(' ')?;
-    // As it is written: a digit whose case has changed is damage too.
+    // Compared as text: a hex digit whose case has changed is damage too.
     if checksum_of(text) != checksum {
         return None;
     }
-    // Lines from before there were leases have no generation.
+    // Lines that predate leases have no generation.
     let (generation, json) = if text.starts_with('{') { ("0", text) } else { text.split_once(' ')? };
     Some((generation.parse().ok()?, serde_json::from_str(json).ok()?))
 }
@@ -248,8 +249,8 @@ pub fn last_generation(path: &Path) -> Result<u64> {
     Ok(String::from_utf8_lossy(&text).lines().filter_map(parse_line).map(|(generation, _)| generation).max().unwrap_or(0))
 }
 
-/// What counts in the journal at `path`: its events in order, less what a resumption or a later writer made void. Empty if there
-/// is none; a journal that is there and cannot be read is an error.
+/// The valid events of the journal at `path` in order, without those that a resumption or a later writer voided. Empty if there
+/// is no journal; one that exists but cannot be read is an error.
 pub fn read(path: &Path) -> Result<Vec<Event>> {
     let text = read_if_there(path)?.unwrap_or_default();
     let mut events: Vec<Event> = Vec::new();
@@ -283,13 +284,13 @@ pub fn read(path: &Path) -> Result<Vec<Event>> {
     Ok(events)
 }
 
-/// The oldest version of the arithmetic that had a part in what counts of a run; `None` where it has not started.
+/// The oldest version of the arithmetic that computed a part of the run; `None` if it has not started.
 pub fn numerics(events: &[Event]) -> Option<u32> {
     let mut parts: Vec<u32> = Vec::new();
     for event in events {
         match event {
             Event::Started { numerics, .. } => parts.push(*numerics),
-            // From nothing: only the start that led here counts.
+            // The run starts over: only the last start counts.
             Event::Resumed { step: 0 } => parts = parts.pop().into_iter().collect(),
             Event::Requeued { anew: true } => parts.clear(),
             _ => {}
@@ -298,7 +299,7 @@ pub fn numerics(events: &[Event]) -> Option<u32> {
     parts.into_iter().min()
 }
 
-/// Whether what was written still counts once the run goes on after `step`.
+/// Whether `event` remains valid when the run resumes after `step`.
 fn survives(event: &Event, step: i64) -> bool {
     match event {
         Event::Step(found) => found.step <= step,
@@ -311,7 +312,7 @@ fn survives(event: &Event, step: i64) -> bool {
     }
 }
 
-/// Steps from the first on that the journal tells without a gap.
+/// Number of steps, from the first on, that the journal has without a gap.
 pub fn whole_steps(events: &[Event]) -> i64 {
     let mut whole = 0;
     for event in events {
@@ -350,7 +351,7 @@ mod tests {
     }
 
     #[test]
-    fn a_torn_line_is_noticed_until_a_resumption_makes_it_void_with_what_came_after_it() {
+    fn a_torn_line_is_reported_until_a_resumption_voids_it_and_the_events_after_it() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("journal.jsonl");
         let first = journal(&path, 1);
@@ -372,7 +373,7 @@ mod tests {
     }
 
     #[test]
-    fn damage_before_the_resumption_stays_damage_until_the_run_begins_again() {
+    fn damage_before_the_resumed_step_is_reported_until_the_run_starts_over() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("journal.jsonl");
         let first = journal(&path, 1);
@@ -392,7 +393,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_asked_for_again_is_new_and_failures_can_be_lifted_alone() {
+    fn requeued_runs_lose_their_failures_and_requeued_anew_also_their_steps() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("journal.jsonl");
         let journal = journal(&path, 1);
@@ -405,9 +406,9 @@ mod tests {
         assert_eq!(read(&path).unwrap(), [Event::Requeued { anew: false }, Event::Requeued { anew: true }]);
     }
 
-    /// Oracle: the events themselves. JSON has no word for these numbers.
+    /// Oracle: the events themselves. JSON cannot express these numbers.
     #[test]
-    fn what_is_written_is_read_whatever_the_numbers_are() {
+    fn events_are_read_as_written_whatever_their_numbers() {
         let folder = tempfile::tempdir().unwrap();
         for (at, odd) in [f64::NAN, f64::INFINITY, f64::NEG_INFINITY, 0.1 + 0.2, 5e-324].into_iter().enumerate() {
             let path = folder.path().join(format!("{at}.jsonl"));
@@ -442,13 +443,13 @@ mod tests {
             ];
             let journal = journal(&path, 1);
             events.iter().for_each(|event| journal.write(event).unwrap());
-            // NaN is not equal to itself, its name is.
+            // Compared as text, because NaN is not equal to itself.
             assert_eq!(format!("{:?}", read(&path).unwrap()), format!("{events:?}"));
         }
     }
 
     #[test]
-    fn older_journals_have_null_for_what_is_no_number_and_finite_numbers_are_written_as_ever() {
+    fn null_in_older_journals_is_nan_and_finite_numbers_are_written_as_before() {
         let event: Event = serde_json::from_str(r#"{"event":"gradient_checked","updates":0,"slope":null}"#).unwrap();
         assert_eq!(event, Event::GradientChecked { updates: 0, slope: None });
         let step = |loss: &str| {
@@ -462,9 +463,9 @@ mod tests {
         assert_eq!(serde_json::to_string(&serde_json::from_str::<Event>(&whole).unwrap()).unwrap(), whole);
     }
 
-    /// Oracle: lines that the program wrote before there was a table of metrics.
+    /// Oracle: lines that the program wrote before the table of metrics existed.
     #[test]
-    fn evaluations_are_written_as_ever_and_none_lacks_what_every_evaluation_has() {
+    fn evaluations_are_written_as_before_and_must_have_the_required_metrics() {
         let lines = [
             r#"{"event":"evaluated","step":50,"tokens":100,"split":"valid","nll":4.5,"bits_per_byte":2.25,"token_accuracy":"NaN","ece":0.30000000000000004}"#,
             r#"{"event":"compared","split":"valid","tokens":3,"kl_to_teacher":0.125,"top_1_agreement":0.5,"top_10_overlap":"inf"}"#,
@@ -478,7 +479,7 @@ mod tests {
     }
 
     #[test]
-    fn a_journal_that_cannot_be_read_is_not_an_empty_one() {
+    fn an_unreadable_journal_is_an_error_and_a_missing_one_is_empty() {
         let folder = tempfile::tempdir().unwrap();
         assert_eq!(read(&folder.path().join("none.jsonl")).unwrap(), []);
         let path = folder.path().join("journal.jsonl");

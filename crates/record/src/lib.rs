@@ -1,4 +1,4 @@
-//! What is written down: a journal while a run lives, frames once it is over, and where it all came from.
+//! Records of an experiment: a journal of each run in progress, frames of the finished runs, and their provenance.
 
 pub mod checked;
 pub mod export;

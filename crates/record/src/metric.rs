@@ -27,7 +27,7 @@ pub enum Metric {
     Top10Overlap,
 }
 
-/// All that the program knows of a metric but how it is computed.
+/// Everything about a metric except how it is computed.
 pub struct Item {
     pub metric: Metric,
     /// Its name in journals, claims and exports, and of its column in the frames; in TensorBoard, after `eval/<split>/`.
@@ -36,7 +36,7 @@ pub struct Item {
     pub heading: &'static str,
     /// Its heading in a terminal.
     pub short_heading: &'static str,
-    /// What it is, as in the notes under tables and in `docs/frames.md`.
+    /// What it measures, for the notes under tables and `docs/frames.md`.
     pub meaning: &'static str,
     pub unit: Unit,
     pub digits: Digits,
@@ -76,7 +76,7 @@ pub enum Better {
     Higher,
 }
 
-/// Where a metric is measured, and what carries it to the frames.
+/// Where a metric is measured, and which event of the journal has it.
 #[derive(Clone, Copy, Debug)]
 pub enum Source {
     /// On the labels, in every evaluation: the journal's `evaluated`.
@@ -87,12 +87,12 @@ pub enum Source {
     Derived(fn(&Scores) -> Option<f64>),
 }
 
-/// The value on documents that were drawn with repetition, for the intervals of claims.
+/// How a metric is computed on documents drawn with replacement, for the intervals of claims.
 #[derive(Clone, Copy, Debug)]
 pub enum Pooling {
     /// From their nats per token (each document weighted by its tokens) and the scores of the whole text.
     Documents(fn(nll: f64, whole: &Scores) -> f64),
-    /// It is known for the whole text only and varies by seed alone.
+    /// It is known only for the whole text and varies only by seed.
     WholeText,
 }
 
@@ -266,17 +266,17 @@ impl Metric {
         Self::all().find(|metric| metric.name() == name)
     }
 
-    /// Those of the table "Beside perplexity".
+    /// The metrics of the table "Beside perplexity".
     pub fn beside() -> impl Iterator<Item = Self> + Clone {
         Self::all().filter(|metric| metric.item().place == Place::Beside)
     }
 
-    /// Those that a claim may ask for.
+    /// The metrics that a claim may use.
     pub fn in_claims() -> impl Iterator<Item = Self> + Clone {
         Self::all().filter(|metric| metric.item().in_claims)
     }
 
-    /// Whether it describes student and teacher rather than one model.
+    /// Whether it compares student and teacher rather than describing one model.
     pub fn is_fidelity(self) -> bool {
         matches!(self.item().source, Source::Fidelity)
     }
@@ -289,12 +289,12 @@ impl Serialize for Metric {
 }
 
 impl Unit {
-    /// What a value is multiplied by to be shown.
+    /// The factor that values are multiplied by for display.
     pub fn factor(self) -> f64 {
         if self == Self::Share { 100.0 } else { 1.0 }
     }
 
-    /// What follows the number in a table, whose heading or note tells the rest.
+    /// The sign after a number in a table, whose heading or note gives the rest of the unit.
     pub fn sign(self) -> &'static str {
         if self == Self::Share { "%" } else { "" }
     }
@@ -320,7 +320,7 @@ impl Scores {
         scores
     }
 
-    /// With the metrics that are computed from others.
+    /// Adds the metrics that are computed from others.
     pub fn with_derived(mut self) -> Self {
         for item in &METRICS {
             if let Source::Derived(from) = item.source {
@@ -330,17 +330,17 @@ impl Scores {
         self
     }
 
-    /// Takes over what `other` has.
+    /// Overwrites the metrics that `other` has.
     pub fn extend(&mut self, other: &Self) {
         other.there().for_each(|(metric, value)| self[metric] = Some(value));
     }
 
-    /// What was measured, in the order of the table.
+    /// The measured metrics with their values, in the order of the table.
     pub fn there(&self) -> impl Iterator<Item = (Metric, f64)> {
         Metric::all().filter_map(|metric| Some((metric, self[metric]?)))
     }
 
-    /// The value where it was measured and is finite, else NaN.
+    /// The value if it was measured and is finite, else NaN.
     pub fn finite(&self, metric: Metric) -> f64 {
         self[metric].filter(|value| value.is_finite()).unwrap_or(f64::NAN)
     }
@@ -371,7 +371,7 @@ impl Serialize for Scores {
     }
 }
 
-/// From the fields of a journal's event; those of other names are left alone.
+/// From the fields of a journal's event; other fields are ignored.
 impl<'de> Deserialize<'de> for Scores {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         struct Fields;
@@ -399,7 +399,7 @@ impl<'de> Deserialize<'de> for Scores {
     }
 }
 
-/// Reads the scores of an evaluation, of which none that is required may be missing.
+/// Reads the scores of an evaluation. An error if a required one is missing.
 pub(super) fn of_evaluation<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Scores, D::Error> {
     let scores = Scores::deserialize(deserializer)?;
     let required = METRICS.iter().filter(|item| item.required && matches!(item.source, Source::Evaluation));
@@ -415,9 +415,9 @@ mod tests {
 
     const PAGE: &str = include_str!("../../../docs/frames.md");
 
-    /// Oracle: the table itself. That each has its row is held in `frames.rs`.
+    /// Oracle: the table itself. A test in `frames.rs` checks that each metric has a row.
     #[test]
-    fn the_documented_metrics_say_what_they_are_and_which_direction_is_better() {
+    fn metrics_are_documented_with_their_meaning_and_direction() {
         for item in &METRICS {
             let begin = format!("| `{}` | f64 | {}; {} is better", item.name, item.meaning, item.better.word());
             assert!(PAGE.lines().any(|line| line.starts_with(&begin)), "docs/frames.md lacks a row that begins with\n{begin}");
@@ -425,7 +425,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_in_one_table_or_file_has_names_and_headings_of_its_own() {
+    fn names_and_headings_of_metrics_are_unique() {
         let all = |of: fn(&Item) -> &'static str| METRICS.iter().map(of).collect::<Vec<_>>();
         for mut names in [all(|item| item.name), all(|item| item.heading), all(|item| item.short_heading)] {
             names.sort_unstable();

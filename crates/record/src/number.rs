@@ -1,7 +1,6 @@
-//! Numbers of the journal in JSON, which has no word for NaN and infinity: these are the texts `NaN`, `inf` and `-inf`.
+//! Numbers of the journal in JSON, which has no NaN and infinity: these are the strings `NaN`, `inf` and `-inf`.
 //!
-//! `null` where a number belongs is NaN: journals from before there were these texts have it. Finite numbers are written as
-//! JSON's own.
+//! `null` in place of a number is read as NaN, as older journals write it. Finite numbers are JSON numbers.
 
 use std::fmt;
 
@@ -16,7 +15,7 @@ pub fn deserialize<'de, N: Number, D: Deserializer<'de>>(from: D) -> Result<N, D
     N::read(from)
 }
 
-/// What a field of an event may be: `#[serde(with = "number")]`.
+/// Types of event fields with `#[serde(with = "number")]`.
 pub trait Number: Sized {
     fn write<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error>;
     fn read<'de, D: Deserializer<'de>>(from: D) -> Result<Self, D::Error>;

@@ -1,4 +1,4 @@
-//! What an experiment's numbers came from: written beside its frames, read back by the report.
+//! The origin of an experiment's numbers: written beside its frames, read by the report.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -29,7 +29,7 @@ pub struct Provenance {
     pub methods: Vec<MethodNote>,
     /// The arm that others are compared with.
     pub reference: String,
-    /// The split that `nll` and `perplexity` come from.
+    /// The split that `nll` and `perplexity` are measured on.
     pub split: String,
     pub data: String,
     pub student: String,
@@ -49,30 +49,30 @@ pub struct Provenance {
     pub finished_at: i64,
     /// The experiment file, verbatim.
     pub experiment_toml: String,
-    /// Its claims with the runs that they select, so that they can be decided where its data and checkpoints are not.
+    /// Its claims with the runs that they select, so that they can be decided without its data and checkpoints.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub claims: Vec<ClaimNote>,
     /// SHA-256 of each frame's file.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub frames: BTreeMap<String, String>,
-    /// Checksums of the runs and columns of each frame's file, which name what changed in it.
+    /// Checksums of the runs and columns of each frame, which show what changed in it.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub fingerprints: BTreeMap<String, Fingerprint>,
-    /// Runs whose rows earlier frames had, and where those came from.
+    /// Runs whose rows were carried over from earlier frames, and the origin of those.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub kept: Vec<CarriedRuns>,
-    /// Version of the arithmetic: the oldest that made a run in the tables. Absent in results from before it was recorded.
+    /// Version of the arithmetic: the oldest of any run in the tables. Absent in results that predate this field.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub numerics: Option<u32>,
-    /// The processor's family, which decides bits.
+    /// The processor's family, on which the exact bits depend.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cpu_family: Option<String>,
-    /// Variables of the environment that made libtorch compute in another way than the processor alone would.
+    /// Environment variables that made libtorch use other kernels than it would choose for the processor.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub cpu_settings: BTreeMap<String, String>,
 }
 
-/// Runs of an earlier time whose rows were kept.
+/// Runs from earlier frames whose rows were carried over.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct CarriedRuns {
     pub commit: Option<String>,
@@ -83,7 +83,7 @@ pub struct CarriedRuns {
     pub numerics: Option<u32>,
 }
 
-/// Where the rows of `runs` came from, as the provenance beside the `earlier` frames tells.
+/// The origin of the rows of `runs`, according to the provenance of the `earlier` frames.
 pub fn kept_from(earlier: &Provenance, runs: &[String]) -> Vec<CarriedRuns> {
     let older = earlier.kept.iter().map(|kept| CarriedRuns { runs: shared(&kept.runs, runs), ..kept.clone() });
     let mut all: Vec<CarriedRuns> = older.filter(|kept| !kept.runs.is_empty()).collect();
@@ -100,13 +100,13 @@ fn shared(some: &[String], others: &[String]) -> Vec<String> {
 }
 
 impl Provenance {
-    /// Reads `provenance.json` of a results folder. All fields that every provenance has must be there.
+    /// Reads `provenance.json` of a results folder. An error if a field that every provenance has is missing.
     pub fn read(results: &Path) -> Result<Self> {
         let path = results.join(FILE);
         let text = std::fs::read(&path).map_err(|error| unreadable(&path, error))?;
         Self::parse(&text).map_err(|error| {
             user_error!(
-                "{} is damaged: {error:#}; `hydrometer run` writes it again, and git has those that are committed",
+                "{} is damaged: {error:#}; write it again with `hydrometer run`, or restore it from git if it is committed",
                 path.display()
             )
         })
@@ -120,7 +120,7 @@ impl Provenance {
     fn parse(text: &[u8]) -> Result<Self> {
         let found: serde_json::Value = serde_json::from_slice(text)?;
         let known = serde_json::to_value(Self::default())?;
-        let fields = found.as_object().ok_or_else(|| anyhow!("it is no JSON object"))?;
+        let fields = found.as_object().ok_or_else(|| anyhow!("it is not a JSON object"))?;
         if let Some(missing) = known.as_object().into_iter().flatten().find(|(key, _)| !fields.contains_key(*key)) {
             return Err(anyhow!("it lacks `{}`", missing.0));
         }
@@ -128,7 +128,7 @@ impl Provenance {
     }
 }
 
-/// A claim as it is kept beside the frames, for whoever has not what the file names.
+/// A claim as stored beside the frames, for readers without the experiment's data and checkpoints.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ClaimNote {
     pub id: String,
@@ -147,7 +147,7 @@ pub struct MethodNote {
     pub objective: String,
 }
 
-/// The SHA-256 of each frame's file in `results`, by the file's name; those that are not there are left out.
+/// The SHA-256 of each frame's file in `results`, by the file's name. Missing files are left out.
 pub fn frame_hashes(results: &Path) -> BTreeMap<String, String> {
     let hash = |name: &str| Some((file_of(name), sha256_file(&results.join(file_of(name))).ok()?));
     NAMES.into_iter().filter_map(hash).collect()

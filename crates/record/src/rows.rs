@@ -3,7 +3,7 @@
 use anyhow::{Result, anyhow};
 use polars::prelude::*;
 
-/// Declares a row type together with the frame its rows make, a column a field.
+/// Declares a row type together with the frame of its rows, one column per field.
 macro_rules! frame_rows {
     ($(#[$meta:meta])* $row:ident { $($(#[$field_meta:meta])* $field:ident : $kind:ty),* $(,)? }) => {
         $(#[$meta])*
@@ -17,7 +17,7 @@ macro_rules! frame_rows {
                 ])
             }
 
-            /// The rows of a frame, in its order; columns that are no field are left out.
+            /// The rows of a frame, in its order. Other columns are ignored.
             pub fn rows(frame: &DataFrame) -> ::anyhow::Result<Vec<$row>> {
                 $(let mut $field = <$kind as $crate::rows::Field>::column(frame, stringify!($field))?.into_iter();)*
                 (0..frame.height()).map(|_| Ok($row { $($field: $crate::rows::next(&mut $field)?),* })).collect()
@@ -30,11 +30,11 @@ pub(super) fn next<T>(values: &mut impl Iterator<Item = T>) -> Result<T> {
     values.next().ok_or_else(|| anyhow!("columns of unequal length"))
 }
 
-/// What stands in a column of a frame.
+/// A type of the values in a column.
 pub(super) trait Field: Sized {
     fn of(column: &Column) -> PolarsResult<Vec<Option<Self>>>;
 
-    /// In every row of a frame without the column: one that was written before there was such a column.
+    /// The value in every row of a frame without the column, which was written before the column existed.
     fn absent() -> Option<Self> {
         None
     }
@@ -42,7 +42,7 @@ pub(super) trait Field: Sized {
     fn column(frame: &DataFrame, name: &str) -> Result<Vec<Self>> {
         let missing = || anyhow!("the column `{name}` is missing");
         let Ok(column) = frame.column(name) else {
-            // Also of no rows: a frame without the column is not one that this program has written.
+            // An error even without rows: this program never wrote a frame without the column.
             if Self::absent().is_none() {
                 return Err(missing());
             }

@@ -1,15 +1,15 @@
-//! The words for where a run stands, in the frames and on the command line.
+//! The status of a run, in the frames and on the command line.
 
 use std::fmt;
 
 use serde::{Serialize, Serializer};
 
-/// Where a run stands. How it got there is told by its journal.
+/// The status of a run. Its journal has the history.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RunStatus {
     New,
     Running,
-    /// It began and has not ended; the next `run` resumes it.
+    /// It was started and has not ended; the next `run` resumes it.
     Interrupted,
     Done,
     Failed,
@@ -17,7 +17,7 @@ pub enum RunStatus {
 }
 
 impl RunStatus {
-    /// As `status` and `plan` say it.
+    /// Its name in `status` and `plan`.
     pub const fn word(self) -> &'static str {
         match self {
             Self::New => "new",
@@ -29,7 +29,7 @@ impl RunStatus {
         }
     }
 
-    /// As the column `status` of the frames says it: a finished run is `ok`, and frames are written while no run is running.
+    /// Its name in the column `status` of the frames: a finished run is `ok`. No run is running when frames are written.
     pub const fn in_frames(self) -> &'static str {
         match self {
             Self::Done => "ok",
@@ -38,7 +38,7 @@ impl RunStatus {
         }
     }
 
-    /// As `plan` counts it: whatever is still to do is new.
+    /// The status that `plan` counts it under: everything still to do is new.
     pub const fn planned(self) -> Self {
         match self {
             Self::Running | Self::Interrupted => Self::New,
@@ -49,7 +49,7 @@ impl RunStatus {
 
 impl fmt::Display for RunStatus {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        // With the width that is asked for.
+        // Pads to the formatter's width.
         f.pad(self.word())
     }
 }

@@ -1,4 +1,4 @@
-//! What a training step measures, one item each, and how a step of the journal becomes a row of the curves.
+//! The metrics of a training step, one item each, and the conversion of a step of the journal into a row of the curves.
 
 use super::frames::CurveRow;
 use super::journal::Step;
@@ -8,7 +8,7 @@ pub struct StepMetric {
     /// Its column's name; in TensorBoard, after `train/`.
     pub column: &'static str,
     pub value: fn(&CurveRow) -> Option<f64>,
-    /// Under which name and heading the report's diagnostics show it, where they do.
+    /// The name and heading under which the report's diagnostics show it, if they do.
     pub diagnostic: Option<Diagnostic>,
 }
 
@@ -42,7 +42,7 @@ pub static STEP_METRICS: [StepMetric; 9] = [
 ];
 
 impl CurveRow {
-    /// The row of a step of `run` that trained on `fresh` tokens.
+    /// The row of a step of `run`; `fresh` is the number of target tokens of this step alone.
     pub fn of_step(run: &str, step: &Step, fresh: i64) -> Self {
         let Step { step, tokens, loss, hard_loss, lr, grad_norm, seconds, retained_mass, teacher_entropy, mean_lse } = *step;
         let tokens_per_s = fresh as f64 / seconds;
@@ -57,7 +57,7 @@ mod tests {
 
     /// Oracle: the columns of the frame. Each is found by its own value.
     #[test]
-    fn every_number_of_the_curves_is_an_item_that_reads_its_own_column() {
+    fn every_numeric_column_of_the_curves_has_an_item_that_reads_it() {
         let step = Step {
             step: 1,
             tokens: 2,

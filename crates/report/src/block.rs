@@ -1,4 +1,4 @@
-//! What a text quotes in lines of its own: a table, a figure, sentences.
+//! Quotes that take lines of their own: a table, a figure, sentences.
 
 use std::path::Path;
 
@@ -11,7 +11,7 @@ use super::material::{MarkerError, Material, link};
 use super::{input, plot, verdict};
 use crate::cell::LEVEL;
 
-/// The kinds, for whoever asks for another.
+/// The kinds, for the message about an unknown one.
 const KINDS: &str = "table: COLUMNS, facets: NUMBER, sentences, claims and figure: PLOT";
 
 type Lines = std::result::Result<String, MarkerError>;
@@ -32,7 +32,7 @@ fn list(sentences: Vec<String>) -> String {
     sentences.iter().map(|sentence| format!("- {}\n", markdown(sentence))).collect()
 }
 
-/// `columns` of every cell, under the arm's name; then the teacher's and the unigram baseline's.
+/// `columns` of every cell, with the arm's name first; then of the teachers and the unigram baseline.
 fn table(material: &Material, columns: &str) -> Lines {
     let numbers = &material.numbers;
     let columns: Vec<&str> = columns.split(',').map(str::trim).filter(|name| !name.is_empty()).collect();
@@ -65,7 +65,7 @@ fn table(material: &Material, columns: &str) -> Lines {
     Ok(lines)
 }
 
-/// One number of every arm, a column a facet; bold where it is told apart from the reference with all comparisons counted.
+/// One number of every arm, one column per facet; bold if it differs significantly from the reference after Holm's correction.
 fn facets(material: &Material, number: &str) -> Lines {
     let (numbers, comparison) = (&material.numbers, &material.comparison);
     let facets = comparison.facets();
@@ -102,7 +102,7 @@ fn facets(material: &Material, number: &str) -> Lines {
         ))
 }
 
-/// A line a claim, in the order of the experiment's file: the verdict, then what was claimed.
+/// One line per claim, in the order of the experiment file: the verdict, then the claim.
 fn claims(material: &Material) -> Lines {
     let experiment = &material.comparison.experiment;
     let none = || MarkerError::wrong(format!("{experiment} has no claims"));
@@ -135,7 +135,7 @@ fn figure(material: &Material, name: &str, file: &Path) -> Lines {
     Ok(format!("![{}]({folder}/plots/{name}.png)\n", markdown(&plot.title)))
 }
 
-/// What a row has in a column; nats with their interval, which decides.
+/// The text of a row in a column; nats have their interval, which decides.
 fn cell(node: &Value, column: &str) -> Option<String> {
     if let (Some(runs), "runs") = (node["runs"].as_object(), column) {
         let total: u64 = runs.values().filter_map(Value::as_u64).sum();
@@ -158,7 +158,7 @@ fn title(column: &str, reference: &str) -> String {
     }
 }
 
-/// Words to the left, numbers to the right.
+/// Aligns words left and numbers right.
 fn rule(column: &str) -> &'static str {
     if ["objective", "verdict", "verdict_holm"].contains(&column) { ":--|" } else { "--:|" }
 }

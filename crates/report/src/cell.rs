@@ -1,4 +1,4 @@
-//! What a comparison is made of: cells of arms and axes, their estimates, and their differences from the reference.
+//! The parts of a comparison: cells of arms and axes, their estimates, and their differences from the reference.
 
 use std::collections::BTreeMap;
 
@@ -13,14 +13,14 @@ pub const LEVEL: f64 = 0.95;
 /// An arm at one value of each swept axis, over all its seeds.
 #[derive(Clone, Debug, Serialize)]
 pub struct Cell {
-    /// The arm, with the axes that vary within it.
+    /// The arm and the axes that vary within it.
     pub label: String,
     pub method: String,
     pub axes: Vec<AxisValue>,
-    /// The axes that all arms share and that vary: what stands in one panel, such as `tokens=100k`. Empty where there are none, or
-    /// where nothing would stand beside anything.
+    /// The values of the varying axes that all arms share, such as `tokens=100k`: one panel each. Empty if there are none, or if
+    /// every panel would have a single cell.
     pub facet: Vec<AxisValue>,
-    /// The label less the facet.
+    /// The label without the facet.
     pub arm: String,
     pub ok: usize,
     pub failed: usize,
@@ -30,17 +30,17 @@ pub struct Cell {
     pub perplexity: Option<Estimate>,
     /// Final nats per predicted token, mean over seeds.
     pub nll: Option<f64>,
-    /// What the seeds' evaluations tell beside these; without what none of them has.
+    /// The other metrics of the seeds' evaluations that at least one of them has.
     pub metrics: BTreeMap<Metric, Estimate>,
-    /// Against the reference's cell with the same axes; absent for the reference itself.
+    /// The difference from the reference's cell with the same axes; absent for the reference itself.
     pub difference: Option<Difference>,
-    /// Target tokens a finished run trained on.
+    /// Target tokens that a finished run trained on.
     pub tokens: Option<i64>,
     /// Means over finished runs.
     pub tokens_per_s: Option<f64>,
     pub wall_s: Option<f64>,
     pub seeds: Vec<SeedResult>,
-    /// Every run of the cell by its row in the frame, finished or not.
+    /// The rows in the frame of all runs of the cell, finished or not.
     #[serde(skip)]
     pub runs: Vec<usize>,
 }
@@ -67,13 +67,13 @@ pub struct SeedResult {
     pub run: String,
     pub nll: f64,
     pub perplexity: f64,
-    /// What it tells beside these.
+    /// Its other metrics.
     pub metrics: BTreeMap<Metric, f64>,
     /// Student and teacher together.
     pub total_flops: f64,
 }
 
-/// What the students are measured against without being compared: a teacher or the unigram baseline.
+/// A model shown for orientation but not compared: a teacher or the unigram baseline.
 #[derive(Clone, Debug, Serialize)]
 pub struct Reference {
     pub name: String,
@@ -93,28 +93,28 @@ pub struct Difference {
     pub to: String,
     pub perplexity: Estimate,
     pub percent: Estimate,
-    /// What decides; absent where the frames hold no documents, or fewer than two seeds.
+    /// The deciding difference; absent if the frames have no documents, or fewer than two seeds.
     pub nll: Option<NllDifference>,
 }
 
-/// Nats per token minus the reference's, seed by seed on the same documents, which weigh by their tokens; the interval is over
-/// seeds and documents (see [`crate::stats::crossed`]).
+/// Nats per token minus the reference's, seed by seed on the same documents, weighted by their tokens. The interval is over seeds
+/// and documents (see [`crate::stats::crossed`]).
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct NllDifference {
     pub mean: f64,
     pub low: f64,
     pub high: f64,
-    /// Two-sided, against no difference.
+    /// Two-sided p-value against no difference.
     pub p: f64,
-    /// The same with all comparisons of the experiment counted (Holm).
+    /// The same after Holm's correction over all comparisons of the experiment.
     pub p_holm: f64,
     pub seeds: usize,
     pub documents: usize,
-    /// That a seed of this cell ends below one of the reference's.
+    /// Probability that a seed of this cell ends below one of the reference's.
     pub probability_of_superiority: f64,
-    /// What these seeds and documents would have shown four times out of five.
+    /// The smallest effect that these seeds and documents detect with probability 0.8.
     pub minimum_detectable_effect: f64,
-    /// Seeds that would show the difference four times out of five; absent where documents hide it.
+    /// Number of seeds that detect the difference with probability 0.8; absent if the documents hide it.
     pub seeds_needed: Option<usize>,
 }
 
@@ -129,14 +129,14 @@ impl Estimate {
         Some(Self { mean: times(self.mean)?, low: self.low.and_then(times), high: self.high.and_then(times), n: self.n })
     }
 
-    /// Whether the interval is there and leaves out 0.
+    /// Whether there is an interval and it excludes 0.
     pub fn excludes_zero(&self) -> bool {
         self.low.zip(self.high).is_some_and(|(low, high)| low > 0.0 || high < 0.0)
     }
 }
 
 impl NllDifference {
-    /// Whether all comparisons counted together still leave it apart from 0.
+    /// Whether it still differs from 0 after Holm's correction over all comparisons.
     pub fn holds_among_all(&self, level: f64) -> bool {
         self.p_holm < 1.0 - level
     }

@@ -1,9 +1,10 @@
-//! The claims of an experiment, decided by its frames.
+//! Decides the claims of an experiment by its frames.
 //!
-//! A claim compares two expressions, seed by seed on the same documents. Where both are products of metrics the logarithm of their
-//! ratio is measured, else their difference; its mean over seeds and its interval over seeds and documents (see
-//! [`crate::stats::crossed`]) decide. Bits per byte follow the nats per token of the drawn documents at the whole text's bytes per
-//! token; accuracy, calibration and fidelity are known for the whole text only and vary by seed alone ([`Pooling`]).
+//! A claim compares two expressions, seed by seed on the same documents. If both are products of metrics, the logarithm of their
+//! ratio is measured, else their difference. Its mean over seeds and its interval over seeds and documents (see
+//! [`crate::stats::crossed`]) give the verdict. On drawn documents, bits per byte are computed from nats per token with the whole
+//! text's bytes per token. Accuracy, calibration and fidelity are known only for the whole text and vary only by seed
+//! ([`Pooling`]).
 
 use std::collections::BTreeMap;
 
@@ -28,7 +29,7 @@ use crate::stats::power::{POWER, minimum_detectable_effect, seeds_needed};
 use crate::stats::superiority::probability_of_superiority;
 use crate::stats::verdict::{Verdict, below_zero};
 
-/// A claim and what became of it, as in `claims.json`.
+/// A claim and its verdict, as in `claims.json`.
 #[derive(Clone, Debug, Serialize)]
 pub struct Outcome {
     pub id: String,
@@ -36,9 +37,9 @@ pub struct Outcome {
     pub expect: String,
     pub level: f64,
     pub verdict: Verdict,
-    /// The verdict with all claims of the experiment counted (Holm).
+    /// The verdict after Holm's correction over all claims of the experiment.
     pub verdict_holm: Verdict,
-    /// What was measured: `log-ratio` or `difference`, left side against right.
+    /// The measured quantity: `log-ratio` or `difference` of the left side and the right.
     pub scale: &'static str,
     pub estimate: Option<f64>,
     pub low: Option<f64>,
@@ -48,25 +49,25 @@ pub struct Outcome {
     pub p_holm: Option<f64>,
     pub seeds: usize,
     pub documents: usize,
-    /// What this many seeds and documents would have shown four times out of five, on `scale`.
+    /// The smallest effect that these seeds and documents detect with probability 0.8, on `scale`.
     pub minimum_detectable_effect: Option<f64>,
-    /// Seeds that would show the estimate four times out of five; absent where documents hide it.
+    /// Number of seeds that detect the estimate with probability 0.8; absent if the documents hide it.
     pub seeds_needed: Option<usize>,
-    /// That a seed of a ends below a seed of b in nats per token.
+    /// Probability that a seed of a ends below a seed of b in nats per token.
     pub probability_of_superiority: Option<f64>,
     /// Why nothing could be measured.
     pub reason: Option<String>,
     pub a: Vec<String>,
     pub b: Vec<String>,
-    /// All of it in a sentence: what was found, the verdict, what was claimed.
+    /// Everything in one sentence: the finding, the verdict, the claim.
     pub sentence: String,
-    /// What was found, or why nothing was.
+    /// The finding, or why there is none.
     #[serde(skip)]
     pub finding: String,
-    /// What was claimed, in a sentence.
+    /// The claim in one sentence.
     #[serde(skip)]
     claimed: String,
-    /// How far the two sides of the expectation lie apart, where the finding gives other numbers.
+    /// The distance between the two sides of the expectation, if the finding gives other numbers.
     #[serde(skip)]
     distance: Option<String>,
 }
@@ -152,7 +153,7 @@ fn outcome(claim: &Claim, evidence: &BTreeMap<String, FinalEvaluation>, arms: &A
     outcome
 }
 
-/// Nine significant digits: what the last bits of a machine's logarithm are must not show in the file.
+/// Rounded to nine significant digits, so that machines whose logarithms differ in the last bits write the same file.
 pub(super) fn rounded(value: f64) -> f64 {
     format!("{value:.8e}").parse().unwrap_or(value)
 }
@@ -165,7 +166,7 @@ struct MeasuredClaim {
     superiority: Option<f64>,
 }
 
-/// What `claim` asks for, or why there is none.
+/// The measurement that `claim` needs, or why there is none.
 fn measure(
     claim: &Claim,
     evidence: &BTreeMap<String, FinalEvaluation>,
@@ -189,7 +190,7 @@ fn measure(
         let (count, all) = (unfinished.len(), claim.a.len() + claim.b.len());
         return Err(format!("{count} of the claim's {all} runs did not finish ({first})"));
     }
-    // Where the expectation asks for one side only, that side stands for both.
+    // If the expectation uses one side only, that side is used for both.
     let (left, right) = (if a.is_empty() { &b } else { &a }, if b.is_empty() { &a } else { &b });
     let pairs: Vec<(&FinalEvaluation, &FinalEvaluation)> =
         left.iter().filter_map(|a| Some((*a, *right.iter().find(|b| b.seed == a.seed)?))).collect();
@@ -237,12 +238,12 @@ fn measure(
 }
 
 impl Outcome {
-    /// The verdict between what was found and what was claimed.
+    /// The verdict as it appears in the sentence, between the finding and the claim.
     pub fn verdict_words(&self) -> String {
         format!("claim {}", self.verdict.name())
     }
 
-    /// What the sentence says after the verdict: the claim, and what a reader may ask of it.
+    /// The part of the sentence after the verdict: the claim and its details.
     fn particulars(&self, claims: usize) -> String {
         let mut notes = vec![self.id.clone()];
         notes.extend(self.distance.as_ref().map(|distance| format!("measured against the claimed bound: {distance}")));

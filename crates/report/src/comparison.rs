@@ -1,4 +1,4 @@
-//! The answer of an experiment: its cells side by side, each against the reference's cell by seed.
+//! The comparison of an experiment's cells, each against the reference's cell, paired by seed.
 
 use std::cmp::Ordering;
 use std::collections::BTreeMap;
@@ -35,7 +35,7 @@ pub struct Comparison {
 }
 
 impl Comparison {
-    /// The cells by facet, both in their order.
+    /// The cells by facet, both in order.
     pub fn facets(&self) -> Vec<(String, Vec<&Cell>)> {
         let mut all: Vec<(String, Vec<&Cell>)> = Vec::new();
         for cell in &self.cells {
@@ -49,7 +49,7 @@ impl Comparison {
     }
 }
 
-/// Compares the arms of `frames` as `provenance` names them.
+/// Compares the arms of `frames` under the names in `provenance`.
 pub fn comparison(frames: &Frames, provenance: &Provenance) -> Result<Comparison> {
     Ok(compare(&read(frames)?, &evidence::read(frames)?, provenance))
 }
@@ -111,7 +111,7 @@ fn cells(input: &Input, provenance: &Provenance) -> Vec<Cell> {
         .collect()
 }
 
-/// The order of an axis's values: by size where all are numbers, else as they first appear. Absent comes first.
+/// The order of an axis's values: by size if all are numbers, else by first appearance. Absent comes first.
 enum Ranks {
     Numeric,
     Appearance(Vec<String>),
@@ -170,7 +170,7 @@ fn cell(input: &Input, method: &str, axes: Vec<AxisValue>, runs: Vec<usize>, spl
     }
 }
 
-/// Names each cell by its arm and the axes that tell the arm's cells apart, and finds its facet.
+/// Names each cell by its arm and the axes that distinguish the arm's cells, and finds its facet.
 fn label(cells: &mut [Cell]) {
     let shared = facet_axes(cells);
     let mut names = Vec::new();
@@ -187,7 +187,7 @@ fn label(cells: &mut [Cell]) {
     }
 }
 
-/// The axes on which every cell has a value, more than one of them in all, and that leave several cells together.
+/// The axes on which every cell has a value, with more than one value in total, and that leave several cells per facet.
 fn facet_axes(cells: &[Cell]) -> Vec<String> {
     let Some(first) = cells.first() else { return Vec::new() };
     let value = |cell: &Cell, name: &str| cell.axes.iter().find(|axis| axis.axis == name).map(|axis| axis.value.clone());
@@ -212,7 +212,7 @@ fn references(input: &Input, split: &str) -> Vec<Reference> {
             let evals: Vec<&EvalRow> = peers.filter_map(|run| run.last_eval(split)).collect();
             let metrics: Vec<BTreeMap<Metric, f64>> = evals.iter().map(|eval| secondary_metrics(eval)).collect();
             let mut metrics = over_seeds(&metrics.iter().collect::<Vec<_>>());
-            // What goes by one name may have been trained on several data sets, which are no sample of anything.
+            // References of one name may have been trained on different data sets, which are not a sample to average.
             metrics.values_mut().for_each(|found| (found.low, found.high) = (None, None));
             found.push(Reference {
                 name: run.method.clone(),

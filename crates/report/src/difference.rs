@@ -1,4 +1,4 @@
-//! Two arms on the same seeds and documents.
+//! The difference of two arms on the same seeds and documents.
 
 use std::collections::BTreeMap;
 
@@ -13,7 +13,7 @@ use crate::stats::paired::{Pairs, corpus_nll};
 use crate::stats::power::{POWER, minimum_detectable_effect, seeds_needed};
 use crate::stats::superiority::probability_of_superiority;
 
-/// What sets cell `at` apart from the cell of `reference` that has its axes; `None` where there is none, or no seed in common.
+/// The difference of cell `at` from the cell of `reference` with the same axes; `None` if there is none, or no seed in common.
 pub(super) fn difference(
     cells: &[Cell],
     at: usize,
@@ -24,7 +24,7 @@ pub(super) fn difference(
     if cell.method == reference {
         return None;
     }
-    // Axes that the reference does not have say nothing about which of its cells to take.
+    // Axes that the reference does not have are ignored when its cell is chosen.
     let partner =
         cells.iter().find(|other| other.method == reference && other.axes.iter().all(|axis| cell.axes.contains(axis)))?;
     let pairs: Vec<(&SeedResult, &SeedResult)> =

@@ -1,4 +1,4 @@
-//! What the frames say of each run that a claim may ask about.
+//! The final evaluations of all runs that claims may use.
 
 use std::collections::BTreeMap;
 
@@ -17,7 +17,7 @@ pub struct FinalEvaluation {
     pub tokens: Vec<f64>,
     /// Summed NLL of each document in nats.
     pub nats: Vec<f64>,
-    /// Of the whole text.
+    /// The scores on the whole text.
     pub scores: Scores,
 }
 

@@ -1,4 +1,4 @@
-//! What the pages say beside the comparison: diagnostics, failures, cost and provenance, as rows of text.
+//! The parts of the pages other than the comparison: diagnostics, failures, cost and provenance, as rows of text.
 
 use hydrometer_base::mean::mean;
 use hydrometer_base::units::{date, duration, fixed, flops, quantity};
@@ -32,18 +32,18 @@ pub fn diagnostics(input: &Input, comparison: &Comparison) -> Rows {
     (head, in_facets(comparison).map(row).collect())
 }
 
-/// What the diagnostics show of training steps.
+/// The metrics of training steps that the diagnostics show.
 fn diagnostic_means() -> impl Iterator<Item = (Diagnostic, &'static StepMetric)> {
     STEP_METRICS.iter().filter_map(|item| Some((item.diagnostic?, item)))
 }
 
-/// What the steps of a cell tell, as means over the last tenth of training, then over its finished runs.
+/// The diagnostics of a cell: means over the last tenth of training, then over its finished runs.
 pub fn means(input: &Input, cell: &Cell) -> impl Iterator<Item = (Diagnostic, Option<f64>)> {
     let over_runs = |item: &StepMetric| mean(finished(input, cell).filter_map(|run| last_tenth(run, item.value)));
     diagnostic_means().map(move |(shown, item)| (shown, over_runs(item)))
 }
 
-/// The cells, those that stand side by side in a panel one after the other.
+/// The cells facet by facet.
 fn in_facets(comparison: &Comparison) -> impl Iterator<Item = &Cell> {
     comparison.facets().into_iter().flat_map(|(_, cells)| cells)
 }
@@ -57,7 +57,7 @@ pub fn finished<'a>(input: &'a Input, cell: &'a Cell) -> impl Iterator<Item = &'
     cell.runs.iter().map(|&at| &input.runs[at]).filter(|run| run.ok())
 }
 
-/// The runs that did not finish. Empty where all did.
+/// The runs that did not finish. Empty if all did.
 pub fn failures(input: &Input) -> Rows {
     let row = |run: &Run| vec![run.run.clone(), run.method.clone(), run.seed.to_string(), run.status.clone(), reason(run)];
     let rows = input.runs.iter().filter(|run| !run.ok()).map(row).collect();
@@ -68,7 +68,7 @@ fn reason(run: &Run) -> String {
     run.error.clone().unwrap_or_else(|| if run.is(RunStatus::New) { "not started".into() } else { "–".into() })
 }
 
-/// Which claims are refuted: a negative result is a result.
+/// The refuted claims: a negative result is a result.
 pub fn refuted(outcomes: &[Outcome]) -> String {
     let refuted: Vec<&str> = outcomes.iter().filter(|o| o.verdict == Verdict::Refuted).map(|o| o.id.as_str()).collect();
     match (outcomes.len(), refuted.len()) {
@@ -80,7 +80,7 @@ pub fn refuted(outcomes: &[Outcome]) -> String {
     }
 }
 
-/// That all runs finished, or how many did not.
+/// The sentence that all runs finished, or how many did not.
 pub fn failure_sentence(input: &Input) -> String {
     let (all, left) = (input.runs.len(), input.runs.iter().filter(|run| !run.ok()).count());
     match (all, left) {
@@ -90,7 +90,7 @@ pub fn failure_sentence(input: &Input) -> String {
     }
 }
 
-/// That the frames hold more than is shown, where they do.
+/// The sentence that the frames contain runs that are not shown, if they do.
 pub fn set_aside_sentence(input: &Input) -> Option<String> {
     let text = |count: usize| {
         format!(
@@ -132,7 +132,7 @@ pub const DIAGNOSTICS_NOTE: &str = "Means over the last tenth of training, then 
 pub const COST_NOTE: &str =
     "Teacher: its training and its pass over the targets, counted whole for each arm although arms share them.";
 
-/// Where the numbers came from, as names and values.
+/// The provenance of the numbers, as names and values.
 pub fn facts(provenance: &Provenance) -> Vec<(&'static str, String)> {
     let p = provenance;
     let memory = if p.memory_gb > 0.0 { format!(", {} GB", fixed(p.memory_gb, 0)) } else { String::new() };
@@ -160,7 +160,7 @@ pub fn facts(provenance: &Provenance) -> Vec<(&'static str, String)> {
     facts
 }
 
-/// What decided the bits; empty where results do not record it.
+/// What the exact bits depend on; empty if the results do not record it.
 fn arithmetic(provenance: &Provenance) -> String {
     let version = provenance.numerics.map(|version| format!("numerics {version}"));
     let family = provenance.cpu_family.as_ref().map(|family| format!("CPU family {family}"));
@@ -168,7 +168,7 @@ fn arithmetic(provenance: &Provenance) -> String {
     version.into_iter().chain(family).chain(settings).collect::<Vec<_>>().join(", ")
 }
 
-/// How to run it again.
+/// The command that runs the experiment again.
 pub fn reproduce(provenance: &Provenance) -> String {
     let smoke = if provenance.smoke { " --smoke" } else { "" };
     format!("hydrometer run experiments/{}.toml{smoke}", provenance.experiment)
@@ -176,7 +176,7 @@ pub fn reproduce(provenance: &Provenance) -> String {
 
 pub const SMOKE: &str = "Smoke run: a few steps to see that everything works. These numbers answer nothing.";
 
-/// The question as a title, or the experiment's name where none was asked.
+/// The question as a title, or the experiment's name if there is no question.
 pub fn title(provenance: &Provenance) -> &str {
     if provenance.question.is_empty() { &provenance.experiment } else { &provenance.question }
 }

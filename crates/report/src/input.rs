@@ -1,4 +1,4 @@
-//! The rows of the frames by run: what the tables, plots and pages read.
+//! The rows of the frames by run, as tables, plots and pages read them.
 
 use anyhow::Result;
 use hydrometer_record::frames::{CurveRow, EvalRow, Frames, RunRow, axes_of};
@@ -8,7 +8,7 @@ pub struct Input {
     pub runs: Vec<Run>,
     /// Swept axes in the order of their columns, under the names of the experiment file.
     pub axes: Vec<String>,
-    /// Runs of the frames that the file does not plan any more.
+    /// Number of runs in the frames that the experiment file no longer plans.
     pub set_aside: usize,
 }
 
@@ -25,10 +25,10 @@ pub struct Run {
     pub tokens_per_s: Option<f64>,
     pub train_flops: f64,
     pub teacher_flops: f64,
-    /// Slope of the loss along its gradient over the gradient's norm, before the first and the last update.
+    /// The slope of the loss along its gradient, over the gradient's norm, before the first and the last update.
     pub gradient_checks: [Option<f64>; 2],
     pub error: Option<String>,
-    /// One a swept axis.
+    /// One per swept axis.
     pub axes: Vec<Option<String>>,
     pub steps: Vec<CurveRow>,
     pub evals: Vec<EvalRow>,
@@ -49,7 +49,7 @@ impl Run {
     }
 }
 
-/// Reads the rows of `frames` that are planned.
+/// Reads the planned runs of `frames`.
 pub fn read(frames: &Frames) -> Result<Input> {
     let axes = axes_of(&frames.runs)?;
     let all = RunRow::rows(&frames.runs)?;

@@ -36,11 +36,11 @@ pub use cell::{AxisValue, Cell, Difference, Estimate, NllDifference, Reference, 
 use claim::Claim;
 pub use comparison::{Comparison, comparison};
 
-/// The claims of an experiment, where there are any.
+/// The file of the decided claims, if the experiment has any.
 pub const CLAIMS: &str = "claims.json";
 
-/// Renders the report from the frames and `provenance.json` of `folder` and decides `claims`: the files with their paths inside
-/// the folder, always in the same order. Writes nothing.
+/// Renders the report from the frames and `provenance.json` of `folder` and decides `claims`. Returns the files with their paths
+/// relative to the folder, always in the same order; writes nothing.
 pub fn render(folder: &Path, claims: &[Claim]) -> Result<Vec<(PathBuf, Vec<u8>)>> {
     let provenance = Provenance::read(folder)?;
     let frames = Frames::read(folder)?;
@@ -64,12 +64,12 @@ pub fn render(folder: &Path, claims: &[Claim]) -> Result<Vec<(PathBuf, Vec<u8>)>
     Ok(files)
 }
 
-/// Writes what [`render`] gives into `folder`; returns the paths.
+/// Writes the files of [`render`] into `folder`; returns the paths.
 pub fn write(folder: &Path, claims: &[Claim]) -> Result<Vec<PathBuf>> {
     let files = render(folder, claims)?;
     let plots = folder.join("plots");
     std::fs::create_dir_all(&plots).with_context(|| format!("cannot create {}", plots.display()))?;
-    // Plots of arms or numbers that are not there any more would pass for results.
+    // Removes plots of arms or numbers that no longer exist, which would pass for results.
     for path in std::fs::read_dir(&plots).into_iter().flatten().flatten().map(|entry| entry.path()) {
         let ours = path.extension().is_some_and(|kind| kind == "svg" || kind == "png");
         if ours && !files.iter().any(|(name, _)| folder.join(name) == path) {
@@ -77,7 +77,7 @@ pub fn write(folder: &Path, claims: &[Claim]) -> Result<Vec<PathBuf>> {
         }
     }
     if claims.is_empty() {
-        // Those of an experiment that makes none any more.
+        // Removes the claims of an experiment that no longer has any.
         let _ = std::fs::remove_file(folder.join(CLAIMS));
     }
     files

@@ -1,4 +1,4 @@
-//! What a text may quote of an experiment, and why a marker is wrong.
+//! The parts of an experiment that texts can quote, and the errors of markers.
 
 use std::path::{Path, PathBuf};
 
@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use super::comparison::Comparison;
 
-/// What is known of one experiment.
+/// The quotable data of one experiment.
 pub struct Material {
     pub folder: PathBuf,
     pub results: Checked,
@@ -21,7 +21,7 @@ pub struct Material {
 #[derive(Clone, Debug, PartialEq, serde::Serialize)]
 pub struct MarkerError {
     pub reason: String,
-    /// The marker is right, but the results do not bear out what stands beside it.
+    /// The marker is valid, but the results contradict the text beside it.
     pub contradicted: bool,
 }
 
@@ -35,7 +35,7 @@ impl MarkerError {
     }
 }
 
-/// The way to `to` from the folder of `file`, as a link in it says it.
+/// The relative path from the folder of `file` to `to`, for a link.
 pub fn link(file: &Path, to: &Path) -> Result<String> {
     let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let whole = |path: &Path| path.canonicalize().with_context(|| format!("cannot read {}", path.display()));

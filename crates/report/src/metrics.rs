@@ -1,4 +1,4 @@
-//! What is told of an arm beside its perplexity, over its seeds.
+//! The metrics of an arm other than perplexity, over its seeds.
 
 use std::collections::BTreeMap;
 
@@ -9,7 +9,7 @@ use hydrometer_record::metric::{Digits, Metric};
 use crate::cell::{Estimate, LEVEL};
 use crate::stats::interval::mean_interval;
 
-/// All that an evaluation says beside its perplexity; without what was not measured or is not finite.
+/// The metrics of an evaluation other than perplexity that were measured and are finite.
 pub fn secondary_metrics(eval: &EvalRow) -> BTreeMap<Metric, f64> {
     let measured = |metric| Some((metric, eval.scores[metric].filter(|value| value.is_finite())?));
     Metric::beside().filter_map(measured).collect()
@@ -30,7 +30,7 @@ pub fn metric_mean(metric: Metric, value: f64) -> String {
     format!("{}{}", number(metric, unit.factor() * value), unit.sign())
 }
 
-/// A value that is scaled already, with the metric's decimals.
+/// A value that is already scaled, with the metric's decimals.
 pub fn number(metric: Metric, scaled: f64) -> String {
     match metric.item().digits {
         Digits::Fixed(digits) => fixed(scaled, digits),

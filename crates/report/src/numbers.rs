@@ -1,8 +1,8 @@
-//! `export --format json`: every number of the report under a name, for texts that quote numbers and must not type them.
+//! `export --format json`: every number of the report under a name, so that texts can quote numbers instead of copying them.
 //!
 //! A cell is found by its label (`bucket tokens=200k`), a claim by its id, a teacher or baseline by the name it has in the tables.
-//! A number is its value, rounded to nine significant digits as in `claims.json`, and its text, made by the code that writes the
-//! report. What was not measured has no entry, so that whoever asks for it is told so.
+//! A number consists of its value, rounded to nine significant digits as in `claims.json`, and its text, from the code that
+//! writes the report. Unmeasured numbers have no entry, so quoting one is an error.
 
 use std::path::PathBuf;
 
@@ -26,7 +26,7 @@ use crate::cell::{Cell, Difference, Estimate, Reference};
 
 /// The format `json`: one file, named by the experiment and its tier.
 pub struct Numbers {
-    /// The experiment's `claims.json`, where it has one; `verify` holds that file to the frames.
+    /// The experiment's `claims.json`, if it has one; `verify` checks that file against the frames.
     pub claims: Option<String>,
 }
 
@@ -38,7 +38,7 @@ impl Export for Numbers {
     }
 }
 
-/// What a text may quote of one experiment. `claims` is its `claims.json`, where it has one.
+/// The numbers of one experiment that texts can quote. `claims` is its `claims.json`, if it has one.
 pub fn numbers(frames: &Frames, provenance: &Provenance, claims: Option<&str>) -> Result<Value> {
     let (input, evidence) = (read(frames)?, evidence::read(frames)?);
     let comparison = compare(&input, &evidence, provenance);
@@ -181,7 +181,7 @@ fn of_cell(cell: &Cell, input: &Input, comparison: &Comparison, provenance: &Pro
     })
 }
 
-/// What sets a cell apart from the reference's.
+/// The difference of a cell from the reference's cell.
 fn differences(found: &Difference, comparison: &Comparison, put: &mut impl FnMut(&str, Value) -> Option<Value>) {
     let percent = |value: f64| format!("{}%", signed(value, 1));
     put("percent", estimate(&found.percent, percent(found.percent.mean), percent));
@@ -242,7 +242,7 @@ fn of_claims(text: &str) -> Result<Map<String, Value>> {
             let Some(value) = fields.get(name).and_then(Value::as_f64) else { continue };
             fields.insert(name.into(), number(value, table::probability(value)));
         }
-        // Ids of runs are for verify, not for a text.
+        // Run ids are for `verify`, not for texts.
         fields.retain(|name, _| name != "a" && name != "b");
         Some((claim["id"].as_str()?.to_string(), entry))
     };

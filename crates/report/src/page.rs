@@ -1,4 +1,4 @@
-//! `report.html`: one file, nothing fetched. Its script sorts tables; without it they stand as they are.
+//! `report.html`: a single file without external resources. Its script only sorts tables.
 
 use hydrometer_base::units::html;
 use hydrometer_record::provenance::Provenance;
@@ -66,7 +66,7 @@ pub fn report(
     }
     body.push_str("<h2>Plots</h2>\n");
     for plot in plots {
-        // An XML declaration has no place inside a page; plots carry none.
+        // Plots have no XML declaration, which would be invalid inside a page.
         body.push_str(&format!(
             "<figure id=\"{}\">\n<div class=\"card\">{}</div>\n<figcaption>{}</figcaption>\n</figure>\n",
             plot.name,
@@ -105,7 +105,7 @@ pub fn report(
     )
 }
 
-/// A dot in the arm's colour; a ring, where its lines are dashed.
+/// A dot in the arm's colour; a ring if its lines are dashed.
 fn swatch(palette: &Palette, cell: &Cell) -> String {
     let (colour, class) = (palette.hex(cell), if palette.is_dashed(cell) { "swatch ring" } else { "swatch" });
     format!(

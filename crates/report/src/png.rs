@@ -1,4 +1,4 @@
-//! A plot's SVG as pixels, with the font that is compiled in and no other.
+//! Renders a plot's SVG to PNG with the embedded font only.
 
 use std::sync::Arc;
 
@@ -10,7 +10,7 @@ pub const FAMILY: &str = "Roboto";
 pub const REGULAR: &[u8] = include_bytes!("../../../assets/fonts/Roboto-Regular.ttf");
 pub const BOLD: &[u8] = include_bytes!("../../../assets/fonts/Roboto-Bold.ttf");
 
-/// Pixels for a CSS pixel.
+/// Pixels per CSS pixel.
 const SCALE: f32 = 2.0;
 
 /// The PNG of `svg` at twice its size.

@@ -1,4 +1,4 @@
-//! What an arm gains over several data sets, in one number.
+//! The gain of an arm over several data sets, in one number.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -14,7 +14,7 @@ use super::findings::Rows;
 use crate::cell::{Cell, Estimate, LEVEL, values};
 use crate::stats::pooled::over_sets;
 
-/// The axis that tells data sets apart.
+/// The axis that distinguishes data sets.
 const DATA: &str = "data";
 
 pub const TITLE: &str = "Over the data sets";
@@ -28,11 +28,11 @@ pub struct Pooled {
     /// The other axes that the arms share, such as `tokens=100k`.
     pub at: String,
     pub sets: Vec<String>,
-    /// Nats per token less the reference's.
+    /// Nats per token minus the reference's.
     pub nll: Estimate,
 }
 
-/// The cells of an experiment that sweeps its data, pooled over it. Empty where it does not.
+/// The cells of an experiment that sweeps its data, pooled over the data sets. Empty if it does not.
 pub fn over_data(comparison: &Comparison) -> Vec<Pooled> {
     let mut groups: Groups = Vec::new();
     for cell in &comparison.cells {
@@ -43,8 +43,8 @@ pub fn over_data(comparison: &Comparison) -> Vec<Pooled> {
     pool(groups)
 }
 
-/// Arms of several experiments that bear the same name, pooled over the experiments. Experiments that share runs are one set of
-/// them: each run counts once. A run that has other numbers in one than in another is refused.
+/// Arms with the same name, pooled over several experiments. Experiments that share runs form one data set, in which each run
+/// counts once. An error if a run has different numbers in two experiments.
 pub fn over_experiments(comparisons: &[Comparison]) -> Result<Vec<Pooled>> {
     refuse_contradictions(comparisons)?;
     let mut groups: Groups = Vec::new();
@@ -57,7 +57,7 @@ pub fn over_experiments(comparisons: &[Comparison]) -> Result<Vec<Pooled>> {
     Ok(pool(groups))
 }
 
-/// Which of the experiments share runs, in a sentence each.
+/// One sentence for each pair of experiments that share runs.
 pub fn shared(comparisons: &[Comparison]) -> Vec<String> {
     let runs = |comparison: &Comparison| -> BTreeSet<String> {
         comparison.cells.iter().flat_map(|cell| &cell.seeds).map(|seed| recipe_of(&seed.run).to_string()).collect()
@@ -91,7 +91,7 @@ fn refuse_contradictions(comparisons: &[Comparison]) -> Result<()> {
     Ok(())
 }
 
-/// A seed's difference from the reference, and the two runs that it is of.
+/// The difference of one seed from the reference, and the two compared runs.
 #[derive(Clone, Debug, PartialEq)]
 struct Pair {
     seed: i64,
@@ -99,7 +99,7 @@ struct Pair {
     value: f64,
 }
 
-/// By arm and place: the data sets, and in each the difference of every seed.
+/// By arm and shared axes: the data sets, and the difference of every seed in each.
 type Groups = Vec<((String, String), Vec<(String, Vec<Pair>)>)>;
 
 fn add(groups: &mut Groups, place: (String, String), set: String, comparison: &Comparison, cell: &Cell) {
@@ -117,20 +117,20 @@ fn add(groups: &mut Groups, place: (String, String), set: String, comparison: &C
     }
 }
 
-/// Sets that share a run become one, named by the first of them, with each pair of runs once.
+/// Merges sets that share a run, under the name of the first; each pair of runs is kept once.
 fn merged(sets: Vec<(String, Vec<Pair>)>) -> Vec<(String, Vec<Pair>)> {
     let mut all: Vec<(String, Vec<Pair>)> = Vec::new();
     for (name, pairs) in sets {
         let shares = |other: &(String, Vec<Pair>)| {
             other.1.iter().any(|a| pairs.iter().any(|b| a.runs.iter().any(|run| b.runs.contains(run))))
         };
-        // A set may tie several together that share nothing with one another.
+        // A set may connect several that share nothing with one another.
         let (tied, free): (Vec<_>, Vec<_>) = all.into_iter().partition(shares);
         all = free;
         let name = tied.first().map_or(name, |(first, _)| first.clone());
         let mut joined: Vec<Pair> = Vec::new();
         for pair in tied.into_iter().flat_map(|(_, pairs)| pairs).chain(pairs) {
-            // One value a seed: of several the first, as the results were named.
+            // One value per seed: the first, in the order in which the results were given.
             if !joined.iter().any(|known| known.runs == pair.runs || known.seed == pair.seed) {
                 joined.push(pair);
             }

@@ -1,8 +1,8 @@
-//! Texts that quote results: the marked places of a Markdown file, filled from the frames.
+//! Fills the marked places of a Markdown file with results from the frames.
 //!
 //! Inside a line, `<!--=EXPERIMENT/NAME/NUMBER-->TEXT<!--/-->` is a number or a word by the name it has in `export --format json`
 //! ([`super::numbers`]). Around lines, `<!--=EXPERIMENT KIND: WHAT-->` and `<!--/-->` hold a block ([`super::block`]).
-//! `<!--?EXPERIMENT/NAME is WORD-->` quotes nothing: it is what the prose beside it rests on. A marker in code is no marker.
+//! `<!--?EXPERIMENT/NAME is WORD-->` quotes nothing but asserts what the prose beside it relies on. Markers in code are ignored.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -19,7 +19,7 @@ use super::comparison::comparison;
 use super::material::{MarkerError, Material};
 use super::numbers::numbers;
 
-/// What texts can quote: the experiments in a folder of results, each read when it is first asked for.
+/// The experiments in a folder of results, each read when it is first quoted.
 pub struct Results {
     root: PathBuf,
     known: BTreeMap<String, std::result::Result<Material, MarkerError>>,
@@ -29,13 +29,13 @@ pub struct Results {
 #[derive(Debug, Default)]
 pub struct Filled {
     pub text: String,
-    /// Markers in it.
+    /// Number of markers in it.
     pub quotes: usize,
     pub changes: Vec<Change>,
     pub faults: Vec<Placed>,
 }
 
-/// A quote that was not what the frames give.
+/// A quote that differed from the frames.
 #[derive(Clone, Debug, PartialEq, serde::Serialize)]
 pub struct Change {
     pub line: usize,
@@ -82,7 +82,7 @@ fn read(folder: &Path) -> std::result::Result<Material, MarkerError> {
     material(results).map_err(unreadable)
 }
 
-/// Fills the quotes of `text`, which stands in `file`.
+/// Fills the quotes of `text`, the content of `file`.
 pub fn fill(text: &str, file: &Path, results: &mut Results) -> Filled {
     let mut filled = Filled::default();
     let mut faults = Vec::new();
@@ -134,7 +134,7 @@ struct Mark<'a> {
     says: &'a str,
     place: Range<usize>,
     line: usize,
-    /// What stands before it on its line.
+    /// The text before it on its line.
     before: &'a str,
 }
 
@@ -142,7 +142,7 @@ fn placed(mark: &Mark, fault: MarkerError) -> Placed {
     Placed { line: mark.line, fault }
 }
 
-/// The markers of `text` that are not in code.
+/// The markers of `text` outside of code.
 fn marks<'a>(text: &'a str, faults: &mut Vec<Placed>) -> Vec<Mark<'a>> {
     let (mut all, mut fence, mut begin): (Vec<Mark>, Option<&str>, usize) = (Vec::new(), None, 0);
     for (at, line) in text.split_inclusive('\n').enumerate() {
@@ -180,14 +180,14 @@ fn marks<'a>(text: &'a str, faults: &mut Vec<Placed>) -> Vec<Mark<'a>> {
     all
 }
 
-/// What is to stand between `begin` and its end, where `found` stands.
+/// The text that belongs between `begin` and its end, in place of `found`.
 fn given(begin: &Mark, text: &str, found: &str, file: &Path, results: &mut Results) -> std::result::Result<String, MarkerError> {
     let is_number = begin.says.find('/').is_some_and(|slash| begin.says.find(' ').is_none_or(|space| slash < space));
     if is_number {
         if found.contains('\n') {
             return Err(MarkerError::wrong("a number and its <!--/--> stand on one line"));
         }
-        // Markdown takes a line, or an item of a list, that begins with a comment for HTML.
+        // Markdown treats a line, or an item of a list, that begins with a comment as HTML.
         if begin.before.chars().all(|c| c.is_whitespace() || "-+>".contains(c)) || begin.before.trim() == "*" {
             return Err(MarkerError::wrong(
                 "a line must not begin with a marker: Markdown would take the whole line for HTML; put a word before it",
@@ -207,7 +207,7 @@ fn given(begin: &Mark, text: &str, found: &str, file: &Path, results: &mut Resul
     Ok(format!("\n{}\n", lines.trim_end()))
 }
 
-/// Where `found` and `given` part.
+/// The difference between `found` and `given`, if there is one.
 fn change(begin: &Mark, found: &str, given: &str) -> Option<Change> {
     if found == given {
         return None;
@@ -218,7 +218,7 @@ fn change(begin: &Mark, found: &str, given: &str) -> Option<Change> {
     Some(Change { line: begin.line + at, quote: begin.says.to_string(), found: line(&old), given: line(&new) })
 }
 
-/// Whether `EXPERIMENT/NAME is WORD`.
+/// An error unless `EXPERIMENT/NAME is WORD` holds.
 fn holds(says: &str, results: &mut Results) -> std::result::Result<(), MarkerError> {
     let Some((name, word)) = says.rsplit_once(" is ") else {
         return Err(MarkerError::wrong(format!("`{says}` is not EXPERIMENT/NAME is WORD")));
@@ -262,7 +262,7 @@ fn named<'a>(numbers: &'a Value, path: &str) -> Option<(&'a Value, &'a str)> {
     all.filter(|(name, _)| fits(name)).map(|(name, node)| (node, name.as_str())).max_by_key(|(_, name)| name.len())
 }
 
-/// What can be asked of `node`.
+/// The names of the numbers in `node`.
 fn names(node: &Value, numbers: &Value, top: bool) -> String {
     let keys = |node: &Value| node.as_object().into_iter().flat_map(|map| map.keys().cloned()).collect::<Vec<_>>();
     let mut all = if top { Vec::new() } else { keys(&node["numbers"]) };

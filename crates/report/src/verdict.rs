@@ -1,4 +1,4 @@
-//! The answer in plain sentences.
+//! The result of a comparison in plain sentences.
 
 use hydrometer_base::units::{decimals, fixed, perplexity, signed};
 
@@ -6,14 +6,14 @@ use super::comparison::Comparison;
 use crate::cell::{Cell, Difference, NllDifference, SeedResult};
 use crate::stats::verdict::{Verdict, below_zero};
 
-/// That an interval over seeds and documents is no more than that.
+/// The note on what an interval over seeds and documents covers.
 pub const CAVEAT: &str = "The intervals cover the variation between seeds and, in nats, between documents, on this data and at this size \
     only. They say nothing about other data, models or budgets. Each interval is for its own comparison; Holm's p counts all of them.";
 
-/// Comparisons that get a sentence each; more than these are told in a sentence or two a facet.
+/// Maximum number of comparisons that get a sentence each; more are summarised in one or two sentences per facet.
 const SENTENCES: usize = 6;
 
-/// A sentence for each cell that is not the reference's, or for each facet where they are many.
+/// A sentence for each cell except the reference's, or for each facet if there are many.
 pub fn sentences(comparison: &Comparison) -> Vec<String> {
     let others: Vec<&Cell> = comparison.cells.iter().filter(|cell| cell.method != comparison.reference).collect();
     if others.is_empty() {
@@ -30,7 +30,7 @@ pub fn sentences(comparison: &Comparison) -> Vec<String> {
     others.into_iter().map(|cell| sentence(cell, comparison)).collect()
 }
 
-/// Where the difference of a cell from the reference lies, by what decides it.
+/// The verdict on "the cell is below the reference", by the deciding interval.
 fn side(found: &Difference) -> Verdict {
     match (&found.nll, found.perplexity.low.zip(found.perplexity.high)) {
         (Some(nll), _) => below_zero(nll.low, nll.high),
@@ -39,8 +39,8 @@ fn side(found: &Difference) -> Verdict {
     }
 }
 
-/// On which side of the reference a cell lies: `lower` (better), `higher`, `undecided` where its interval holds both, or `unknown`
-/// where there is no interval.
+/// On which side of the reference a cell lies: `lower` (better), `higher`, `undecided` if its interval contains both, or
+/// `unknown` if there is no interval.
 pub fn word(found: &Difference) -> &'static str {
     match side(found) {
         Verdict::Supported => "lower",
@@ -50,7 +50,7 @@ pub fn word(found: &Difference) -> &'static str {
     }
 }
 
-/// The same with all comparisons of the experiment counted (Holm).
+/// The same after Holm's correction over all comparisons of the experiment.
 pub fn word_among_all(found: &Difference, level: f64) -> &'static str {
     match found.nll {
         None => "unknown",
@@ -59,7 +59,7 @@ pub fn word_among_all(found: &Difference, level: f64) -> &'static str {
     }
 }
 
-/// A facet in which many arms stand against the reference, in one go.
+/// The summary of a facet in which many arms are compared with the reference.
 fn summary(facet: &str, cells: &[&Cell], comparison: &Comparison) -> String {
     let reference = &comparison.reference;
     let own = cells.iter().find(|cell| cell.method == *reference).and_then(|cell| cell.perplexity);
@@ -129,7 +129,7 @@ fn sentence(cell: &Cell, comparison: &Comparison) -> String {
         None => own,
     };
     let level = fixed(comparison.level * 100.0, 0);
-    // Decided by nats per token over seeds and documents where there are documents, else by perplexity over seeds.
+    // Decided by nats per token over seeds and documents if there are documents, else by perplexity over seeds.
     let (mean, n, evidence) = match &found.nll {
         Some(nll) => (nll.mean, nll.seeds, nats(nll, &level)),
         None => {
@@ -164,7 +164,7 @@ fn sentence(cell: &Cell, comparison: &Comparison) -> String {
     format!("{name} reaches {percent}% {word} perplexity than {to}, {numbers}, in {holds} of {n} seeds ({evidence}){among}.")
 }
 
-/// Seeds of both cells on which the difference has the sign of its `mean`.
+/// Number of seeds of both cells on which the difference has the sign of its `mean`.
 fn seeds_on_its_side(cell: &Cell, partner: &Cell, mean: f64) -> usize {
     let difference = |seed: &SeedResult| Some(seed.nll - partner.seeds.iter().find(|other| other.seed == seed.seed)?.nll);
     cell.seeds.iter().filter_map(difference).filter(|found| (*found < 0.0) == (mean < 0.0)).count()

@@ -1,4 +1,4 @@
-//! Keys of data and of models: of a preset, or of an inline table in its place.
+//! Keys of data and of models, in a preset or an inline table.
 
 use hydrometer_data::line_error::OnBadLine;
 use hydrometer_data::recipe::{Eos, Input, Truncation};
@@ -7,7 +7,7 @@ use hydrometer_torch::model::hf;
 use super::value::{ABOVE_0, ABOVE_0_TO_1, Value};
 use super::{Key, Objectives, Place, keys};
 
-/// No size of a model is larger; keeps products of three of them within 64 bits.
+/// Largest dimension of a model; keeps products of three of them within 64 bits.
 pub const MODEL_MAX: u64 = 1 << 20;
 
 const OF_DATA: Key = Key {
@@ -19,7 +19,7 @@ const OF_DATA: Key = Key {
     places: &[Place::Data],
     example: "",
 };
-/// A key that means something to examples alone, not to plain documents.
+/// A key that applies only to examples, not to plain documents.
 const OF_EXAMPLES: Key = Key { places: &[Place::Data, Place::Examples], ..OF_DATA };
 const OF_MODEL: Key = Key { value: Value::Whole(1..=MODEL_MAX), places: &[Place::Model], ..OF_DATA };
 
@@ -109,7 +109,7 @@ keys! { MODEL_KEYS:
     NUM_HIDDEN_LAYERS = Key {
         name: "num_hidden_layers",
         doc: "at most 4096",
-        // As in a checkpoint: each is a dozen parameters with names and shapes of their own.
+        // The limit of checkpoints: each layer has a dozen parameters with names and shapes.
         value: Value::Whole(1..=hf::MOST_LAYERS),
         ..OF_MODEL
     };

@@ -8,16 +8,16 @@ use hydrometer_torch::objective::{Loss, Objective, Tail};
 use super::{BETA, CENTERED, LAMBDA, MSE_MEAN, OBJECTIVE, ON_PURPOSE, Settings, TAIL, TEMPERATURE, TEMPERATURE_SQUARED};
 use crate::experiment::source::{Setting, SourceSpan};
 
-/// The seed's modes, each the objective that it was pinned to.
+/// metaseq's modes and the objective that each corresponds to.
 pub const MODES: [(&str, &str); 3] =
     [("hard_labels_distillation", "hard-ce"), ("logprobs_distillation", "soft-ce"), ("logits_distillation", "logit-mse")];
 
-/// What [`objective_name`] reads.
+/// The names that [`objective_name`] accepts.
 pub fn known_names() -> Vec<&'static str> {
     Objective::NAMES.into_iter().chain(MODES.map(|(mode, _)| mode)).collect()
 }
 
-/// The objective that `setting` names, itself or by the seed's mode.
+/// The objective that `setting` names, directly or by metaseq's mode.
 pub fn objective_name(setting: &Setting) -> Result<&str> {
     let name = OBJECTIVE.text(setting)?;
     if let Some((_, objective)) = MODES.iter().find(|(mode, _)| *mode == name) {
@@ -28,7 +28,7 @@ pub fn objective_name(setting: &Setting) -> Result<&str> {
 }
 
 impl Settings {
-    /// What the arm minimises whose settings these are, `of` which the file speaks there.
+    /// The loss of an arm with these settings. `of` is the arm's place in the file, for messages.
     pub fn loss(&self, of: &SourceSpan) -> Result<Loss> {
         let named = self.get(&OBJECTIVE).ok_or_else(|| {
             let known = Objective::NAMES.join(", ");
@@ -52,7 +52,7 @@ impl Settings {
         };
         if let (Objective::KlForward { tail: Tail::Metaseq, .. }, Some(tail)) = (objective, self.get(&TAIL)) {
             let tail = tail.subject_with_value(TAIL.name);
-            return Err(user_error!("{tail} is the seed's soft-ce; it is no divergence, use soft-ce with it"));
+            return Err(user_error!("{tail} is metaseq's soft-ce, which is not a divergence; use it with soft-ce"));
         }
         Ok(Loss { objective, lambda: self.number(&LAMBDA)?, temperature_squared: self.flag(&TEMPERATURE_SQUARED)? })
     }
@@ -64,7 +64,7 @@ impl Settings {
     fn beta(&self) -> Result<f64> {
         let beta = self.number(&BETA)?;
         match self.get(&BETA) {
-            // As near to 1 as f32 can tell.
+            // Equal to 1 in f32.
             Some(setting) if beta as f32 == 1.0 => Err(setting.wrong(BETA.name, "above 0 and below 1, in f32 too")),
             _ => Ok(beta),
         }

@@ -1,8 +1,8 @@
-//! The keys of the experiment file: each is one item, which says its name, its values, its default, where it may stand, the objectives
-//! that it applies to, and its line in the manual.
+//! The keys of the experiment file, one item each: its name, values, default, the tables that it may appear in, the objectives
+//! that it applies to, and its description in the manual.
 //!
-//! Lists of known keys, checks, suggestions, the rows of `docs/experiment-file.md` and the JSON schema follow from these items. A new
-//! key of a run is an item in [`run`] and a row of the manual; what it means is for the code that reads it by [`Settings`].
+//! Lists of known keys, checks, suggestions, the rows of `docs/experiment-file.md` and the JSON schema are derived from these
+//! items. To add a key of a run, add an item to [`run`] and a row to the manual, and read it through [`Settings`].
 
 mod data;
 mod loss;
@@ -28,20 +28,20 @@ use super::source::Setting;
 /// A setting of the experiment file.
 pub struct Key {
     pub name: &'static str,
-    /// What it means, as the manual says it.
+    /// Its description in the manual.
     pub doc: &'static str,
     pub value: Value,
-    /// As it would be written; `None` where it must be given, or where what stands in for it depends on other settings.
+    /// As written in TOML; `None` if the key is required, or if its default depends on other settings.
     pub default: Option<&'static str>,
-    /// The objectives of arms that it means something to.
+    /// The objectives that it applies to.
     pub objectives: Objectives,
-    /// Where it may stand; the manual has its row in the section of the first.
+    /// The tables that it may appear in; the manual lists it in the section of the first.
     pub places: &'static [Place],
-    /// Values that an axis might list.
+    /// Example values of an axis.
     pub example: &'static str,
 }
 
-/// Objectives by name.
+/// A set of objectives, by name.
 #[derive(Clone, Copy, Debug)]
 pub enum Objectives {
     All,
@@ -57,13 +57,13 @@ pub enum Place {
     Method,
     /// An axis of the sweep, in `grid` or `zip`.
     Axis,
-    /// What selects runs: `[[sweep.when]]`, `[[sweep.skip]]`, and the arms of a claim.
+    /// A condition that selects runs: `[[sweep.when]]`, `[[sweep.skip]]`, and the arms of a claim.
     Selector,
     Smoke,
     Teacher,
     /// `adapt` of a teacher.
     Adapt,
-    /// A teacher whose answers are recorded.
+    /// A teacher with recorded logprobs.
     Recorded,
     /// A teacher behind an API.
     Endpoint,
@@ -81,7 +81,7 @@ pub enum Place {
     Claim,
 }
 
-/// Statics, and the list of them.
+/// Declares keys as statics, and a list of them.
 macro_rules! keys {
     ($list:ident: $($name:ident = $key:expr;)+) => {
         $(pub static $name: super::Key = $key;)+
@@ -92,7 +92,7 @@ macro_rules! keys {
 use keys;
 
 impl Objectives {
-    /// Whether `objective` is one of them; an arm may have none yet, whose name is empty.
+    /// Whether `objective` is in the set. The name is empty for an arm that has no objective yet.
     pub fn include(self, objective: &str) -> bool {
         match self {
             Self::All => true,
@@ -107,7 +107,7 @@ pub fn all() -> impl Iterator<Item = &'static Key> {
     [TOP_KEYS, RUN_AND_TEACHER_KEYS, DATA_KEYS, MODEL_KEYS, TABLE_KEYS].into_iter().flatten().copied()
 }
 
-/// The keys that may stand in `place`.
+/// The keys that may appear in `place`.
 pub fn keys_of(place: Place) -> impl Iterator<Item = &'static Key> {
     all().filter(move |key| key.places.contains(&place))
 }
@@ -120,7 +120,7 @@ pub fn find(place: Place, name: &str) -> Option<&'static Key> {
     keys_of(place).find(|key| key.name == name)
 }
 
-/// Whether the key of a run `name` means anything to an arm with `objective`.
+/// Whether the run key `name` applies to an arm with `objective`. An unknown key applies.
 pub fn applies(name: &str, objective: &str) -> bool {
     find(Place::Base, name).is_none_or(|key| key.objectives.include(objective))
 }
@@ -130,7 +130,7 @@ pub fn unknown_in(place: Place, name: &str, within: &str) -> String {
     unknown_key(name, within, &names(place))
 }
 
-/// Refuses keys that are not `place`'s, then values that are not their keys'; messages call the table `within`.
+/// An error if a key may not appear in `place`, or if a value is invalid for its key. Messages call the table `within`.
 pub fn check<'a>(
     place: Place,
     within: &str,
@@ -147,8 +147,8 @@ pub fn check<'a>(
     Ok(())
 }
 
-/// The value of the key of a run `name`, so that equal values are equal texts however they are written: `"1M"` and `1_000_000`,
-/// 1e-3 and 0.001.
+/// The value of the run key `name` in canonical form. Equal values give equal strings however they are written: `"1M"` and
+/// `1_000_000`, 1e-3 and 0.001.
 pub fn canonical(name: &str, setting: &Setting) -> String {
     let key = find(Place::Base, name).filter(|key| matches!(key.value, Value::Tokens));
     let tokens = key.and_then(|key| key.tokens(setting).ok()).map(|tokens| tokens.to_string());

@@ -1,4 +1,4 @@
-//! Keys of a run and of a teacher, in one list: what says how a model is trained may stand in both.
+//! Keys of a run and of a teacher, in one list, because both have the keys of training.
 
 use hydrometer_data::recipe::Packing;
 use hydrometer_torch::model::Precision;
@@ -15,12 +15,12 @@ const EVERYWHERE: &[Place] = &[Place::Base, Place::Method, Place::Axis, Place::S
 /// A key of a run.
 const RUN: Key =
     Key { name: "", doc: "", value: Value::Text, default: None, objectives: Objectives::All, places: EVERYWHERE, example: "" };
-/// A key of a run that compares with a teacher.
+/// A key of a run that has a teacher.
 const DISTILLED: Key = Key { objectives: Objectives::AllBut(&["hard-ce"]), ..RUN };
-/// A key that stands in a teacher's table too.
+/// A key that a teacher's table may have too.
 const SHARED: Key =
     Key { places: &[Place::Base, Place::Method, Place::Axis, Place::Selector, Place::Smoke, Place::Teacher], ..RUN };
-/// A key that says how a model is trained: a checkpoint takes it in `adapt`.
+/// A key of training, which a checkpoint takes in `adapt`.
 const TRAINING: Key = Key {
     places: &[Place::Base, Place::Method, Place::Axis, Place::Selector, Place::Smoke, Place::Teacher, Place::Adapt],
     ..RUN
@@ -381,7 +381,7 @@ keys! { RUN_AND_TEACHER_KEYS:
     };
     PRICE_INPUT = Key {
         name: "input",
-        doc: "of a million tokens that are sent",
+        doc: "price of a million tokens sent",
         value: Value::Number(&AMOUNTS),
         default: Some("0"),
         places: &[Place::Price],
@@ -389,7 +389,7 @@ keys! { RUN_AND_TEACHER_KEYS:
     };
     PRICE_OUTPUT = Key {
         name: "output",
-        doc: "of a million tokens that are answered",
+        doc: "price of a million tokens received",
         value: Value::Number(&AMOUNTS),
         default: Some("0"),
         places: &[Place::Price],
@@ -397,14 +397,14 @@ keys! { RUN_AND_TEACHER_KEYS:
     };
     BUDGET_TOKENS = Key {
         name: "tokens",
-        doc: "tokens sent and answered, in all",
+        doc: "tokens sent and received, in total",
         value: Value::Tokens,
         places: &[Place::Budget],
         ..RUN
     };
     BUDGET_COST = Key {
         name: "cost",
-        doc: "cost by `price`, in all",
+        doc: "cost by `price`, in total",
         value: Value::Number(&AMOUNTS),
         places: &[Place::Budget],
         ..RUN

@@ -1,4 +1,4 @@
-//! The experiment file as a JSON schema, for editors: draft 7, which their TOML extensions know.
+//! The JSON schema of the experiment file, for editors: draft 7, which their TOML extensions support.
 
 use std::ops::Bound;
 
@@ -49,7 +49,7 @@ fn reference(place: Place) -> Json {
     json!({ "$ref": format!("#/definitions/{}", name(place)) })
 }
 
-/// The keys of `place` with their values, and no other.
+/// The table of `place`: its keys with their values, and no others.
 fn table(place: Place) -> Json {
     let mut properties: Map<String, Json> = keys_of(place).map(|key| (key.name.to_string(), property(key, place))).collect();
     if [Place::Selector, Place::When, Place::Skip].contains(&place) {
@@ -63,7 +63,7 @@ fn property(key: &Key, place: Place) -> Json {
     let value = match place {
         Place::Axis => list(value(key)),
         Place::Selector => one_or_list(value(key)),
-        // The name by which an API knows its model, too.
+        // Also the name by which an API knows its model.
         Place::Teacher if key.name == "model" => json!({ "anyOf": [value(key), { "type": "string" }] }),
         _ => value(key),
     };
@@ -79,8 +79,8 @@ fn property(key: &Key, place: Place) -> Json {
 fn description(key: &Key) -> String {
     let objectives = match key.objectives {
         Objectives::All => String::new(),
-        Objectives::Only(names) => format!(" Only of {}.", names.join(", ")),
-        Objectives::AllBut(names) => format!(" Not of {}.", names.join(", ")),
+        Objectives::Only(names) => format!(" Only for {}.", names.join(", ")),
+        Objectives::AllBut(names) => format!(" Not for {}.", names.join(", ")),
     };
     format!("{}.{objectives}", key.doc)
 }

@@ -1,4 +1,4 @@
-//! Settings by name: those that apply to one run, or of one table.
+//! Settings by name, of a run or of a table.
 
 use std::collections::BTreeMap;
 use std::sync::LazyLock;
@@ -9,7 +9,7 @@ use hydrometer_base::user_error;
 use super::{Key, Place, Value, all, keys_of, value};
 use crate::experiment::source::{Setting, SourceSpan};
 
-/// Settings by name, later ones over earlier ones.
+/// Settings by name; later ones override earlier ones.
 #[derive(Clone, Debug, Default)]
 pub struct Settings(pub BTreeMap<String, Setting>);
 
@@ -19,7 +19,7 @@ impl FromIterator<(String, Setting)> for Settings {
     }
 }
 
-/// Every default as read; by how it is written, which several keys may share.
+/// Every parsed default by its text, which several keys may share.
 static DEFAULTS: LazyLock<BTreeMap<&'static str, Setting>> = LazyLock::new(|| {
     let written = all().filter_map(|key| key.default);
     let read = |text: &'static str| {
@@ -34,7 +34,7 @@ impl Settings {
         self.0.extend(more);
     }
 
-    /// What is said of `key`; nothing of its default.
+    /// The setting of `key`, without its default.
     pub fn get(&self, key: &Key) -> Option<&Setting> {
         self.0.get(key.name)
     }
@@ -48,7 +48,7 @@ impl Settings {
         self.get(key).map_or(otherwise, |setting| &setting.at)
     }
 
-    /// Of a key with a default.
+    /// The setting of `key`, or its default. Panics if it has neither.
     pub fn or_default(&self, key: &Key) -> &Setting {
         self.get(key).unwrap_or_else(|| &DEFAULTS[key.default.unwrap_or_else(|| panic!("{} has no default", key.name))])
     }
@@ -81,23 +81,23 @@ impl Settings {
         value::seeds(self.or_default(key))
     }
 
-    /// Of a key without a default.
+    /// The text of a key without a default, if it is set.
     pub fn text(&self, key: &Key) -> Result<Option<&str>> {
         self.get(key).map(|setting| key.text(setting)).transpose()
     }
 
-    /// The table under `key`; empty where there is none.
+    /// The table under `key`; empty if there is none.
     pub fn fields(&self, key: &Key) -> Result<Settings> {
         let Value::Fields(place) = key.value else { unreachable!("{} is no table", key.name) };
         let fields = self.get(key).map(|setting| key.fields(place, setting)).transpose()?;
         Ok(fields.into_iter().flatten().collect())
     }
 
-    /// Refuses what means nothing to an arm with `objective`.
+    /// An error if a setting does not apply to `objective`.
     pub fn check_objective(&self, objective: &str) -> Result<()> {
         let stray = keys_of(Place::Base).filter(|key| !key.objectives.include(objective));
         match stray.filter_map(|key| Some((key, self.get(key)?))).next() {
-            Some((key, setting)) => Err(user_error!("{} means nothing to {objective}; remove it", setting.subject(key.name))),
+            Some((key, setting)) => Err(user_error!("{} does not apply to {objective}; remove it", setting.subject(key.name))),
             None => Ok(()),
         }
     }

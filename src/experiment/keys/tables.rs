@@ -1,4 +1,4 @@
-//! The tables of an experiment file, and keys of those that hold no settings of runs.
+//! The tables of an experiment file, and the keys of those without settings of runs.
 
 use hydrometer_base::choice;
 
@@ -6,7 +6,7 @@ use super::value::{LEVELS, Shape, Value};
 use super::{Key, Objectives, Place, keys};
 
 choice! {
-    /// What the arms of a comparison get equally much of.
+    /// The budget that the arms of a comparison share.
     Match {
         Tokens = "tokens",
         Updates = "updates",

@@ -1,4 +1,4 @@
-//! What values a key has, and how one is read.
+//! The values of a key and how they are read.
 
 use std::collections::BTreeSet;
 use std::ops::{Bound, RangeBounds, RangeInclusive};
@@ -14,11 +14,11 @@ use super::loss::objective_name;
 use super::{Key, Place, check};
 use crate::experiment::source::Setting;
 
-/// Seeds of an arm, at most.
+/// Maximum number of seeds of an arm.
 pub const SEEDS_MAX: usize = 10_000;
-/// Largest amount of money, in whatever currency: what is counted of it stays a number.
+/// Largest amount of money in any currency; keeps sums finite.
 pub const AMOUNT_MAX: f64 = 1e12;
-/// Longest wait for an answer, in seconds.
+/// Longest timeout of a request, in seconds.
 const TIMEOUT_MAX: f64 = 86_400.0;
 
 /// The values of a key.
@@ -33,7 +33,7 @@ pub enum Value {
     Choice(fn() -> Vec<&'static str>),
     /// The name of a format of data.
     Format,
-    /// An objective, or one of the seed's modes.
+    /// An objective, or one of metaseq's modes.
     Objective,
     /// A count, or a list of different seeds.
     Seeds,
@@ -43,7 +43,7 @@ pub enum Value {
     Tokenizer,
     /// Indices of a checkpoint's blocks.
     Layers,
-    /// The name of a preset, or a table of this place's keys; read with the presets.
+    /// The name of a preset, or a table of this place's keys; checked with the presets.
     Preset(Place),
     /// An inline table of this place's keys.
     Fields(Place),
@@ -55,7 +55,7 @@ pub enum Value {
     Select,
 }
 
-/// How often a table stands.
+/// How often a table may appear.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Shape {
     One,
@@ -69,9 +69,9 @@ pub enum Shape {
 pub struct Numbers {
     pub from: Bound<f64>,
     pub to: Bound<f64>,
-    /// As a message says it.
+    /// What the number must be, for messages.
     pub words: &'static str,
-    /// What is wrong with a number above 0 that is outside, where that is worth saying.
+    /// What is wrong with a number above 0 outside the range, if messages should say it.
     pub beyond: Option<&'static str>,
 }
 
@@ -88,7 +88,7 @@ pub static ABOVE_0_TO_1: Numbers = numbers(Bound::Excluded(0.0), Bound::Included
 pub static LEVELS: Numbers = numbers(Bound::Included(0.5), Bound::Excluded(1.0), "a number from 0.5 to below 1, e.g. 0.95");
 pub static SECONDS: Numbers = numbers(Bound::Excluded(0.0), Bound::Included(TIMEOUT_MAX), "a number of seconds above 0");
 pub static AMOUNTS: Numbers = numbers(Bound::Included(0.0), Bound::Included(AMOUNT_MAX), "a number from 0 to 1000000000000");
-/// Below and above, logits over it and gradients times it leave the range of f32.
+/// Outside this range, logits divided by the temperature or gradients multiplied by it can leave the range of f32.
 pub static TEMPERATURE_NUMBERS: Numbers = Numbers {
     from: Bound::Included(*TEMPERATURES.start()),
     to: Bound::Included(*TEMPERATURES.end()),
@@ -103,7 +103,7 @@ impl Numbers {
 }
 
 impl Key {
-    /// How messages call it: `lr`, `eval.every`.
+    /// Its name in messages: `lr`, `eval.every`.
     pub fn label(&self) -> String {
         let table = match self.places.first() {
             Some(Place::Eval) => "eval.",
@@ -114,7 +114,7 @@ impl Key {
         format!("{table}{}", self.name)
     }
 
-    /// Whether `setting` is a value of this key, as far as the file alone tells.
+    /// An error if `setting` is not a value of this key, as far as the file alone shows.
     pub fn check(&self, setting: &Setting) -> Result<()> {
         match &self.value {
             Value::Text => self.text(setting).map(drop),

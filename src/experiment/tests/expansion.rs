@@ -1,4 +1,4 @@
-//! What a file expands to.
+//! The runs that a file expands to.
 
 use hydrometer_base::identity::identity;
 
@@ -36,7 +36,7 @@ fn arms_that_share_a_teacher_share_its_largest_top_k_and_all_temperatures() {
 }
 
 #[test]
-fn draws_are_kept_beside_the_best_ids_and_at_the_temperatures_of_their_arms_alone() {
+fn draws_are_cached_beside_the_likeliest_ids_at_the_temperatures_of_their_own_arms_only() {
     let text = SAMPLE.replace("tail = \"bucket\"", "tail = \"sampled\"").replace("[1.0, 2.0]", "[0.5, 2.0]");
     let experiment = Bench::new().good(&text);
     let [teacher] = &experiment.teachers[..] else { panic!("{} teachers", experiment.teachers.len()) };
@@ -46,7 +46,7 @@ fn draws_are_kept_beside_the_best_ids_and_at_the_temperatures_of_their_arms_alon
 }
 
 #[test]
-fn what_is_swept_or_set_for_students_does_not_change_the_teacher() {
+fn settings_and_sweeps_of_students_do_not_change_the_teacher() {
     let bench = Bench::new();
     let text = SAMPLE
         .replace("tail = \"bucket\"", "lr = 3e-3\neval = { every = \"10k\", on = \"test\" }")
@@ -58,7 +58,7 @@ fn what_is_swept_or_set_for_students_does_not_change_the_teacher() {
 }
 
 #[test]
-fn a_teacher_takes_from_base_what_it_does_not_say() {
+fn a_teacher_inherits_unset_keys_from_base() {
     let experiment = Bench::new().good(&SAMPLE.replace("seeds = 3", "lr = 4e-4\nprecision = \"bf16\""));
     let recipe = &experiment.teachers[0].recipe;
     assert_eq!((recipe.optimizer.lr, recipe.precision.name()), (4e-4, "bf16"));
@@ -132,7 +132,7 @@ fn identity_follows_tokens_seed_revision_and_content() {
 }
 
 #[test]
-fn inline_data_is_found_beside_the_file_and_a_single_source_is_called_all() {
+fn inline_data_is_found_beside_the_file_and_a_single_path_is_the_split_all() {
     let bench = Bench::new();
     bench.write("corpus/a.txt", "some text");
     for path in ["corpus", "corpus/a.txt"] {
@@ -145,7 +145,7 @@ fn inline_data_is_found_beside_the_file_and_a_single_source_is_called_all() {
     }
 }
 
-/// The sample of the design, with presets of these sizes.
+/// The sample of `docs/experiment-file.md`.
 pub const DESIGN: &str = r#"
 question   = "With few target tokens, does distillation beat finetuning?"
 hypothesis = "Yes when tokens are scarce; the gap closes as they grow."
@@ -208,7 +208,7 @@ expect = "perplexity(a) < 0.98 * perplexity(b)"
 level  = 0.95
 "#;
 
-/// A bench whose presets bear the names that the design's sample uses.
+/// A bench with the presets of the sample.
 fn design_bench() -> Bench {
     let bench = Bench::new();
     let presets = |file: &str| std::fs::read_to_string(bench.path(&format!("presets/{file}"))).unwrap();
@@ -222,9 +222,9 @@ fn design_bench() -> Bench {
 }
 
 #[test]
-fn the_design_s_sample_expands_to_what_its_semantics_say() {
+fn the_sample_of_the_manual_expands_as_documented() {
     let experiment = design_bench().good(DESIGN);
-    // Of 2 tokens x 2 (student, lr) the skip leaves 3 points; finetune and logit-mse take each once, soft-ce thrice.
+    // The skip leaves 3 of 2 tokens x 2 (student, lr) points. finetune and logit-mse have one run at each, soft-ce three.
     assert_eq!(experiment.students.len(), 3 * (1 + 3 + 1) * 3);
     assert_eq!(experiment.axes, ["tokens", "student", "lr", "top_k"]);
     let names = runs(&experiment);
@@ -245,7 +245,7 @@ fn the_design_s_sample_expands_to_what_its_semantics_say() {
     let smoke = design_bench().load(DESIGN, &SMOKE).unwrap();
     assert_eq!(smoke.students.len(), 2 * (1 + 3 + 1) * 2);
     assert_eq!(smoke.axes, ["student", "lr", "top_k"]);
-    // The claim is still about what is called 100k, which exists for one student only.
+    // The claim still selects the points with 100k tokens in the file, which exist for one student only.
     assert!(smoke.claims[0].a.iter().all(|run| run.starts_with("soft-ce-studentllama-1m-lr0.001-top_k20-s")));
 }
 
@@ -258,7 +258,7 @@ fn identity_ignores_claims_skips_fairness_question_and_the_order_of_tables() {
     let (base, rest) = rest.split_once("[teacher.big]").unwrap();
     let (middle, claim) = rest.split_once("[[claim]]").unwrap();
     let moved = format!("revision = \"2026.11.1\"\n[teacher.big]{middle}\n[base]\n{base}");
-    assert_eq!(all, ids(&moved), "less question and claim, [base] last");
+    assert_eq!(all, ids(&moved), "without question and claim, [base] last");
     let other = claim.replace("0.98", "0.5").replace("level  = 0.95", "level = 0.9");
     assert_eq!(all, ids(&format!("{head}[base]{base}[teacher.big]{middle}[[claim]]{other}")));
     assert_eq!(all, ids(&DESIGN.replace("[fair]\nmatch = \"tokens\"", "")));
@@ -267,9 +267,9 @@ fn identity_ignores_claims_skips_fairness_question_and_the_order_of_tables() {
     assert_eq!(all, ranks.students.into_iter().map(|student| student.run).collect::<Vec<_>>());
 }
 
-/// Oracle: the definition. Student and share of the teacher cost what the finetuning arm costs, to a token.
+/// Oracle: the definition. The student and its share of the teacher cost as much as the finetuning arm, up to one token.
 #[test]
-fn total_flops_gives_distilled_arms_the_tokens_that_their_teacher_leaves() {
+fn total_flops_reduces_the_tokens_of_distilled_arms_by_the_cost_of_their_teacher() {
     let text = DESIGN
         .replace("match = \"tokens\"", "match = \"total-flops\"")
         .replace("tokens = \"8M\"", "tokens = \"40k\"")
@@ -295,7 +295,7 @@ fn total_flops_gives_distilled_arms_the_tokens_that_their_teacher_leaves() {
         let spent = student.recipe.tokens as f64 * (own + forward) + taught.train_flops() / users;
         assert!(spent <= budget * own && spent > budget * own - own - forward, "{spent} of {}", budget * own);
     }
-    // A teacher that costs more than the smoke tier has still leaves each run an update.
+    // In the smoke tier each run keeps at least one update, even if its teacher costs more than the whole budget.
     let dear = text.replace("seeds  = 2", "seeds = 2\nteacher_tokens = \"80M\"");
     let smoke = design_bench().load(&dear, &SMOKE).unwrap();
     assert!(smoke.students.iter().all(|student| student.recipe.tokens >= 8000));

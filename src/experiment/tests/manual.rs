@@ -1,4 +1,4 @@
-//! The manual names every key there is, in the order of the code, and no other, and says of each what the code says.
+//! The manual lists exactly the keys of the code, in their order and with their descriptions.
 
 use super::super::fair::Match;
 use super::super::keys::{self, Key, Objectives, Place, all, names};
@@ -7,7 +7,7 @@ use super::expansion::DESIGN;
 
 const MANUAL: &str = include_str!("../../../docs/experiment-file.md");
 
-/// The section of each table that the file has.
+/// The section of each table of the file.
 const SECTIONS: [(Place, &str); 11] = [
     (Place::Top, "## Top level"),
     (Place::Base, "## Keys of a run"),
@@ -22,7 +22,7 @@ const SECTIONS: [(Place, &str); 11] = [
     (Place::Claim, "## Claims"),
 ];
 
-/// What stands under `heading`, up to the next one.
+/// The text under `heading`, up to the next one.
 fn section(heading: &str) -> &'static str {
     let (_, rest) = MANUAL.split_once(&format!("\n{heading}\n")).unwrap_or_else(|| panic!("no {heading}"));
     rest.split("\n#").next().unwrap_or_default()
@@ -47,7 +47,7 @@ fn every_key_is_in_the_manual() {
     for (place, heading) in SECTIONS {
         let mut wanted = names(place);
         if place == Place::Smoke {
-            // It takes those of a run as well.
+            // It takes the keys of a run as well.
             wanted.retain(|name| keys::find(Place::Base, name).is_none());
         }
         assert_eq!(rows(heading), wanted, "docs/experiment-file.md, {heading}");
@@ -55,7 +55,7 @@ fn every_key_is_in_the_manual() {
 }
 
 #[test]
-fn the_manual_says_of_every_key_what_the_code_says() {
+fn the_manual_describes_every_key_as_the_code_does() {
     let missing: Vec<String> = all()
         .filter_map(|key| {
             let (_, heading) = SECTIONS.iter().find(|(place, _)| key.places.first() == Some(place))?;
@@ -83,7 +83,7 @@ fn every_choice_is_in_the_manual() {
 
 /// Oracle: the enum of objectives.
 #[test]
-fn keys_apply_to_objectives_that_there_are() {
+fn keys_apply_only_to_objectives_that_exist() {
     for key in all() {
         let (Objectives::Only(names) | Objectives::AllBut(names)) = key.objectives else { continue };
         for name in names {
@@ -106,6 +106,6 @@ fn every_default_and_every_example_is_a_value_of_its_key() {
 }
 
 #[test]
-fn the_manual_s_sample_is_the_one_that_is_expanded_here() {
+fn the_sample_of_the_manual_is_the_tested_one() {
     assert!(MANUAL.contains(DESIGN.trim()));
 }

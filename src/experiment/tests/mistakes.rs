@@ -1,4 +1,4 @@
-//! What each mistake is answered with.
+//! The message for each mistake.
 
 use std::path::Path;
 
@@ -6,7 +6,7 @@ use super::super::load;
 use super::{BASE, Bench, OPTIONS, Options, UserError};
 
 #[test]
-fn every_mistake_is_answered_with_its_place_and_what_to_do() {
+fn every_mistake_is_reported_with_its_place_and_a_remedy() {
     let bench = Bench::new();
     bench.write("table.txt", "src,tgt\na,b\n");
     bench.write("empty", "\n");
@@ -43,8 +43,8 @@ fn every_mistake_is_answered_with_its_place_and_what_to_do() {
             format!("{BASE}[method.a]\ntail = \"raw\"\nobjective = \"soft-cee\"\n"),
             "x.toml:9:1: unknown objective \"soft-cee\"; did you mean \"soft-ce\"?",
         ),
-        (format!("{BASE}{hard}tail = \"raw\"\n"), "x.toml:9:1: tail means nothing to hard-ce; remove it"),
-        (format!("{BASE}{teacher}{hard}teacher = \"big\"\n"), "x.toml:11:1: teacher means nothing to hard-ce; remove it"),
+        (format!("{BASE}{hard}tail = \"raw\"\n"), "x.toml:9:1: tail does not apply to hard-ce; remove it"),
+        (format!("{BASE}{teacher}{hard}teacher = \"big\"\n"), "x.toml:11:1: teacher does not apply to hard-ce; remove it"),
         (format!("{BASE}{soft}"), "x.toml:7:9: this objective needs a teacher; add a [teacher.NAME]"),
         (format!("{BASE}{teacher}{soft}teacher = \"bog\"\n"), "x.toml:11:1: unknown teacher \"bog\"; did you mean \"big\"?"),
         (format!("{BASE}{teacher}{soft}top_k = 0\n"), "x.toml:11:1: top_k must be a whole number from 1 to 1048576, not 0"),
@@ -89,14 +89,14 @@ fn every_mistake_is_answered_with_its_place_and_what_to_do() {
         ),
         (base("\"tiny\"", "{ path = \"empty\" }"), "x.toml:3:1: empty: the file has no text; there is nothing to read"),
     ];
-    let answers: Vec<(String, &str)> = cases.iter().map(|(toml, want)| (bench.mistake(toml, &OPTIONS), *want)).collect();
+    let messages: Vec<(String, &str)> = cases.iter().map(|(toml, want)| (bench.mistake(toml, &OPTIONS), *want)).collect();
     let wrong: Vec<_> =
-        answers.iter().filter(|(got, want)| got != want && !(want.ends_with([':', '-']) && got.starts_with(want))).collect();
+        messages.iter().filter(|(got, want)| got != want && !(want.ends_with([':', '-']) && got.starts_with(want))).collect();
     assert!(wrong.is_empty(), "{wrong:#?}");
 }
 
 #[test]
-fn what_the_machine_cannot_share_out_is_refused_before_anything_starts() {
+fn shapes_that_do_not_divide_over_ranks_are_refused_before_anything_starts() {
     let bench = Bench::new();
     let text = format!("{BASE}[method.hard]\nobjective = \"hard-ce\"\n");
     assert_eq!(bench.mistake(&text, &Options { dp: 3, ..OPTIONS }), "x.toml:6:1: batch 4000 does not divide over dp = 3");
@@ -112,7 +112,7 @@ fn a_missing_experiment_file_is_the_users_mistake() {
 }
 
 #[test]
-fn contradictions_of_a_sweep_are_named() {
+fn contradictory_sweeps_are_refused() {
     let bench = Bench::new();
     let arms =
         "[teacher.big]\nmodel = \"large\"\n[method.hard]\nobjective = \"hard-ce\"\n[method.soft]\nobjective = \"soft-ce\"\n";
@@ -128,7 +128,7 @@ fn contradictions_of_a_sweep_are_named() {
         ),
         (
             with("zip = { lr = [1e-3, 2e-3], clip = [1.0] }\n"),
-            "14:28: clip lists 1 values but lr lists 2; zip pairs lists of one length",
+            "14:28: clip lists 1 values but lr lists 2; zip needs lists of equal length",
         ),
         (with("zip = { lr = [1e-3, 0.001], clip = [1.0, 1.0] }\n"), "14:9: lr and clip list 0.001 with 1.0 twice"),
         (
@@ -153,14 +153,14 @@ fn contradictions_of_a_sweep_are_named() {
         ),
         (
             with("[[sweep.when]]\nmethod = \"hard\"\ngrid = { top_k = [5] }\n"),
-            "16:10: top_k means nothing to the methods it is swept for; remove it",
+            "16:10: top_k does not apply to the methods it is swept for; remove it",
         ),
         (with("[[sweep.skip]]\nmethod = \"soft\"\n"), "14:1: say why, e.g. because = \"diverged in the pilot\""),
         (
             with("[[sweep.skip]]\nmethod = \"soft\"\ntokens = \"2M\"\nbecause = \"long\"\n"),
             "14:1: this [[sweep.skip]] matches no run: none has method = soft, tokens = 2M; correct or remove it",
         ),
-        (with("[[sweep.skip]]\nbecause = \"all\"\n"), " every run is skipped; skip less"),
+        (with("[[sweep.skip]]\nbecause = \"all\"\n"), " every run is skipped; skip fewer"),
         (with("[sweep.skip]\nbecause = \"all\"\n"), "14:1: sweep.skip must be a list of tables, [[sweep.skip]]"),
         (
             with("[[sweep.skip]]\ntoken = 3\nbecause = \"x\"\n"),
@@ -195,7 +195,7 @@ fn claims_that_cannot_be_decided_are_refused() {
         ),
         (with(&format!("id = \"c\"\nexpect = \"nll(a)\"\n{sides}")), "16:17: a comparison is missing; use one of < <= > >="),
         (with("id = \"c\"\nexpect = \"nll(a) < 3\"\n"), "14:1: this [[claim]] lacks a; add e.g. a = { method = \"finetune\" }"),
-        (with(&format!("id = \"c\"\nexpect = \"nll(a) < 3\"\n{sides}")), "18:1: expect does not ask anything of b; remove it"),
+        (with(&format!("id = \"c\"\nexpect = \"nll(a) < 3\"\n{sides}")), "18:1: expect does not use b; remove it"),
         (
             with("id = \"c\"\nexpect = \"nll(a) < 3\"\na = { method = \"wram\" }\n"),
             "17:7: unknown method \"wram\"; did you mean \"warm\"?",
@@ -256,7 +256,7 @@ fn unfair_sweeps_are_refused_by_the_rule_they_name() {
         assert!(found.starts_with(&format!("x.toml:8:1: {want}")), "{found}\nexpected {want}");
     }
     bench.good(&with("updates", "batch = 2000\ntokens = \"500k\"\n"));
-    // The same file, read otherwise, gives other labels.
+    // The same file, read with other settings, gives other labels.
     bench.write("pairs.jsonl", "{\"src\": \"a\", \"tgt\": \"b\"}\n");
     let pairs = |more: &str| format!("data = {{ train = \"pairs.jsonl\", valid = \"pairs.jsonl\", {more} }}\n");
     let arms = |soft: &str| {

@@ -1,4 +1,4 @@
-//! Promises of the experiment file: what it expands to, and what each mistake is answered with.
+//! Tests of the experiment file: its expansion, and the message for each mistake.
 
 mod expansion;
 mod manual;
@@ -88,7 +88,7 @@ impl Bench {
         self.load(toml, &OPTIONS).unwrap()
     }
 
-    /// The user error that `toml` earns, its folder cut off.
+    /// The user error of `toml`, without its folder.
     fn mistake(&self, toml: &str, options: &Options) -> String {
         let error = self.load(toml, options).expect_err("a mistake");
         let user = error.downcast_ref::<UserError>().unwrap_or_else(|| panic!("not a UserError: {error:?}"));

@@ -1,10 +1,10 @@
-//! The expansion against its definition: of all assignments of values to keys, those that the rules allow, in order.
+//! The expansion against its definition: all assignments of values to keys that the rules allow, in order.
 
 use proptest::prelude::*;
 
 use super::{BASE, Bench, OPTIONS};
 
-/// A key that is swept, with as many values as `n` says.
+/// Value number `index` of the swept `key`.
 fn value(key: &str, index: usize) -> String {
     match key {
         "top_k" | "tokens" => format!("{}", 1000 / (index + 2)),
@@ -12,7 +12,7 @@ fn value(key: &str, index: usize) -> String {
     }
 }
 
-/// A list of values of `n`.
+/// A list of `n` values of `key`.
 fn list(key: &str, n: usize) -> String {
     format!("{key} = [{}]", (0..n).map(|index| value(key, index)).collect::<Vec<_>>().join(", "))
 }
@@ -25,9 +25,9 @@ const ARMS: [&str; 3] = ["hard", "soft", "mse"];
 struct Case {
     /// Values of lr, top_k; of the zip; of clip and of temperature in the `when`. Zero leaves an axis out.
     sizes: [usize; 5],
-    /// Arm and value of lr that `when` selects, where it selects by them.
+    /// The arm and the value of lr that `when` selects by, if any.
     when: (Option<usize>, Option<usize>),
-    /// Arm and value of warmup that `skip` takes out.
+    /// The arm and the value of warmup that `skip` removes.
     skip: Option<(Option<usize>, Option<usize>)>,
 }
 
@@ -57,7 +57,7 @@ impl Case {
         text
     }
 
-    /// Runs by arm and index of value of every key, skipped ones less; `None` where the file must be refused.
+    /// The names of the runs, without skipped ones; `None` if the file must be refused.
     fn expected(&self) -> Option<Vec<String>> {
         let [lr, top_k, zip, clip, temperature] = self.sizes;
         let counts = [lr, top_k, zip, zip, clip, temperature];
@@ -69,7 +69,7 @@ impl Case {
                 "temperature" => name == "soft",
                 _ => true,
             };
-            // Every assignment, absent being 0, in lexicographic order.
+            // Every assignment in lexicographic order; 0 means absent.
             let mut assignment = [0usize; 6];
             loop {
                 let when = self.when.0.is_none_or(|only| only == arm) && self.when.1.is_none_or(|at| assignment[0] == at + 1);

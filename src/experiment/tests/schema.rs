@@ -1,5 +1,5 @@
-//! The JSON schema takes what the program takes. Oracle: the committed experiments and the manual's sample, and mistakes that
-//! `mistakes.rs` holds to be ones; read by a small validator of the words that the schema uses.
+//! The JSON schema accepts what the program accepts. Oracle: the committed experiments, the manual's sample, and mistakes as in
+//! `mistakes.rs`, read by a small validator of the keywords that the schema uses.
 
 use serde_json::{Value, json};
 
@@ -49,7 +49,7 @@ fn misfit(root: &Value, schema: &Value, found: &Value, at: &str) -> Option<Strin
                     (false, schema) => fit(schema, value, &format!("{at}.{key}")),
                 }
             }),
-            other => panic!("the schema says {other}, which is not tested"),
+            other => panic!("the schema uses {other}, which this validator does not know"),
         }
     })
 }
@@ -75,7 +75,7 @@ fn parsed(text: &str) -> Value {
 }
 
 #[test]
-fn experiments_that_are_read_fit_the_schema() {
+fn valid_experiments_fit_the_schema() {
     let schema = schema();
     let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/experiments");
     let files = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());

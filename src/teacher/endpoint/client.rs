@@ -15,6 +15,7 @@ const PATIENCE: Duration = Duration::from_secs(900);
 /// Maximum number of characters shown of a server's message.
 const SHOWN: usize = 200;
 
+/// An HTTP client for one endpoint.
 pub struct Client {
     agent: ureq::Agent,
     url: String,
@@ -56,6 +57,7 @@ pub enum RequestError {
 }
 
 impl Client {
+    /// A client for `service`. Reads its key from the environment; an error if the key is missing or unusable.
     pub fn open(service: &Service) -> Result<Self> {
         let config = ureq::Agent::config_builder()
             .http_status_as_error(false)

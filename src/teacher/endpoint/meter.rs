@@ -12,6 +12,7 @@ use super::service::Service;
 /// Time between two plain lines.
 const LINE_EVERY: Duration = Duration::from_secs(10);
 
+/// A progress meter for requests.
 pub struct Meter<'a> {
     name: &'a str,
     service: &'a Service,

@@ -21,6 +21,7 @@ use super::service::{Price, Service};
 /// The file's name in its folder.
 pub const FILE: &str = "answers.jsonl";
 
+/// An open response log.
 pub struct ResponseLog {
     path: PathBuf,
     file: File,
@@ -52,6 +53,7 @@ impl Spending {
         self.completion_tokens += usage.completion_tokens;
     }
 
+    /// Number of tokens charged.
     pub fn tokens(&self) -> u64 {
         self.prompt_tokens + self.completion_tokens
     }

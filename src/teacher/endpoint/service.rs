@@ -36,6 +36,7 @@ pub struct Price {
 }
 
 impl Price {
+    /// The cost of this many tokens.
     pub fn of(&self, prompt_tokens: u64, completion_tokens: u64) -> f64 {
         (prompt_tokens as f64 * self.input + completion_tokens as f64 * self.output) / 1e6
     }

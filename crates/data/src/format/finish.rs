@@ -13,6 +13,7 @@ const STOPPED: [&str; 2] = ["stop", "stop_sequence"];
 /// Reasons that mean a length limit.
 const CUT: [&str; 5] = ["length", "max_tokens", "max_new_tokens", "max_output_tokens", "model_length"];
 
+/// What a finish reason says about the end of an answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Finish {
     /// Whether the answer was cut off before the model ended it.

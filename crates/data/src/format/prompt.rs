@@ -13,6 +13,7 @@ pub fn response(json: &Json) -> &Json {
     outer.get("body").unwrap_or(outer)
 }
 
+/// The prompt of a response.
 pub struct Prompt {
     pub piece: Segment,
     /// The text, if the line has it as one string.

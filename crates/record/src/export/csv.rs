@@ -1,4 +1,4 @@
-//! Comma-separated values (RFC 4180, lines ending in a bare LF): a file a frame.
+//! Comma-separated values (RFC 4180, lines ending in a bare LF): one file per frame.
 
 use std::path::PathBuf;
 
@@ -9,8 +9,8 @@ use super::Export;
 use crate::frames::Frames;
 use crate::provenance::Provenance;
 
-/// A file per frame, `runs.csv` and so on: the columns of the frames under their names. Values read back to the
-/// same bits, so that a text which a spreadsheet would take for a formula is left as it is; what is null is empty.
+/// One file per frame, `runs.csv` and so on: the columns of the frames under their names. Values read back to the same bits, so
+/// texts that a spreadsheet would take for formulas are not escaped. Null is an empty cell.
 pub struct Csv;
 
 impl Export for Csv {
@@ -50,13 +50,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn texts_that_a_spreadsheet_takes_for_formulas_read_back_as_they_are() {
+    fn texts_that_look_like_formulas_are_not_changed() {
         let frame = df!("method" => ["=cmd()", "@SUM(A1)", "-2+3", "+1", "=1,2"]).unwrap();
         assert_eq!(text(&frame).unwrap(), "method\n=cmd()\n@SUM(A1)\n-2+3\n+1\n\"=1,2\"\n");
     }
 
     #[test]
-    fn what_would_break_a_line_is_quoted_and_null_is_not_the_empty_text() {
+    fn special_characters_are_quoted_and_null_differs_from_the_empty_text() {
         let frame = df!("a,b" => [Some("x \"y\""), Some(""), None], "n" => [0.1 + 0.2, f64::NAN, 1e300]).unwrap();
         let long = format!("{}", 1e300);
         assert_eq!(text(&frame).unwrap(), format!("\"a,b\",n\n\"x \"\"y\"\"\",0.30000000000000004\n\"\",NaN\n,{long}\n"));

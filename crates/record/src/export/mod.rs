@@ -1,4 +1,4 @@
-//! The frames in formats of others, a file a format.
+//! Exports of the frames to other formats, one file per format.
 
 pub mod csv;
 pub mod tensorboard;
@@ -12,13 +12,13 @@ use super::checked::Checked;
 use super::frames::Frames;
 use super::provenance::Provenance;
 
-/// A format that frames can be taken away in.
+/// A format that frames can be exported to.
 pub trait Export {
-    /// The files, with their paths inside a folder. The same frames give the same bytes.
+    /// The files, with their paths relative to the output folder. The same frames give the same bytes.
     fn files(&self, frames: &Frames, provenance: &Provenance) -> Result<Vec<(PathBuf, Vec<u8>)>>;
 }
 
-/// Writes what `format` makes of `results` into `out`; returns the paths.
+/// Writes `results` in `format` into the folder `out`; returns the paths.
 pub fn export(format: &dyn Export, results: &Checked, out: &Path) -> Result<Vec<PathBuf>> {
     let files = format.files(&results.frames, &results.provenance)?;
     let folder_of = |path: &Path| path.parent().unwrap_or(out).to_path_buf();
@@ -34,5 +34,5 @@ pub fn export(format: &dyn Export, results: &Checked, out: &Path) -> Result<Vec<
         .collect()
 }
 
-/// What helps where `--out` cannot be written.
+/// The remedy if `--out` cannot be written.
 pub const ANOTHER: &str = "choose another with --out DIR";

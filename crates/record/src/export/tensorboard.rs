@@ -1,8 +1,8 @@
-//! TensorBoard's event files: a folder a run, scalars by step.
+//! TensorBoard's event files: one folder per run, scalars by step.
 //!
-//! A file is a sequence of TFRecords, each of them length, masked CRC-32C of the length, bytes, masked CRC-32C of the bytes; the
-//! bytes are an `Event` in protocol buffers (tensorflow/core/lib/io/record_writer.h, core/util/event.proto,
-//! core/framework/summary.proto). Both are small enough to be written here, rather than bring in a crate for either.
+//! A file is a sequence of TFRecords. Each consists of length, masked CRC-32C of the length, bytes, masked CRC-32C of the bytes.
+//! The bytes are an `Event` in protocol buffers (tensorflow/core/lib/io/record_writer.h, core/util/event.proto,
+//! core/framework/summary.proto). Both are small enough to write here without a crate for either.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -16,7 +16,7 @@ use crate::provenance::Provenance;
 use crate::steps::STEP_METRICS;
 
 /// `<run>/events.out.tfevents.*`: `train/…` of every step, `eval/<split>/…` of every evaluation, in single precision. Times are
-/// those of the training steps, as if the run had ended when the experiment did.
+/// those of the training steps, as if every run had ended when the experiment did.
 pub struct TensorBoard;
 
 impl Export for TensorBoard {
@@ -34,7 +34,7 @@ impl Export for TensorBoard {
             let begun = provenance.finished_at as f64 - row.wall_s.unwrap_or(0.0);
             let none = (Vec::new(), Vec::new());
             let (steps, evals) = (curves.get(&row.run).unwrap_or(&none.0), evals.get(&row.run).unwrap_or(&none.1));
-            // TensorBoard finds files by the middle of the name and orders them by what follows.
+            // TensorBoard finds files by `tfevents` in the name and orders them by the number after it.
             let name = format!("events.out.tfevents.{:010}.hydrometer", provenance.finished_at.max(0));
             (Path::new(&file_name(&row.run)).join(name), events(begun, steps, evals))
         };
@@ -127,7 +127,7 @@ fn record(out: &mut Vec<u8>, bytes: &[u8]) {
     out.extend(masked(crc32c(bytes)).to_le_bytes());
 }
 
-/// As TFRecords store it, lest the checksum of a record that holds one be trivial.
+/// The masking of TFRecords, which avoids problems with checksums of data that contains checksums.
 fn masked(crc: u32) -> u32 {
     crc.rotate_right(15).wrapping_add(0xa282_ead8)
 }

@@ -1,4 +1,4 @@
-//! What a claim's arms are called in a sentence.
+//! The names of a claim's arms in sentences.
 
 use std::collections::BTreeMap;
 
@@ -14,11 +14,11 @@ use crate::cell::{AxisValue, values};
 pub struct Arms {
     pub a: String,
     pub b: String,
-    /// The swept values that both have, such as `tokens=200k`.
+    /// The swept values that both arms share, such as `tokens=200k`.
     pub common: String,
 }
 
-/// Method and swept values of every run.
+/// The method and swept values of every run.
 pub struct Points(BTreeMap<String, (String, Vec<AxisValue>)>);
 
 impl Points {
@@ -33,7 +33,7 @@ impl Points {
         Ok(Self(RunRow::rows(&frames.runs)?.into_iter().enumerate().map(point).collect()))
     }
 
-    /// What the method of `runs` is called, and those of its swept values in which its own runs differ.
+    /// The method of `runs`, and those of its swept values that not all runs of the method share.
     fn of(&self, runs: &[String]) -> Option<(String, Vec<AxisValue>)> {
         let (method, axes) = runs.iter().find_map(|run| self.0.get(run))?;
         let varies = |axis: &&AxisValue| self.0.values().any(|(other, axes)| other == method && !axes.contains(axis));
@@ -63,7 +63,7 @@ impl Arms {
         }
     }
 
-    /// An expectation as it was written, with the arms' names for `a` and `b`.
+    /// An expectation as written, with the arms' names in place of `a` and `b`.
     pub fn in_expression(&self, expect: &str) -> String {
         let named = |part: &str| match part.rsplit_once('(') {
             Some((before, inner)) => match inner.trim_end_matches(')').trim() {

@@ -1,4 +1,4 @@
-//! What a claim expects: `perplexity(a) < 0.98 * perplexity(b)`.
+//! The expectation of a claim: `perplexity(a) < 0.98 * perplexity(b)`.
 //!
 //! ```text
 //! expectation = sum ("<" | "<=" | ">" | ">=") sum
@@ -50,7 +50,7 @@ pub struct Expectation {
     pub right: Expression,
 }
 
-/// What is wrong with an expectation, and the character it is wrong at, from 0.
+/// A syntax error in an expectation, and the index of its character, from 0.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Misread {
     pub at: usize,
@@ -58,7 +58,7 @@ pub struct Misread {
 }
 
 impl Expression {
-    /// The value where `of` gives the metrics.
+    /// The value, with the metrics that `of` returns.
     pub fn value(&self, of: &impl Fn(Metric, Side) -> f64) -> f64 {
         match self {
             Self::Number(number) => *number,
@@ -76,7 +76,7 @@ impl Expression {
         }
     }
 
-    /// Whether the value is a product of numbers and metrics, none of which is below 0: then its logarithm is the natural scale.
+    /// Whether the value is a product of numbers and metrics, none of which is below 0. Its logarithm is then the natural scale.
     pub fn is_product(&self) -> bool {
         match self {
             Self::Number(number) => *number > 0.0,
@@ -99,7 +99,7 @@ impl Expression {
 }
 
 impl Expectation {
-    /// The metrics in it, in their order.
+    /// The metrics in it, in order.
     pub fn metrics(&self) -> Vec<(Metric, Side)> {
         [self.left.metrics(), self.right.metrics()].concat()
     }
@@ -121,7 +121,7 @@ impl Expectation {
     }
 }
 
-/// Nested parentheses and signs, at most: deeper ones would exhaust the stack.
+/// Maximum depth of nested parentheses and signs; deeper ones could exhaust the stack.
 const DEPTH_MAX: usize = 64;
 
 struct Parser<'a> {
@@ -156,7 +156,7 @@ impl Parser<'_> {
 
     fn relation(&mut self) -> Result<Relation, Misread> {
         let (below, above) = (self.take('<'), self.take('>'));
-        // Directly after it, or not at all.
+        // `=` must follow directly.
         let equal = (below || above) && self.rest.next_if(|&(_, c)| c == '=').is_some();
         match (below, above, equal) {
             (true, false, false) => Ok(Relation::Below),
@@ -221,7 +221,7 @@ impl Parser<'_> {
         let begin = self.rest.clone();
         let start = self.byte();
         let mut last = ' ';
-        // A sign belongs to the number only after its exponent's e.
+        // A sign is part of the number only after the e of its exponent.
         while let Some((_, c)) = self.rest.next_if(|&(_, c)| {
             c.is_ascii_alphanumeric() || c == '.' || c == '_' || (matches!(c, '+' | '-') && matches!(last, 'e' | 'E'))
         }) {
@@ -258,7 +258,7 @@ impl Parser<'_> {
             "a" => Side::A,
             "b" => Side::B,
             other => {
-                let what = format!("{name} is asked of a or b, not of {other:?}");
+                let what = format!("{name} takes a or b, not {other:?}");
                 self.rest = begin;
                 return Err(self.wrong(what));
             }
@@ -284,7 +284,7 @@ mod tests {
 
     /// Oracle: arithmetic.
     #[test]
-    fn products_bind_before_sums_and_both_from_the_left() {
+    fn products_bind_tighter_than_sums_and_both_associate_to_the_left() {
         assert_eq!(value("1 + 2 * 3 - 4 / 2"), 5.0);
         assert_eq!(value("8 - 4 - 2"), 2.0);
         assert_eq!(value("8 / 4 / 2"), 1.0);
@@ -294,7 +294,7 @@ mod tests {
     }
 
     #[test]
-    fn every_relation_is_read() {
+    fn every_relation_is_parsed() {
         let relation = |text: &str| Expectation::parse(text).unwrap().relation;
         assert_eq!(relation("nll(a)<nll(b)"), Relation::Below);
         assert_eq!(relation("nll(a) <= 3"), Relation::AtMost);
@@ -306,10 +306,10 @@ mod tests {
     }
 
     #[test]
-    fn mistakes_are_told_with_their_column() {
+    fn mistakes_are_reported_with_their_column() {
         let cases = [
             ("perplexty(a) < 1", 0, "unknown metric \"perplexty\"; did you mean \"perplexity\"?"),
-            ("nll(c) < 1", 4, "nll is asked of a or b, not of \"c\""),
+            ("nll(c) < 1", 4, "nll takes a or b, not \"c\""),
             ("nll(a) < 1.2.3", 9, "\"1.2.3\" is not a number"),
             ("nll(a)", 6, "a comparison is missing; use one of < <= > >="),
             ("nll(a) == 1", 7, "a comparison is missing; use one of < <= > >="),

@@ -1,8 +1,8 @@
-//! What was measured for a claim, in a sentence that names its arms.
+//! The finding on a claim: a sentence that states the measurement and names the arms.
 //!
-//! A claim is decided by how far its left side lies from its right side, which may hold factors and summands: `1.1 *
-//! perplexity(b)`. A reader asks how the arms compare. Where an expectation sets one metric of an arm against that of the other,
-//! or against a number, the sentence says that; the measured distance is put behind it where it is another number.
+//! A claim is decided by the distance between its left and right sides, which may contain factors and summands: `1.1 *
+//! perplexity(b)`. Readers want to know how the arms compare. If an expectation compares one metric of an arm with that of the
+//! other, or with a number, the sentence states that comparison, and the measured distance follows if it is a different number.
 
 use hydrometer_base::units::{fixed, signed};
 use hydrometer_record::metric::{Metric, Unit};
@@ -11,15 +11,15 @@ use super::arms::Arms;
 use super::expectation::{Expectation, Expression, Operator, Side};
 use crate::metrics::metric_mean;
 
-/// From this ratio on, and below its inverse, "3.6 times" is easier to read than a percentage.
+/// Above this ratio and below its inverse, "3.6 times" is easier to read than a percentage.
 const TIMES: f64 = 2.0;
 
-/// What was measured, left side against right.
+/// The measured distance of the left side from the right.
 pub struct Measured<'a> {
     pub expectation: &'a Expectation,
-    /// As it was written.
+    /// As written.
     pub expect: &'a str,
-    /// Whether the logarithm of the ratio was measured rather than the difference.
+    /// Whether the logarithm of the ratio was measured, not the difference.
     pub log_ratio: bool,
     pub estimate: f64,
     pub low: f64,
@@ -30,7 +30,7 @@ pub struct Measured<'a> {
     pub level: f64,
 }
 
-/// A finding, and the measured distance between the two sides of the expectation where the finding states other numbers.
+/// A finding, and the measured distance between the two sides of the expectation if the finding states other numbers.
 pub struct Finding {
     pub sentence: String,
     pub distance: Option<String>,
@@ -47,10 +47,10 @@ pub fn finding(measured: &Measured, arms: &Arms) -> Finding {
     Finding { sentence: format!("{at}{}", finding.sentence), ..finding }
 }
 
-/// Where the logarithm of the ratio was measured and each side has at most one metric.
+/// The finding if the logarithm of the ratio was measured and each side has at most one metric.
 fn of_ratio(measured: &Measured, arms: &Arms, left: &Expression, right: &Expression) -> Option<Finding> {
     let ((above, left), (below, right)) = (term(left)?, term(right)?);
-    // The metric's own ratio, or its value, is the measured one times this.
+    // The ratio of the metrics, or the metric's value, is the measured ratio times this factor.
     let factor = below / above;
     let value = |log: f64| factor * log.exp();
     let [ratio, low, high] = [measured.estimate, measured.low, measured.high].map(value);
@@ -78,13 +78,13 @@ fn of_ratio(measured: &Measured, arms: &Arms, left: &Expression, right: &Express
             Some(Finding { sentence, distance: (!same).then(|| distance(measured)) })
         }
         (Some((metric, of)), None) => Some(level(measured, arms, (metric, of), [ratio, low, high])),
-        // The metric is on the other side: the ratio is turned over, and its interval with it.
+        // The metric is on the other side: invert the ratio and its interval.
         (None, Some((metric, of))) => Some(level(measured, arms, (metric, of), [1.0 / ratio, 1.0 / high, 1.0 / low])),
         _ => None,
     }
 }
 
-/// Where the difference was measured and each side is one metric, a number, or a sum of both.
+/// The finding if the difference was measured and each side is one metric, a number, or a sum of both.
 fn of_difference(measured: &Measured, arms: &Arms, left: &Expression, right: &Expression) -> Option<Finding> {
     let ((above, left), (below, right)) = (sum(left)?, sum(right)?);
     let shift = below - above;
@@ -125,7 +125,7 @@ fn level(measured: &Measured, arms: &Arms, (metric, side): (Metric, Side), value
     Finding { sentence: format!("{the} {what} of {arm} is {mean} ({interval}, {seeds})"), distance: Some(distance(measured)) }
 }
 
-/// Any other expectation: its sides with the arms' names in them.
+/// The finding for any other expectation: its two sides with the arms' names.
 fn by_sides(measured: &Measured, arms: &Arms) -> String {
     let written = arms.in_expression(measured.expect);
     let (left, right) = written.split_once(['<', '>']).unwrap_or((&written, ""));
@@ -146,7 +146,7 @@ fn by_sides(measured: &Measured, arms: &Arms) -> String {
     format!("{size} ({}, {})", interval_text(measured, &interval), seeds(measured))
 }
 
-/// How far the left side lies from the right side, as in `claims.json`.
+/// The distance of the left side from the right side, as in `claims.json`.
 fn distance(measured: &Measured) -> String {
     let Measured { estimate, low, high, .. } = *measured;
     match measured.log_ratio {
@@ -227,7 +227,7 @@ mod tests {
 
     /// Oracle: by hand.
     #[test]
-    fn shares_levels_and_differences_are_told_in_their_units() {
+    fn shares_levels_and_differences_are_stated_in_their_units() {
         let logs = |values: [f64; 3]| values.map(f64::ln);
         let (sentence, _) = told("token_accuracy(a) > token_accuracy(b)", true, logs([1.05, 1.02, 1.08]), "");
         assert_eq!(sentence, "soft-ce ends at 1.05 times the token accuracy of finetune (95% CI 1.02 to 1.08), in 3 of 3 seeds");

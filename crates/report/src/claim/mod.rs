@@ -1,4 +1,4 @@
-//! Claims: what an experiment is held to, and the runs that decide it.
+//! Claims: statements that results are tested against, and the runs that decide them.
 
 pub mod arms;
 pub mod expectation;
@@ -9,20 +9,20 @@ use hydrometer_record::provenance::ClaimNote;
 
 use self::expectation::Expectation;
 
-/// A claim with the runs it selects: of each arm one point of the sweep, over its seeds.
+/// A claim with the runs that it selects: one point of the sweep for each arm, over its seeds.
 #[derive(Clone, Debug)]
 pub struct Claim {
     pub id: String,
-    /// In a sentence.
+    /// The claim in one sentence.
     pub says: String,
     /// As written.
     pub expect: String,
     pub expectation: Expectation,
-    /// Coverage of the interval that decides.
+    /// Coverage of the interval that decides the claim.
     pub level: f64,
     /// Runs of the first arm.
     pub a: Vec<String>,
-    /// Runs of the second arm; none where the expectation does not ask for it.
+    /// Runs of the second arm; none if the expectation does not use it.
     pub b: Vec<String>,
 }
 
@@ -32,7 +32,7 @@ impl Claim {
         ClaimNote { id, says, expect, level, a, b }
     }
 
-    /// The claim that `note` was made of.
+    /// The claim of `note`.
     pub fn of(note: &ClaimNote) -> Result<Self> {
         let expectation = Expectation::parse(&note.expect).map_err(|misread| anyhow!("claim {:?}: {}", note.id, misread.what))?;
         let ClaimNote { id, says, expect, level, a, b } = note.clone();

@@ -1,4 +1,4 @@
-//! Linear and logarithmic axes with ticks of our own, and the frame they draw.
+//! Linear and logarithmic axes with their own ticks, and the plot area that they span.
 
 use anyhow::Result;
 use hydrometer_base::units::quantity;
@@ -16,7 +16,7 @@ pub struct Axis {
 }
 
 impl Axis {
-    /// The range from `low` to `high`, widened where it has no extent and by `margin` of itself on both ends.
+    /// The range from `low` to `high`, widened if it is empty, and by the fraction `margin` of its length at both ends.
     pub fn over(low: f64, high: f64, margin: f64) -> Self {
         let (low, high) = if low.is_finite() && high.is_finite() { (low, high) } else { (0.0, 1.0) };
         let (low, high) =
@@ -25,7 +25,7 @@ impl Axis {
         Self { low: low - extra, high: high + extra, log: false }
     }
 
-    /// As [`Axis::over`], logarithmic where the values span more than a factor of four.
+    /// As [`Axis::over`], but logarithmic if the values span more than a factor of four.
     pub fn adaptive(low: f64, high: f64, margin: f64) -> Self {
         if low > 0.0 && high / low > 4.0 {
             let extra = (high / low).powf(margin);
@@ -39,7 +39,7 @@ impl Axis {
         self.log
     }
 
-    /// Where `value` stands between the ends, 0 to 1; what lies outside stands at the end.
+    /// The position of `value` between the ends, from 0 to 1; values outside are clamped.
     fn part(&self, value: f64) -> f64 {
         let part = if self.log {
             (value.max(f64::MIN_POSITIVE) / self.low).ln() / (self.high / self.low).ln()
@@ -52,7 +52,7 @@ impl Axis {
     /// Round values inside the range, about `count` of them.
     pub fn ticks(&self, count: usize) -> Vec<f64> {
         if self.log {
-            // The densest digits that leave the labels room.
+            // The densest digits that leave room for the labels.
             let inside = |digits: &[f64]| -> Vec<f64> {
                 let all = (-12..27).flat_map(|power| digits.iter().map(move |digit| digit * 10f64.powi(power)));
                 all.filter(|tick| (self.low..=self.high).contains(tick)).collect()
@@ -114,7 +114,7 @@ impl Area<'_, '_> {
         write(self.canvas, name, turned, (self.left - 54, (self.top + self.bottom) / 2), (HPos::Center, VPos::Top))
     }
 
-    /// A line through the points that are finite; what rises over the top leaves the plot there.
+    /// A line through the finite points, clipped at the top of the plot.
     pub fn path(&self, points: &[(f64, f64)], colour: RGBColor, width: i32, opacity: f64, line: Line) -> Result<()> {
         let points = self.below_top(points);
         let style = colour.mix(opacity).stroke_width((width * UNIT / 2) as u32);
@@ -155,7 +155,7 @@ impl Area<'_, '_> {
         self.canvas.draw(&Polygon::new(outline, colour.mix(opacity))).map_err(drawing)
     }
 
-    /// A dot of `radius` CSS pixels; a ring where the arm's lines are dashed.
+    /// A dot of `radius` CSS pixels; a ring if the arm's lines are dashed.
     pub fn dot(&self, x: f64, y: f64, radius: i32, colour: RGBColor, line: Line) -> Result<()> {
         let at = self.place(x, y);
         self.canvas.draw(&Circle::new(at, radius * UNIT, colour.filled())).map_err(drawing)?;
@@ -166,7 +166,7 @@ impl Area<'_, '_> {
     }
 }
 
-/// A polyline cut into the strokes of `line`.
+/// The strokes of a polyline drawn as `line`.
 fn dashes(points: &[(i32, i32)], line: Line) -> Vec<Vec<(i32, i32)>> {
     let (dash, gap) = line.pattern();
     if line == Line::Solid {
@@ -207,7 +207,7 @@ fn tick_label(value: f64) -> String {
         let text = format!("{value:.3}");
         return text.trim_end_matches('0').replace('-', "−");
     }
-    // Ticks of a narrow range differ late: 85.25 must not read 85.2.
+    // Ticks of a narrow range differ in late digits: 85.25 must not be shown as 85.2.
     if value.abs() < 1000.0 {
         let text = format!("{value:.3}");
         return text.trim_end_matches('0').trim_end_matches('.').replace('-', "−");

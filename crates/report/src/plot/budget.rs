@@ -1,4 +1,4 @@
-//! Perplexity against what was spent: data, and FLOPs with the teacher's counted.
+//! Perplexity against the budget: data, and FLOPs including the teacher's.
 
 use anyhow::Result;
 use hydrometer_base::units::fixed;
@@ -15,7 +15,7 @@ use crate::input::{Input, Run};
 /// The axis that sweeps the budget.
 const TOKENS: &str = "tokens";
 
-/// An arm at all budgets, and the facet less its budget.
+/// An arm at all budgets, and the facet without its budget.
 struct Arm<'a> {
     facet: String,
     cells: Vec<&'a Cell>,
@@ -34,7 +34,7 @@ fn arms(comparison: &Comparison) -> Vec<Arm<'_>> {
     all
 }
 
-/// What each arm ends at with each budget; absent where the experiment has one.
+/// The final perplexity of each arm at each budget; absent if the experiment has only one.
 pub fn against_data(comparison: &Comparison, palette: &Palette) -> Result<Option<Plot>> {
     let arms = arms(comparison);
     if arms.iter().all(|arm| arm.cells.len() < 2) {
@@ -47,7 +47,7 @@ pub fn against_data(comparison: &Comparison, palette: &Palette) -> Result<Option
     Ok(Some(Plot { name: "data", title: title.into(), caption: ends_caption(comparison, "the budget"), svg }))
 }
 
-/// What each arm reaches for all the FLOPs that went into it: over its budgets where there are several, else during training.
+/// The perplexity of each arm against all FLOPs spent on it: over its budgets if there are several, else during training.
 pub fn against_flops(input: &Input, comparison: &Comparison, palette: &Palette) -> Result<Plot> {
     let title = "Perplexity against total FLOPs, the teacher's counted";
     let arms = arms(comparison);
@@ -76,12 +76,12 @@ fn ends_caption(comparison: &Comparison, what: &str) -> String {
     format!("What each arm ends at against {what}: mean over seeds, the band its {level}% Student t interval.")
 }
 
-/// The end of each of the arm's cells: spent, mean and interval.
+/// The final perplexity of each of the arm's cells: budget, mean and interval.
 fn ends(arm: &Arm, spent: impl Fn(&Cell) -> Option<f64>) -> Vec<Point> {
     let end = |cell: &&Cell| {
         let found = cell.perplexity?;
         let (low, high) = found.low.zip(found.high).unwrap_or((found.mean, found.mean));
-        // An interval over few seeds may reach below what a perplexity can be.
+        // An interval over few seeds may reach below the smallest possible perplexity.
         Some((spent(cell)?, found.mean, low.max(found.mean / 4.0), high.min(found.mean * 4.0)))
     };
     let mut points: Vec<Point> = arm.cells.iter().filter_map(end).collect();

@@ -1,4 +1,4 @@
-//! Lines with bands, a panel a facet, the legend shared.
+//! Lines with bands, one panel per facet with a shared legend.
 
 use anyhow::Result;
 use plotters::prelude::RGBColor;
@@ -7,7 +7,7 @@ use plotters::style::text_anchor::{HPos, VPos};
 use super::axis::{Area, Axis};
 use super::{Canvas, Key, Line, TEACHER, WIDTH, bold, draw, heading, heading_height, nothing, stroke, write};
 
-/// Lines of a panel that share it without becoming a fog.
+/// Up to this number of lines, a panel draws them thicker and their bands darker.
 const FEW: usize = 4;
 
 /// x, mean, lowest and highest.
@@ -36,7 +36,7 @@ pub struct Panel {
 pub struct Names<'a> {
     pub x: &'a str,
     pub y: &'a str,
-    /// Said where there is nothing to draw.
+    /// The text if there is nothing to draw.
     pub empty: &'a str,
 }
 
@@ -53,12 +53,12 @@ pub fn over_seeds(mut points: Vec<(f64, f64)>) -> Vec<Point> {
     .collect()
 }
 
-/// The lowest and the highest of what `points` give.
+/// The lowest and the highest of `values`.
 pub fn extent(values: impl Iterator<Item = f64>) -> (f64, f64) {
     values.filter(|value| value.is_finite()).fold((f64::INFINITY, f64::NEG_INFINITY), |(a, b), x| (a.min(x), b.max(x)))
 }
 
-/// All panels: one takes the whole width, several stand in two columns.
+/// All panels: a single one takes the whole width, several are in two columns.
 pub fn draw_panels(id: &str, title: &str, names: &Names, panels: &[Panel], keys: &[Key]) -> Result<String> {
     let columns = if panels.len() > 1 { 2 } else { 1 };
     let tall = if columns == 1 { 346 } else { 300 };

@@ -1,4 +1,4 @@
-//! What decides: nats per token of every cell less the reference's.
+//! The deciding quantity: nats per token of every cell minus the reference's.
 
 use anyhow::Result;
 use hydrometer_base::units::{fixed, signed};
@@ -9,7 +9,7 @@ use super::{Line, Palette, Plot};
 use crate::cell::{Cell, NllDifference};
 use crate::comparison::Comparison;
 
-/// A row a cell with its interval over seeds and documents; absent where nothing was paired.
+/// One row per cell with its interval over seeds and documents; absent if nothing was paired.
 pub fn plot(comparison: &Comparison, palette: &Palette) -> Result<Option<Plot>> {
     let nll = |cell: &Cell| -> Option<NllDifference> { cell.difference.as_ref()?.nll };
     if comparison.cells.iter().all(|cell| nll(cell).is_none()) {

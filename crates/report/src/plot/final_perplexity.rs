@@ -10,7 +10,7 @@ use super::{Key, Palette, Plot, TEACHER};
 use crate::cell::Cell;
 use crate::comparison::Comparison;
 
-/// A row a cell: a dot a seed, the mean and its interval.
+/// One row per cell: one dot per seed, the mean and its interval.
 pub fn plot(comparison: &Comparison, palette: &Palette) -> Result<Plot> {
     let title = "Final held-out perplexity";
     let (mut keys, mut left_out, mut log): (Vec<Key>, String, bool) = Default::default();

@@ -1,4 +1,4 @@
-//! Rows of estimates with their intervals, a panel a facet.
+//! Rows of estimates with their intervals, one panel per facet.
 
 use anyhow::Result;
 use hydrometer_base::units::shorten;
@@ -15,7 +15,7 @@ use super::{
 pub struct Row {
     pub name: String,
     pub style: (RGBColor, Line),
-    /// Mean and interval; without one the row says `missing`.
+    /// Mean and interval; without them the row shows `missing`.
     pub found: Option<(f64, Option<(f64, f64)>)>,
     /// The mean as text at the right.
     pub value: String,
@@ -24,7 +24,7 @@ pub struct Row {
     pub dots: Vec<f64>,
 }
 
-/// A facet's rows over an axis of their own.
+/// A facet's rows with their own axis.
 pub struct Panel {
     pub title: String,
     pub rows: Vec<Row>,
@@ -84,7 +84,7 @@ fn draw_row(area: &Area, row: &Row, name: &str, place: f64, below: i32) -> Resul
             stroke(canvas, (end, y - 5 * UNIT), (end, y + 5 * UNIT), colour, 4, Line::Solid)?;
         }
     }
-    // Single values stand below the interval, where they hide neither it nor the mean.
+    // Single values are drawn below the interval, so that they hide neither it nor the mean.
     for value in &row.dots {
         let (x, _) = area.place(*value, place);
         canvas.draw(&Circle::new((x, y + below * UNIT), 3 * UNIT, colour.mix(0.55).filled())).map_err(drawing)?;

@@ -12,7 +12,7 @@ use crate::cell::Cell;
 use crate::comparison::Comparison;
 use crate::input::{Input, Run};
 
-/// Steps that a running mean spans, as a part of the run.
+/// Length of the running mean, as a fraction of the run's steps.
 const WINDOW: f64 = 0.02;
 
 /// The labels' cross-entropy during training: mean over seeds with the band from the lowest to the highest seed.
@@ -27,7 +27,7 @@ pub fn hard(input: &Input, comparison: &Comparison, palette: &Palette) -> Result
     Ok(Plot { name: "loss", title: title.into(), caption, svg })
 }
 
-/// What each arm minimises; absent where all minimise the labels' cross-entropy.
+/// The objective that each arm minimises; absent if all minimise the labels' cross-entropy.
 pub fn own(input: &Input, comparison: &Comparison, palette: &Palette) -> Result<Option<Plot>> {
     let other = |step: &CurveRow| step.loss.is_finite() && step.loss != step.hard_loss;
     if !input.runs.iter().any(|run| run.role == "student" && run.steps.iter().any(other)) {
@@ -76,7 +76,7 @@ fn draw_losses(
         let (low, highest) = extent(all.iter().flat_map(|point| [point.1, point.2]));
         let (_, later) = extent(all.iter().filter(|point| point.0 >= 0.05 * last).map(|point| point.2));
         let wide = Axis::adaptive(low, highest, 0.03);
-        // The first steps fall from log V and would press the rest flat.
+        // The first steps start at log V and would flatten the rest of the plot.
         let cut = !wide.is_log() && highest - low > 2.0 * (later - low) && later > low;
         let y = if cut { Axis::over(low, later, 0.03) } else { wide };
         any_cut |= cut;
@@ -94,7 +94,7 @@ fn draw_losses(
     Ok((svg, notes.iter().filter(|(holds, _)| *holds).map(|(_, note)| *note).collect()))
 }
 
-/// The trailing running mean of a run's loss, thinned to what a plot can show.
+/// The trailing running mean of a run's loss, thinned to the resolution of a plot.
 fn smooth(run: &Run, value: fn(&CurveRow) -> f64) -> Vec<(f64, f64)> {
     let window = ((run.steps.len() as f64 * WINDOW).ceil() as usize).max(1);
     let every = run.steps.len().div_ceil(400).max(1);

@@ -36,7 +36,7 @@ pub use palette::Palette;
 
 type Canvas<'a> = DrawingArea<SVGBackend<'a>, Shift>;
 
-/// Units of the drawing in a CSS pixel: the backend knows whole units only.
+/// Drawing units per CSS pixel; the backend only supports whole units.
 const UNIT: i32 = 4;
 const WIDTH: i32 = 860;
 const INK: RGBColor = RGBColor(0x22, 0x26, 0x2b);
@@ -44,7 +44,7 @@ const FAINT: RGBColor = RGBColor(0x5f, 0x66, 0x6e);
 const GRID: RGBColor = RGBColor(0xe4, 0xe6, 0xe9);
 const TEACHER: RGBColor = RGBColor(0x77, 0x77, 0x77);
 
-/// The plots of a report, in its order; those that would show nothing of their own are left out.
+/// The plots of a report in order, without those that would show nothing new.
 pub fn all(input: &Input, comparison: &Comparison, provenance: &Provenance) -> Result<Vec<Plot>> {
     let palette = Palette::of(comparison, provenance);
     let plots = [
@@ -92,7 +92,7 @@ fn register_fonts() {
     });
 }
 
-/// Draws into a white canvas of `height` CSS pixels and returns its SVG.
+/// Draws on a white canvas of `height` CSS pixels and returns its SVG.
 fn draw(name: &str, title: &str, height: i32, paint: impl FnOnce(&Canvas<'_>) -> Result<()>) -> Result<String> {
     register_fonts();
     let (width, tall) = ((WIDTH * UNIT) as u32, (height * UNIT) as u32);
@@ -158,11 +158,11 @@ fn stroke(canvas: &Canvas<'_>, from: (i32, i32), to: (i32, i32), colour: RGBColo
 fn text_width(text: &str, size: i32) -> i32 {
     register_fonts();
     let ((left, _), (right, _)) = font(size, INK).font.layout_box(text).unwrap_or_default();
-    // The font is enlarged.
+    // `font` enlarges the text by this factor.
     (f64::from((right - left) / UNIT) / 1.24).ceil() as i32 + 1
 }
 
-/// Where each entry of a legend begins, and its shortened name.
+/// The position of each entry of a legend, and its shortened name.
 fn legend(keys: &[Key]) -> Vec<((i32, i32), String)> {
     let (mut x, mut y) = (16, 54);
     let place = |key: &Key| {
@@ -178,12 +178,12 @@ fn legend(keys: &[Key]) -> Vec<((i32, i32), String)> {
     keys.iter().map(place).collect()
 }
 
-/// CSS pixels that title and legend take.
+/// Height of title and legend in CSS pixels.
 fn heading_height(keys: &[Key]) -> i32 {
     legend(keys).last().map_or(44, |((_, y), _)| y + 18)
 }
 
-/// Title and legend over the plot; returns the CSS pixel where they end.
+/// Draws title and legend above the plot; returns the CSS pixel where they end.
 fn heading(canvas: &Canvas<'_>, title: &str, keys: &[Key]) -> Result<i32> {
     write(canvas, title, bold(16), (16, 16), (HPos::Left, VPos::Top))?;
     for (key, ((x, y), name)) in keys.iter().zip(legend(keys)) {
@@ -193,7 +193,7 @@ fn heading(canvas: &Canvas<'_>, title: &str, keys: &[Key]) -> Result<i32> {
     Ok(heading_height(keys))
 }
 
-/// Says in the middle of the plot that there is nothing to draw.
+/// Writes in the middle of the plot that there is nothing to draw.
 fn nothing(canvas: &Canvas<'_>, text: &str, height: i32) -> Result<()> {
     write(canvas, text, font(14, FAINT), (WIDTH / 2, height / 2), (HPos::Center, VPos::Center))
 }

@@ -1,4 +1,4 @@
-//! An arm has one colour everywhere, and one kind of line.
+//! The colour and line style of an arm, the same in all plots.
 
 use hydrometer_record::provenance::Provenance;
 use plotters::prelude::RGBColor;
@@ -7,8 +7,8 @@ use super::{FAINT, Line};
 use crate::cell::Cell;
 use crate::comparison::Comparison;
 
-/// Okabe & Ito 2008, "Color Universal Design", less its yellow, which is faint on white. More colours than these cannot be told
-/// apart by everyone: further arms take them again, with dashed lines and rings for dots.
+/// Okabe & Ito 2008, "Color Universal Design", without its yellow, which is faint on white. Not everyone can distinguish more
+/// colours, so further arms reuse them with dashed lines, and with rings instead of dots.
 const COLOURS: [RGBColor; 7] = [
     RGBColor(0x00, 0x72, 0xb2),
     RGBColor(0xd5, 0x5e, 0x00),
@@ -20,7 +20,7 @@ const COLOURS: [RGBColor; 7] = [
 ];
 const LINES: [Line; 3] = [Line::Solid, Line::Dashed, Line::Dotted];
 
-/// Colour and line of each arm of a facet: its method's, lighter for each further arm of the method.
+/// Colour and line of each arm of a facet: its method's colour, lighter for each further arm of the method.
 pub struct Palette(Vec<(String, RGBColor, Line)>);
 
 impl Palette {
@@ -51,7 +51,7 @@ impl Palette {
         self.0.iter().find(|(name, ..)| *name == cell.arm).map_or((FAINT, Line::Solid), |(_, colour, line)| (*colour, *line))
     }
 
-    /// `#rrggbb`, in capitals as in the plots.
+    /// `#RRGGBB`, in capitals as in the plots.
     pub fn hex(&self, cell: &Cell) -> String {
         let (RGBColor(r, g, b), _) = self.style(cell);
         format!("#{r:02X}{g:02X}{b:02X}")

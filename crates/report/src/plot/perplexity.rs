@@ -11,14 +11,14 @@ use crate::cell::{Cell, Reference};
 use crate::comparison::Comparison;
 use crate::input::{Input, Run};
 
-/// A reference's line is drawn where it leaves the arms at least this part of the axis.
+/// A reference's line is drawn if it leaves the arms at least this fraction of the axis.
 const TEACHER_ROOM: f64 = 0.2;
 const UNIGRAM_ROOM: f64 = 0.6;
-/// Where there are many arms, they need the axis to be told apart.
+/// With more arms than this, they need more of the axis to be distinguishable.
 const CROWD: usize = 6;
 const CROWD_ROOM: f64 = 0.8;
 
-/// An entry for each arm that is drawn in some panel.
+/// A legend entry for each arm that is drawn in some panel.
 pub fn arm_keys<'a>(cells: impl Iterator<Item = &'a Cell>, palette: &Palette) -> Vec<Key> {
     let mut keys: Vec<Key> = Vec::new();
     for cell in cells {
@@ -30,7 +30,7 @@ pub fn arm_keys<'a>(cells: impl Iterator<Item = &'a Cell>, palette: &Palette) ->
     keys
 }
 
-/// The evaluations of a cell's finished runs, each with its run; less those before the first step, where every arm is the same.
+/// The evaluations of a cell's finished runs, each with its run, without those before the first step, where all arms are equal.
 pub fn evaluations<'a>(input: &'a Input, comparison: &'a Comparison, cell: &'a Cell) -> Vec<(&'a Run, &'a EvalRow)> {
     let runs = cell.runs.iter().map(|&at| &input.runs[at]).filter(|run| run.ok());
     let mut all: Vec<(&Run, &EvalRow)> = runs.flat_map(|run| run.evals.iter().map(move |eval| (run, eval))).collect();
@@ -91,7 +91,7 @@ fn room_of(teacher: bool) -> f64 {
     if teacher { TEACHER_ROOM } else { UNIGRAM_ROOM }
 }
 
-/// The lines of teachers and baseline that leave room for `low` to `high`, and a sentence on those that do not.
+/// The lines of teachers and baseline that leave enough room for `low` to `high`, and a sentence on the others.
 pub fn reference_lines(comparison: &Comparison, low: f64, high: f64) -> (Vec<(String, f64, Line)>, String) {
     let (mut lines, mut left_out) = (Vec::new(), String::new());
     let span = |low: f64, high: f64| if high / low > 4.0 { (high / low).ln() } else { (high - low) / low };

@@ -1,15 +1,15 @@
-//! Documents drawn again: how much a statistic owes to the documents it happened to be measured on.
+//! A bootstrap over documents: how much a statistic depends on the documents that it was measured on.
 
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-/// Draws that a report makes.
+/// Number of bootstrap replicates of a report.
 pub const REPLICATES: usize = 2000;
-/// Seed of a report's draws: the same frames give the same intervals.
+/// Seed of a report's draws. It is fixed, so the same frames give the same intervals.
 pub const SEED: u64 = 736;
 
 /// `statistic(seed, weights)` for every seed, on `replicates` draws of `documents` documents with replacement (Efron 1979); a
-/// weight counts how often a document was drawn. One draw serves all seeds, since they are measured on the same documents.
+/// weight counts how often a document was drawn. All seeds share a draw, because they are measured on the same documents.
 /// Returns `[replicates][seeds]`.
 pub fn redraw_documents(
     seeds: usize,
@@ -37,9 +37,9 @@ pub fn redraw_documents(
 mod tests {
     use super::*;
 
-    /// Oracle: the variance of a mean of n is σ²/n.
+    /// Oracle: the variance of a mean of n values is σ²/n.
     #[test]
-    fn the_spread_of_a_redrawn_mean_is_its_standard_error() {
+    fn the_spread_of_a_bootstrapped_mean_is_its_standard_error() {
         let values: Vec<f64> = (0..50).map(|n| f64::from(n % 7)).collect();
         let mean = |weights: &[f64]| weights.iter().zip(&values).map(|(w, v)| w * v).sum::<f64>() / 50.0;
         let found = redraw_documents(1, 50, 20_000, 1, |_, weights| mean(weights));

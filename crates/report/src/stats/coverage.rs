@@ -1,4 +1,4 @@
-//! Whether intervals cover what they promise, on made-up arms whose true difference is known.
+//! Tests of the coverage of intervals, on simulated arms whose true difference is known.
 //!
 //! The difference of document d under seed s is μ + α_s + β_d + γ_sd nats per token, all normal; documents have 20 to 400 tokens.
 
@@ -35,7 +35,7 @@ fn made(seeds: usize, difference: f64, spread: Spread, rng: &mut ChaCha8Rng) -> 
     pairs
 }
 
-/// The share of `trials` intervals that hold the truth, and the shares of verdicts supported and refuted on "a is below b".
+/// The share of `trials` intervals that contain the truth, and the shares of verdicts supported and refuted on "a is below b".
 fn shares(seeds: usize, difference: f64, spread: Spread, trials: usize) -> [f64; 3] {
     let mut rng = ChaCha8Rng::seed_from_u64(seeds as u64);
     let mut counts = [0.0; 3];
@@ -50,7 +50,7 @@ fn shares(seeds: usize, difference: f64, spread: Spread, trials: usize) -> [f64;
     counts.map(|count| count / trials as f64)
 }
 
-/// Seeds dominate; both alike; documents dominate; interaction with both.
+/// The variation of seeds dominates; both are equal; that of documents dominates; both with interaction.
 const SPREADS: [Spread; 4] =
     [Spread(0.05, 0.02, 0.02), Spread(0.02, 0.13, 0.05), Spread(0.005, 0.2, 0.05), Spread(0.03, 0.1, 0.2)];
 
@@ -80,9 +80,9 @@ fn a_true_null_is_supported_at_most_5_percent_of_the_time_and_a_clear_effect_nea
     assert!(supported > 0.95 && refuted == 0.0, "{supported} {refuted}");
 }
 
-/// Six data sets whose true differences lie far apart; the truth is the interquartile mean's own expectation, from many seeds.
+/// Six data sets with very different true differences. The truth is the expectation of the interquartile mean, from many seeds.
 #[test]
-fn an_interquartile_mean_over_data_sets_is_covered_93_to_97_percent_of_the_time() {
+fn intervals_of_the_interquartile_mean_over_data_sets_cover_93_to_97_percent() {
     let mut rng = ChaCha8Rng::seed_from_u64(7);
     let centres = [-0.30, -0.12, -0.10, -0.08, 0.02, 0.40];
     let mut draw = |seeds: usize| -> Vec<Vec<f64>> {

@@ -1,17 +1,17 @@
-//! The interval of a mean over seeds that were all measured on the same documents: both are samples, and they are crossed.
+//! The interval of a mean over seeds that were all measured on the same documents: two samples that are crossed.
 //!
-//! With θ_s the statistic of seed s on all documents, the estimate is the mean of θ_s over the S seeds. Its variance adds what
-//! seeds and documents each bring, and takes off once what both count, their interaction (two-way clustering: Cameron, Gelbach &
-//! Miller 2011; crossed random effects: Owen 2007, "The pigeonhole bootstrap"):
+//! With θ_s the statistic of seed s on all documents, the estimate is the mean of θ_s over the S seeds. Its variance is the
+//! sum of the variances due to seeds and to documents, minus their interaction, which both contain (two-way clustering: Cameron,
+//! Gelbach & Miller 2011; crossed random effects: Owen 2007, "The pigeonhole bootstrap"):
 //!
 //! - seeds: V_S = var_s(θ_s)/S;
 //! - documents: V_D, the variance of the mean over draws of the documents (see [`super::bootstrap`]), times D/(D−1);
-//! - interaction: with V_I the variance were each seed to draw documents of its own, V_SD = (S·V_I − V_D)/(S−1).
+//! - interaction: with V_I the variance if each seed drew its own documents, V_SD = (S·V_I − V_D)/(S−1).
 //!
-//! A bootstrap over three seeds covers far too little: it knows three values and the tails of none. So seeds are not drawn; the
+//! A bootstrap over three seeds covers far too little: three values say nothing about the tails. So seeds are not resampled; the
 //! quantile is Student's, with the degrees of freedom of Satterthwaite (1946) for V_S on S−1 and V_D on D−1. Where seeds
-//! dominate, this is the t interval over seeds; where documents do, it is the bootstrap's normal interval. The coverage is held
-//! by simulation in `coverage.rs`.
+//! dominate, this is the t interval over seeds; where documents do, it is the bootstrap's normal interval. The coverage is
+//! tested by simulation in `coverage.rs`.
 
 use statrs::distribution::{ContinuousCDF, StudentsT};
 
@@ -30,13 +30,13 @@ pub struct Crossed {
     pub freedom: f64,
     /// Variance of one seed's statistic about the mean of all seeds.
     pub seed_variance: f64,
-    /// What documents add to the variance of the mean, whatever the number of seeds.
+    /// The part of the variance of the mean that is due to documents, whatever the number of seeds.
     pub document_variance: f64,
     pub seeds: usize,
     pub documents: usize,
 }
 
-/// Where the draws of the documents come from.
+/// The number and the random seed of the document draws.
 #[derive(Clone, Copy, Debug)]
 pub struct Draws {
     pub replicates: usize,
@@ -44,8 +44,8 @@ pub struct Draws {
 }
 
 /// The mean of `statistic(seed, weights)` over `seeds` seeds, each on `documents` documents, and its interval of coverage `level`.
-/// `statistic` sees every document once where all weights are 1. `None` with fewer than two seeds or documents, or where the
-/// statistic is not finite: nothing can then be said of the variation.
+/// If all weights are 1, `statistic` counts every document once. `None` with fewer than two seeds or documents, or if the
+/// statistic is not finite: the variation is then unknown.
 pub fn crossed(
     seeds: usize,
     documents: usize,
@@ -103,9 +103,9 @@ mod tests {
 
     const DRAWS: Draws = Draws { replicates: 500, seed: 1 };
 
-    /// Oracle: the t interval, which is exact where documents bring nothing.
+    /// Oracle: the t interval, which is exact if documents do not vary.
     #[test]
-    fn without_variation_between_documents_it_is_the_t_interval() {
+    fn without_variation_between_documents_a_crossed_interval_is_the_t_interval() {
         let values = [1.0, 2.5, 3.0, 2.0];
         let found = crossed(4, 10, 0.95, DRAWS, |seed, _| values[seed]).unwrap();
         let wanted = mean_interval(&values, 0.95);
@@ -114,7 +114,7 @@ mod tests {
     }
 
     #[test]
-    fn equal_seeds_leave_the_variation_between_documents() {
+    fn with_equal_seeds_only_the_variation_between_documents_remains() {
         let values: Vec<f64> = (0..40).map(|n| f64::from(n % 5)).collect();
         let mean = |_: usize, weights: &[f64]| weights.iter().zip(&values).map(|(w, v)| w * v).sum::<f64>() / 40.0;
         let found = crossed(3, 40, 0.95, Draws { replicates: 4000, seed: 2 }, mean).unwrap();
@@ -124,7 +124,7 @@ mod tests {
     }
 
     #[test]
-    fn one_seed_or_a_statistic_that_is_no_number_says_nothing() {
+    fn one_seed_or_a_statistic_that_is_not_finite_gives_no_interval() {
         assert!(crossed(1, 10, 0.95, DRAWS, |_, _| 1.0).is_none());
         assert!(crossed(3, 1, 0.95, DRAWS, |_, _| 1.0).is_none());
         assert!(crossed(3, 10, 0.95, DRAWS, |_, _| f64::NAN).is_none());

@@ -1,7 +1,7 @@
-//! Several claims at once (Holm 1979, "A simple sequentially rejective multiple test procedure").
+//! Holm's correction for several tests (Holm 1979, "A simple sequentially rejective multiple test procedure").
 
-/// Adjusted p-values in the order given: rejecting those below α keeps the chance of any false rejection below α. NaN, for a test
-/// that could not be made, is left out and stays NaN.
+/// Adjusted p-values in the given order: rejecting those below α keeps the probability of any false rejection below α. NaN, for a
+/// test that could not be made, is left out and stays NaN.
 pub fn holm(p: &[f64]) -> Vec<f64> {
     let mut order: Vec<usize> = (0..p.len()).filter(|&index| !p[index].is_nan()).collect();
     order.sort_by(|&a, &b| p[a].total_cmp(&p[b]));

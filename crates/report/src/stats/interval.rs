@@ -2,7 +2,7 @@
 
 use statrs::distribution::{ContinuousCDF, StudentsT};
 
-/// A mean with its interval. With fewer than two values `low` and `high` are NaN, with none `mean` is too.
+/// A mean with its interval. With fewer than two values `low` and `high` are NaN; with none `mean` is NaN too.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Interval {
     pub mean: f64,
@@ -24,7 +24,7 @@ pub fn mean_interval(values: &[f64], level: f64) -> Interval {
     Interval { mean, low: mean - half, high: mean + half, n }
 }
 
-/// The interval of the mean of `values[i] - reference[i]`: the two are paired, by seed. Values without a partner are left out.
+/// The interval of the mean of `values[i] - reference[i]`: paired by seed. Values without a partner are left out.
 pub fn paired_difference(values: &[f64], reference: &[f64], level: f64) -> Interval {
     let differences: Vec<f64> = values.iter().zip(reference).map(|(value, reference)| value - reference).collect();
     mean_interval(&differences, level)
@@ -50,7 +50,7 @@ mod tests {
     }
 
     #[test]
-    fn a_paired_difference_ignores_what_seeds_share() {
+    fn a_paired_difference_removes_the_variation_that_pairs_share() {
         let found = paired_difference(&[101.0, 202.0, 303.0], &[100.0, 200.0, 300.0], 0.95);
         close(found.mean, 2.0);
         close(found.low, 2.0 - 4.302_652_73 / 3f64.sqrt());

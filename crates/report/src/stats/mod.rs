@@ -1,4 +1,4 @@
-//! What can be told from a handful of seeds and the documents they were measured on.
+//! Statistics for a handful of seeds that were measured on the same documents.
 
 pub mod bootstrap;
 #[cfg(test)]

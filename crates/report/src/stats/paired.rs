@@ -2,7 +2,7 @@
 
 use super::crossed::{Crossed, Draws, crossed};
 
-/// The documents of a comparison and what both arms made of them.
+/// The documents of a comparison, with their losses under both arms.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Pairs {
     /// Predicted tokens of each document.
@@ -13,8 +13,8 @@ pub struct Pairs {
 }
 
 impl Pairs {
-    /// The difference of the corpus NLL, a − b: documents weigh by their tokens, so that the estimate is the difference of what
-    /// the table shows.
+    /// The difference of the corpus NLL, a − b. Documents are weighted by their tokens, so the estimate is the difference of the
+    /// values in the table.
     pub fn difference(&self, level: f64, draws: Draws) -> Option<Crossed> {
         let nll = |sums: &[f64], weights: &[f64]| corpus_nll(sums, &self.tokens, weights);
         crossed(self.a.len(), self.tokens.len(), level, draws, |seed, weights| {
@@ -23,7 +23,7 @@ impl Pairs {
     }
 }
 
-/// Nats per token over documents that count `weights` times.
+/// Nats per token over documents that are counted `weights` times.
 pub fn corpus_nll(sums: &[f64], tokens: &[f64], weights: &[f64]) -> f64 {
     let (mut nats, mut count) = (0.0, 0.0);
     for ((sum, tokens), weight) in sums.iter().zip(tokens).zip(weights) {

@@ -1,22 +1,22 @@
-//! What a comparison could have seen, and how many seeds it would need.
+//! Power of a comparison: the smallest effect that it can detect, and the seeds that an effect needs.
 
 use statrs::distribution::{ContinuousCDF, StudentsT};
 
 use super::crossed::{Crossed, freedom};
 
-/// Chance to see an effect that is there.
+/// Probability of detecting a true effect.
 pub const POWER: f64 = 0.8;
-/// Seeds that anyone would train, at most.
+/// Largest number of seeds that is considered.
 const SEEDS_MAX: usize = 1000;
 
-/// The smallest effect that a comparison with this spread shows with probability `power` at coverage `level`:
+/// The smallest effect that a comparison with this spread detects with probability `power` at coverage `level`:
 /// (t_{1−α/2} + t_{power}) · standard error (Bloom 1995, "Minimum detectable effects").
 pub fn minimum_detectable_effect(found: &Crossed, level: f64, power: f64) -> f64 {
     multiple(found.freedom, level, power) * found.standard_error
 }
 
-/// The fewest seeds with which `effect` would show, from the spread that was `found` with some; at least two. `None` where the
-/// documents alone hide it, or a thousand seeds would.
+/// The smallest number of seeds, at least two, that detects `effect`, from the spread `found` with the present seeds. `None` if
+/// the documents alone hide the effect, or if even a thousand seeds do not detect it.
 pub fn seeds_needed(found: &Crossed, effect: f64, level: f64, power: f64) -> Option<usize> {
     (2..=SEEDS_MAX).find(|&seeds| {
         let (s, d) = (seeds as f64, found.documents as f64);
@@ -41,18 +41,18 @@ mod tests {
 
     /// Oracle: by hand with t tables; t_{2, 0.975} = 4.30265273, t_{2, 0.8} = 1.06066017.
     #[test]
-    fn the_effect_that_three_seeds_can_see() {
+    fn the_minimum_detectable_effect_of_three_seeds_agrees_with_t_tables() {
         let found = seeds_only(&[-1.0, 0.0, 1.0]);
         let wanted = (4.302_652_73 + 1.060_660_17) / 3f64.sqrt();
         assert!((minimum_detectable_effect(&found, 0.95, POWER) - wanted).abs() < 1e-6);
     }
 
     #[test]
-    fn more_seeds_for_less_effect_and_none_where_documents_hide_it() {
+    fn smaller_effects_need_more_seeds_and_effects_below_the_documents_noise_have_no_number() {
         let found = seeds_only(&[-1.0, 0.0, 1.0]);
         assert_eq!(seeds_needed(&found, wanted(3), 0.95, POWER), Some(3));
         let (some, more) = (seeds_needed(&found, 1.0, 0.95, POWER).unwrap(), seeds_needed(&found, 0.5, 0.95, POWER).unwrap());
-        // Four times the seeds for half the effect, nearly.
+        // Half the effect needs almost four times the seeds.
         assert!((9..=11).contains(&some) && (32..=35).contains(&more), "{some} {more}");
         let noisy = Crossed { document_variance: 1.0, ..found };
         assert_eq!(seeds_needed(&noisy, 0.5, 0.95, POWER), None);

@@ -1,16 +1,16 @@
-//! What an interval says of an expectation.
+//! The verdict of an interval on an expectation.
 
 use serde::{Deserialize, Serialize};
 
-/// What became of a claim.
+/// The verdict on a claim.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Verdict {
-    /// The interval lies on the side that was expected.
+    /// The interval lies on the expected side.
     Supported,
     /// The interval lies on the other side.
     Refuted,
-    /// The interval holds both, or there is none.
+    /// The interval contains both sides, or there is none.
     Inconclusive,
 }
 
@@ -24,7 +24,7 @@ impl Verdict {
     }
 }
 
-/// The verdict on "the value is below 0" from an interval of it. An end at 0 decides nothing.
+/// The verdict on "the value is below 0" from an interval of the value. An end at 0 is inconclusive.
 pub fn below_zero(low: f64, high: f64) -> Verdict {
     match (high < 0.0, low > 0.0) {
         (true, _) => Verdict::Supported,

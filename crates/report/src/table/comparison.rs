@@ -1,4 +1,4 @@
-//! Perplexity and nats per token of every arm against the reference's.
+//! The table of perplexity and nats per token of every arm against the reference's.
 
 use hydrometer_base::units::{decimals, fixed, quantity, shorten, signed};
 use hydrometer_record::metric::Metric;
@@ -9,7 +9,7 @@ use crate::cell::{Cell, Reference};
 use crate::comparison::Comparison;
 use crate::metrics::metric_mean;
 
-/// Columns after the arm's that a terminal has no room for.
+/// Columns that a terminal has no room for, counted after the arm's.
 const WIDE_ONLY: [usize; 2] = [4, 7];
 
 pub fn comparison(found: &Comparison, place: Surface) -> Table<'_> {
@@ -51,7 +51,7 @@ fn cell_row(cell: &Cell, reference: &str, counts: fn(&Cell) -> String) -> [Strin
     ]
 }
 
-/// `3`, or `2/3` where not all finished.
+/// `3`, or `2/3` if not all finished.
 fn short_counts(cell: &Cell) -> String {
     let total = cell.ok + cell.failed + cell.diverged + cell.unfinished;
     if cell.ok == total { total.to_string() } else { format!("{}/{total}", cell.ok) }

@@ -1,8 +1,8 @@
-//! Comparisons as comma-separated values: numbers as they were measured, for programs.
+//! Comparisons as comma-separated values, with unrounded numbers, for programs.
 //!
-//! RFC 4180 with lines that end in a bare LF, as everything that is exported. A row a cell of the table, then the teachers and the
-//! unigram baseline, and after all experiments the arms pooled over several data sets. Numbers are not rounded; what was not
-//! measured is empty. Interval ends have columns of their own, `_low` and `_high`.
+//! RFC 4180 with lines that end in a bare LF, like all exports. One row per cell of the table, then the teachers and the unigram
+//! baseline, and after all experiments the arms pooled over several data sets. Unmeasured numbers are empty. Interval ends have
+//! columns of their own, `_low` and `_high`.
 
 use hydrometer_record::export::csv::quoted;
 use hydrometer_record::metric::Metric;
@@ -11,9 +11,9 @@ use crate::cell::{AxisValue, Cell, Estimate, Reference};
 use crate::comparison::Comparison;
 use crate::pooled::Pooled;
 
-/// Before the columns of the axes.
+/// The columns before those of the axes.
 const FIRST: [&str; 6] = ["experiment", "smoke", "split", "role", "label", "arm"];
-/// After them; then three columns a metric.
+/// The columns after them, followed by three columns per metric.
 const THEN: [&str; 25] = [
     "ok",
     "failed",
@@ -59,7 +59,7 @@ pub fn csv(found: &[Comparison], pooled: &[Pooled]) -> String {
         lines.extend(one.references.iter().map(|reference| of_reference(reference, one, &axes)));
     }
     lines.extend(pooled.iter().map(|one| of_pooled(one, found, &axes)));
-    // What is not there is nothing, rather than a text of no characters.
+    // A missing value is an empty cell, not a quoted empty text.
     let field = |text: &String| if text.is_empty() { String::new() } else { quoted(text) };
     lines.iter().map(|line| line.iter().map(field).collect::<Vec<_>>().join(",") + "\n").collect()
 }
@@ -115,7 +115,7 @@ fn of_reference(reference: &Reference, one: &Comparison, axes: &[String]) -> Vec
 /// An arm over several data sets or experiments: the interquartile mean of its nats.
 fn of_pooled(one: &Pooled, found: &[Comparison], axes: &[String]) -> Vec<String> {
     let label = format!("{} {}", one.arm, one.at);
-    // Which sets they are stands where the experiment does.
+    // The names of the sets are in the column of the experiment.
     let named = [&one.sets.join(" + "), "", "", "pooled", label.trim_end(), &one.arm].map(String::from);
     let mut rest = vec![String::new(); THEN.len()];
     put(&mut rest, "level", number(found.first().map(|one| one.level)));
@@ -138,7 +138,7 @@ fn estimate(found: Option<&Estimate>) -> [String; 3] {
     [found.map(|one| one.mean), found.and_then(|one| one.low), found.and_then(|one| one.high)].map(number)
 }
 
-/// The shortest decimals that read back to the same number.
+/// The shortest decimal that reads back to the same number.
 fn number(value: Option<f64>) -> String {
     value.map_or_else(String::new, hydrometer_base::text::number)
 }

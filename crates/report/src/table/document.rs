@@ -1,4 +1,4 @@
-//! Comparisons as the source of a document: Markdown, LaTeX or Typst.
+//! Comparisons as document source: Markdown, LaTeX or Typst.
 
 use hydrometer_base::text::visible;
 
@@ -6,7 +6,7 @@ use super::{Surface, Table, comparison, metrics};
 use crate::comparison::Comparison;
 use crate::pooled::{self, Pooled};
 
-/// What the tables are written in.
+/// The language of the tables.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Language {
     Markdown,
@@ -14,7 +14,7 @@ pub enum Language {
     Typst,
 }
 
-/// Both tables of every comparison, then the arms over several data sets where there are any, each under a line that names it.
+/// Both tables of every comparison, then the arms over several data sets if there are any, each under a line that names it.
 pub fn document(found: &[Comparison], pooled: &[Pooled], language: Language) -> String {
     let mut parts = Vec::new();
     for one in found {

@@ -5,13 +5,13 @@ use hydrometer_base::text::{escaped, is_hidden};
 use super::{Row, Table};
 
 impl Table<'_> {
-    /// A `tabular` and its note; neither floats, so that both can stand in a `table` environment or outside one.
+    /// A `tabular` and its note. Neither floats, so both work inside and outside a `table` environment.
     pub(super) fn latex(&self) -> String {
         let columns = self.head.len();
         let line = |texts: &[String]| format!("{} \\\\\n", texts.iter().map(|text| latex(text)).collect::<Vec<_>>().join(" & "));
         let (mut body, mut before) = (String::new(), None);
         for row in &self.rows {
-            // A rule above every facet but the first, and above the references.
+            // A rule above every facet except the first, and above the references.
             let rule = match (before, row) {
                 (Some(_), Row::Facet(_)) => true,
                 (Some(before), Row::Reference(_)) => !matches!(before, &Row::Reference(_)),
@@ -34,7 +34,7 @@ impl Table<'_> {
     }
 }
 
-/// `text` as LaTeX sets it in its text mode, whichever engine and font: no command, no ligature, no optional argument.
+/// `text` escaped for LaTeX's text mode with any engine and font: no commands, ligatures or optional arguments.
 pub fn latex(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     let mut before = None;
@@ -49,9 +49,9 @@ pub fn latex(text: &str) -> String {
             '>' => out.push_str("\\textgreater{}"),
             '`' => out.push_str("\\textasciigrave{}"),
             '"' => out.push_str("\\char`\\\"{}"),
-            // After `\\` and after a rule these would begin an argument.
+            // After `\\` and after a rule these would start an argument.
             '[' | ']' | '*' => out.extend(['{', c, '}']),
-            // Two of them would become one dash, one quotation mark.
+            // Two in a row would become one dash or one quotation mark.
             '-' | '\'' | ',' if before == Some(c) => out.extend(['{', '}', c]),
             '\n' | '\r' | '\t' => out.push(' '),
             c if is_hidden(c) => out.push_str(&latex(&escaped(c))),
@@ -65,7 +65,7 @@ pub fn latex(text: &str) -> String {
     out
 }
 
-/// What stands for a character that pdfLaTeX does not know.
+/// The command for a character that pdfLaTeX does not support.
 fn command(c: char) -> Option<&'static str> {
     Some(match c {
         '−' => "$-$",

@@ -1,4 +1,4 @@
-//! What every arm, its teacher and the unigram baseline reach beside perplexity.
+//! The table of the metrics other than perplexity of every arm, its teacher and the unigram baseline.
 
 use hydrometer_base::text::capital;
 use hydrometer_base::units::{decimals, fixed};
@@ -11,7 +11,7 @@ use crate::metrics::number;
 
 pub const TITLE: &str = "Beside perplexity";
 
-/// A column for each metric that some run has; `None` where there is none.
+/// A column for each metric that some run has; `None` if there is none.
 pub fn metrics(found: &Comparison, place: Surface) -> Option<Table<'_>> {
     let all = || found.cells.iter().map(|cell| &cell.metrics).chain(found.references.iter().map(|one| &one.metrics));
     let shown: Vec<Metric> = Metric::beside().filter(|metric| all().any(|known| known.contains_key(metric))).collect();
@@ -24,7 +24,7 @@ pub fn metrics(found: &Comparison, place: Surface) -> Option<Table<'_>> {
         shown.iter().map(told).collect()
     };
     let of_reference = |reference: &Reference| {
-        // A teacher's likeness to itself is no finding.
+        // A teacher's fidelity to itself is meaningless.
         let absent = |metric: &Metric| if metric.is_fidelity() { String::new() } else { missing() };
         let told = |metric: &Metric| reference.metrics.get(metric).map_or_else(|| absent(metric), |found| text(*metric, found));
         shown.iter().map(told).collect()
@@ -40,7 +40,7 @@ fn head(metric: Metric, place: Surface) -> &'static str {
     }
 }
 
-/// Shares in percent, `21.3 ± 0.4%`; others as they are.
+/// Shares in percent, `21.3 ± 0.4%`; others unchanged.
 pub fn text(metric: Metric, estimate: &Estimate) -> String {
     let unit = metric.item().unit;
     let Some(found) = estimate.scaled(unit.factor()) else { return missing() };
@@ -51,7 +51,7 @@ pub fn text(metric: Metric, estimate: &Estimate) -> String {
     format!("{}{}", with_half(&found, digits, |value| number(metric, value)), unit.sign())
 }
 
-/// What the columns are and of which text; in a terminal, what cannot be guessed.
+/// The note on the columns and the text that they are measured on; in a terminal, only what is not obvious.
 fn note(found: &Comparison, shown: &[Metric], place: Surface) -> String {
     let mut note = match place {
         Surface::Terminal => format!("On the held-out text ({}), means over the finished seeds, ± as above.", found.split),

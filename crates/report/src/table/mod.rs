@@ -1,4 +1,4 @@
-//! Arms side by side as a table: for a terminal, for pages, and for other people's texts.
+//! Arms side by side as a table: for terminals, pages and documents.
 
 mod comparison;
 pub mod csv;
@@ -26,14 +26,14 @@ use hydrometer_base::units::{fixed, html as escape_html, markdown as escape_mark
 const WIDTH: usize = 110;
 const GAP: usize = 2;
 
-/// Where a table stands: a terminal has [`WIDTH`] columns.
+/// Where a table is shown; a terminal has [`WIDTH`] columns.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Surface {
     Page,
     Terminal,
 }
 
-/// Rows under a head, the arms before the references.
+/// Rows under a header, the arms before the references.
 pub struct Table<'a> {
     head: Vec<String>,
     rows: Vec<Row<'a>>,
@@ -41,15 +41,15 @@ pub struct Table<'a> {
 }
 
 enum Row<'a> {
-    /// What the rows under it have in common.
+    /// The axes that the rows under it share.
     Facet(String),
     Cell(&'a Cell, Vec<String>),
-    /// What stands for no cell: an arm over several data sets.
+    /// A row that is not a cell: an arm over several data sets.
     Plain(Vec<String>),
     Reference(Vec<String>),
 }
 
-/// The comparison and what is told beside it, at most 110 columns wide.
+/// The comparison and the table of the other metrics, at most 110 columns wide.
 pub fn terminal(found: &Comparison) -> String {
     if found.cells.is_empty() && found.references.is_empty() {
         return "no runs yet".into();
@@ -59,7 +59,7 @@ pub fn terminal(found: &Comparison) -> String {
 }
 
 impl<'a> Table<'a> {
-    /// The rows of `found`: `of_cell` and `of_reference` fill them but for their names.
+    /// The rows of `found`; `of_cell` and `of_reference` return their columns after the name.
     fn new(
         found: &'a Comparison,
         columns: Vec<String>,
@@ -132,7 +132,7 @@ impl<'a> Table<'a> {
         format!("{}{rule}{body}\n{}\n", escaped(&self.head), escape_markdown(&self.note))
     }
 
-    /// A `<table>` with a body a facet, teachers and the unigram baseline in one of their own, and its note; `swatch` marks an arm
+    /// A `<table>` with one body per facet and one for the teachers and the unigram baseline, and its note. `swatch` marks an arm
     /// by its colour.
     pub fn html(&self, swatch: impl Fn(&Cell) -> String) -> String {
         let names: String = self.head.iter().map(|text| format!("<th scope=\"col\">{}</th>", escape_html(text))).collect();
@@ -174,7 +174,7 @@ pub fn title(reference: &Reference) -> String {
     }
 }
 
-/// A row of `columns` with nothing but `name`.
+/// A row of `columns` that has only `name`.
 fn unpaired(name: String, columns: usize) -> Vec<String> {
     std::iter::once(name).chain(std::iter::repeat_n(String::new(), columns - 1)).collect()
 }

@@ -5,7 +5,7 @@ use hydrometer_base::text::is_hidden;
 use super::{Row, Table};
 
 impl Table<'_> {
-    /// A `#table` and its note. Texts are strings, in which Typst sees no markup.
+    /// A `#table` and its note. Texts are strings, in which Typst does not interpret markup.
     pub(super) fn typst(&self) -> String {
         let columns = self.head.len();
         let strings = |texts: &[String]| texts.iter().map(|text| typst(text)).collect::<Vec<_>>().join(", ");
@@ -34,14 +34,14 @@ impl Table<'_> {
     }
 }
 
-/// `text` as a string of Typst's.
+/// `text` as a Typst string literal.
 pub fn typst(text: &str) -> String {
     let mut out = String::from("\"");
     for c in text.chars() {
         match c {
             '\\' | '"' => out.extend(['\\', c]),
             '\n' | '\r' | '\t' => out.push(' '),
-            // The escape itself is to be seen, as everywhere.
+            // Shown as a visible escape, as in all output.
             c if is_hidden(c) => out.push_str(&format!("\\{}", hydrometer_base::text::escaped(c))),
             _ => out.push(c),
         }

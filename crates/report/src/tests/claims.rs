@@ -40,7 +40,7 @@ fn claims_are_supported_refuted_or_inconclusive_and_say_why() {
     let verdicts: Vec<&str> = found.iter().map(|outcome| outcome.verdict.name()).collect();
     assert_eq!(verdicts, ["supported", "refuted", "inconclusive", "inconclusive", "inconclusive", "inconclusive"]);
     let sentences: Vec<&str> = found.iter().map(|outcome| outcome.sentence.as_str()).collect();
-    // Oracle: 85/88 is 3.4% less, 1.4% less than 0.98 of it.
+    // Oracle: 85 is 3.4% less than 88, and 1.4% less than 0.98 · 88.
     assert!(
         sentences[0].starts_with("soft-ce top_k=20 reaches 3.4% lower perplexity than finetune (95% CI −3."),
         "{}",
@@ -68,7 +68,7 @@ fn claims_are_supported_refuted_or_inconclusive_and_say_why() {
 
 /// Oracle: by hand. soft-ce's KL is 1, 1.1 and 0.9, finetune's twice that; agreement 0.5 on all seeds of both.
 #[test]
-fn claims_may_ask_of_calibration_and_fidelity() {
+fn claims_can_use_calibration_and_fidelity() {
     let mut made = made();
     for eval in &mut made.evals {
         let soft = eval.run.starts_with("soft-ce-20");
@@ -94,7 +94,7 @@ fn claims_may_ask_of_calibration_and_fidelity() {
     let found = decide(&claims, &documented(&made)).unwrap();
     let verdicts: Vec<&str> = found.iter().map(|outcome| outcome.verdict.name()).collect();
     assert_eq!(verdicts, ["supported", "refuted", "inconclusive", "inconclusive", "inconclusive"]);
-    // The ratio of the two is the same on every seed, and documents bring nothing.
+    // The ratio of the two is the same on every seed, and documents do not vary.
     let ratio = (0.5f64 / 0.6).ln();
     let (low, high) = (found[0].low.unwrap(), found[0].high.unwrap());
     assert!((low - ratio).abs() < 1e-8 && (high - ratio).abs() < 1e-8, "{low} {high}");

@@ -3,10 +3,10 @@ use crate::pooled::Pooled;
 use crate::table::csv::csv;
 use crate::table::document::{Language, document};
 
-/// A name with everything that means something to LaTeX, Typst, Markdown or CSV.
+/// A name with all special characters of LaTeX, Typst, Markdown and CSV.
 const NASTY: &str = r#"[*] 50%_\&#${x}^~"a","b"|<c>@--`//"#;
 
-/// Three arms, one of them named to break what it stands in.
+/// Three arms, one of them with a name of special characters.
 fn nasty() -> Comparison {
     let mut made = Made::default();
     for (seed, shift) in [(1, 0.0), (2, 1.0), (3, -1.0)] {
@@ -26,7 +26,7 @@ fn pooled() -> Vec<Pooled> {
 
 /// Oracle: files under tests/fixtures/tables, read by eye; the Typst one compiled with typst 0.15.2.
 #[test]
-fn each_format_is_the_one_kept() {
+fn each_format_equals_its_fixture() {
     let (found, pooled) = ([nasty()], pooled());
     for (name, text) in [
         ("made.md", document(&found, &pooled, Language::Markdown)),
@@ -44,9 +44,9 @@ fn each_format_is_the_one_kept() {
     }
 }
 
-/// Oracle: LaTeX's own rules: outside escapes, braces nest, dollars pair, every row has as many cells as columns.
+/// Oracle: LaTeX's rules: outside escapes, braces nest, dollars are paired, every row has as many cells as columns.
 #[test]
-fn latex_nests_and_every_row_has_all_columns() {
+fn latex_is_balanced_and_every_row_has_all_columns() {
     let text = document(&[nasty()], &pooled(), Language::Latex);
     let bare = text.replace("\\\\\n", "\n").replace("\\{", "").replace("\\}", "").replace("\\$", "").replace("\\&", "");
     let mut depth = 0i32;
@@ -70,12 +70,12 @@ fn latex_nests_and_every_row_has_all_columns() {
     }
     assert!(!text.contains('−') && !text.contains('±') && !text.contains('Δ') && !text.contains('τ'), "{text}");
     assert!(text.is_ascii(), "nothing here needs more");
-    // A row never begins with what `\\` would take for its argument.
+    // No row begins with a character that `\\` would take for its argument.
     assert!(text.lines().all(|line| !line.starts_with('[') && !line.starts_with('*')), "{text}");
 }
 
 #[test]
-fn facets_and_references_have_their_rules() {
+fn facets_and_references_are_separated_by_rules() {
     let found = [comparison(&crowd(), &provenance()).unwrap()];
     let latex = document(&found, &[], Language::Latex);
     let table = latex.split("\\end{tabular}").next().unwrap();
@@ -87,7 +87,7 @@ fn facets_and_references_have_their_rules() {
 }
 
 #[test]
-fn a_hidden_character_is_seen_and_a_line_break_breaks_no_row() {
+fn hidden_characters_are_made_visible_and_line_breaks_break_no_row() {
     let mut made = made();
     made.run("student", "a\nb\u{1b}[31m", 1, None, 90.0, "ok");
     let found = [comparison(&made.frames(), &provenance()).unwrap()];

@@ -1,7 +1,7 @@
 use super::*;
 use crate::table::Surface;
 
-/// Frames of [`made`] with what newer ones hold: soft-ce at top_k 20 has a KL of 1, 1.1 and 0.9.
+/// Frames of [`made`] with the newer columns: soft-ce at top_k 20 has a KL of 1, 1.1 and 0.9.
 fn measured() -> Made {
     let mut made = made();
     for eval in &mut made.evals {
@@ -28,7 +28,7 @@ fn page(made: &Made) -> String {
 
 /// Oracle: by hand. The half-width of 1, 1.1, 0.9 is t = 4.30265 times s/√3 with s = 0.1.
 #[test]
-fn fidelity_and_calibration_of_every_arm_stand_beside_its_teacher_and_the_baseline() {
+fn fidelity_and_calibration_of_every_arm_are_shown_beside_its_teacher_and_the_baseline() {
     let text = page(&measured());
     let mut lines = text.lines();
     assert_eq!(
@@ -49,7 +49,7 @@ fn fidelity_and_calibration_of_every_arm_stand_beside_its_teacher_and_the_baseli
 }
 
 #[test]
-fn what_no_run_has_makes_no_column_and_what_some_have_is_told() {
+fn metrics_that_no_run_has_get_no_column_and_partial_ones_are_noted() {
     let text = page(&made());
     assert!(text.starts_with("| arm | bits per byte | token accuracy |\n"), "{text}");
     assert!(!text.contains("ECE") && !text.contains("teacher is held"), "{text}");
@@ -66,7 +66,7 @@ fn what_no_run_has_makes_no_column_and_what_some_have_is_told() {
 }
 
 #[test]
-fn both_pages_have_the_section_with_fidelity_where_a_teacher_was_there() {
+fn both_pages_have_the_section_of_metrics_with_fidelity_if_there_is_a_teacher() {
     for (made, there) in [(measured(), true), (made(), false)] {
         let folder = tempdir().unwrap();
         written(made.frames(), &provenance(), folder.path());

@@ -176,7 +176,7 @@ fn a_comparison_agrees_with_a_hand_computation() {
 
 /// Oracle: by hand. ln 85/88 = −0.0347 nats; the documents agree with the perplexities.
 #[test]
-fn where_there_are_documents_nats_over_seeds_and_documents_decide() {
+fn with_documents_nats_over_seeds_and_documents_decide() {
     let found = comparison(&documented(&made()), &provenance()).unwrap();
     let nll = found.cells[1].difference.as_ref().unwrap().nll.unwrap();
     assert!((nll.mean - (85f64 / 88.0).ln()).abs() < 1e-4 && nll.high < 0.0, "{nll:?}");
@@ -219,7 +219,7 @@ fn unfinished_runs_are_counted_and_left_out_of_means() {
 }
 
 #[test]
-fn a_swept_budget_makes_cells_of_its_own() {
+fn each_value_of_a_swept_budget_makes_its_own_cells() {
     let (mut made, mut budgets) = (Made::default(), Vec::new());
     for seed in 1..=2 {
         for (budget, perplexity) in [(1.0, 90.0), (2.0, 80.0)] {
@@ -242,7 +242,7 @@ fn a_swept_budget_makes_cells_of_its_own() {
     assert_eq!(labels, ["finetune tokens=1M", "finetune tokens=2M", "soft-ce tokens=1M", "soft-ce tokens=2M"]);
     assert_eq!((found.cells[3].ok, found.cells[3].failed), (1, 1));
     assert_eq!(found.cells[3].difference.as_ref().unwrap().to, "finetune tokens=2M");
-    // What stands side by side is what had the same budget.
+    // Cells with the same budget are side by side.
     let facets: Vec<(String, Vec<&str>)> =
         found.facets().into_iter().map(|(name, cells)| (name, cells.iter().map(|cell| cell.arm.as_str()).collect())).collect();
     let arms = vec!["finetune", "soft-ce"];
@@ -285,7 +285,7 @@ fn a_dozen_arms_at_two_budgets_keep_their_names_and_styles_in_every_plot() {
         for arm in 1..13 {
             assert!(svg.contains(&format!("\narm-{arm}\n")), "arm-{arm} in {}", path.display());
         }
-        // In a legend an arm's stroke stands before its name.
+        // In a legend an arm's stroke comes before its name.
         let legend = !["difference", "comparison"].contains(&path.file_stem().unwrap().to_str().unwrap());
         let lines: Vec<&str> = svg.lines().filter(|_| legend).collect();
         for pair in lines.windows(3).filter(|pair| pair[0].starts_with("<polyline") && pair[2].starts_with("arm-")) {
@@ -302,9 +302,9 @@ fn a_dozen_arms_at_two_budgets_keep_their_names_and_styles_in_every_plot() {
     assert!(summary.contains("arm-12 (+2"), "{summary}");
 }
 
-/// Oracle: Holm by hand: of k comparisons the smallest p counts k times.
+/// Oracle: Holm by hand: with k comparisons the smallest p is multiplied by k.
 #[test]
-fn comparisons_are_counted_together() {
+fn p_values_are_corrected_over_all_comparisons() {
     let found = comparison(&documented(&made()), &provenance()).unwrap();
     let p: Vec<(f64, f64)> =
         found.cells.iter().filter_map(|cell| cell.difference.as_ref()?.nll).map(|nll| (nll.p, nll.p_holm)).collect();
@@ -314,7 +314,7 @@ fn comparisons_are_counted_together() {
 }
 
 #[test]
-fn runs_that_are_not_planned_any_more_are_in_no_table_and_are_told_of() {
+fn runs_that_are_no_longer_planned_are_in_no_table_but_are_mentioned() {
     let mut made = made();
     made.run("student", "finetune", 9, None, 1.0, "ok");
     made.runs.last_mut().unwrap().planned = false;
@@ -326,7 +326,7 @@ fn runs_that_are_not_planned_any_more_are_in_no_table_and_are_told_of() {
     assert!(text.contains("The frames also hold 1 runs that the experiment file planned once"), "{text}");
 }
 
-/// An experiment of finetune and soft-ce by these perplexities, a pair a seed, whose runs bear `of` and the seed in their hash.
+/// An experiment of finetune and soft-ce with these perplexities, one pair per seed. A run's hash contains `of` and the seed.
 fn experiment(name: &str, pairs: &[(i64, &str, f64, f64)]) -> Comparison {
     let mut made = Made::default();
     for (seed, of, finetune, soft) in pairs {
@@ -341,7 +341,7 @@ fn experiment(name: &str, pairs: &[(i64, &str, f64, f64)]) -> Comparison {
     comparison(&made.frames(), &provenance).unwrap()
 }
 
-/// Oracle: by hand. The copies of a set add nothing, and what two sets share counts once.
+/// Oracle: by hand. Copies of a set add nothing, and runs that two sets share count once.
 #[test]
 fn experiments_that_share_runs_are_one_set_and_contradictions_are_refused() {
     let plays = experiment("plays", &[(1, "p", 90.0, 87.0), (2, "p", 90.0, 80.0)]);
@@ -354,7 +354,7 @@ fn experiments_that_share_runs_are_one_set_and_contradictions_are_refused() {
     let again = pooled::over_experiments(&[plays.clone(), copy.clone(), letters.clone()]).unwrap();
     assert_eq!((again[0].nll, again[0].sets.clone()), (once[0].nll, vec!["plays".to_string(), "letters".into()]));
     assert!(pooled::over_experiments(&[plays.clone(), copy]).unwrap().is_empty(), "one set is no pool");
-    // A part of a set, with a seed more, is the rest of it.
+    // A subset of a set adds nothing to it.
     let part = experiment("part", &[(1, "p", 90.0, 87.0)]);
     let both = pooled::over_experiments(&[part, plays.clone(), letters]).unwrap();
     assert_eq!((both[0].nll.n, both[0].nll.mean), (2, once[0].nll.mean));
@@ -363,7 +363,7 @@ fn experiments_that_share_runs_are_one_set_and_contradictions_are_refused() {
     assert!(error.is::<hydrometer_base::UserError>() && format!("{error}").contains("soft-ce-s1-soft-cep1"), "{error}");
 }
 
-/// Oracle: by hand. soft-ce ends 3 below finetune's 90 on one text and 30 below 300 on the other.
+/// Oracle: by hand. soft-ce ends 3 below finetune's 90 on one text, and 30 below its 300 on the other.
 #[test]
 fn data_sets_are_pooled_into_one_number() {
     let (mut made, mut sets) = (Made::default(), Vec::new());
@@ -408,7 +408,7 @@ fn thin_frames_do_not_panic() {
     }
 }
 
-/// Frames of [`made`] with 30 documents a run that agree with its perplexity.
+/// Frames of [`made`] with 30 documents per run that agree with its perplexity.
 fn documented(made: &Made) -> Frames {
     let mut documents = Vec::new();
     for run in made.runs.iter().filter(|run| run.status == "ok") {

@@ -1,4 +1,4 @@
-//! Tables, plots, pages and claims, rebuilt from the frames beside them and held against what is there, byte by byte.
+//! Rebuilds tables, plots, pages and claims from the frames beside them and compares them byte by byte.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -15,46 +15,46 @@ use super::contradictions::contradictions;
 use crate::claim::Claim;
 use crate::{CLAIMS, render};
 
-/// How a file fails to be what the frames give.
+/// How a file differs from what the frames produce.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Mismatch {
     Missing,
-    /// The line and what it should be and is, cut short; absent for files that are not text.
+    /// The line with its expected and actual text, shortened; absent for files that are not text.
     Differs {
         line: Option<usize>,
         expected: String,
         found: String,
     },
-    /// Nothing gives this file.
+    /// The frames do not produce this file.
     Unexpected,
-    /// A frame that is not the one that was written, and in which columns of which runs; of older frames neither is known.
+    /// A frame that was changed after it was written, with the columns and runs that changed, which are unknown for older frames.
     Changed {
         columns: Vec<String>,
         runs: Vec<String>,
     },
     /// A frame whose checksum the provenance does not record.
     Unrecorded,
-    /// A frame of which one number denies another.
+    /// A frame in which numbers contradict each other.
     Contradiction(String),
     /// A file that cannot be read, and why.
     Damaged(String),
 }
 
-/// Characters of a line that a fault shows.
+/// Maximum number of characters that a fault shows of a line.
 const SHOWN: usize = 100;
 
-/// What a folder of results has and what is wrong with it.
+/// The content of a results folder and its faults.
 #[derive(Debug, Default)]
 pub struct Findings {
-    /// Files that agree.
+    /// Files that agree with the frames.
     pub same: Vec<PathBuf>,
     pub faults: Vec<(PathBuf, Mismatch)>,
-    /// Files that are no part of results.
+    /// Files that are not part of results.
     pub strangers: Vec<PathBuf>,
-    /// The frames, where all of them can be read.
+    /// The frames, if all of them can be read.
     pub frames: Option<Frames>,
-    /// Version of the arithmetic that made them, where that can be read.
+    /// Version of the arithmetic that computed them, if it can be read.
     pub numerics: Option<u32>,
 }
 
@@ -64,8 +64,8 @@ impl Findings {
     }
 }
 
-/// Compares the frames of `folder` with the checksums that its provenance records, and every file of its report with what the
-/// frames and `claims` give. Checksums come before any frame is read.
+/// Compares the frames of `folder` with the checksums in its provenance, and every file of its report with what the frames and
+/// `claims` produce. Checksums are compared before any frame is read.
 pub fn compare(folder: &Path, claims: &[Claim]) -> Result<Findings> {
     let mut all = Findings::default();
     let provenance = match Provenance::read(folder) {
@@ -88,12 +88,10 @@ pub fn compare(folder: &Path, claims: &[Claim]) -> Result<Findings> {
                 all.fault(file, Mismatch::Changed { columns, runs });
             }
             (None, None) if name == OPTIONAL => {}
-            // It may be there and not be a file, or not be readable.
-            (_, None) if folder.join(&file).exists() => {
-                all.fault(file, Mismatch::Damaged("it is no file that can be read".into()))
-            }
+            // It may exist but not be a file, or not be readable.
+            (_, None) if folder.join(&file).exists() => all.fault(file, Mismatch::Damaged("it is not a readable file".into())),
             (_, None) => all.fault(file, Mismatch::Missing),
-            // Its numbers are held against one another below.
+            // Its numbers are checked against each other below.
             (None, Some(_)) if name == OPTIONAL => all.same.push(file.into()),
             (None, Some(_)) => all.fault(file, Mismatch::Unrecorded),
         }
@@ -109,7 +107,7 @@ pub fn compare(folder: &Path, claims: &[Claim]) -> Result<Findings> {
         all.same.retain(|file| *file != Path::new(&file_of(name)));
         all.fault(file_of(name), Mismatch::Contradiction(why));
     }
-    // Frames that were changed may hold what no page was made for.
+    // Changed frames may contain data that no page can show.
     let rendered = caught(|| render(folder, claims)).unwrap_or_else(|panic| Err(anyhow::anyhow!(first_words(&panic))));
     let rendered = match rendered {
         Ok(rendered) => rendered,
@@ -131,7 +129,7 @@ pub fn compare(folder: &Path, claims: &[Claim]) -> Result<Findings> {
         }
     }
     for file in files_in(folder).into_iter().filter(|file| !known.contains(file)) {
-        // Pages, plots and frames that nothing gives would be taken for results.
+        // Files that the frames do not produce would be mistaken for results.
         let ours =
             file == Path::new(CLAIMS) || file.starts_with("plots") || file.extension().is_some_and(|kind| kind == "parquet");
         if ours { all.fault(file, Mismatch::Unexpected) } else { all.strangers.push(file) }
@@ -140,7 +138,7 @@ pub fn compare(folder: &Path, claims: &[Claim]) -> Result<Findings> {
     Ok(all)
 }
 
-/// The files in `folder` and its folder of plots, sorted; those that are hidden are left out.
+/// The files in `folder` and its folder of plots, sorted, without hidden ones.
 fn files_in(folder: &Path) -> Vec<PathBuf> {
     let names = |inner: &str| {
         let entries = std::fs::read_dir(folder.join(inner)).into_iter().flatten().flatten();
@@ -172,7 +170,7 @@ fn difference(expected: &[u8], found: &[u8]) -> Mismatch {
     }
 }
 
-/// Both lines from shortly before the place where they part.
+/// Both lines from shortly before the first difference.
 fn around(a: &str, b: &str) -> (String, String) {
     let common = a.chars().zip(b.chars()).take_while(|(a, b)| a == b).count();
     let part = |line: &str| line.chars().skip(common.saturating_sub(SHOWN / 2)).take(SHOWN).collect();
@@ -184,7 +182,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_difference_is_shown_where_lines_part() {
+    fn a_difference_is_shown_from_where_the_lines_diverge() {
         let fault =
             |line, expected: &str, found: &str| Mismatch::Differs { line, expected: expected.into(), found: found.into() };
         assert_eq!(difference(b"a\nb 1\nc", b"a\nb 2\nc"), fault(Some(2), "b 1", "b 2"));

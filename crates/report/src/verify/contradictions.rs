@@ -1,4 +1,4 @@
-//! Numbers of the frames that deny one another: what follows from what is in them twice.
+//! Contradictions between numbers of the frames that are stored redundantly.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -6,10 +6,10 @@ use anyhow::Result;
 use hydrometer_record::frames::{CurveRow, DocumentRow, EvalRow, Frames, RunRow};
 use hydrometer_record::imports::ImportRow;
 
-/// Relative difference that another order of summing may bring.
+/// Relative difference that another order of summation can cause.
 const ROUNDING: f64 = 1e-9;
 
-/// Frames by name with what in them cannot be.
+/// The contradictions, one sentence each, with the names of their frames.
 pub fn contradictions(frames: &Frames) -> Result<Vec<(&'static str, String)>> {
     let mut found = Vec::new();
     let evals = EvalRow::rows(&frames.evals)?;
@@ -55,7 +55,7 @@ pub fn contradictions(frames: &Frames) -> Result<Vec<(&'static str, String)>> {
     Ok(found)
 }
 
-/// What in a row of the imports cannot be.
+/// The contradiction in a row of the imports, if there is one.
 fn import(row: &ImportRow) -> Option<String> {
     let ImportRow { import, name, lines, bad_lines, bad_kinds, examples, targets, rows, repeated, .. } = row;
     let kinds = bad_kinds.split(", ").filter(|kind| !kind.is_empty());
@@ -72,7 +72,7 @@ fn import(row: &ImportRow) -> Option<String> {
     } else if shares.into_iter().flatten().any(|share| !(0.0..=1.0).contains(&share))
         || row.cost.is_some_and(|cost| cost.is_nan() || cost < 0.0)
     {
-        "a share or a cost that is none".into()
+        "a share or a cost that is out of range".into()
     } else {
         return None;
     };

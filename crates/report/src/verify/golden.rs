@@ -1,7 +1,7 @@
-//! Goldens: what the smoke tier of an experiment trains to on processors of one family, at full precision, in both number formats.
+//! Goldens: the exact results of an experiment's smoke tier on processors of one family, in both number formats.
 //!
-//! A golden is text: one line a series, each number in the shortest decimal that reads back to the same bits, and a checksum of all
-//! of it at the end.
+//! A golden is text: one line per series, each number as the shortest decimal that reads back to the same bits, and a checksum of
+//! everything at the end.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -24,7 +24,7 @@ pub struct Golden {
     /// Version of the arithmetic.
     pub numerics: u32,
     pub cpu_family: String,
-    /// The processor that it was made on, and the settings that narrowed it, for people.
+    /// The processor that it was made on, and the settings that restricted it, for display.
     pub cpu: String,
     /// CPU threads of each run.
     pub threads: i64,
@@ -32,19 +32,19 @@ pub struct Golden {
     pub runs: BTreeMap<String, Run>,
 }
 
-/// What a run trained to. A number that is none is null.
+/// The results of a run. A number that is not finite is null.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Run {
     pub precision: String,
     pub status: String,
-    /// Of each step, from 1 on.
+    /// One value per step, from step 1.
     pub loss: Vec<Option<f64>>,
     pub hard_loss: Vec<Option<f64>>,
     pub grad_norm: Vec<Option<f64>>,
     /// Steps done, split, and nats per token of each evaluation.
     pub nll: Vec<(i64, String, Option<f64>)>,
-    /// Of each document at the last evaluation, in the order of the split.
+    /// One value per document at the last evaluation, in the order of the split.
     pub nll_sum: BTreeMap<String, Vec<Option<f64>>>,
 }
 
@@ -53,16 +53,16 @@ pub struct Run {
 pub struct Read {
     pub path: PathBuf,
     pub golden: Golden,
-    /// Whether it is the text that was written.
+    /// Whether the file is exactly what [`Golden::write`] wrote.
     pub whole: bool,
 }
 
-/// Where the golden of `family` is among those of an experiment in `folder`.
+/// The path of the golden of `family` in the folder of an experiment's goldens.
 pub fn file(folder: &Path, family: &str) -> PathBuf {
     folder.join(format!("{family}.json"))
 }
 
-/// The golden in `folder` of this machine's family, else the first of another; `None` where there is none.
+/// The golden in `folder` of this machine's family, else the first of another; `None` if there is none.
 pub fn nearest(folder: &Path) -> Result<Option<Read>> {
     let own = file(folder, &family());
     if own.exists() {
@@ -86,8 +86,8 @@ fn read(path: &Path) -> Result<Read> {
         all.remove("sha256");
         let golden: Golden = serde_json::from_value(Value::Object(all.into_iter().collect()))?;
         let stem = path.file_stem().unwrap_or_default().to_string_lossy();
-        ensure!(golden.cpu_family == stem, "it is of the family {}, which its name is not", golden.cpu_family);
-        // The text, checksum and all: two decimals may be one number.
+        ensure!(golden.cpu_family == stem, "its family is {}, which differs from its name", golden.cpu_family);
+        // Compares the whole text, because different decimals can be the same number.
         let whole = text == golden.text()?;
         Ok(Read { path: path.to_path_buf(), golden, whole })
     };
@@ -95,7 +95,7 @@ fn read(path: &Path) -> Result<Read> {
 }
 
 impl Golden {
-    /// What `frames`, one of each precision, were trained to on this machine, with this version of libtorch.
+    /// The golden of `frames`, one of each precision, trained on this machine with this version of libtorch.
     pub fn of(experiment: &str, frames: &[Frames], libtorch: &str) -> Result<Self> {
         let mut golden = Self {
             experiment: experiment.into(),
@@ -138,7 +138,7 @@ impl Golden {
             .collect();
         let known = self.runs.iter().map(|(run, kept)| {
             let trouble = match status.get(run) {
-                None => Some("the smoke tier does not have this run any more".to_string()),
+                None => Some("the smoke tier no longer has this run".to_string()),
                 Some(now) if *now != kept.status => Some(format!("it was {} and is now {now}", kept.status)),
                 _ => None,
             };
@@ -147,7 +147,7 @@ impl Golden {
         Ok(known.chain(strangers).collect())
     }
 
-    /// The file that it is.
+    /// The text of its file.
     fn text(&self) -> Result<String> {
         let mut all = serde_json::to_value(self)?;
         all["sha256"] = sha256_hex(serde_json::to_string(self)?.as_bytes()).into();
@@ -206,7 +206,7 @@ impl Run {
     }
 }
 
-/// JSON with a line for each member of an object, and lists in one line.
+/// JSON with one line per member of an object, and each list on one line.
 fn laid_out(value: &Value, depth: usize) -> String {
     let Value::Object(members) = value else { return value.to_string() };
     let (inner, outer) = ("  ".repeat(depth + 1), "  ".repeat(depth));
@@ -221,7 +221,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_golden_reads_back_to_the_same_bits_and_a_changed_digit_shows() {
+    fn a_golden_reads_back_to_the_same_bits_and_a_changed_digit_is_detected() {
         let folder = tempfile::tempdir().unwrap();
         let mut series = Series::new();
         for (step, loss) in [(1, 0.1 + 0.2), (2, f64::NAN), (10, 1e-300 / 3.0)] {

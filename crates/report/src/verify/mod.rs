@@ -1,4 +1,4 @@
-//! Whether committed results are what their frames say.
+//! Verifies committed results against their frames.
 
 pub mod artefacts;
 mod contradictions;

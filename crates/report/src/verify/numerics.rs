@@ -1,4 +1,4 @@
-//! An experiment trained again: how far its numbers agree with those that are there, as a ladder of rungs.
+//! Compares a repeated experiment with the committed one: a ladder of levels of agreement.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -10,20 +10,20 @@ use serde::{Serialize, Serializer};
 use crate::claims::Outcome;
 use crate::stats::verdict::Verdict;
 
-/// How far an experiment agrees, the best first.
+/// How far a repeated experiment agrees, the best level first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum ReproLevel {
-    /// Every loss, every gradient's norm, every evaluation and every document, to the bit.
+    /// Every loss, gradient norm, evaluation and document is bitwise equal.
     Bitwise,
-    /// Every evaluation within [`TOLERANCE`]: another machine or another number of threads.
+    /// Every evaluation is within [`TOLERANCE`]: another machine or another number of threads.
     WithinTolerance,
-    /// Numbers differ, but every claim is decided as before or at least not against.
+    /// Numbers differ, but no claim is refuted by the new ones.
     ClaimsHold,
     Refuted,
 }
 
-/// Relative difference of the NLL of an evaluation that other hardware may bring.
+/// Relative difference of the NLL of an evaluation that other hardware can cause.
 pub const TOLERANCE: f64 = 0.01;
 
 impl ReproLevel {
@@ -40,19 +40,19 @@ impl ReproLevel {
     }
 }
 
-/// How a run agrees with itself trained again.
+/// How a repeated run agrees with the original.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Agreement {
     pub run: String,
-    /// [`ReproLevel::Refuted`] where it is not there, or its numbers are off and no claim is left to hold.
+    /// [`ReproLevel::Refuted`] if the run is missing, or if its numbers are off and no claims make up for it.
     pub rung: ReproLevel,
-    /// The first step that differs, and what there differs.
+    /// The first step that differs, and which number differs there.
     pub first: Option<(i64, What)>,
-    /// What that was, and what it is now; absent on a side that does not have it.
+    /// The number before and now; absent on a side that does not have it.
     pub values: (Option<f64>, Option<f64>),
     /// The largest relative difference of an evaluation's NLL.
     pub largest: f64,
-    /// What is wrong beside numbers.
+    /// What is wrong apart from numbers.
     pub trouble: Option<String>,
 }
 
@@ -79,15 +79,15 @@ impl fmt::Display for Agreement {
     }
 }
 
-/// What a run has of a step, in the order in which a difference is told.
+/// A number of a step, in the order in which differences are reported.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum What {
     Loss,
     HardLoss,
     GradNorm,
-    /// Of an evaluation, on this split.
+    /// The NLL of an evaluation, on this split.
     Nll(String),
-    /// The summed NLL of a document of this split, by its place, from 1.
+    /// The summed NLL of a document of this split, by its index, from 1.
     Document(String, usize),
 }
 
@@ -122,7 +122,7 @@ pub fn compare(kept: &Frames, again: &Frames) -> Result<Vec<Agreement>> {
         .map(|row| row.run)
         .map(|run| {
             let trouble = match (statuses.get(&run), kept_statuses.get(&run)) {
-                (None, _) => Some("the experiment file does not mean it any more".to_string()),
+                (None, _) => Some("the experiment file no longer has this run".to_string()),
                 (Some(now), Some(then)) if now != then => Some(format!("it was {then} and is now {now}")),
                 _ => None,
             };
@@ -132,9 +132,9 @@ pub fn compare(kept: &Frames, again: &Frames) -> Result<Vec<Agreement>> {
         .collect())
 }
 
-/// How the numbers of `run` agree; `trouble` is what is wrong beside them.
+/// How the numbers of `run` agree; `trouble` is what is wrong apart from them.
 pub(super) fn agreement(run: String, before: &Series, after: &Series, trouble: Option<String>) -> Agreement {
-    // All that is no finite number is alike.
+    // All values that are not finite count as equal.
     let bits =
         |series: &Series, at: &(i64, What)| series.get(at).map(|x| if x.is_finite() { x.to_bits() } else { f64::NAN.to_bits() });
     let same = |at: &(i64, What)| bits(before, at) == bits(after, at);
@@ -163,7 +163,8 @@ pub(super) fn agreement(run: String, before: &Series, after: &Series, trouble: O
     Agreement { run, rung, first, values, largest, trouble }
 }
 
-/// Lets runs whose numbers alone are off stand by the claims that name them: where there are claims and none of those is refuted.
+/// Raises runs of which only numbers are off to [`ReproLevel::ClaimsHold`], if there are claims and none that names the run is
+/// refuted.
 pub fn apply_claims(agreements: &mut [Agreement], outcomes: &[Outcome]) {
     for agreement in
         agreements.iter_mut().filter(|agreement| agreement.rung == ReproLevel::Refuted && agreement.trouble.is_none())
@@ -175,8 +176,8 @@ pub fn apply_claims(agreements: &mut [Agreement], outcomes: &[Outcome]) {
     }
 }
 
-/// The rung of the whole experiment: that of its worst run, unless numbers alone are off and claims, of which there must be some,
-/// are not refuted by the new ones.
+/// The level of the whole experiment: that of its worst run, except if only numbers are off, there are claims, and the new
+/// numbers refute none of them. A refuted claim always refutes.
 pub fn rung(agreements: &[Agreement], outcomes: &[Outcome]) -> ReproLevel {
     let worst = agreements.iter().map(|agreement| agreement.rung).max().unwrap_or(ReproLevel::Refuted);
     let refuted = outcomes.iter().any(|outcome| outcome.verdict == Verdict::Refuted);
@@ -192,8 +193,7 @@ pub(super) fn statuses(frames: &Frames) -> Result<BTreeMap<String, String>> {
     Ok(RunRow::rows(&frames.runs)?.into_iter().map(|row| (row.run, row.status)).collect())
 }
 
-/// The numbers of every run: losses and the gradient's norm of each step, NLLs of evaluations, and those of documents, which belong
-/// to the last one.
+/// The numbers of every run: losses and gradient norms of steps, NLLs of evaluations, and NLLs of documents at the last one.
 pub(super) fn series(frames: &Frames) -> Result<BTreeMap<String, Series>> {
     let mut all: BTreeMap<String, Series> = BTreeMap::new();
     for row in CurveRow::rows(&frames.curves)? {
@@ -234,7 +234,7 @@ mod tests {
     }
 
     #[test]
-    fn a_run_stands_on_the_rung_that_its_numbers_reach() {
+    fn a_run_gets_the_level_that_its_numbers_reach() {
         let same = against(&[(1, "loss", 4.0), (2, "loss", 3.0), (2, "nll", 5.0)], None);
         assert_eq!((same.rung, same.first), (ReproLevel::Bitwise, None));
         let near = against(&[(1, "loss", 4.0), (2, "loss", 3.0 + 1e-15), (2, "nll", 5.01)], None);
@@ -247,7 +247,7 @@ mod tests {
     }
 
     #[test]
-    fn numbers_that_are_off_refute_where_no_claim_is_made() {
+    fn without_claims_numbers_that_are_off_refute() {
         let (same, near) =
             (against(&[(1, "loss", 4.0), (2, "loss", 3.0), (2, "nll", 5.0)], None), against(&[(2, "nll", 5.01)], None));
         let off = against(&[], None);

@@ -59,8 +59,8 @@ std::shared_ptr<Group> nccl_group(const Store& store, rust::Str name, int32_t ra
 
 namespace {
 
-// torch's flight recorder, one for the process, notes each collective in a map before it takes its lock (2.11): ranks that are
-// threads of one process would tear it. So they enqueue one at a time, and wait together.
+// torch's flight recorder, one per process, records each collective in a map before it takes its lock (2.11). Ranks that are
+// threads of one process would race on the map, so they enqueue one at a time and wait concurrently.
 template <typename Enqueue>
 void collective(Enqueue enqueue) {
   static std::mutex enqueueing;
@@ -153,8 +153,8 @@ at::Tensor summed_rows(const Group& group, const at::Tensor& all) {
   return mine;
 }
 
-// Sequence parallelism's g (Korthikanti et al. 2022, section 4.2.2): all-gather forward, reduce-scatter backward. Where every
-// rank has the same, whole gradient of what was gathered, backward is a rank's own rows of it.
+// Sequence parallelism's g (Korthikanti et al. 2022, section 4.2.2): all-gather forward, reduce-scatter backward. If every rank
+// has the complete gradient of the gathered rows, backward just takes the rank's own rows of it.
 struct GatherRows : Function<GatherRows> {
   static at::Tensor forward(
       AutogradContext* ctx, const at::Tensor& input, const std::shared_ptr<Group>& group, bool partial_gradients) {
@@ -219,7 +219,7 @@ void fused_adamw(
     const at::Tensor* grad_scale) {
   at::NoGradGuard no_grad;
   std::vector<at::Tensor> p{*param}, g{*grad}, m{*exp_avg}, v{*exp_avg_sq}, t{*step};
-  // The fused kernels read the step count; advancing it is the caller's part, as in torch.optim.
+  // The fused kernels only read the step count; the caller must increment it, as torch.optim does.
   t[0].add_(1);
   at::_fused_adamw_(
       p, g, m, v, /*max_exp_avg_sqs=*/{}, t, settings.lr, settings.beta1, settings.beta2, settings.weight_decay,

@@ -10,9 +10,9 @@
 #include <cstdint>
 #include <vector>
 
-// oneDNN's batch-reduce GEMM does the arithmetic (with AMX tiles where there are any, else AVX-512 BF16); here matrices are cut
-// into blocks that stay in a core's cache, and put into the layout it reads: pairs along the inner dimension side by side.
-// Block sizes are few and fixed, since each distinct shape is a kernel that is generated once and kept.
+// oneDNN's batch-reduce GEMM does the arithmetic (with AMX tiles if available, else AVX-512 BF16). The code here splits matrices
+// into blocks that fit a core's cache, in the layout that oneDNN reads: pairs along the inner dimension side by side.
+// Block sizes are few and fixed, because each distinct shape needs its own generated kernel, which is then cached.
 
 #define HYDROMETER_BF16 __attribute__((target("avx512f,avx512bw,avx512vl,avx512bf16")))
 
@@ -22,10 +22,10 @@ namespace {
 namespace blas = at::native::cpublas;
 using bf16 = at::BFloat16;
 
-constexpr int64_t COLUMNS = 128;  // of the vocabulary in a block
-constexpr int64_t ROWS = 128;     // of the tokens in a block
-constexpr int64_t DEPTH = 512;    // tokens that dW sums over in a block
-constexpr int64_t STEP = 32;      // what DEPTH's remainder is padded to
+constexpr int64_t COLUMNS = 128;  // vocabulary rows per block
+constexpr int64_t ROWS = 128;     // tokens per block
+constexpr int64_t DEPTH = 512;    // tokens that dW sums over per block
+constexpr int64_t STEP = 32;      // the remainder of DEPTH is padded to a multiple of this
 
 int64_t rounded_up(int64_t n, int64_t to) {
   return (n + to - 1) / to * to;
@@ -64,8 +64,8 @@ HYDROMETER_BF16 void interleave_rows(const uint16_t* from, int64_t rows, int64_t
   }
 }
 
-// A block of `rows` × `columns` of g, rounded: as it is [rows][COLUMNS], zeros in the last columns; and transposed
-// [columns][stride], zeros up to stride.
+// A block of `rows` × `columns` of g, rounded to bf16: once as [rows][COLUMNS], padded with zero columns, and once transposed,
+// [columns][stride], padded with zeros up to stride.
 HYDROMETER_BF16 void round_block(
     const float* g, int64_t width, int64_t rows, int64_t columns, uint16_t* plain, uint16_t* transposed, int64_t stride) {
   for (int64_t first = 0; first < stride; first += 16) {

@@ -11,6 +11,7 @@ choice! {
 }
 
 impl Precision {
+    /// The matching tensor type.
     pub fn kind(self) -> tch::Kind {
         match self {
             Self::F32 => tch::Kind::Float,

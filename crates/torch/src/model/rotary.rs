@@ -10,6 +10,7 @@ pub struct Rotary {
 }
 
 impl Rotary {
+    /// Tables `[context, 1, head_dim / 2]` of type `kind` for positions 0 to `context` − 1, with base `theta`.
     pub fn new(context: usize, head_dim: usize, theta: f64, kind: Kind, device: Device) -> Self {
         let exponents = Tensor::arange_start_step(0, head_dim as i64, 2, (Kind::Double, device)) / head_dim as f64;
         let frequencies = (exponents * -theta.ln()).exp();
@@ -17,13 +18,13 @@ impl Rotary {
         Self { cos: angles.cos().to_kind(kind), sin: angles.sin().to_kind(kind) }
     }
 
-    /// Of the first `length` positions, one a column.
+    /// The tables of the first `length` positions.
     pub fn first(&self, length: i64) -> Self {
         let first = |all: &Tensor| all.narrow(0, 0, length);
         Self { cos: first(&self.cos), sin: first(&self.sin) }
     }
 
-    /// Of the positions of tokens `[B, T]`.
+    /// The tables of the positions `[B, T]` of a batch.
     pub fn at(&self, positions_bt: &Tensor) -> Self {
         let shape = [positions_bt.size(), self.cos.size()[1..].to_vec()].concat();
         let at = |all: &Tensor| all.index_select(0, &positions_bt.flatten(0, -1)).view(&shape[..]);

@@ -61,6 +61,7 @@ pub enum Family {
     Opt,
 }
 
+/// The kind of every norm.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum NormKind {
@@ -71,6 +72,7 @@ pub enum NormKind {
     Layer,
 }
 
+/// How positions are encoded.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Positions {
@@ -81,6 +83,7 @@ pub enum Positions {
     Learned { count: usize, offset: usize },
 }
 
+/// The feed-forward layer and its activation.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum FeedForward {

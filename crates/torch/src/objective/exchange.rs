@@ -33,6 +33,7 @@ impl LogSumExp {
         self.sum.clamp_min(f64::MIN_POSITIVE).log()
     }
 
+    /// ln Σ exp(x), `[C, 1]`.
     pub fn value(&self) -> Tensor {
         &self.max + self.log_sum()
     }

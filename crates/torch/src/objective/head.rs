@@ -61,6 +61,7 @@ impl TokenLosses {
         self.0.select(1, 0)
     }
 
+    /// Sums over the N tokens; one transfer from the device.
     pub fn sums(&self) -> Result<LossSums> {
         let sums = self.0.sum_dim_intlist(0, false, Kind::Double).to_device(Device::Cpu);
         let sums: [f64; 5] = Vec::try_from(sums)?.try_into().expect("five columns");

@@ -22,6 +22,7 @@ pub fn columns(ids: &Tensor, start: i64, width: i64) -> (Tensor, Tensor) {
 }
 
 impl ListedColumns {
+    /// Finds `ids` in the shard whose logits are `z_cv` and whose first id is `start`.
     pub fn of(ids: &Ids, z_cv: &Tensor, start: i64) -> Self {
         let (rows, width) = (z_cv.size()[0], z_cv.size()[1]);
         match ids {

@@ -105,6 +105,7 @@ impl Objective {
         }
     }
 
+    /// Whether the objective needs teacher targets.
     pub fn needs_teacher(self) -> bool {
         self != Objective::HardCe
     }

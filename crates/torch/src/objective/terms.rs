@@ -59,6 +59,7 @@ pub struct Weights {
 }
 
 impl Weights {
+    /// The weights of `teacher` over a vocabulary of `vocab_size` ids; `None` if it gives only logits. A collective call on `tp`.
     pub fn of(teacher: &Teacher, vocab_size: i64, tp: &ProcessGroup) -> Result<Option<Self>> {
         let Some(logprobs) = &teacher.logprobs_nk else { return Ok(None) };
         let logprobs = logprobs.to_kind(Kind::Double);
@@ -94,6 +95,7 @@ impl Weights {
 }
 
 impl Rows<'_> {
+    /// Value and gradient of `objective`. Panics if `weights` or `teacher` lack what it needs. Collective on `tp`.
     pub fn terms(&self, objective: Objective, weights: Option<&Weights>, teacher: Option<&Teacher>) -> Result<Terms> {
         let weights = || weights.expect("checked: this objective has log-probabilities");
         Ok(match objective {

@@ -14,6 +14,7 @@ use serde_json::{Map, Value, json};
 
 /// Largest size of any dimension; keeps products of three sizes within 64 bits.
 const MAX_SIZE: u64 = 1 << 20;
+/// Maximum number of layers.
 pub const MOST_LAYERS: u64 = 4096;
 
 /// Bookkeeping, generation, training and file format: fields that do not affect evaluation on given tokens.
