@@ -48,7 +48,7 @@ fn agrees(checkpoint: &str, expected: &Value, more: &[&str], tolerance: f64) -> 
 }
 
 #[test]
-fn under_every_window_on_one_rank() {
+fn evaluations_agree_for_every_window_on_one_rank() {
     for checkpoint in CHECKPOINTS {
         for case in golden(checkpoint) {
             agrees(checkpoint, &case, &[], 1e-6);
@@ -58,7 +58,7 @@ fn under_every_window_on_one_rank() {
 
 /// Two and four ranks share 4 heads, 1 to 4 key and value heads, and a vocabulary of 97.
 #[test]
-fn over_two_and_four_tensor_parallel_ranks() {
+fn evaluations_agree_on_two_and_four_tensor_parallel_ranks() {
     for checkpoint in CHECKPOINTS {
         let cases = golden(checkpoint);
         // Calibration is that of the whole vocabulary's likeliest token, not of a shard's.
@@ -71,14 +71,14 @@ fn over_two_and_four_tensor_parallel_ranks() {
 
 /// bf16 keeps 8 bits: rounding alone moves these NLLs by a few parts in a thousand.
 #[test]
-fn in_bf16_within_its_rounding() {
+fn evaluations_in_bf16_agree_within_its_rounding() {
     for checkpoint in CHECKPOINTS {
         agrees(checkpoint, &golden(checkpoint)[0], &["--precision", "bf16"], 1e-2);
     }
 }
 
 #[test]
-fn logit_by_logit() {
+fn every_logit_agrees() {
     for checkpoint in CHECKPOINTS {
         let golden = Tensor::read_safetensors(folder(checkpoint).join("golden.safetensors")).unwrap();
         let get = |name: &str| &golden.iter().find(|(found, _)| found == name).unwrap().1;

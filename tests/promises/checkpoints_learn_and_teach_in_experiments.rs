@@ -66,7 +66,7 @@ fn json(lab: &Lab, arguments: &[&str]) -> Value {
 }
 
 #[test]
-fn as_students_with_some_of_their_layers_and_as_teachers_adapted_or_not() {
+fn checkpoints_serve_as_truncated_students_and_as_teachers_adapted_or_not() {
     let lab = Lab::new();
     lab.write("hf.toml", &experiment(&folder("smollm2")));
     let plan = json(&lab, &["plan", "hf.toml"]);
@@ -119,7 +119,7 @@ fn as_students_with_some_of_their_layers_and_as_teachers_adapted_or_not() {
 }
 
 #[test]
-fn known_by_their_content_wherever_they_lie() {
+fn checkpoints_are_identified_by_content_not_by_path() {
     let lab = Lab::new();
     lab.write("hf.toml", &experiment(&folder("smollm2")));
     let runs = |plan: &Value| -> Vec<String> {
@@ -140,7 +140,7 @@ fn known_by_their_content_wherever_they_lie() {
 
 /// A tokenizer that swaps two letters, and one with a token more that pads.
 #[test]
-fn tokens_that_student_and_teacher_name_otherwise_are_said() {
+fn mismatched_tokenizers_are_refused_with_the_tokens_that_differ() {
     let lab = Lab::new();
     let original = std::fs::read_to_string(folder("smollm2").join("tokenizer.json")).unwrap();
     let (e, t) = (id(&original, "e"), id(&original, "t"));

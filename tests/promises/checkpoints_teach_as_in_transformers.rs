@@ -45,7 +45,7 @@ fn answers(out: &Path) -> (Answers, Vec<u32>, CacheManifest) {
 
 /// Ids are those of transformers wherever two logits are further apart than 10⁻⁴, log-probabilities and lse within 10⁻⁴.
 #[test]
-fn id_by_id_and_nat_by_nat_at_any_number_of_ranks() {
+fn ids_and_logprobs_agree_at_any_number_of_ranks() {
     let k = 20;
     for checkpoint in CHECKPOINTS {
         let golden = Tensor::read_safetensors(folder(checkpoint).join("golden.safetensors")).unwrap();
@@ -82,7 +82,7 @@ fn id_by_id_and_nat_by_nat_at_any_number_of_ranks() {
 /// What the text of the issue allows: 260 bytes a token for k = 64, 90 for k = 20, of a vocabulary that takes 16 bits an id; here
 /// an id takes 7.
 #[test]
-fn a_cache_says_what_it_holds_and_its_teacher_says_it_again() {
+fn inspecting_a_cache_reports_its_content_and_agrees_with_its_teacher() {
     let out = tempfile::tempdir().unwrap();
     let taught = teach("llama", out.path(), &["--top-k", "64", "--draws", "5"]);
     assert_eq!(taught["title"]["kept"]["top_k"], 64);
@@ -100,7 +100,7 @@ fn a_cache_says_what_it_holds_and_its_teacher_says_it_again() {
 }
 
 #[test]
-fn teaching_again_adds_nothing_and_other_texts_are_added() {
+fn teaching_the_same_text_again_adds_nothing_and_new_text_is_added() {
     let out = tempfile::tempdir().unwrap();
     let blocks = || -> Vec<PathBuf> {
         let files = std::fs::read_dir(out.path()).unwrap().map(|entry| entry.unwrap().path());
@@ -130,7 +130,7 @@ fn a_block(out: &TempDir) -> PathBuf {
 }
 
 #[test]
-fn caches_that_are_damaged_or_of_another_teacher_are_refused_by_name() {
+fn damaged_caches_and_those_of_another_teacher_are_refused_with_their_path() {
     let lab = || tempfile::tempdir().unwrap();
     let inspect = |out: &TempDir| hydrometer(&["teach", "--inspect", path(out.path())]);
 
@@ -163,7 +163,7 @@ fn caches_that_are_damaged_or_of_another_teacher_are_refused_by_name() {
 }
 
 #[test]
-fn what_is_exported_is_what_is_kept() {
+fn exported_targets_equal_the_cached_ones() {
     let out = tempfile::tempdir().unwrap();
     teach("llama", out.path(), &["--top-k", "5"]);
     let (kept, inputs, _) = answers(out.path());

@@ -31,7 +31,7 @@ fn code(lab: &Lab, arguments: &[&str]) -> (Option<i32>, String) {
 }
 
 #[test]
-fn from_the_file_to_the_verdict_and_back() {
+fn claims_get_verdicts_and_verify_notices_every_change() {
     let lab = Lab::new();
     // Several documents, or nothing could be told of the variation between them.
     let text = fs::read_to_string(lab.path().join("train.txt")).unwrap();

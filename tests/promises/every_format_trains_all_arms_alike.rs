@@ -9,7 +9,7 @@ use polars_io::SerReader;
 use polars_io::prelude::ParquetReader;
 
 use super::lab::{Lab, three_arms};
-use super::seed_lines_give_what_the_seed_derives::fixture;
+use super::metaseq_lines_give_what_metaseq_derives::fixture;
 
 /// Runs three arms on `file`; the target tokens of an update are all those of the file.
 fn arms(file: &str, teacher: &str, mse: &str, data: &str) -> (Lab, String) {
@@ -69,7 +69,7 @@ model = { hidden_size = 16, intermediate_size = 16, num_hidden_layers = 1, num_a
 tokens = 40"#;
 
 #[test]
-fn pairs_and_documents_with_a_teacher_that_is_trained() {
+fn pairs_and_documents_train_with_a_trained_teacher() {
     for file in ["src-tgt.jsonl", "prompt-completion.jsonl", "text.jsonl"] {
         let (lab, _) = arms(file, TRAINED, "", "");
         alike(&lab, file);
@@ -77,7 +77,7 @@ fn pairs_and_documents_with_a_teacher_that_is_trained() {
 }
 
 #[test]
-fn the_seed_s_files() {
+fn metaseq_files_train_all_arms() {
     for file in ["metaseq-training.jsonl", "metaseq-inference.jsonl"] {
         let (lab, said) = arms(file, &recorded(file), "centered = true", "");
         alike(&lab, file);
@@ -91,7 +91,7 @@ fn the_seed_s_files() {
 }
 
 #[test]
-fn completions_and_chats_of_an_api() {
+fn completions_and_chats_of_an_api_train_all_arms() {
     for (file, rows, unmapped) in [("openai-completions.jsonl", 14.0, 1.0 / 30.0), ("openai-chat.jsonl", 8.0, 1.0 / 15.0)] {
         let (lab, _) = arms(file, &recorded(file), "centered = true", ", eos = \"none\"");
         alike(&lab, file);
@@ -102,7 +102,7 @@ fn completions_and_chats_of_an_api() {
 }
 
 #[test]
-fn prompts_and_generations_of_vllm() {
+fn prompts_and_generations_of_vllm_train_all_arms() {
     for (file, rows) in [("vllm-prompt.jsonl", 16.0), ("vllm-outputs.jsonl", 7.0)] {
         let (lab, _) = arms(file, &recorded(file), "centered = true", "");
         alike(&lab, file);

@@ -8,7 +8,7 @@ use hydrometer::record::provenance::Provenance;
 use super::lab::{EXPERIMENT, Lab};
 
 #[test]
-fn an_experiment_that_grows_keeps_the_rows_it_had() {
+fn an_extended_experiment_keeps_its_existing_rows() {
     let lab = Lab::new();
     let small = EXPERIMENT.replace("12.8k", "2.56k").replace("10k", "2.56k");
     lab.write("lab.toml", &small);

@@ -9,7 +9,7 @@ use hydrometer::record::journal::Event;
 use super::lab::{EXPERIMENT, Lab, until};
 
 #[test]
-fn after_kill_9_of_the_whole_tree_and_after_a_polite_stop() {
+fn runs_resume_after_kill_9_of_the_process_tree_and_after_ctrl_c() {
     let lab = Lab::new();
     // Long enough to be caught in the middle, with a checkpoint behind.
     lab.write("lab.toml", &EXPERIMENT.replace("[method.soft-ce]", "[method.other]").replace("12.8k", "25.6k"));
@@ -51,7 +51,7 @@ fn after_kill_9_of_the_whole_tree_and_after_a_polite_stop() {
 }
 
 #[test]
-fn after_a_worker_was_killed_under_a_program_that_lives_on() {
+fn a_killed_worker_is_restarted_from_its_checkpoint() {
     let lab = Lab::new();
     lab.write("lab.toml", &EXPERIMENT.replace("12.8k", "25.6k"));
     lab.ok(&["run", "lab.toml", "--runs", "calm", "--results", "calm-results", "--only", "finetune", "--tp", "2"]);
@@ -76,7 +76,7 @@ fn after_a_worker_was_killed_under_a_program_that_lives_on() {
 }
 
 #[test]
-fn what_is_killed_too_often_is_left_and_a_run_that_diverges_stops_others_only_if_asked() {
+fn retries_are_limited_and_a_diverged_run_stops_others_only_with_fail_fast() {
     let lab = Lab::new();
     lab.write("lab.toml", &EXPERIMENT.replace("[method.soft-ce]", "lr = 1e12\n\n[method.soft-ce]"));
     let fast = lab.run(&["run", "lab.toml", "--fail-fast", "--only", "finetune"]);
@@ -103,7 +103,7 @@ fn what_is_killed_too_often_is_left_and_a_run_that_diverges_stops_others_only_if
 }
 
 #[test]
-fn a_second_run_trains_nothing_again() {
+fn a_second_run_trains_nothing() {
     let lab = Lab::trained();
     let before = lab.numbers("runs");
     let output = lab.run(&["run", "lab.toml"]);
@@ -114,7 +114,7 @@ fn a_second_run_trains_nothing_again() {
 
 /// What a queue or torchrun says to the program is no word to its workers, which are alone.
 #[test]
-fn in_an_environment_of_other_ranks() {
+fn workers_ignore_rank_variables_of_the_environment() {
     let lab = Lab::new();
     let mut command = lab.command(&["run", "lab.toml", "--only", "finetune"]);
     let output = command.env("WORLD_SIZE", "2").env("RANK", "0").env("MASTER_ADDR", "127.0.0.1").output().unwrap();

@@ -36,7 +36,7 @@ fn kill_9(pid: &str) {
 }
 
 #[test]
-fn at_20_random_moments() {
+fn sweeps_killed_at_20_random_moments_end_with_the_same_frames() {
     let lab = Lab::new();
     lab.write("lab.toml", &EXPERIMENT.replace("seeds   = 1", "seeds   = 4").replace("12.8k", "20k"));
     let begun = Instant::now();

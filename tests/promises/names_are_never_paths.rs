@@ -15,7 +15,7 @@ fn entries(folder: &Path) -> BTreeSet<String> {
 
 /// Oracle: the folders that are there afterwards.
 #[test]
-fn names_with_slashes_dots_and_any_length_make_folders_below_runs() {
+fn names_with_slashes_dots_or_any_length_stay_below_runs() {
     let lab = Lab::new();
     let inner = lab.path().join("deep/er");
     std::fs::create_dir_all(inner.join("runs/cache-x")).unwrap();
@@ -54,7 +54,7 @@ fn names_with_slashes_dots_and_any_length_make_folders_below_runs() {
 }
 
 #[test]
-fn names_that_cannot_be_shown_are_refused_with_their_line() {
+fn unprintable_names_are_refused_with_their_line() {
     let cases = [
         ("[method.finetune]", "[method.\"\"]", "lab.toml:18:9: this method has no name; write e.g. [method.finetune]"),
         ("[method.finetune]", "[method.\" \"]", "lab.toml:18:9: this method has no name"),
@@ -83,7 +83,7 @@ fn names_that_cannot_be_shown_are_refused_with_their_line() {
 }
 
 #[test]
-fn files_that_cannot_name_an_experiment_are_refused() {
+fn file_names_unfit_for_an_experiment_are_refused() {
     let lab = Lab::new();
     for name in ["bad\u{1b}.toml", "two\nlines.toml", "...toml", "..toml", "\u{202e}x.toml"] {
         lab.write(name, EXPERIMENT);

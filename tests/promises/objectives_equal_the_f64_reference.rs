@@ -1,4 +1,4 @@
-//! Oracle: `objective::reference`, plain f64, which `the_reference_is_the_formula` holds to finite differences.
+//! Oracle: `objective::reference`, plain f64, which `the_reference_matches_its_formulas` holds to finite differences.
 
 use std::thread;
 
@@ -189,7 +189,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 200, rng_seed: RngSeed::Fixed(736), ..ProptestConfig::default() })]
 
     #[test]
-    fn value_and_gradient_on_one_shard(
+    fn value_and_gradient_agree_on_one_shard(
         seed in 0u64..1_000_000, n in 1usize..40, v in 5usize..90, k in 1usize..6,
         peak in prop_oneof![Just(0.01), Just(1.0), Just(8.0), Just(1e2), Just(1e4)],
         temperature in prop_oneof![Just(1.0), Just(0.5), Just(3.0)], listing in listings(),
@@ -202,7 +202,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 16, rng_seed: RngSeed::Fixed(736), ..ProptestConfig::default() })]
 
     #[test]
-    fn value_and_gradient_on_two_and_four_shards(
+    fn value_and_gradient_agree_on_two_and_four_shards(
         seed in 0u64..1_000_000, n in 1usize..40, v in 5usize..90, k in 1usize..6,
         peak in prop_oneof![Just(1.0), Just(1e2), Just(1e4)],
         temperature in prop_oneof![Just(1.0), Just(2.0)], listing in listings(), tp in prop_oneof![Just(2usize), Just(4)],
@@ -212,13 +212,13 @@ proptest! {
 }
 
 #[test]
-fn more_tokens_than_a_chunk() {
+fn several_chunks_of_tokens_agree() {
     hold(&Case::new(3, 5000, 19, 4, 1.0, 1.0, Listing::Top(1.0)), 1.0, 1);
 }
 
 /// From hidden states and a sharded weight, in f32 and bf16: the chain rule through the head's products.
 #[test]
-fn gradients_of_hidden_states_and_weight() {
+fn gradients_of_hidden_states_and_weight_agree() {
     let (n, v, d) = (64, 48, 8);
     let case = Case::new(4, n, v, 6, 1.0, 1.0, Listing::Top(1.0));
     let mut rng = ChaCha8Rng::seed_from_u64(5);

@@ -63,7 +63,7 @@ fn run(lab: &Lab, flags: &[&str], verb: &str, stdout: Stdio, stderr: Stdio) -> O
 }
 
 #[test]
-fn every_verb_says_one_document_outlives_its_reader_and_tells_of_a_full_disk() {
+fn every_verb_prints_one_document_survives_a_closed_pipe_and_reports_a_full_disk() {
     let lab = lab();
     for (index, verb) in verbs(0).iter().enumerate() {
         let said = run(&lab, &["--output", "json"], verb, Stdio::piped(), Stdio::piped());
@@ -80,7 +80,7 @@ fn every_verb_says_one_document_outlives_its_reader_and_tells_of_a_full_disk() {
 }
 
 #[test]
-fn help_and_mistakes_outlive_their_readers() {
+fn help_and_errors_survive_a_closed_pipe() {
     let lab = Lab::new();
     for (arguments, code) in
         [("--help", 0), ("plan --help", 0), ("--version", 0), ("plan nowhere.toml", 2), ("plan", 2), ("plan --nonsense", 2)]
@@ -93,7 +93,7 @@ fn help_and_mistakes_outlive_their_readers() {
 }
 
 #[test]
-fn an_export_to_standard_output_ends_with_its_reader_and_is_not_called_json() {
+fn an_export_to_stdout_stops_with_its_reader_and_refuses_output_json() {
     let lab = Lab::new();
     let (model, text) = (fixtures::folder("llama"), fixtures::folder("text.jsonl"));
     let text_of = |path: &Path| path.to_str().unwrap().to_string();
@@ -122,7 +122,7 @@ fn an_export_to_standard_output_ends_with_its_reader_and_is_not_called_json() {
 }
 
 #[test]
-fn a_sweep_goes_on_when_nobody_listens() {
+fn a_sweep_continues_when_nobody_reads_its_output() {
     let lab = Lab::new();
     let left = run(&lab, &[], "run lab.toml", closed(), closed());
     assert_eq!(left.status.code(), Some(0));

@@ -71,7 +71,7 @@ fn the_sample_experiment_plans_and_runs() {
 
 /// Every line of the commands parses, and what is not hydrometer's is a target of make.
 #[test]
-fn the_commands_exist() {
+fn the_commands_in_readme_exist() {
     let (makefile, mut seen) = (file("Makefile"), 0);
     for text in
         [file("README.md"), file("CONTRIBUTING.md"), file("docs/quotes.md"), file("docs/frames.md"), file("docs/running.md")]
@@ -101,7 +101,7 @@ fn the_commands_exist() {
 
 /// Every flag that README names belongs to some verb, and every verb that can be seen is in README.
 #[test]
-fn the_flags_and_verbs_exist() {
+fn the_flags_and_verbs_in_readme_exist() {
     let (text, command) = (file("README.md"), Cli::command());
     let known: Vec<String> = command
         .get_subcommands()

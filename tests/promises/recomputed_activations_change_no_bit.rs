@@ -28,7 +28,7 @@ fn pass(checkpoint: &str, (tp, sequence_parallel): (usize, bool), kind: Kind, re
 }
 
 #[test]
-fn of_any_family_on_one_and_two_ranks() {
+fn losses_and_gradients_of_every_family_stay_the_same_on_one_and_two_ranks() {
     for checkpoint in CHECKPOINTS {
         for (ranks, kind) in
             [((1, false), Kind::Float), ((2, false), Kind::Float), ((2, true), Kind::Float), ((1, false), Kind::BFloat16)]
@@ -41,7 +41,7 @@ fn of_any_family_on_one_and_two_ranks() {
 }
 
 #[test]
-fn of_a_whole_experiment_on_one_and_two_ranks() {
+fn a_whole_experiment_stays_the_same_on_one_and_two_ranks() {
     for tp in ["1", "2"] {
         let lab = Lab::on_all_cores();
         let arguments = ["run", "lab.toml", "--tp", tp, "--only", "soft-ce"];

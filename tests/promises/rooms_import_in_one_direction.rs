@@ -206,7 +206,7 @@ fn files_do_not_import_each_other_in_a_circle() {
 }
 
 #[test]
-fn paths_are_read_from_code() {
+fn paths_are_extracted_from_code() {
     let parts = |code: &str| paths(code).into_iter().map(|path| path.join("/")).collect::<Vec<_>>();
     assert_eq!(parts("crate::a::b::C;"), ["crate/a/b/C"]);
     assert_eq!(parts("super::{a, b::C}; other"), ["super/a", "super/b/C"]);

@@ -38,7 +38,7 @@ fn random(count: usize) -> Vec<u64> {
 
 /// With 36 outcomes, χ² exceeds 76 in less than one of ten thousand rows.
 #[test]
-fn many_draws_have_the_teachers_distribution() {
+fn many_draws_follow_the_teachers_distribution() {
     let k = 200_000;
     for temperature in [1.0, 2.0] {
         let ids = draw(1, temperature, &random(ROWS as usize * k), k).remove(0);
@@ -66,7 +66,7 @@ fn many_draws_have_the_teachers_distribution() {
 }
 
 #[test]
-fn shards_draw_the_same_ids_to_the_last() {
+fn any_number_of_shards_draws_the_same_ids() {
     let k = 20_000;
     let at = random(ROWS as usize * k);
     let whole = draw(1, 1.0, &at, k).remove(0);
@@ -80,7 +80,7 @@ fn shards_draw_the_same_ids_to_the_last() {
 
 /// A border belongs to the id above it, the last number to the last id with any probability.
 #[test]
-fn the_ends_of_the_line_fall_on_ids() {
+fn the_smallest_and_largest_random_numbers_draw_valid_ids() {
     let at: Vec<u64> = (0..ROWS as usize).flat_map(|_| [0, u64::MAX]).collect();
     for tp in [1, 2, 4] {
         let ids = draw(tp, 1.0, &at, 2).remove(0);

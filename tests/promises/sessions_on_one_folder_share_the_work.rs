@@ -9,7 +9,7 @@ fn starts(events: &[Event]) -> usize {
 }
 
 #[test]
-fn two_that_start_together_end_with_the_same_frames() {
+fn two_sessions_started_together_produce_the_same_frames() {
     let lab = Lab::new();
     lab.write("lab.toml", &EXPERIMENT.replace("seeds   = 1", "seeds   = 2"));
     lab.ok(&["run", "lab.toml", "--runs", "calm", "--results", "calm-results", "--jobs", "2"]);
@@ -28,7 +28,7 @@ fn two_that_start_together_end_with_the_same_frames() {
 }
 
 #[test]
-fn a_holder_on_a_machine_that_fell_silent_is_taken_over() {
+fn a_lease_without_heartbeats_is_taken_over() {
     let lab = Lab::new();
     let arguments = ["run", "lab.toml", "--only", "finetune"];
     let plan = lab.run(&["plan", "lab.toml", "--output", "json"]);
@@ -55,7 +55,7 @@ fn a_holder_on_a_machine_that_fell_silent_is_taken_over() {
 }
 
 #[test]
-fn a_worker_that_was_taken_over_stops_and_leaves_the_run_to_the_other() {
+fn a_worker_that_loses_its_lease_stops() {
     let lab = Lab::new();
     // Long enough to be robbed in the middle.
     lab.write("lab.toml", &EXPERIMENT.replace("12.8k", "240k"));

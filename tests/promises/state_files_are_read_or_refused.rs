@@ -108,7 +108,7 @@ fn damaged_frames_and_provenance_are_read_or_refused_and_never_verified() {
 }
 
 #[test]
-fn damaged_caches_are_refused_in_a_sentence() {
+fn damaged_caches_are_refused_in_one_line() {
     let lab = Lab::new();
     lab.write("text.jsonl", "{\"text\": \"The old mill ran past the river, and the river ran.\"}\n");
     let model = folder("../chat");
@@ -135,7 +135,7 @@ fn damaged_caches_are_refused_in_a_sentence() {
 }
 
 #[test]
-fn damaged_cases_of_loss_give_finite_numbers_or_a_sentence() {
+fn damaged_inputs_of_loss_give_finite_numbers_or_a_one_line_error() {
     let lab = Lab::new();
     let (n, v, k) = (3, 6, 2);
     let tensors = [

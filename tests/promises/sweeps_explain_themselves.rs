@@ -11,7 +11,7 @@ fn json(lab: &Lab, arguments: &[&str]) -> Value {
 }
 
 #[test]
-fn what_is_left_what_failed_and_why_a_run_is_new() {
+fn plan_status_and_why_report_remaining_failed_and_new_runs() {
     let lab = Lab::new();
     lab.write("lab.toml", &EXPERIMENT.replace("[method.logit-mse]\nobjective = \"logit-mse\"\ntop_k = 20\n", ""));
     let plan = json(&lab, &["plan", "lab.toml"]);

@@ -30,7 +30,7 @@ fn ids(value: &Value) -> [Value; 3] {
 
 /// The fixtures' tokenizers have `<s>` (0) alone; Llama's and OPT's own 1 and 2 are ordinary tokens of them.
 #[test]
-fn of_every_family_all_ids_are_said_and_are_the_tokenizers() {
+fn exports_of_every_family_declare_all_special_ids_of_the_tokenizer() {
     for checkpoint in CHECKPOINTS {
         let lab = TempDir::new().unwrap();
         let (once, twice) = (lab.path().join("once"), lab.path().join("twice"));
@@ -59,7 +59,7 @@ fn of_every_family_all_ids_are_said_and_are_the_tokenizers() {
 }
 
 #[test]
-fn a_checkpoints_own_words_are_kept() {
+fn the_checkpoints_own_settings_are_kept() {
     let lab = TempDir::new().unwrap();
     let (from, to) = (lab.path().join("from"), lab.path().join("to"));
     fs::create_dir(&from).unwrap();
@@ -115,7 +115,7 @@ fn a_checkpoints_own_words_are_kept() {
 
 /// A tokenizer that was trained here: `<|begin|>` begins every text, and `<|end|>` ends those of examples.
 #[test]
-fn a_student_of_our_own_tokenizer() {
+fn a_student_with_a_trained_tokenizer_declares_its_special_tokens() {
     let lab = Lab::new();
     let tiny = "student = { hidden_size = 8, intermediate_size = 16, num_hidden_layers = 1, num_attention_heads = 2, \
                 num_key_value_heads = 1 }\ncontext = 32\ntokens = 200\nbatch = 100\nseeds = 1\n[method.finetune]\nobjective = \"hard-ce\"\n";

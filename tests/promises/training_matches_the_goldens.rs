@@ -50,7 +50,7 @@ fn rewrite(folder: &std::path::Path, change: impl FnOnce(&mut Golden)) {
 }
 
 #[test]
-fn what_differs_from_a_golden_is_named_by_run_and_step() {
+fn differences_from_a_golden_are_named_by_run_and_step() {
     let (lab, goldens) = tiny();
     let (code, said) = tell(&lab, &SMOKE);
     assert!(code == Some(5) && said.contains("--write-golden"), "{said}");
@@ -99,7 +99,7 @@ fn what_differs_from_a_golden_is_named_by_run_and_step() {
 }
 
 #[test]
-fn goldens_of_other_families_are_compared_within_the_tolerance() {
+fn goldens_of_other_processor_families_are_compared_within_a_tolerance() {
     let (lab, goldens) = tiny();
     lab.ok(&["verify", "tiny.toml", "--smoke", "--write-golden"]);
     let scale = |golden: &mut Golden, by: f64| {

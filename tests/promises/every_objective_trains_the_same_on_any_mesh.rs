@@ -25,7 +25,7 @@ const METHODS: [(&str, &str); 13] = [
 ];
 
 #[test]
-fn over_two_tensor_or_data_parallel_ranks_and_along_its_own_gradient() {
+fn two_tensor_or_data_parallel_ranks_agree_with_one_and_losses_follow_their_gradient() {
     let lab = trained_on_one_rank();
     follows_its_gradient(&lab);
     thread::scope(|scope| {
@@ -39,7 +39,7 @@ fn over_two_tensor_or_data_parallel_ranks_and_along_its_own_gradient() {
 /// Four ranks wait for each other some twenty times a step: with fewer cores, most of the time.
 #[test]
 #[ignore = "slow by nature: make test-slow"]
-fn over_four_tensor_parallel_ranks() {
+fn four_tensor_parallel_ranks_agree_with_one() {
     agrees_with_one_rank(&trained_on_one_rank(), "tp4", &["--tp", "4"]);
 }
 

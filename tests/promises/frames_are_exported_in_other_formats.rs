@@ -14,7 +14,7 @@ fn quickstart() -> PathBuf {
 }
 
 #[test]
-fn csv_holds_every_number_to_the_bit() {
+fn csv_has_every_number_bit_for_bit() {
     let lab = Lab::new();
     let folder = quickstart();
     lab.ok(&["export", folder.to_str().unwrap(), "--format", "csv", "--out", "out"]);
@@ -110,7 +110,7 @@ fn fields(mut bytes: &[u8]) -> Vec<(u64, Wire)> {
 }
 
 #[test]
-fn tensorboard_reads_every_step_and_every_evaluation() {
+fn tensorboard_events_have_every_step_and_evaluation() {
     let lab = Lab::new();
     let folder = quickstart();
     lab.ok(&["export", folder.to_str().unwrap(), "--format", "tensorboard", "--out", "out"]);
@@ -136,7 +136,7 @@ fn tensorboard_reads_every_step_and_every_evaluation() {
 
 /// Oracle: a less b is b less a with its sign turned.
 #[test]
-fn any_arm_can_be_the_one_that_others_are_compared_with() {
+fn any_arm_can_be_the_reference_of_a_comparison() {
     let lab = Lab::new();
     let folder = quickstart();
     let against = |arm: &str| -> Value {

@@ -35,7 +35,7 @@ fn end(mut command: Command) -> (Option<i32>, String) {
 }
 
 #[test]
-fn runs_that_cannot_be_read_are_not_absent() {
+fn unreadable_runs_are_not_treated_as_missing() {
     let lab = tiny();
     lab.ok(&["run", "tiny.toml"]);
     let runs = lab.path().join("runs");
@@ -86,7 +86,7 @@ fn runs_that_cannot_be_read_are_not_absent() {
 }
 
 #[test]
-fn folders_that_cannot_be_written_are_refused_before_anything_is_trained() {
+fn unwritable_folders_are_refused_before_any_training() {
     let lab = tiny();
     lab.write("taken", "x");
     for flag in ["--results", "--runs"] {
@@ -103,7 +103,7 @@ fn folders_that_cannot_be_written_are_refused_before_anything_is_trained() {
 }
 
 #[test]
-fn a_model_that_does_not_fit_is_refused_and_an_allocation_that_fails_is_the_machines() {
+fn a_model_too_large_is_refused_and_a_failed_allocation_is_not_the_runs_failure() {
     let lab = tiny();
     let model = "hidden_size = 8, intermediate_size = 16, num_hidden_layers = 1, num_attention_heads = 2";
     lab.write("large.toml", &TINY.replace(model, LARGE));
@@ -129,7 +129,7 @@ fn a_model_that_does_not_fit_is_refused_and_an_allocation_that_fails_is_the_mach
 
 /// Whatever file of a cache is damaged, and however: one sentence with its path, one exit code.
 #[test]
-fn a_damaged_cache_is_told_alike_whichever_of_its_files_it_is() {
+fn damage_to_any_file_of_a_cache_gives_the_same_kind_of_error() {
     let lab = Lab::new();
     lab.write("text.txt", "the king speaks of night and fire\n\nand ships sail home again\n");
     let model = super::fixtures::folder("llama").display().to_string();

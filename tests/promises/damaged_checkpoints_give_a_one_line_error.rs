@@ -55,7 +55,7 @@ fn held(folder: &Path, file: &str, what: &str) {
 }
 
 #[test]
-fn checkpoints_damaged_in_bytes_or_in_values_are_read_or_refused() {
+fn checkpoints_with_damaged_bytes_or_values_are_read_or_refused() {
     let labs: Vec<(PathBuf, TempDir)> = ["../rules/cl100k", "../chat", "opt-norm-before"]
         .into_iter()
         .map(folder)
@@ -97,7 +97,7 @@ fn refused(folder: &Path, said: &str) {
 }
 
 #[test]
-fn what_a_header_of_safetensors_cannot_say() {
+fn impossible_safetensors_headers_are_refused() {
     let lab = copy(&folder("../chat"));
     let whole = fs::read(folder("../chat").join("model.safetensors")).unwrap();
     let size = u64::from_le_bytes(whole[..8].try_into().unwrap()) as usize;
@@ -139,7 +139,7 @@ fn what_a_header_of_safetensors_cannot_say() {
 }
 
 #[test]
-fn sizes_that_no_model_has() {
+fn impossible_model_sizes_are_refused() {
     let lab = copy(&folder("../chat"));
     let whole: Value = serde_json::from_slice(&fs::read(folder("../chat").join("config.json")).unwrap()).unwrap();
     let fields = [
@@ -212,7 +212,7 @@ fn a_tokenizer_that_panics_is_refused_by_every_verb() {
 }
 
 #[test]
-fn a_million_layers() {
+fn a_million_layers_are_refused_with_their_line() {
     let lab = TempDir::new().unwrap();
     fs::write(lab.path().join("text.txt"), "The old mill ran past the river.\n\n".repeat(40)).unwrap();
     let tiny = "hidden_size = 8, intermediate_size = 16, num_attention_heads = 2, num_key_value_heads = 1";
@@ -239,7 +239,7 @@ fn a_million_layers() {
 }
 
 #[test]
-fn pointers_and_pages_in_the_place_of_files_are_named() {
+fn lfs_pointers_html_pages_and_archives_are_recognised() {
     let lab = copy(&folder("../chat"));
     let pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n";
     for file in ["config.json", "tokenizer.json", "model.safetensors"] {

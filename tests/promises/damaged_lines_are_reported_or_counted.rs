@@ -47,7 +47,7 @@ objective = "hard-ce"
 "#;
 
 #[test]
-fn reading_stops_at_the_first_or_counts_each_kind() {
+fn reading_stops_at_the_first_damaged_line_or_counts_each_kind() {
     let lab = Lab::new();
     write(&lab);
     // Before anything is trained.
@@ -73,7 +73,7 @@ fn reading_stops_at_the_first_or_counts_each_kind() {
 }
 
 #[test]
-fn a_run_that_skips_says_what_it_left_out() {
+fn a_run_that_skips_lines_reports_them() {
     let lab = Lab::new();
     let good = "{\"src\": \"the king\", \"tgt\": \"speaks of night\"}\n".repeat(20);
     let mut bytes = good.clone().into_bytes();

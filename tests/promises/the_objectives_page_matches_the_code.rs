@@ -17,7 +17,7 @@ fn rows<'a>(name: &str, columns: usize) -> Vec<Vec<&'a str>> {
 }
 
 #[test]
-fn every_objective_and_tail_has_a_section_and_no_section_is_of_another() {
+fn every_objective_and_tail_has_a_section_and_every_section_exists_in_code() {
     assert_eq!(headings("###"), Objective::NAMES);
     assert_eq!(headings("####"), Tail::ALL.map(Tail::name));
     for tail in Tail::ALL {
@@ -33,7 +33,7 @@ fn every_objective_and_tail_has_a_section_and_no_section_is_of_another() {
 /// Where the page says that a tail comes to rest, the gradient is the same for every id (it can only drift), and the value is
 /// the one it tells.
 #[test]
-fn the_worked_example_is_at_rest() {
+fn the_worked_example_has_converged() {
     let q: [f64; 8] = [0.5, 0.2, 0.1, 0.08, 0.06, 0.03, 0.02, 0.01];
     let logprobs = [q[0], q[1], q[2]].map(f64::ln);
     let token = Token { label: 0, ids: &[0, 1, 2], logprobs: &logprobs, logits: &[] };

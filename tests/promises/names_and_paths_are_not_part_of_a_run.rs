@@ -16,7 +16,7 @@ fn left(lab: &Lab, file: &str) -> Value {
 }
 
 #[test]
-fn so_renamed_arms_and_teachers_reuse_the_work_and_the_frames_bear_the_new_names() {
+fn renamed_arms_and_teachers_reuse_finished_runs_under_their_new_names() {
     let lab = Lab::new();
     let two = EXPERIMENT.replace("[method.logit-mse]\nobjective = \"logit-mse\"\ntop_k = 20\n", "");
     lab.write("lab.toml", &two);
@@ -64,7 +64,7 @@ fn so_renamed_arms_and_teachers_reuse_the_work_and_the_frames_bear_the_new_names
 }
 
 #[test]
-fn so_a_second_run_starts_nothing_and_writes_no_frame() {
+fn a_second_run_starts_nothing_and_writes_no_frame() {
     let lab = Lab::trained();
     let before = starts(&lab);
     let written = |name: &str| std::fs::metadata(lab.path().join("results/lab").join(name)).unwrap().modified().unwrap();
@@ -82,7 +82,7 @@ fn so_a_second_run_starts_nothing_and_writes_no_frame() {
 }
 
 #[test]
-fn nor_are_threads_that_change_under_a_run_that_goes_on() {
+fn a_resumed_run_keeps_its_number_of_threads() {
     if std::thread::available_parallelism().map_or(1, |n| n.get()) < 2 {
         eprintln!("SKIPPED: this machine has one core, so there is nothing to divide");
         return;

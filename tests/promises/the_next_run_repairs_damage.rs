@@ -32,7 +32,7 @@ fn steps(journal: &Path) -> usize {
 }
 
 #[test]
-fn of_cache_weights_data_and_journals() {
+fn damaged_caches_weights_data_and_journals_are_rebuilt() {
     let calm = Lab::new();
     calm.write("lab.toml", &EXPERIMENT.replace("seeds   = 1", "seeds   = 2"));
     calm.ok(&["run", "lab.toml"]);
@@ -74,7 +74,7 @@ fn of_cache_weights_data_and_journals() {
 }
 
 #[test]
-fn of_checkpoints_by_the_one_before_or_from_the_start() {
+fn damaged_checkpoints_fall_back_to_the_previous_one_or_the_start() {
     let long = EXPERIMENT.replace("12.8k", "40k");
     let (calm, lab) = (Lab::new(), Lab::new());
     calm.write("lab.toml", &long);
@@ -136,7 +136,7 @@ tail = "bucket"
 
 /// Each kind of damage, to files of one kind in every folder at once, is made good by one more run.
 #[test]
-fn of_any_file_in_any_way() {
+fn any_damage_to_any_file_is_repaired_by_one_run() {
     let lab = Lab::new();
     lab.write("lab.toml", TINY);
     lab.ok(&["run", "lab.toml"]);
@@ -213,7 +213,7 @@ impl Drop for Mount {
 }
 
 #[test]
-fn of_a_disk_that_was_full() {
+fn a_run_resumes_after_a_full_disk() {
     let lab = Lab::new();
     let Some(mount) = Mount::new(&lab, "4m") else { return };
     let calm = Lab::trained();
@@ -235,7 +235,7 @@ fn of_a_disk_that_was_full() {
 }
 
 #[test]
-fn of_a_folder_that_could_not_be_written() {
+fn a_run_starts_once_its_folder_is_writable_again() {
     let lab = Lab::new();
     let Some(mount) = Mount::new(&lab, "4m") else { return };
     let remount = |how: &str| {

@@ -27,7 +27,7 @@ fn gradients(checkpoint: &str, tp: usize, sequence_parallel: bool) -> Vec<(Vec<(
 }
 
 #[test]
-fn over_two_and_four_tensor_parallel_ranks() {
+fn gradients_agree_on_two_and_four_tensor_parallel_ranks() {
     for checkpoint in CHECKPOINTS {
         let (expected, norm) = gradients(checkpoint, 1, false).remove(0);
         for (tp, sequence_parallel) in [(2, false), (4, false), (2, true), (4, true)] {

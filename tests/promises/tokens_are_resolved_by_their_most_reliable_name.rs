@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 
 use super::lab::Lab;
 use super::mutation::{of_value, rounds};
-use super::seed_lines_give_what_the_seed_derives::fixture;
+use super::metaseq_lines_give_what_metaseq_derives::fixture;
 
 /// What an experiment on `lines` learns from each, or why it does not.
 fn learned(format: &str, tokenizer_file: &str, lines: &[String]) -> Vec<Result<Encoded, LineError>> {
@@ -116,7 +116,7 @@ fn seed(rows_by: [&str; 5], ids: bool, beside: Value) -> Value {
 }
 
 #[test]
-fn in_every_format_a_token_is_what_its_surest_name_says() {
+fn every_format_resolves_tokens_by_id_then_bytes_then_text() {
     let named: Vec<String> = IDS.iter().map(|id| format!("token_id:{id}")).collect();
     let named: [&str; 5] = std::array::from_fn(|at| named[at].as_str());
     let escaped = ["The", " mill", "bytes: \\xe2\\x82", "bytes:\\xac", "."];
@@ -169,7 +169,7 @@ fn flat_with(mut flat: Value, ids: Value) -> Value {
 }
 
 #[test]
-fn alternatives_of_one_text_are_different_tokens() {
+fn alternatives_with_the_same_text_are_different_tokens() {
     let line = json!({ "prompt": "Price?", "choices": [{ "message": { "content": "The" }, "logprobs": { "content": [
         { "id": 282, "token": "The", "bytes": b"The", "logprob": -0.5, "top_logprobs": [
             { "id": 282, "token": "The", "bytes": b"The", "logprob": -0.5 },
@@ -181,7 +181,7 @@ fn alternatives_of_one_text_are_different_tokens() {
 }
 
 #[test]
-fn a_line_end_of_sentencepiece_is_its_byte_token() {
+fn a_sentencepiece_line_end_is_its_byte_token() {
     let (tokens, text) = (["The", " old", " mill", "\n", "The"], "The old mill\nThe");
     let by_text = completion(text, tokens, Value::Null, Value::Null);
     let raw = completion(text, ["The", "▁old", "▁mill", "<0x0A>", "The"], Value::Null, Value::Null);
@@ -197,7 +197,7 @@ fn a_line_end_of_sentencepiece_is_its_byte_token() {
 }
 
 #[test]
-fn the_hidden_end_of_an_answer_is_the_end() {
+fn an_empty_last_token_of_a_stopped_answer_is_the_end_token() {
     let line = |reason: &str| {
         json!({ "prompt": "q", "choices": [{ "finish_reason": reason, "message": { "content": "The" }, "logprobs": { "content": [
             { "token": "The", "bytes": b"The", "logprob": -0.5, "top_logprobs": [] },
@@ -211,7 +211,7 @@ fn the_hidden_end_of_an_answer_is_the_end() {
 }
 
 #[test]
-fn what_nothing_tells_or_two_names_tell_apart_is_refused() {
+fn unidentifiable_and_contradictory_tokens_are_refused() {
     let replaced = chat("The mill €.", |at| json!({ "token": REPLACED[at], "bytes": REPLACED[at].as_bytes() }));
     let other_text = chat("The old €.", |at| json!({ "token": CUT[at], "bytes": BYTES[at] }));
     let other_id =
@@ -264,7 +264,7 @@ fn what_nothing_tells_or_two_names_tell_apart_is_refused() {
 
 /// Scores as they are written into a row of each format, and what every format makes of them.
 #[test]
-fn one_rule_says_in_every_format_what_is_no_score() {
+fn invalid_scores_are_the_same_in_every_format() {
     let rows = |written: &str| {
         let entry = format!(r#"{{"token_id": null, "logprob_score": {written}}}"#);
         [
@@ -328,7 +328,7 @@ top_k = 2
 
 /// `data` and `run` say the same, and nothing is trained.
 #[test]
-fn an_answer_without_its_prompt_and_an_error_of_the_api_are_told_as_what_they_are() {
+fn answers_without_prompts_and_api_errors_are_reported_as_such() {
     let answer = |with: Value| {
         let mut line = chat("The mill €.", |at| json!({ "token": CUT[at], "bytes": BYTES[at] }));
         line.as_object_mut().unwrap().remove("messages");
@@ -381,7 +381,7 @@ fn an_answer_without_its_prompt_and_an_error_of_the_api_are_told_as_what_they_ar
 
 /// Lines that are changed at random in one to three places are learned or damaged: nothing else happens.
 #[test]
-fn no_line_does_worse_than_damage() {
+fn randomly_changed_lines_are_read_or_refused() {
     let named = ["token_id:282", "bytes:\\xe2", "\u{fffd}", "", "."];
     let good = [
         ("openai-jsonl", chat("The mill €.", |at| json!({ "id": IDS[at], "token": CUT[at], "bytes": BYTES[at] }))),

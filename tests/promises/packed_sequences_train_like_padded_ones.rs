@@ -93,14 +93,14 @@ fn agree(checkpoint: &str, lengths: &[usize], context: usize, ways: &[Way]) {
 const LENGTHS: [usize; 9] = [9, 4, 16, 3, 8, 5, 12, 6, 2];
 
 #[test]
-fn of_any_family_on_one_and_two_ranks() {
+fn gradients_agree_in_every_family_on_one_and_two_ranks() {
     for checkpoint in CHECKPOINTS {
         agree(checkpoint, &LENGTHS, 16, &[PLAIN, Way { tp: 2, ..PLAIN }, Way { tp: 2, sequence_parallel: true, ..PLAIN }]);
     }
 }
 
 #[test]
-fn with_activations_recomputed_bit_for_bit() {
+fn recomputing_activations_changes_no_bit_of_packed_rows() {
     for checkpoint in CHECKPOINTS {
         for (tp, sequence_parallel, kind) in
             [(1, false, Kind::Float), (2, false, Kind::Float), (2, true, Kind::Float), (1, false, Kind::BFloat16)]
@@ -116,7 +116,7 @@ fn with_activations_recomputed_bit_for_bit() {
 
 /// A fused kernel walks keys in blocks, some of which a token attends to nothing of.
 #[test]
-fn in_rows_of_several_of_a_kernel_s_blocks() {
+fn rows_longer_than_a_kernels_block_agree() {
     for checkpoint in ["llama", "smollm2"] {
         agree(checkpoint, &[700, 40, 520, 3, 1100, 90], 1300, &[PLAIN]);
     }
@@ -145,7 +145,7 @@ fn lab(lab: Lab) -> Lab {
 }
 
 #[test]
-fn in_whole_experiments_of_all_arms_on_one_and_two_data_parallel_ranks() {
+fn experiments_agree_on_one_and_two_data_parallel_ranks() {
     let lab = lab(Lab::new());
     lab.ok(&["run", "padded.toml", "--runs", "padded", "--results", "padded-results"]);
     lab.ok(&["run", "packed.toml", "--runs", "packed", "--results", "packed-results"]);
@@ -169,7 +169,7 @@ fn in_whole_experiments_of_all_arms_on_one_and_two_data_parallel_ranks() {
 }
 
 #[test]
-fn and_resume_bit_for_bit() {
+fn packed_runs_resume_bit_for_bit() {
     let lab = lab(Lab::on_all_cores());
     lab.write("packed.toml", &std::fs::read_to_string(lab.path().join("packed.toml")).unwrap().replace("6.4k", "25.6k"));
     let run = |runs: &'static str| ["run", "packed.toml", "--only", "finetune", "--runs", runs, "--results", "results"];

@@ -375,7 +375,7 @@ fn gaps(a: &Answer, b: &Answer) -> (f64, f64) {
 }
 
 #[test]
-fn by_value_or_gradient_on_one_small_batch() {
+fn each_bug_shows_in_value_or_gradient_on_one_small_batch() {
     let bugs = bugs();
     let (one, two) = (fast(&bugs, 1), fast(&bugs, 2));
     for (index, bug) in bugs.iter().enumerate() {
@@ -396,7 +396,7 @@ fn by_value_or_gradient_on_one_small_batch() {
 
 /// What the seed trained is there under its own name, for those who want it.
 #[test]
-fn but_for_the_seeds_which_has_a_name_of_its_own() {
+fn metaseqs_gradient_is_available_as_tail_metaseq() {
     let loss = Loss::from(Objective::SoftCe { tail: Tail::Metaseq, temperature: 1.0 });
     let named = [Bug { name: "metaseq", loss, k: K, right: seed, wrong: seed, shows: Shows::Gradient }];
     let (value, gradient) = gaps(&mean(seed), &mean(|row| reference(&loss, row, K)));
@@ -407,7 +407,7 @@ fn but_for_the_seeds_which_has_a_name_of_its_own() {
 
 /// A shard's best id is not the vocabulary's: counted as one, it finds labels that the student does not predict.
 #[test]
-fn local_argmax_is_not_counted() {
+fn accuracy_uses_the_argmax_of_the_whole_vocabulary() {
     let best = |z: &[f64]| (0..z.len()).max_by(|&a, &b| z[a].total_cmp(&z[b])).unwrap();
     let right: Vec<i64> = ROWS.iter().map(|row| best(&row.z) as i64).collect();
     let hits = |row: &Row| row.z.chunks(V / 2).enumerate().filter(|(shard, z)| shard * V / 2 + best(z) == row.label).count();

@@ -55,7 +55,7 @@ fn with(path: &Path, change: impl Fn(&mut Vec<u8>), then: impl FnOnce()) {
 }
 
 #[test]
-fn every_frame_is_verified_and_no_verb_shows_another_without_a_word() {
+fn every_changed_frame_is_reported_by_every_verb() {
     let (lab, results) = finished();
     let report = fs::read(results.join("report.md")).unwrap();
     for name in ["runs", "curves", "evals", "documents", "imports"] {
@@ -120,7 +120,7 @@ fn every_frame_is_verified_and_no_verb_shows_another_without_a_word() {
 
 /// Oracle: a bit flipped by hand, for which the reader of polars 0.55 panics.
 #[test]
-fn a_frame_at_which_the_reader_panics_is_damaged() {
+fn a_frame_that_makes_the_reader_panic_is_reported_as_damaged() {
     let (lab, results) = finished();
     let fixture = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/frames/documents-thrift-bool.parquet");
     fs::copy(fixture, results.join("documents.parquet")).unwrap();
@@ -135,7 +135,7 @@ fn a_frame_at_which_the_reader_panics_is_damaged() {
 }
 
 #[test]
-fn a_damaged_provenance_is_named_and_a_file_too_many_is_told() {
+fn damaged_provenance_and_extra_files_are_reported() {
     let (lab, results) = finished();
     let path = results.join("provenance.json");
     let text = fs::read_to_string(&path).unwrap();

@@ -139,7 +139,7 @@ fn fixture_id(token: &str) -> u32 {
 const AS_THE_SEED: &str = r#"truncation = "right", input = "teacher-argmax", eos = "append""#;
 
 #[test]
-fn training_and_inference_lines_give_the_seed_s_inputs_targets_and_weights() {
+fn training_and_inference_lines_give_metaseqs_inputs_targets_and_weights() {
     for file in ["metaseq-training.jsonl", "metaseq-inference.jsonl"] {
         let prepared = prepared(file, AS_THE_SEED, "logprobs_distillation").unwrap();
         assert_eq!(*prepared.split.document(0), SEED_IDS, "{file}");
@@ -157,7 +157,7 @@ fn training_and_inference_lines_give_the_seed_s_inputs_targets_and_weights() {
 }
 
 #[test]
-fn logits_are_compared_as_they_stand_and_the_end_has_the_highest_of_its_line() {
+fn logits_are_used_unchanged_and_the_end_token_gets_the_highest_of_its_line() {
     let prepared = prepared("metaseq-logits.jsonl", AS_THE_SEED, "logits_distillation").unwrap();
     assert_eq!(*prepared.split.document(0), SEED_IDS);
     assert_eq!(prepared.answers(LOGIT_MSE), seed_rows(12.0, 12.0 - 0.03125));
@@ -166,7 +166,7 @@ fn logits_are_compared_as_they_stand_and_the_end_has_the_highest_of_its_line() {
 }
 
 #[test]
-fn by_default_the_student_reads_what_was_sampled() {
+fn by_default_the_student_reads_the_sampled_tokens() {
     let prepared = prepared("metaseq-training.jsonl", "truncation = \"right\"", "logprobs_distillation").unwrap();
     let mut sampled = SEED_IDS;
     sampled[39] = 2391;
@@ -175,7 +175,7 @@ fn by_default_the_student_reads_what_was_sampled() {
 }
 
 #[test]
-fn sources_and_targets_are_cut_as_the_seed_cuts_them() {
+fn sources_and_targets_are_truncated_as_in_metaseq() {
     let document = |data: &str, context: usize| {
         let (folder, loaded) = experiment("metaseq-training.jsonl", data, "logprobs_distillation");
         loaded.unwrap();
@@ -209,7 +209,7 @@ fn sources_and_targets_are_cut_as_the_seed_cuts_them() {
 }
 
 #[test]
-fn what_the_answers_lost_on_the_way_is_counted() {
+fn targets_lost_during_import_are_counted() {
     let prepared = prepared("metaseq-training.jsonl", AS_THE_SEED, "logprobs_distillation").unwrap();
     let runs = prepared._folder.path().join("runs");
     let place = recording_place(&runs, &prepared.experiment.recordings[0]);
@@ -222,7 +222,7 @@ fn what_the_answers_lost_on_the_way_is_counted() {
 }
 
 #[test]
-fn a_mode_is_its_objective_and_what_a_file_does_not_record_is_refused() {
+fn a_metaseq_mode_selects_its_objective_and_missing_scores_are_refused() {
     let error = Prepared::error(prepared("metaseq-training.jsonl", AS_THE_SEED, "logits_distillation"));
     assert!(error.contains("records log-probabilities, not logits, which soft compares; set centered = true"), "{error}");
     let (_folder, loaded) = experiment("metaseq-training.jsonl", AS_THE_SEED, "hard_labels_distillation");

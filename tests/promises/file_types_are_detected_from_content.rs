@@ -62,7 +62,7 @@ fn refused(lab: &Lab, arguments: &[&str]) -> String {
 }
 
 #[test]
-fn text_is_the_same_documents_whatever_its_line_ends() {
+fn line_endings_do_not_change_the_documents_of_a_text() {
     let lab = Lab::new();
     let text = String::from_utf8(bytes("unix.txt")).unwrap();
     let wanted = documents(&file("unix.txt"));
@@ -79,7 +79,7 @@ fn text_is_the_same_documents_whatever_its_line_ends() {
 }
 
 #[test]
-fn json_lines_are_read_whatever_they_are_called() {
+fn json_lines_are_recognised_under_any_file_name() {
     let lab = Lab::new();
     let text = String::from_utf8(bytes("pairs.jsonl")).unwrap();
     let found = |name: &str| -> Value {
@@ -101,7 +101,7 @@ fn json_lines_are_read_whatever_they_are_called() {
 }
 
 #[test]
-fn every_verb_refuses_what_is_neither_and_says_what_it_is() {
+fn every_verb_refuses_other_file_types_and_names_them() {
     let lab = Lab::new();
     let model = folder("llama").display().to_string();
     let cases: [(&str, Vec<u8>, &str); 14] = [
@@ -162,7 +162,7 @@ fn every_verb_refuses_what_is_neither_and_says_what_it_is() {
 }
 
 #[test]
-fn what_is_no_regular_file_or_not_there_is_refused_at_once() {
+fn missing_and_irregular_files_are_refused_at_once() {
     let lab = Lab::new();
     let model = folder("llama").display().to_string();
     std::fs::create_dir_all(lab.path().join("pipes")).unwrap();
@@ -187,7 +187,7 @@ fn what_is_no_regular_file_or_not_there_is_refused_at_once() {
 }
 
 #[test]
-fn a_file_that_may_not_be_read_is_the_users_to_mend_in_every_verb() {
+fn files_without_read_permission_are_a_user_error_in_every_verb() {
     use std::os::unix::fs::PermissionsExt;
     let lab = Lab::new();
     let path = lab.path().join("train.txt");
@@ -202,7 +202,7 @@ fn a_file_that_may_not_be_read_is_the_users_to_mend_in_every_verb() {
 }
 
 #[test]
-fn eval_and_teach_skip_damaged_lines_where_they_are_told_to_and_say_so() {
+fn eval_and_teach_skip_damaged_lines_on_request_and_report_them() {
     let lab = Lab::new();
     let model = folder("llama").display().to_string();
     lab.write("docs", "{\"text\": \"a b\"}\n{\"text\": 7}\n{\"text\": \"c d\"}\n");
@@ -229,7 +229,7 @@ fn eval_and_teach_skip_damaged_lines_where_they_are_told_to_and_say_so() {
 }
 
 #[test]
-fn lines_that_tell_no_format_say_what_is_wrong_with_them() {
+fn lines_of_no_known_format_are_refused_with_the_reason() {
     let lab = Lab::new();
     let cases = [
         (
@@ -253,7 +253,7 @@ fn lines_that_tell_no_format_say_what_is_wrong_with_them() {
 }
 
 #[test]
-fn the_first_line_that_tells_a_format_tells_it() {
+fn the_first_recognisable_line_decides_the_format() {
     let lab = Lab::new();
     lab.write("x", "{\"src\": \"a\", \"tgt\": null}\n{\"src\": \"a\", \"tgt\": \"b\"}\n");
     let said = refused(&lab, &["data", "x"]);
@@ -278,7 +278,7 @@ fn the_first_line_that_tells_a_format_tells_it() {
 
 /// Flips, cuts, NULs and joins of good files: whatever comes of it, nothing panics, and braces are never learned as prose.
 #[test]
-fn damage_never_makes_prose_of_json_lines() {
+fn damage_never_turns_json_lines_into_prose() {
     let whole = bytes("pairs.jsonl");
     let seeds = [whole.clone(), gzip(&whole), zstd::encode_all(&whole[..], 3).unwrap(), bytes("pretty.json"), bytes("unix.txt")];
     let folder = tempfile::tempdir().unwrap();

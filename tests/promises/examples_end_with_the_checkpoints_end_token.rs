@@ -62,14 +62,14 @@ fn documents(lab: &Lab) -> Vec<Vec<u32>> {
 }
 
 #[test]
-fn pairs_end_in_the_end_of_a_turn() {
+fn pairs_end_with_the_end_of_turn_token() {
     for document in documents(&lab(PAIRS, "")) {
         assert_eq!(document[document.len() - 4..], [283, 289, 281, 2]);
     }
 }
 
 #[test]
-fn an_answer_that_ends_in_any_of_the_ends_gets_no_second() {
+fn an_answer_that_has_an_end_token_gets_no_second() {
     for end in [2, 0] {
         let row = |id: u32| json!({ id.to_string(): { "logprob": -0.25, "rank": 1 }, "262": { "logprob": -2.5, "rank": 2 } });
         let ids = [283, 289, 281, end];
@@ -83,7 +83,7 @@ fn an_answer_that_ends_in_any_of_the_ends_gets_no_second() {
 }
 
 #[test]
-fn most_files_decide_then_their_order() {
+fn the_majority_of_files_decides_then_their_order() {
     let lab = lab(PAIRS, "");
     let (null, turn) = (Value::Null, json!({ "eos_token": "<|im_end|>" }));
     for (tokenizer, map, config, generation, ids, from) in [
@@ -127,7 +127,7 @@ fn most_files_decide_then_their_order() {
 }
 
 #[test]
-fn the_user_decides_before_any_file() {
+fn eos_token_in_the_experiment_overrides_every_file() {
     let lab = lab(PAIRS, ", eos_token = \"<|im_start|>\"");
     say(&lab, json!({ "eos_token": "nonesuch" }), Value::Null, json!(-3), Value::Null);
     assert_eq!(resolved(&lab).unwrap().students[0].data.ends.as_ref().unwrap().ids, [1]);
@@ -135,7 +135,7 @@ fn the_user_decides_before_any_file() {
 }
 
 #[test]
-fn an_end_that_is_no_token_is_refused_by_name() {
+fn an_end_token_that_does_not_exist_is_refused() {
     let lab = lab(PAIRS, "");
     let null = Value::Null;
     let refused = |said: &str| {
@@ -166,7 +166,7 @@ fn an_end_that_is_no_token_is_refused_by_name() {
 }
 
 #[test]
-fn plan_and_run_name_it() {
+fn plan_run_and_export_state_the_end_token() {
     let lab = lab(PAIRS, "");
     let output = lab.run(&["plan", "e.toml", "--output", "json"]);
     let plan: Value = serde_json::from_slice(&output.stdout).unwrap();

@@ -88,7 +88,7 @@ fn journalled(lab: &Lab, out: &str) -> BTreeSet<String> {
 }
 
 #[test]
-fn what_it_says_is_what_the_checkpoint_says_whatever_fails_on_the_way() {
+fn an_unreliable_api_yields_the_targets_of_its_checkpoint() {
     let lab = Lab::new();
     texts(&lab);
     let direct = direct(&lab);
@@ -112,7 +112,7 @@ fn what_it_says_is_what_the_checkpoint_says_whatever_fails_on_the_way() {
 }
 
 #[test]
-fn a_kill_repeats_no_request_whose_answer_has_arrived() {
+fn no_request_is_repeated_after_a_kill_once_its_response_has_arrived() {
     let lab = Lab::new();
     texts(&lab);
     let direct = direct(&lab);
@@ -144,7 +144,7 @@ fn a_kill_repeats_no_request_whose_answer_has_arrived() {
 }
 
 #[test]
-fn ctrl_c_waits_for_what_is_under_way() {
+fn ctrl_c_waits_for_requests_in_flight() {
     let lab = Lab::new();
     texts(&lab);
     let api = Api::serve(CHECKPOINT, Manners { pause: Duration::from_millis(400), ..Manners::default() });
@@ -159,7 +159,7 @@ fn ctrl_c_waits_for_what_is_under_way() {
 }
 
 #[test]
-fn a_budget_stops_it_before_it_is_overrun_and_more_goes_on() {
+fn a_budget_is_never_exceeded_and_a_larger_one_resumes() {
     let lab = Lab::new();
     texts(&lab);
     let api = Api::serve(CHECKPOINT, Manners::default());
@@ -195,7 +195,7 @@ fn a_budget_stops_it_before_it_is_overrun_and_more_goes_on() {
 }
 
 #[test]
-fn a_key_is_sent_and_stands_nowhere() {
+fn the_api_key_is_sent_but_never_stored_or_printed() {
     let lab = Lab::new();
     texts(&lab);
     let secret = "sk-a-key-that-is-nowhere";
@@ -231,7 +231,7 @@ fn a_key_is_sent_and_stands_nowhere() {
 }
 
 #[test]
-fn what_will_not_pass_is_not_tried_again() {
+fn permanent_errors_are_not_retried() {
     let lab = Lab::new();
     texts(&lab);
     for (status, text, told) in [
@@ -252,7 +252,7 @@ fn what_will_not_pass_is_not_tried_again() {
 
 /// A tokenizer that is not the server's, and rows that stand beside the token before theirs, are noticed at the first answer.
 #[test]
-fn answers_that_do_not_fit_are_refused_at_the_first() {
+fn misaligned_responses_are_refused_at_the_first_one() {
     let lab = Lab::new();
     texts(&lab);
     let foretells = |next: bool| Api::serve(CHECKPOINT, Manners { next, foretells: true, ..Manners::default() });
@@ -271,7 +271,7 @@ fn answers_that_do_not_fit_are_refused_at_the_first() {
     let api = Api::serve(CHECKPOINT, Manners::default());
     let mut other = teach(&api.url, "other", &["--concurrency", "1"]);
     let position = other.iter().position(|argument| argument == "--tokenizer").unwrap();
-    other[position + 1] = super::seed_lines_give_what_the_seed_derives::fixture("tokenizer.json").display().to_string();
+    other[position + 1] = super::metaseq_lines_give_what_metaseq_derives::fixture("tokenizer.json").display().to_string();
     let output = run(&lab, &other);
     assert_eq!((output.status.code(), api.answered()), (Some(2), 1), "{}", stderr(&output));
     assert!(stderr(&output).contains("use the teacher's tokenizer"), "{}", stderr(&output));
@@ -291,7 +291,7 @@ fn losses(lab: &Lab, runs: &str) -> Vec<f64> {
 }
 
 #[test]
-fn an_experiment_asks_for_what_its_students_see_and_learns_what_the_checkpoint_teaches() {
+fn an_experiment_requests_only_what_its_students_read_and_trains_as_with_the_checkpoint() {
     let lab = Lab::new();
     texts(&lab);
     let api = Api::serve(CHECKPOINT, Manners::default());
@@ -329,7 +329,7 @@ fn an_experiment_asks_for_what_its_students_see_and_learns_what_the_checkpoint_t
 }
 
 #[test]
-fn what_it_writes_is_data_and_a_recording_at_once() {
+fn collected_completions_serve_as_data_and_as_a_recorded_teacher() {
     for what in ["complete", "chat"] {
         let lab = Lab::new();
         let lines: Vec<String> =

@@ -7,7 +7,7 @@ use super::objectives_equal_the_f64_reference::losses;
 
 /// The reference's gradient is the gradient of its loss, for every objective but the seed's.
 #[test]
-fn finite_differences_hold_the_reference() {
+fn finite_differences_confirm_the_references_gradients() {
     let z = [0.3, -1.2, 2.0, 0.7, -0.4, 1.1];
     // An id twice, one that carries no weight, and the label among them or not.
     for (ids, label) in [(vec![2usize, 5, 0], 3), (vec![2, 5, 2, 0], 5), (vec![2, 4, 5, 0], 2)] {
@@ -43,7 +43,7 @@ fn finite_differences_hold_the_reference() {
 
 /// Where descent along the seed's gradient ends: p = w + (1 − M)/V, the missing mass spread over all ids.
 #[test]
-fn the_seeds_gradient_vanishes_at_w_plus_an_even_share_of_the_rest() {
+fn metaseqs_gradient_vanishes_at_w_plus_the_missing_mass_spread_evenly() {
     let weights: [f64; 3] = [0.5, 0.2, 0.1];
     let (v, mass): (usize, f64) = (8, weights.iter().sum());
     let p: Vec<f64> = (0..v).map(|i| weights.get(i).copied().unwrap_or(0.0) + (1.0 - mass) / v as f64).collect();
