@@ -1,4 +1,4 @@
-//! Every mistake in a checkpoint folder: exit code 2 and one sentence that names the field or the tensor.
+//! Every mistake in a checkpoint folder gives exit code 2 and one line that names the field or tensor.
 
 use std::fs;
 use std::path::Path;
@@ -9,7 +9,7 @@ use tempfile::TempDir;
 use super::fixtures::folder;
 use super::lab::program;
 
-/// A copy of `checkpoint` after `change`; what `hydrometer eval` says of it.
+/// Asserts that `hydrometer eval` refuses a copy of `checkpoint` after `change`, with all `messages` in one line.
 fn refused(checkpoint: &str, change: impl Fn(&Path), more: &[&str], messages: &[&str]) {
     let lab = TempDir::new().unwrap();
     for entry in fs::read_dir(folder(checkpoint)).unwrap() {
@@ -28,7 +28,7 @@ fn refused(checkpoint: &str, change: impl Fn(&Path), more: &[&str], messages: &[
     }
 }
 
-/// After `edit` of its config.json.
+/// [`refused`] after `edit` of its config.json.
 fn misread(checkpoint: &str, edit: impl Fn(&mut Value), message: &str) {
     let change = |folder: &Path| {
         let path = folder.join("config.json");
@@ -123,7 +123,7 @@ fn missing_shards_and_tensors_are_named() {
     refused("llama", swap, &[], &["tensor model.nrm.weight is missing, though the index lists it"]);
 }
 
-/// The last tensor of the file ends in a NaN; it is found at any number of ranks.
+/// The NaN is the last value of the last tensor in the file.
 #[test]
 fn weights_that_are_not_finite_are_refused_at_any_number_of_ranks() {
     let poison = |folder: &Path| {

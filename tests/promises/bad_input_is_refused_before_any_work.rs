@@ -1,4 +1,4 @@
-//! Every mistake: exit code 2, one sentence, no folder of runs.
+//! Every mistake gives exit code 2 and a one-line error, and no run folder is created.
 
 use super::fixtures::folder;
 use super::lab::{EXPERIMENT, Lab};
@@ -74,12 +74,12 @@ fn runs_or_results_inside_the_data_folder_are_refused() {
             let said = String::from_utf8_lossy(&output.stderr).into_owned();
             assert_eq!((output.status.code(), said.trim().lines().count()), (Some(2), 1), "{verb}: {said}");
             assert!(said.contains(inside), "{verb}: {said}");
-            assert_eq!(std::fs::read_dir(lab.path().join("texts")).unwrap().count(), 1, "nothing is written among the data");
+            assert_eq!(std::fs::read_dir(lab.path().join("texts")).unwrap().count(), 1, "nothing is written into the data folder");
         }
     }
 }
 
-/// A checkpoint whose numbers are not finite, for a student that it starts and for a teacher that it is.
+/// The checkpoint initialises the student in the first experiment and is the teacher in the second.
 #[test]
 fn a_checkpoint_with_nan_weights_is_refused() {
     let lab = Lab::new();
@@ -91,7 +91,7 @@ fn a_checkpoint_with_nan_weights_is_refused() {
     }
     let weights = hf.join("model.safetensors");
     let mut bytes = std::fs::read(&weights).unwrap();
-    // Whatever the type of the last number, all ones is none.
+    // All bits set is a NaN in every float format.
     let end = bytes.len();
     bytes[end - 4..].fill(0xff);
     std::fs::write(&weights, bytes).unwrap();

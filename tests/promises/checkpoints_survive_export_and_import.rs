@@ -1,4 +1,4 @@
-//! Oracle: the folders that transformers wrote. What is exported has their names, shapes and bits, at any tensor parallelism.
+//! Oracle: the folders that transformers wrote. Exports have the same names, shapes and bits, at any tensor parallelism.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -55,7 +55,7 @@ fn exported_tensors_keep_every_bit_on_one_two_and_four_ranks() {
     }
 }
 
-/// A run's own checkpoint, weights and moments, written by four ranks and read by two and by one.
+/// A run's checkpoint, with weights and moments, written by four ranks and read by two and by one.
 #[test]
 fn a_runs_checkpoint_loads_bit_for_bit_on_another_number_of_ranks() {
     for name in CHECKPOINTS {

@@ -24,7 +24,7 @@ fn path(path: &Path) -> &str {
     path.to_str().unwrap()
 }
 
-/// Teaches on the fixtures' text; returns the JSON that is said of the cache.
+/// Runs `teach` on the fixtures' text; returns the JSON that it prints about the cache.
 fn teach(checkpoint: &str, out: &Path, more: &[&str]) -> Value {
     let (model, data) = (folder(checkpoint), folder("text.jsonl"));
     let always = ["teach", "--model", path(&model), "--data", path(&data), "--out", path(out), "--context", "64"];
@@ -33,7 +33,7 @@ fn teach(checkpoint: &str, out: &Path, more: &[&str]) -> Value {
     serde_json::from_slice(&output.stdout).unwrap()
 }
 
-/// The answers for the first sequence of the text, and its tokens.
+/// The targets of the first sequence of the text, and its tokens.
 fn answers(out: &Path) -> (Answers, Vec<u32>, CacheManifest) {
     let title = CacheManifest::read(out).unwrap();
     let cache = Cache::open(out, &title).unwrap();
@@ -43,7 +43,7 @@ fn answers(out: &Path) -> (Answers, Vec<u32>, CacheManifest) {
     (cache.read(&Row::whole(first), &split).unwrap(), first.inputs(&split).to_vec(), title)
 }
 
-/// Ids are those of transformers wherever two logits are further apart than 10⁻⁴, log-probabilities and lse within 10⁻⁴.
+/// Logprobs and lse agree with transformers within 10⁻⁴, and ids wherever neighbouring logits differ by more than 10⁻⁴.
 #[test]
 fn ids_and_logprobs_agree_at_any_number_of_ranks() {
     let k = 20;
@@ -79,8 +79,6 @@ fn ids_and_logprobs_agree_at_any_number_of_ranks() {
     }
 }
 
-/// What the text of the issue allows: 260 bytes a token for k = 64, 90 for k = 20, of a vocabulary that takes 16 bits an id; here
-/// an id takes 7.
 #[test]
 fn inspecting_a_cache_reports_its_content_and_agrees_with_its_teacher() {
     let out = tempfile::tempdir().unwrap();
@@ -95,7 +93,7 @@ fn inspecting_a_cache_reports_its_content_and_agrees_with_its_teacher() {
     let agreement = &found["agreement"];
     assert_eq!((&agreement["top_1"], &agreement["ids"], &agreement["draws"]), (&1.0.into(), &1.0.into(), &1.0.into()));
     assert!(agreement["tokens"].as_u64().unwrap() == found["tokens"].as_u64().unwrap());
-    // Half a unit of the packing, and two roundings in single precision.
+    // Half a unit of the packing plus two roundings in f32.
     assert!(agreement["worst_logprob"].as_f64().unwrap() < 1.8e-5, "{agreement}");
 }
 

@@ -1,4 +1,4 @@
-//! `compare --format`: the same comparison as Markdown, LaTeX, Typst and CSV.
+//! `compare --format` writes the same comparison as Markdown, LaTeX, Typst and CSV.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -32,7 +32,7 @@ fn the_markdown_table_equals_the_reports() {
     assert!(text.contains(tables[0]), "{text}");
 }
 
-/// Fields of RFC 4180, by a reader of our own: quotes, doubled quotes, commas and line breaks in quotes.
+/// An independent reader of RFC 4180: quoted fields with doubled quotes, commas and line breaks.
 fn read_csv(text: &str) -> Vec<BTreeMap<String, String>> {
     let (mut rows, mut row, mut field, mut quoted) = (Vec::new(), Vec::new(), String::new(), false);
     let mut chars = text.chars().peekable();
@@ -58,7 +58,7 @@ fn read_csv(text: &str) -> Vec<BTreeMap<String, String>> {
         .collect()
 }
 
-/// Oracle: `--output json`, to the bit.
+/// Oracle: `--output json`.
 #[test]
 fn csv_has_the_numbers_of_the_json_bit_for_bit() {
     let rows = read_csv(&compared(&["methods", "quickstart"], &["--format", "csv"]));

@@ -1,5 +1,5 @@
-//! What a file of data means follows from its content: no name, line end or packing changes it, every verb agrees, and what is
-//! neither text nor JSON lines is refused. Oracle: the same data in the plainest file.
+//! The type of a data file is detected from its content: its name, line endings and compression do not matter, every verb agrees, and a
+//! file that is neither text nor JSON lines is refused. Oracle: the same data as an uncompressed file with plain line feeds.
 
 use std::path::{Path, PathBuf};
 
@@ -27,7 +27,7 @@ fn gzip(bytes: &[u8]) -> Vec<u8> {
     encoder.finish().unwrap()
 }
 
-/// `text` with line ends, byte order mark and blank lines as they are met.
+/// `text` with the line endings, byte order marks and blank lines that occur in practice.
 fn in_the_wild(text: &str) -> Vec<Vec<u8>> {
     let crlf = text.replace('\n', "\r\n");
     let all = [
@@ -73,7 +73,7 @@ fn line_endings_do_not_change_the_documents_of_a_text() {
         let begin = String::from_utf8_lossy(&content[..40]).into_owned();
         assert!(documents(&path) == wanted, "{begin:?}");
     }
-    // Between line ends a text is left as it is.
+    // All other white space is kept.
     std::fs::write(&path, "  a \tb  \r\nc\rd\u{b}\u{c}\u{85}\u{2028}e \r\n").unwrap();
     assert_eq!(documents(&path)[0].1, "a \tb  \nc\rd\u{b}\u{c}\u{85}\u{2028}e");
 }
@@ -149,13 +149,13 @@ fn every_verb_refuses_other_file_types_and_names_them() {
             &["plan", "x.toml"],
             &["run", "x.toml"],
         ];
-        // All of them share what is asked here, which a few kinds show.
+        // All verbs share this check, so a few kinds are enough.
         let some = if ["pretty.json", "table.csv", "data.txt"].contains(&name) { &verbs[..] } else { &[verbs[0], verbs[3]] };
         for verb in some {
             let said = refused(&lab, verb);
             assert!(said.contains(wanted), "{verb:?} said: {said}\nexpected: {wanted}");
             let ours = if verb[1] == "x.toml" { "format = \"text\"" } else { "--format text" };
-            assert!(!said.contains("plain text") || said.contains(ours), "{verb:?}: the cure is one that the verb has: {said}");
+            assert!(!said.contains("plain text") || said.contains(ours), "{verb:?}: the remedy is a flag of this verb: {said}");
         }
         assert!(!lab.path().join("runs").exists() && !lab.path().join("cache").exists(), "{name}: nothing may have started");
     }
@@ -262,7 +262,7 @@ fn the_first_recognisable_line_decides_the_format() {
     lab.write("x", "{\"messages\": [{\"role\": \"user\", \"content\": \"q\"}]}\n");
     let said = refused(&lab, &["data", "x"]);
     assert!(said.contains("a conversation (\"messages\")") && !said.contains("jq"), "{said}");
-    // Answers to choose from are none of an API.
+    // A "choices" list of strings is not a response of an API.
     for (line, format) in [
         ("{\"prompt\": \"x\", \"completion\": \"y\", \"choices\": [\"A\", \"B\"]}", "prompt-completion-jsonl"),
         ("{\"text\": \"x\", \"choices\": [\"A\", \"B\"], \"answer\": 0}", "jsonl"),
@@ -276,7 +276,7 @@ fn the_first_recognisable_line_decides_the_format() {
     assert!(said.contains("--source-key does not apply to jsonl"), "{said}");
 }
 
-/// Flips, cuts, NULs and joins of good files: whatever comes of it, nothing panics, and braces are never learned as prose.
+/// Good files with flipped bytes, cuts, NULs and joins: nothing panics, and JSON is never read as prose.
 #[test]
 fn damage_never_turns_json_lines_into_prose() {
     let whole = bytes("pairs.jsonl");

@@ -1,4 +1,4 @@
-//! The committed frames, as CSV and as TensorBoard events, and any arm against any other.
+//! The committed frames as CSV and as TensorBoard events, and comparisons with any arm as reference.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -32,7 +32,7 @@ fn csv_has_every_number_bit_for_bit() {
     assert_eq!(found, wanted);
 }
 
-/// A decoder of our own for what TensorBoard reads; the checksums have their oracle beside the writer.
+/// An independent decoder of TensorBoard's event format. The writer's unit tests check the checksums.
 fn scalars(bytes: &[u8]) -> BTreeMap<(i64, String), f32> {
     let (mut all, mut rest) = (BTreeMap::new(), bytes);
     while !rest.is_empty() {
@@ -134,7 +134,7 @@ fn tensorboard_events_have_every_step_and_evaluation() {
     assert_eq!(runs.len(), frames.runs.height());
 }
 
-/// Oracle: a less b is b less a with its sign turned.
+/// Oracle: a − b = −(b − a).
 #[test]
 fn any_arm_can_be_the_reference_of_a_comparison() {
     let lab = Lab::new();

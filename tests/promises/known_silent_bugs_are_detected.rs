@@ -1,7 +1,7 @@
-//! Bugs that distillation code has shipped without a crash or an odd curve, each as a small f64 function beside the right one.
-//! Oracle: on one fixed batch the right one agrees with `objective::reference` to 1e-9 and with the head at tp 1 and 2 to 1e-5;
-//! the bug differs from both by more than [`MARGIN`], in what it is known to falsify and in nothing else. Where each was seen is
-//! in docs/objectives.md.
+//! Bugs that public distillation code has shipped without a crash or a suspicious curve, each as a small f64 function beside the correct
+//! one. Oracle: on one fixed batch the correct function agrees with `objective::reference` to 1e-9 and with the head at tp 1 and 2 to
+//! 1e-5, while the bug differs from both by more than [`MARGIN`] in the value, the gradient or both, as documented for it.
+//! docs/objectives.md says where each was seen.
 
 use std::thread;
 
@@ -14,22 +14,22 @@ use hydrometer::objective::targets::{Targets, Teacher};
 use hydrometer::objective::{Loss, Objective, Tail};
 use tch::{Device, Kind, Tensor};
 
-/// In nats, and in nats per unit of a logit: a hundred times what the head may be off by.
+/// In nats, and in nats per unit of a logit: a hundred times the head's tolerance.
 const MARGIN: f64 = 1e-3;
 const V: usize = 8;
-/// Ids a teacher lists, where not all.
+/// Number of ids that the teacher lists, unless it lists all.
 const K: usize = 3;
 
-/// A token; its numbers are exact in single precision.
+/// One token of the batch; its numbers are exact in f32.
 struct Row {
     z: [f64; V],
     teacher: [f64; V],
     label: usize,
-    /// What a mean of micro-batch means multiplies this row's part of the batch's mean by: row 0 is a micro-batch of its own.
+    /// Factor of this row's share of the batch mean under a mean of micro-batch means: row 0 is a micro-batch of its own.
     micro: f64,
 }
 
-/// The student is surer than its teacher; each half of the vocabulary is a shard.
+/// The student is more confident than its teacher; each half of the vocabulary is a shard.
 const ROWS: [Row; 3] = [
     Row {
         z: [3.0, -1.5, 1.25, 0.5, -1.0, 2.5, -2.0, 0.25],
@@ -54,7 +54,7 @@ const ROWS: [Row; 3] = [
 /// A loss and its gradient in z.
 type Answer = (f64, Vec<f64>);
 
-/// Where a bug shows; elsewhere everything looks right.
+/// Whether a bug shows in the value, the gradient or both.
 enum Shows {
     Value,
     Gradient,
@@ -64,7 +64,7 @@ enum Shows {
 struct Bug {
     name: &'static str,
     loss: Loss,
-    /// Ids listed.
+    /// Number of listed ids.
     k: usize,
     right: fn(&Row) -> Answer,
     wrong: fn(&Row) -> Answer,
@@ -79,7 +79,7 @@ impl Row {
         order
     }
 
-    /// The teacher's probabilities of its k likeliest ids, zero elsewhere.
+    /// The teacher's probabilities of its k most likely ids, zero elsewhere.
     fn w(&self, k: usize, temperature: f64) -> Vec<f64> {
         let mut w = vec![0.0; V];
         let all = softmax(&self.teacher.map(|y| y / temperature));
@@ -87,7 +87,7 @@ impl Row {
         w
     }
 
-    /// The same scaled to one.
+    /// The same for [`K`] ids, scaled to sum to one.
     fn renormalized(&self) -> Vec<f64> {
         let w = self.w(K, 1.0);
         w.iter().map(|x| x / w.iter().sum::<f64>()).collect()
@@ -156,14 +156,14 @@ fn raw(row: &Row) -> Answer {
     ce(&row.w(K, 1.0), &row.z)
 }
 
-/// The seed's backward: the mass left out of M·p − w.
+/// metaseq's backward pass: the factor M is missing in M·p − w.
 fn seed(row: &Row) -> Answer {
     let p = softmax(&row.z);
     (raw(row).0, p.iter().zip(row.w(K, 1.0)).map(|(p, w)| p - w).collect())
 }
 
-/// The seed's backward on two shards, written by index: what a shard lacks stands at its column 0 with no weight, and of several
-/// writes to one column the last stays.
+/// metaseq's backward pass on two shards, written by index: ids of the other shard are mapped to column 0 with weight 0, and of several
+/// writes to one column the last one wins.
 fn seed_without_accumulating(row: &Row) -> Answer {
     let (p, w) = (softmax(&row.z), row.w(K, 1.0));
     let mut gradient = p.clone();
@@ -184,7 +184,7 @@ fn double_renormalized(row: &Row) -> Answer {
     ce(&row.renormalized(), &among)
 }
 
-/// Every shard with a logsumexp of its own, as if it were the whole vocabulary.
+/// Every shard uses its own logsumexp, as if it were the whole vocabulary.
 fn local_softmax(row: &Row) -> Answer {
     let w = row.w(K, 1.0);
     let mass: f64 = w.iter().sum();
@@ -322,7 +322,7 @@ fn columns(of: impl Fn(&Row) -> [f64; V], tp: &ProcessGroup) -> (Tensor, i64) {
     (all.narrow(1, start, width).contiguous(), start)
 }
 
-/// What the head says of each bug's loss, from this shard: the mean, and the gradient in its logits.
+/// Runs the head with each bug's loss on this shard: the mean, and the gradient in the shard's logits.
 fn head(bugs: &[Bug], tp: &ProcessGroup) -> Vec<(f64, Tensor)> {
     let (z_nv, start) = columns(|row| row.z, tp);
     let head = Head { weight_vd: &z_nv, vocab_start: start, vocab_size: V as i64, tp };
@@ -348,7 +348,7 @@ fn labels() -> Tensor {
     Tensor::from_slice(&ROWS.each_ref().map(|row| row.label as i64))
 }
 
-/// Calls `of` on each of `size` shards, in threads of their own.
+/// Calls `of` on each of `size` shards, each in its own thread.
 fn on_shards<T: Send>(size: usize, of: impl Fn(&ProcessGroup) -> T + Sync) -> Vec<T> {
     let (store, of) = (Store::in_process(), &of);
     thread::scope(|scope| {
@@ -358,7 +358,7 @@ fn on_shards<T: Send>(size: usize, of: impl Fn(&ProcessGroup) -> T + Sync) -> Ve
     })
 }
 
-/// The same as answers, at `tp` shards.
+/// [`head`] on `tp` shards, as [`Answer`]s for the whole vocabulary.
 fn fast(bugs: &[Bug], tp: usize) -> Vec<Answer> {
     let shards = on_shards(tp, |tp| head(bugs, tp));
     let gradient = |index: usize| {
@@ -368,7 +368,7 @@ fn fast(bugs: &[Bug], tp: usize) -> Vec<Answer> {
     (0..bugs.len()).map(|index| (shards[0][index].0, gradient(index))).collect()
 }
 
-/// How far apart values and gradients are.
+/// The largest absolute differences of values and of gradients.
 fn gaps(a: &Answer, b: &Answer) -> (f64, f64) {
     assert_eq!(a.1.len(), b.1.len());
     ((a.0 - b.0).abs(), a.1.iter().zip(&b.1).fold(0.0, |worst, (a, b)| (a - b).abs().max(worst)))
@@ -394,7 +394,7 @@ fn each_bug_shows_in_value_or_gradient_on_one_small_batch() {
     }
 }
 
-/// What the seed trained is there under its own name, for those who want it.
+/// The loss that metaseq trained is available under its own name.
 #[test]
 fn metaseqs_gradient_is_available_as_tail_metaseq() {
     let loss = Loss::from(Objective::SoftCe { tail: Tail::Metaseq, temperature: 1.0 });
@@ -405,14 +405,14 @@ fn metaseqs_gradient_is_available_as_tail_metaseq() {
     assert!(value < 1e-5 && gradient < 1e-5, "{value} {gradient}");
 }
 
-/// A shard's best id is not the vocabulary's: counted as one, it finds labels that the student does not predict.
+/// The best id of a shard need not be the best of the vocabulary. Counting it as such finds labels that the student does not predict.
 #[test]
 fn accuracy_uses_the_argmax_of_the_whole_vocabulary() {
     let best = |z: &[f64]| (0..z.len()).max_by(|&a, &b| z[a].total_cmp(&z[b])).unwrap();
     let right: Vec<i64> = ROWS.iter().map(|row| best(&row.z) as i64).collect();
     let hits = |row: &Row| row.z.chunks(V / 2).enumerate().filter(|(shard, z)| shard * V / 2 + best(z) == row.label).count();
     let counted = (right.iter().zip(&ROWS).filter(|(id, row)| **id == row.label as i64).count(), ROWS.iter().map(hits).sum());
-    assert_eq!(counted, (0, 2), "the batch is made for the bug to find two labels where none is right");
+    assert_eq!(counted, (0, 2), "the batch is made so that the bug counts two correct labels where there are none");
     for size in [1, 2] {
         for found in on_shards(size, |tp| {
             let (start, width) = part(V as i64, tp.rank, tp.size);

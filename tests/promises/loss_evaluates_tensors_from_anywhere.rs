@@ -1,4 +1,4 @@
-//! `hydrometer loss` on a file, as a person with another framework would call it. Oracle: `objective::reference`.
+//! `hydrometer loss` on a file, as a user of another framework would call it. Oracle: `objective::reference`.
 
 use std::process::Output;
 

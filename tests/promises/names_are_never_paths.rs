@@ -1,4 +1,4 @@
-//! Whatever an experiment names stays below `runs/` and `results/`, and a name that cannot be shown is refused before any work.
+//! Names in an experiment never lead outside `runs/` and `results/`, and unprintable names are refused before any work.
 
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
@@ -13,7 +13,7 @@ fn entries(folder: &Path) -> BTreeSet<String> {
     std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().file_name().to_string_lossy().into_owned()).collect()
 }
 
-/// Oracle: the folders that are there afterwards.
+/// Oracle: the folders that exist afterwards.
 #[test]
 fn names_with_slashes_dots_or_any_length_stay_below_runs() {
     let lab = Lab::new();
@@ -39,12 +39,12 @@ fn names_with_slashes_dots_or_any_length_stay_below_runs() {
     assert_eq!(entries(&inner), ["lab.toml", "results", "runs", "train.txt", "valid.txt"].map(String::from).into());
     assert_eq!(entries(lab.path()), ["deep", "lab.toml"].map(String::from).into());
     assert_eq!(entries(&lab.path().join("deep")), ["er".to_string()].into());
-    assert_eq!(entries(&inner.join("runs/cache-x")), BTreeSet::new(), "a folder that only looks like the beginning of a name");
+    assert_eq!(entries(&inner.join("runs/cache-x")), BTreeSet::new(), "a folder that merely shares a prefix with the name");
     assert!(
         entries(&inner.join("runs")).contains("teacher-x_.._.._.._evil-")
             || entries(&inner.join("runs")).iter().any(|name| name.starts_with("cache-x_.._.._.._evil-k20-"))
     );
-    // What was made is found again, by its cleaned name.
+    // Other verbs find the run by its cleaned name.
     let status: Value = serde_json::from_slice(&run(&["status", "lab.toml", "--output", "json"])).unwrap();
     let jobs = status["jobs"].as_array().unwrap();
     assert!(jobs.iter().all(|job| job["status"] == "done"), "{status:#}");

@@ -1,4 +1,4 @@
-//! Oracle: the same row with other tokens in one of its sequences. No bit of what the others become changes.
+//! Oracle: the same row with other tokens in one of its sequences. No bit of the other sequences' hidden states changes.
 
 use hydrometer::dist::Mesh;
 use hydrometer::model::{Decoder, Tokens, hf};
@@ -6,7 +6,7 @@ use tch::{Device, Kind, Tensor};
 
 use super::fixtures::{CHECKPOINTS, folder};
 
-/// Sequences of 5, 7 and 4 tokens, and what pads the row.
+/// The ends of sequences of 5, 7 and 4 tokens and of the padding.
 const ENDS: [i64; 4] = [5, 12, 16, 19];
 
 #[test]
@@ -41,7 +41,7 @@ fn changing_one_sequence_changes_no_bit_of_the_others_in_any_family() {
     }
 }
 
-/// A sequence's place in its row is not its position.
+/// Positions count from the start of the sequence, not of the row.
 #[test]
 fn a_sequence_gives_the_same_result_anywhere_in_its_row() {
     let mesh = Mesh::single(Device::Cpu);

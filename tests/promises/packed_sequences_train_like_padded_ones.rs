@@ -1,5 +1,5 @@
-//! Oracle: the same sequences, each in a row of its own. Hidden states and every parameter's gradient agree to 1e-5, relatively, in
-//! f32; of whole experiments, every logged loss to 1e-4.
+//! Oracle: the same sequences, each in its own row. Hidden states and every parameter's gradient agree to a relative 1e-5 in f32; in whole
+//! experiments, every logged loss agrees to 1e-4.
 
 use std::collections::BTreeSet;
 use std::process::Command;
@@ -15,7 +15,7 @@ use tch::{Kind, Tensor};
 use super::fixtures::{CHECKPOINTS, folder, on_ranks_of};
 use super::lab::{EXPERIMENT, Lab, until};
 
-/// Documents of these many inputs.
+/// A split with documents of these numbers of inputs.
 pub fn split(lengths: &[usize]) -> TokenizedSplit {
     let mut split = TokenizedSplit::empty(None);
     for (document, &length) in lengths.iter().enumerate() {
@@ -25,7 +25,7 @@ pub fn split(lengths: &[usize]) -> TokenizedSplit {
     split
 }
 
-/// How a pass is made.
+/// The settings of a pass.
 #[derive(Clone, Copy, Debug)]
 struct Way {
     tp: usize,
@@ -36,7 +36,7 @@ struct Way {
 
 const PLAIN: Way = Way { tp: 1, sequence_parallel: false, kind: Kind::Float, recompute: false };
 
-/// What the head reads at the targets, `[N, d]`, and the full gradient of `Σ hidden · upstream` by parameter, on each rank.
+/// On each rank: the hidden states at the targets, `[N, d]`, and the full gradient of `Σ hidden · upstream` per parameter.
 fn learned(checkpoint: &str, lengths: &[usize], context: usize, packed: bool, way: Way) -> Vec<(Tensor, Vec<(String, Tensor)>)> {
     let Way { tp, sequence_parallel, kind, recompute } = way;
     on_ranks_of(tp, sequence_parallel, |mesh| {
@@ -45,7 +45,7 @@ fn learned(checkpoint: &str, lengths: &[usize], context: usize, packed: bool, wa
         let decoder = Decoder::new(&checkpoint.config, context, &weights.leaves, mesh);
         let split = split(lengths);
         let mut rows: Vec<Row> = sequences(&split, context).into_iter().map(Row::whole).collect();
-        // As a batch that ends within a sequence, after one that did.
+        // Like a batch that begins and ends within sequences.
         rows[0].from = 2;
         rows[1].to -= 1;
         let batch = match packed {
@@ -82,14 +82,14 @@ fn agree(checkpoint: &str, lengths: &[usize], context: usize, ways: &[Way]) {
         assert!(off <= 1e-5 * norm(&expected), "{checkpoint}, {way:?}: hidden states off by {off} of {}", norm(&expected));
         for ((name, a), (_, b)) in gradients.iter().zip(&found_gradients) {
             let (off, scale) = (norm(&(a - b)), norm(a));
-            // A key's bias shifts all scores of a query alike: its gradient is zero but for rounding.
+            // A key's bias shifts all scores of a query equally, so its gradient is zero up to rounding.
             let nothing = if name.ends_with("k_proj.bias") { 1e-5 * whole } else { 0.0 };
             assert!(off <= 1e-5 * scale + nothing, "{checkpoint}, {way:?}: {name} off by {off} of {scale}");
         }
     }
 }
 
-/// Nine sequences in rows of at most 16, of which some are not filled.
+/// Nine sequences in rows of at most 16 inputs, some of them not full.
 const LENGTHS: [usize; 9] = [9, 4, 16, 3, 8, 5, 12, 6, 2];
 
 #[test]
@@ -114,7 +114,7 @@ fn recomputing_activations_changes_no_bit_of_packed_rows() {
     }
 }
 
-/// A fused kernel walks keys in blocks, some of which a token attends to nothing of.
+/// A fused kernel processes keys in blocks, and a token attends to no key of some of them.
 #[test]
 fn rows_longer_than_a_kernels_block_agree() {
     for checkpoint in ["llama", "smollm2"] {
@@ -122,7 +122,7 @@ fn rows_longer_than_a_kernels_block_agree() {
     }
 }
 
-/// Three arms on short documents of different lengths, a sequence a row in `padded.toml`.
+/// Three arms on short documents of different lengths; `padded.toml` has one sequence per row.
 fn lab(lab: Lab) -> Lab {
     for name in ["train", "valid"] {
         let text = std::fs::read_to_string(lab.path().join(format!("{name}.txt"))).unwrap();

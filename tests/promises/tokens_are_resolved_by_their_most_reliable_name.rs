@@ -15,8 +15,8 @@ use rand::RngExt;
 use serde_json::{Value, json};
 
 use super::lab::Lab;
-use super::mutation::{of_value, rounds};
 use super::metaseq_lines_give_what_metaseq_derives::fixture;
+use super::mutation::{of_value, rounds};
 
 /// What an experiment on `lines` learns from each, or why it does not.
 fn learned(format: &str, tokenizer_file: &str, lines: &[String]) -> Vec<Result<Encoded, LineError>> {
