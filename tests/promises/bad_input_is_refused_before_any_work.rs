@@ -74,7 +74,11 @@ fn runs_or_results_inside_the_data_folder_are_refused() {
             let said = String::from_utf8_lossy(&output.stderr).into_owned();
             assert_eq!((output.status.code(), said.trim().lines().count()), (Some(2), 1), "{verb}: {said}");
             assert!(said.contains(inside), "{verb}: {said}");
-            assert_eq!(std::fs::read_dir(lab.path().join("texts")).unwrap().count(), 1, "nothing is written into the data folder");
+            assert_eq!(
+                std::fs::read_dir(lab.path().join("texts")).unwrap().count(),
+                1,
+                "nothing is written into the data folder"
+            );
         }
     }
 }

@@ -156,7 +156,11 @@ fn ctrl_c_waits_for_requests_in_flight() {
     assert_eq!(child.wait().unwrap().code(), Some(130));
     let received = api.received().len();
     assert!(received < TEXTS);
-    assert_eq!((api.answered(), logged_prompts(&lab, "cache").len()), (received, received), "every request sent has its response in the log");
+    assert_eq!(
+        (api.answered(), logged_prompts(&lab, "cache").len()),
+        (received, received),
+        "every request sent has its response in the log"
+    );
 }
 
 #[test]
@@ -256,7 +260,9 @@ fn permanent_errors_are_not_retried() {
 fn misaligned_responses_are_refused_at_the_first_one() {
     let lab = Lab::new();
     texts(&lab);
-    let serve = |echo_rows_next: bool| Api::serve(CHECKPOINT, ServerBehavior { echo_rows_next, predicts_text: true, ..ServerBehavior::default() });
+    let serve = |echo_rows_next: bool| {
+        Api::serve(CHECKPOINT, ServerBehavior { echo_rows_next, predicts_text: true, ..ServerBehavior::default() })
+    };
     let (own, next) = (serve(false), serve(true));
     let output = run(&lab, &teach(&own.url, "own", &[]));
     assert!(output.status.success(), "{}", stderr(&output));

@@ -1,5 +1,5 @@
 //! Oracle: the files of a checkpoint. tests/fixtures/chat is a student whose tokenizer has `<|endoftext|>` (0), `<|im_start|>` (1) and
-//! `<|im_end|>` (2), and whose config.json, generation_config.json and tokenizer_config.json name the third as the end.
+//! `<|im_end|>` (2), and whose config.json, generation_config.json and tokenizer_config.json declare the third as the end token.
 
 use std::fs;
 use std::path::Path;
@@ -13,7 +13,7 @@ use super::lab::Lab;
 
 const PAIRS: &str = "{\"src\": \"Question?\", \"tgt\": \"The old mill\"}\n";
 
-/// A lab with a copy of the student, and an experiment on `lines` with `more` in its data.
+/// A lab with a copy of the student and an experiment on `lines`; `more` is appended to the data table.
 fn lab(lines: &str, more: &str) -> Lab {
     let lab = Lab::empty();
     fs::create_dir(lab.path().join("student")).unwrap();
@@ -32,8 +32,8 @@ fn lab(lines: &str, more: &str) -> Lab {
     lab
 }
 
-/// What the files say now: JSON of each, `Null` where there is none.
-fn say(lab: &Lab, tokenizer: Value, map: Value, config: Value, generation: Value) {
+/// Sets what each file declares; `Null` removes the file, or the field of config.json's.
+fn declare(lab: &Lab, tokenizer: Value, map: Value, config: Value, generation: Value) {
     let student = lab.path().join("student");
     let mut whole: Value = serde_json::from_slice(&fs::read(folder("../chat").join("config.json")).unwrap()).unwrap();
     whole["eos_token_id"] = config;
@@ -110,17 +110,17 @@ fn the_majority_of_files_decides_then_their_order() {
             "tokenizer_config.json, config.json, generation_config.json",
         ),
         (&null, &null, &null, &json!({ "eos_token_id": [] }), &[0][..], "its usual name"),
-        // A default of Llama's that is an ordinary token here.
+        // An id that is an ordinary token here.
         (&null, &null, &json!(7), &null, &[0][..], "its usual name"),
         (&turn, &null, &json!(7), &json!({ "eos_token_id": 7 }), &[2][..], "tokenizer_config.json"),
     ] {
-        say(&lab, tokenizer.clone(), map.clone(), config.clone(), generation.clone());
+        declare(&lab, tokenizer.clone(), map.clone(), config.clone(), generation.clone());
         let experiment = resolved(&lab).unwrap();
         let ends = experiment.students[0].data.ends.clone().unwrap();
         assert_eq!((&ends.ids[..], &ends.from[..]), (ids, from));
         let ordinary = [config, &generation["eos_token_id"]].into_iter().filter(|said| **said == json!(7)).count();
         assert_eq!(ends.ignored.len(), ordinary, "{:?}", ends.ignored);
-        // Runs that end as before are known as before.
+        // The default end token is not written into the recipe, so existing runs keep their identity.
         let recipe = serde_json::to_value(experiment.students[0].recipe.data.examples.as_ref().unwrap()).unwrap();
         assert_eq!(recipe.get("ends").cloned(), (ids != [0]).then(|| json!(ids)));
     }
@@ -129,7 +129,7 @@ fn the_majority_of_files_decides_then_their_order() {
 #[test]
 fn eos_token_in_the_experiment_overrides_every_file() {
     let lab = lab(PAIRS, ", eos_token = \"<|im_start|>\"");
-    say(&lab, json!({ "eos_token": "nonesuch" }), Value::Null, json!(-3), Value::Null);
+    declare(&lab, json!({ "eos_token": "nonesuch" }), Value::Null, json!(-3), Value::Null);
     assert_eq!(resolved(&lab).unwrap().students[0].data.ends.as_ref().unwrap().ids, [1]);
     assert!(documents(&lab).iter().all(|document| document.ends_with(&[281, 1])));
 }
@@ -152,16 +152,16 @@ fn an_end_token_that_does_not_exist_is_refused() {
         (json!(294), "eos_token_id is 294, but tokenizer.json has no token of that id"),
         (json!(u64::MAX), "eos_token_id is 18446744073709551615, but"),
     ] {
-        say(&lab, null.clone(), null.clone(), value.clone(), null.clone());
+        declare(&lab, null.clone(), null.clone(), value.clone(), null.clone());
         refused(said);
-        say(&lab, null.clone(), null.clone(), null.clone(), json!({ "eos_token_id": value }));
+        declare(&lab, null.clone(), null.clone(), null.clone(), json!({ "eos_token_id": value }));
         refused(&said.replace("config.json", "generation_config.json"));
     }
-    say(&lab, json!({ "eos_token": "nonesuch" }), null.clone(), null.clone(), null.clone());
+    declare(&lab, json!({ "eos_token": "nonesuch" }), null.clone(), null.clone(), null.clone());
     refused("tokenizer_config.json: eos_token is \"nonesuch\", which tokenizer.json does not have");
-    say(&lab, json!({ "eos_token": 2 }), null.clone(), null.clone(), null.clone());
+    declare(&lab, json!({ "eos_token": 2 }), null.clone(), null.clone(), null.clone());
     refused("tokenizer_config.json: eos_token is 2, not the text of a token");
-    say(&lab, null.clone(), json!([1]), null.clone(), null.clone());
+    declare(&lab, null.clone(), json!([1]), null.clone(), null.clone());
     refused("special_tokens_map.json: expected a JSON object");
 }
 

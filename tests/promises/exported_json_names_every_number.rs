@@ -1,4 +1,4 @@
-//! `export --format json` gives a text every number of the report under a name.
+//! `export --format json` exports every number of the report under a name, for use in other texts.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -18,8 +18,8 @@ fn exported(experiment: &str) -> Value {
     serde_json::from_str(&text).unwrap()
 }
 
-/// Oracle: the committed report, whose tables other code lays out. In the comparison a cell's row has, after its arm, how many runs
-/// finished, its perplexity, its difference in percent, in nats, both p-values and its nats per token.
+/// Oracle: the committed report, whose tables are formatted by other code. A row of the comparison has the arm, the number of finished
+/// runs, the perplexity, the difference in percent and in nats, both p-values and the nats per token.
 #[test]
 fn exported_texts_equal_the_reports() {
     for experiment in ["quickstart", "methods", "smollm2"] {
@@ -64,7 +64,7 @@ fn verdicts_are_keyed_by_claim_id() {
     }
 }
 
-/// A cell without an interval is told apart from one whose interval decides nothing.
+/// A cell without an interval is distinguished from one whose interval is inconclusive.
 #[test]
 fn one_seed_gives_no_verdict_and_says_so() {
     let numbers = exported("smollm2");

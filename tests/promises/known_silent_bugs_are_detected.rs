@@ -157,14 +157,14 @@ fn raw(row: &Row) -> Answer {
 }
 
 /// metaseq's backward pass: the factor M is missing in M·p − w.
-fn seed(row: &Row) -> Answer {
+fn metaseq(row: &Row) -> Answer {
     let p = softmax(&row.z);
     (raw(row).0, p.iter().zip(row.w(K, 1.0)).map(|(p, w)| p - w).collect())
 }
 
 /// metaseq's backward pass on two shards, written by index: ids of the other shard are mapped to column 0 with weight 0, and of several
 /// writes to one column the last one wins.
-fn seed_without_accumulating(row: &Row) -> Answer {
+fn metaseq_without_accumulating(row: &Row) -> Answer {
     let (p, w) = (softmax(&row.z), row.w(K, 1.0));
     let mut gradient = p.clone();
     for start in [0, V / 2] {
@@ -177,7 +177,7 @@ fn seed_without_accumulating(row: &Row) -> Answer {
     (raw(row).0, gradient)
 }
 
-/// Softmax over the k ids alone, on both sides.
+/// Softmax over only the k ids, on both sides.
 fn double_renormalized(row: &Row) -> Answer {
     let listed = row.ids(K);
     let among: Vec<f64> = (0..V).map(|i| if listed.contains(&i) { row.z[i] } else { f64::NEG_INFINITY }).collect();
@@ -202,10 +202,10 @@ fn bugs() -> Vec<Bug> {
     let kl_raw = Loss::from(Objective::KlForward { tail: Tail::Raw, temperature: 1.0 });
     let bug = |name, loss, k, right, wrong, shows| Bug { name, loss, k, right, wrong, shows };
     vec![
-        bug("soft-ce whose backward leaves out the mass", raw_ce, K, raw, seed, Shows::Gradient),
-        bug("the same, and writes that do not accumulate", raw_ce, K, raw, seed_without_accumulating, Shows::Gradient),
+        bug("soft-ce without the factor M in its backward pass", raw_ce, K, raw, metaseq, Shows::Gradient),
+        bug("the same, with writes that do not accumulate", raw_ce, K, raw, metaseq_without_accumulating, Shows::Gradient),
         bug(
-            "softmax over the k ids on both sides, called renormalised",
+            "softmax over the k ids on both sides, labelled renormalised",
             Loss::from(Objective::SoftCe { tail: Tail::Renormalize, temperature: 1.0 }),
             K,
             |row| ce(&row.renormalized(), &row.z),
@@ -213,7 +213,7 @@ fn bugs() -> Vec<Bug> {
             Shows::Both,
         ),
         bug(
-            "temperature squared on the value alone",
+            "temperature squared applied only to the value",
             Loss { objective: warm, lambda: 0.0, temperature_squared: true },
             K,
             |row| scaled(tempered(row, 2.0, |u| ce(&row.w(K, 2.0), u)), 4.0, 4.0),
@@ -221,7 +221,7 @@ fn bugs() -> Vec<Bug> {
             Shows::Gradient,
         ),
         bug(
-            "temperature on the teacher alone",
+            "temperature applied only to the teacher",
             warm.into(),
             K,
             |row| tempered(row, 2.0, |u| ce(&row.w(K, 2.0), u)),
@@ -229,7 +229,7 @@ fn bugs() -> Vec<Bug> {
             Shows::Both,
         ),
         bug(
-            "forward KL that is the reverse",
+            "reverse KL labelled forward",
             kl_raw,
             V,
             |row| kl_forward(&row.w(V, 1.0), &row.z),
@@ -237,7 +237,7 @@ fn bugs() -> Vec<Bug> {
             Shows::Both,
         ),
         bug(
-            "reverse KL that is the forward",
+            "forward KL labelled reverse",
             Objective::KlReverse { temperature: 1.0 }.into(),
             V,
             |row| kl_reverse(&row.w(V, 1.0), &row.z),
@@ -245,7 +245,7 @@ fn bugs() -> Vec<Bug> {
             Shows::Both,
         ),
         bug(
-            "a hard term that is logged, without gradient",
+            "a hard term that is logged but has no gradient",
             Loss { lambda: 0.3, ..raw_ce },
             K,
             |row| sum(scaled(raw(row), 0.7, 0.7), scaled(ce(&row.label(), &row.z), 0.3, 0.3)),
@@ -253,10 +253,10 @@ fn bugs() -> Vec<Bug> {
             Shows::Gradient,
         ),
         bug("a mean of micro-batch means", raw_ce, K, raw, |row| scaled(raw(row), row.micro, row.micro), Shows::Both),
-        bug("a shard's softmax taken for the whole", raw_ce, K, raw, local_softmax, Shows::Both),
-        bug("cross-entropy called KL", kl_raw, K, |row| kl_forward(&row.w(K, 1.0), &row.z), raw, Shows::Value),
+        bug("a shard's softmax used for the whole vocabulary", raw_ce, K, raw, local_softmax, Shows::Both),
+        bug("cross-entropy labelled KL", kl_raw, K, |row| kl_forward(&row.w(K, 1.0), &row.z), raw, Shows::Value),
         bug(
-            "jsd whose beta weighs the student",
+            "jsd with beta on the student",
             Objective::Jsd { beta: 0.1, temperature: 1.0 }.into(),
             V,
             |row| jsd(&row.w(V, 1.0), &row.z, 0.1),
@@ -264,7 +264,7 @@ fn bugs() -> Vec<Bug> {
             Shows::Both,
         ),
         bug(
-            "jsd with a hard term nobody asked for, at the temperature of generation",
+            "jsd with an unrequested hard term, at the generation temperature",
             Objective::Jsd { beta: 0.5, temperature: 1.0 }.into(),
             V,
             |row| jsd(&row.w(V, 1.0), &row.z, 0.5),
@@ -275,7 +275,7 @@ fn bugs() -> Vec<Bug> {
             Shows::Both,
         ),
         bug(
-            "squared error without backward",
+            "squared error without a backward pass",
             Objective::LogitMse { centered: false, mse_mean: false }.into(),
             K,
             |row| logit_mse(row, 1.0),
@@ -283,7 +283,7 @@ fn bugs() -> Vec<Bug> {
             Shows::Gradient,
         ),
         bug(
-            "squared error divided by the vocabulary",
+            "squared error divided by the vocabulary's size",
             Objective::LogitMse { centered: false, mse_mean: true }.into(),
             K,
             |row| logit_mse(row, K as f64),
@@ -291,7 +291,7 @@ fn bugs() -> Vec<Bug> {
             Shows::Both,
         ),
         bug(
-            "truncated KL, negative, clamped at zero",
+            "truncated KL clamped at zero where it is negative",
             kl_raw,
             K,
             |row| kl_forward(&row.w(K, 1.0), &row.z),
@@ -382,14 +382,14 @@ fn each_bug_shows_in_value_or_gradient_on_one_small_batch() {
         let oracle = mean(|row| reference(&bug.loss, row, bug.k));
         for (found, close) in [(&oracle, 1e-9), (&one[index], 1e-5), (&two[index], 1e-5)] {
             let (value, gradient) = gaps(&mean(bug.right), found);
-            assert!(value < close && gradient < close, "{}: the right one is off by {value} and {gradient}", bug.name);
+            assert!(value < close && gradient < close, "{}: the correct function is off by {value} and {gradient}", bug.name);
             let (value, gradient) = gaps(&mean(bug.wrong), found);
-            let told = match bug.shows {
+            let detected = match bug.shows {
                 Shows::Value => value > MARGIN && gradient < close,
                 Shows::Gradient => value < close && gradient > MARGIN,
                 Shows::Both => value > MARGIN && gradient > MARGIN,
             };
-            assert!(told, "{}: off by {value} in value and {gradient} in gradient", bug.name);
+            assert!(detected, "{}: off by {value} in value and {gradient} in gradient", bug.name);
         }
     }
 }
@@ -398,10 +398,10 @@ fn each_bug_shows_in_value_or_gradient_on_one_small_batch() {
 #[test]
 fn metaseqs_gradient_is_available_as_tail_metaseq() {
     let loss = Loss::from(Objective::SoftCe { tail: Tail::Metaseq, temperature: 1.0 });
-    let named = [Bug { name: "metaseq", loss, k: K, right: seed, wrong: seed, shows: Shows::Gradient }];
-    let (value, gradient) = gaps(&mean(seed), &mean(|row| reference(&loss, row, K)));
+    let named = [Bug { name: "metaseq", loss, k: K, right: metaseq, wrong: metaseq, shows: Shows::Gradient }];
+    let (value, gradient) = gaps(&mean(metaseq), &mean(|row| reference(&loss, row, K)));
     assert!(value < 1e-9 && gradient < 1e-9, "{value} {gradient}");
-    let (value, gradient) = gaps(&mean(seed), &fast(&named, 2)[0]);
+    let (value, gradient) = gaps(&mean(metaseq), &fast(&named, 2)[0]);
     assert!(value < 1e-5 && gradient < 1e-5, "{value} {gradient}");
 }
 

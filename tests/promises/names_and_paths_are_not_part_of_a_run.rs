@@ -103,6 +103,10 @@ fn a_resumed_run_keeps_its_number_of_threads() {
         lab.histories("runs").values().flatten().filter_map(threads).collect()
     };
     let each = std::thread::available_parallelism().unwrap().get() as i64 / 2;
-    assert_eq!((threads(&calm), threads(&lab)), (vec![each], vec![each; 2]), "the cores are divided, and the run keeps its share");
+    assert_eq!(
+        (threads(&calm), threads(&lab)),
+        (vec![each], vec![each; 2]),
+        "the cores are divided, and the run keeps its share"
+    );
     assert_eq!(lab.numbers("runs"), calm.numbers("runs"));
 }

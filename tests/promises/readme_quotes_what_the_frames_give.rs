@@ -1,4 +1,4 @@
-//! README and docs hold the numbers that the committed frames give, and a text that does not is told so by line.
+//! README and docs quote the numbers of the committed frames, and every deviation is reported with its line.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -27,7 +27,7 @@ fn filled(text: &str) -> Filled {
     fill(text, &root().join("README.md"), &mut results())
 }
 
-/// Oracle: the frames, read by the code of the report.
+/// Oracle: the frames, read by the report's code.
 #[test]
 fn readme_and_docs_quote_what_the_frames_give() {
     let (mut results, mut wrong, mut quotes) = (results(), String::new(), 0);
@@ -48,7 +48,7 @@ fn readme_and_docs_quote_what_the_frames_give() {
     assert!(quotes > 15, "{quotes} quotes are left");
 }
 
-/// No number of a result stands in README outside a marker: in the section on results there is no digit but in quotes, links and names.
+/// In README's section on results, digits occur only in quotes, links and names.
 #[test]
 fn readme_has_no_result_outside_a_marker() {
     let text = fs::read_to_string(root().join("README.md")).unwrap();
@@ -67,7 +67,7 @@ fn readme_has_no_result_outside_a_marker() {
     assert!(numbers.is_empty(), "typed in README: {numbers:?}");
 }
 
-/// Every digit of a quoted table and every quoted number is held: one that is changed is named with its line.
+/// Changes every digit of a quoted table and of a quoted number in turn.
 #[test]
 fn a_changed_digit_is_named_with_its_line() {
     let text = fs::read_to_string(root().join("README.md")).unwrap();
@@ -80,7 +80,7 @@ fn a_changed_digit_is_named_with_its_line() {
         let found = filled(&changed);
         let line = text[..at].matches('\n').count() + 1;
         assert_eq!(found.changes.iter().map(|change| change.line).collect::<Vec<_>>(), [line], "{:?}", found.changes);
-        assert_eq!(found.text, clean.text, "and made right again");
+        assert_eq!(found.text, clean.text, "the text is corrected");
     }
 }
 
@@ -163,7 +163,7 @@ fn quote_fills_and_checks_with_the_documented_exit_codes() {
     assert_eq!(run(&["none.md"]).0, 2);
 }
 
-/// A frame in which a bit was flipped is quoted by nobody.
+/// A frame with a flipped bit is not quoted.
 #[test]
 fn frames_that_do_not_match_their_provenance_are_not_quoted() {
     let lab = Lab::new();

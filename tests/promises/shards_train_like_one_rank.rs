@@ -1,4 +1,4 @@
-//! Oracle: the same experiment on one rank. Every logged loss agrees to 1e-4, relatively, in f32.
+//! Oracle: the same experiment on one rank. Every logged loss agrees to a relative 1e-4 in f32.
 
 use super::lab::Lab;
 

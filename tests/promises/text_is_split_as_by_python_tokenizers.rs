@@ -1,5 +1,5 @@
-//! Oracle: Hugging Face's Python tokenizers, whose ids of real splitting rules on nasty text are in tests/fixtures/rules/golden.json
-//! (made by make_rules.py), and transformers' NLL in f64 of two tiny models that differ in their rule alone.
+//! Oracle: Hugging Face's Python tokenizers, whose ids for published pre-tokenizer rules on difficult text are in
+//! tests/fixtures/rules/golden.json (made by make_rules.py), and transformers' NLL in f64 of two tiny models that differ only in their rule.
 
 use std::fs;
 use std::path::PathBuf;
@@ -53,7 +53,7 @@ fn a_rule_that_groups_digits_gives_the_same_nll() {
     }
 }
 
-/// A rule that is none, and rules that run without end on a text: one sentence, exit code 2, and no text is cut short.
+/// An invalid rule, and rules that do not terminate on some text: a one-line error, exit code 2, and no truncated text.
 #[test]
 fn a_failing_rule_is_reported() {
     let lab = TempDir::new().unwrap();

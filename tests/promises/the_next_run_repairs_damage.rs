@@ -111,7 +111,10 @@ fn damaged_checkpoints_fall_back_to_the_previous_one_or_the_start() {
     let text = said(lab.run(&[&arguments[..], &["--runs", "copy", "--results", "copied"]].concat()));
     assert!(text.contains("is damaged: its checksum does not match; the run starts over"), "{text}");
     assert!(lab.numbers("runs") == calm.numbers("runs") && lab.numbers("copy") == calm.numbers("runs"));
-    assert!(checkpoints("runs").iter().all(|path| path.ends_with("final.safetensors")), "a finished run keeps only its final weights");
+    assert!(
+        checkpoints("runs").iter().all(|path| path.ends_with("final.safetensors")),
+        "a finished run keeps only its final weights"
+    );
 }
 
 /// A teacher, its cache, a baseline, two students and their fidelities, in a few small steps.

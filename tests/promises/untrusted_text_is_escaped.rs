@@ -1,4 +1,4 @@
-//! Text of others reaches a terminal, a page and a plot as text: no escape sequence, no hidden mark, no row of digits.
+//! Text from files and names is shown as text in terminals, pages and plots: no escape sequences, invisible characters or long digits.
 
 use serde_json::Value;
 
@@ -43,7 +43,7 @@ fn questions_and_names_are_escaped_in_pages() {
         let page = std::fs::read_to_string(results.join(file)).unwrap();
         assert_eq!(hidden(&page), [], "{file}");
         assert!(page.contains("\\u{1b}[31mred") || page.contains("\\\\u{1b}\\[31mred"), "{file}");
-        // The file itself is quoted at the end, indented, where Markdown has no markup.
+        // The page ends with the experiment file as an indented code block, where Markdown is not interpreted.
         let own = page.lines().filter(|line| !line.starts_with("    ")).collect::<Vec<_>>().join("\n");
         assert!(!own.contains("<script>a") && !own.contains("()</script>"), "{file}");
     }
@@ -56,7 +56,7 @@ fn questions_and_names_are_escaped_in_pages() {
     lab.ok(&["export", "results/lab", "--format", "csv", "--out", "csv"]);
 }
 
-/// Oracle: what was written in the file.
+/// Oracle: the values in the file.
 #[test]
 fn errors_quote_values_briefly_and_state_the_bounds() {
     let lab = Lab::new();
