@@ -1,5 +1,6 @@
 //! Oracle: Hugging Face's Python tokenizers, whose ids for published pre-tokenizer rules on difficult text are in
-//! tests/fixtures/rules/golden.json (made by make_rules.py), and transformers' NLL in f64 of two tiny models that differ only in their rule.
+//! tests/fixtures/rules/golden.json (made by make_rules.py), and transformers' NLL in f64 of two tiny models that differ only in their
+//! rule.
 
 use std::fs;
 use std::path::PathBuf;

@@ -72,9 +72,9 @@ mod tests {
     use super::*;
     use crate::model::Tokens;
 
-    /// Kernel 0 (unfused) would materialise the scores of all heads in every block.
+    /// Kernel 0, the unfused one, would store the attention scores of all heads in every block.
     #[test]
-    fn under_the_mask_of_packed_rows_a_fused_kernel_attends() {
+    fn a_fused_kernel_is_used_with_the_mask_of_packed_rows() {
         for kind in [Kind::Float, Kind::BFloat16] {
             let starts_bt = Tensor::zeros([2, 19], (Kind::Int64, Device::Cpu));
             let layout = AttentionLayout::new(Tokens { ids_bt: &starts_bt, starts_bt: Some(&starts_bt) }, None, kind);
