@@ -103,7 +103,7 @@ mod tests {
 
     /// Oracle: by hand. q = (1/2, 1/4, 1/4) and p = (1/4, 1/4, 1/2): KL = ½ ln 2 − ¼ ln 2.
     #[test]
-    fn numbers_are_those_of_the_definition() {
+    fn kl_agreement_and_overlap_follow_their_definitions() {
         let q = Tensor::from_slice(&[0.5f32, 0.25, 0.25]).log().unsqueeze(0);
         let z = Tensor::from_slice(&[0.25f32, 0.25, 0.5]).log().unsqueeze(0) + 3.0;
         assert!((kl(&q, &z) - 0.25 * std::f64::consts::LN_2).abs() < 1e-6);

@@ -142,9 +142,9 @@ mod tests {
     use super::*;
 
     /// Oracle: by hand. Of 15 bins, the two tokens at 0.9 share one, with one correct: |0.9 − 0.5| for two of four tokens. The
-    /// two at 0.5 share another, with one correct, which is calibrated. One that is certain and correct has no error.
+    /// two at 0.5 share another, with one correct, which is calibrated. A certain and correct token has no error.
     #[test]
-    fn calibration_error_is_the_gap_between_saying_and_being_right() {
+    fn calibration_error_is_the_gap_between_confidence_and_accuracy() {
         let mut found = Evaluation::new(1, 1);
         for (confidence, correct) in [(0.9, true), (0.9, false), (0.5, true), (0.5, false)] {
             found.add(0, 1.0, confidence, correct);

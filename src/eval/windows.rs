@@ -62,7 +62,7 @@ mod tests {
     }
 
     #[test]
-    fn without_overlap_they_are_the_sequences_of_training() {
+    fn windows_without_overlap_are_the_training_sequences() {
         let split = split(&[2, 17, 40]);
         let whole: Vec<Row> = sequences(&split, 8).into_iter().map(Row::whole).collect();
         assert_eq!(windows(&split, 8, 8), whole);

@@ -22,7 +22,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn more_draws_or_targets_begin_with_the_same() {
+    fn more_draws_or_targets_start_with_the_same_numbers() {
         let few = numbers("teacher", &[7; 16], 2, 3);
         let many = numbers("teacher", &[7; 16], 5, 40);
         for position in 0..2 {

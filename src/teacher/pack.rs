@@ -185,7 +185,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_written_is_read_within_half_a_unit(
+        fn packed_targets_are_read_back_within_half_a_unit(
             tokens in prop::collection::vec(prop::collection::vec((-40f32..0.0, any::<u32>()), 0..70), 0..9),
             bits in 1u32..=32,
         ) {
@@ -216,7 +216,7 @@ mod tests {
     }
 
     #[test]
-    fn numbers_that_are_no_log_probabilities_are_kept_as_near_as_they_come() {
+    fn numbers_outside_the_range_of_logprobs_are_clamped() {
         let mut writer = Writer::default();
         writer.logprobs([1e-6, -0.0, -1e4, -1e30, f32::NEG_INFINITY]);
         writer.align();
@@ -226,12 +226,12 @@ mod tests {
     }
 
     #[test]
-    fn an_id_takes_the_bits_that_the_largest_needs() {
+    fn ids_have_the_bits_of_the_largest_id() {
         assert_eq!([2, 2048, 2049, 49_152, 65_536, 151_936].map(id_bits), [1, 11, 12, 16, 16, 18]);
     }
 
     #[test]
-    fn a_stream_that_ends_early_is_noticed() {
+    fn a_truncated_stream_is_an_error() {
         let mut writer = Writer::default();
         (0..10).for_each(|_| writer.id(7, 16));
         writer.align();

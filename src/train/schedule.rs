@@ -18,7 +18,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn rises_to_the_peak_and_falls_to_the_end() {
+    fn the_learning_rate_warms_up_to_its_peak_and_decays_to_its_final_value() {
         let recipe = OptimizerRecipe {
             lr: 1.0,
             beta1: 0.9,

@@ -1,4 +1,4 @@
-//! An OpenAI-compatible API on loopback, served by a fixture's checkpoint, that can behave as badly as real ones do.
+//! An OpenAI-compatible API on loopback that serves a fixture's checkpoint and can fail in the ways that real servers do.
 
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
@@ -17,58 +17,58 @@ use tokenizers::Tokenizer;
 
 use super::fixtures::folder;
 
-/// How it behaves.
+/// The server's behavior. By default it answers every request correctly and at once.
 #[derive(Clone, Debug, Default)]
-pub struct Manners {
-    /// Every other request fails, each time in another way.
+pub struct ServerBehavior {
+    /// Every other request fails, cycling through six kinds of failure.
     pub faults: bool,
-    /// Rows of an echo tell of the next token, as llama-cpp-python's do.
-    pub next: bool,
-    /// The model foretells the text, two tokens out of three.
-    pub foretells: bool,
-    /// It does not say what it charges for.
-    pub silent: bool,
-    /// What it takes for an answer.
-    pub pause: Duration,
-    /// The key it wants; without it, it says which one it was given.
+    /// In an echoed prompt, the logprobs beside a token are those of the next token, as in llama-cpp-python.
+    pub echo_rows_next: bool,
+    /// The model assigns a high probability to two out of three tokens of the text.
+    pub predicts_text: bool,
+    /// Responses have no `usage`.
+    pub omits_usage: bool,
+    /// Delay before each response.
+    pub latency: Duration,
+    /// The API key required. The error for a wrong key quotes that key.
     pub key: Option<String>,
-    /// Every request is refused so.
+    /// Every request is refused with this status and body.
     pub refuses: Option<(u16, String)>,
 }
 
-/// A request as it was heard.
+/// A request as the server received it.
 #[derive(Clone, Debug)]
-pub struct Heard {
+pub struct ReceivedRequest {
     pub body: Value,
     pub headers: BTreeMap<String, String>,
-    /// Whether a whole answer was sent.
+    /// Whether a complete response was sent.
     pub answered: bool,
 }
 
 pub struct Api {
     pub url: String,
-    heard: Arc<Mutex<Vec<Heard>>>,
+    received: Arc<Mutex<Vec<ReceivedRequest>>>,
     closed: Arc<AtomicBool>,
     address: std::net::SocketAddr,
 }
 
 struct Server {
-    manners: Manners,
+    behavior: ServerBehavior,
     tokenizer: Tokenizer,
     decoder: Mutex<Decoder>,
-    heard: Arc<Mutex<Vec<Heard>>>,
+    received: Arc<Mutex<Vec<ReceivedRequest>>>,
 }
 
 impl Api {
-    /// Serves `checkpoint` of the fixtures.
-    pub fn serve(checkpoint: &str, manners: Manners) -> Self {
+    /// Starts a server for the fixture `checkpoint`.
+    pub fn serve(checkpoint: &str, behavior: ServerBehavior) -> Self {
         let mesh = Mesh::single(Device::Cpu);
         let decoder = hf::open(&folder(checkpoint)).unwrap().decoder(128, Kind::Float, &mesh).unwrap();
         let tokenizer = tokenizer::open(&folder(checkpoint).join("tokenizer.json")).unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
-        let (heard, closed) = (Arc::default(), Arc::new(AtomicBool::new(false)));
-        let server = Arc::new(Server { manners, tokenizer, decoder: Mutex::new(decoder), heard: Arc::clone(&heard) });
+        let (received, closed) = (Arc::default(), Arc::new(AtomicBool::new(false)));
+        let server = Arc::new(Server { behavior, tokenizer, decoder: Mutex::new(decoder), received: Arc::clone(&received) });
         let until = Arc::clone(&closed);
         thread::spawn(move || {
             for stream in listener.incoming() {
@@ -76,18 +76,18 @@ impl Api {
                     return;
                 }
                 let server = Arc::clone(&server);
-                thread::spawn(move || server.hear(stream.unwrap()));
+                thread::spawn(move || server.handle(stream.unwrap()));
             }
         });
-        Self { url: format!("http://{address}/v1"), heard, closed, address }
+        Self { url: format!("http://{address}/v1"), received, closed, address }
     }
 
-    pub fn heard(&self) -> Vec<Heard> {
-        self.heard.lock().unwrap().clone()
+    pub fn received(&self) -> Vec<ReceivedRequest> {
+        self.received.lock().unwrap().clone()
     }
 
     pub fn answered(&self) -> usize {
-        self.heard().iter().filter(|heard| heard.answered).count()
+        self.received().iter().filter(|received| received.answered).count()
     }
 }
 
@@ -99,14 +99,14 @@ impl Drop for Api {
 }
 
 impl Server {
-    fn hear(&self, mut stream: TcpStream) {
+    fn handle(&self, mut stream: TcpStream) {
         let Some((path, headers, body)) = request(&mut stream) else { return };
         let number = {
-            let mut heard = self.heard.lock().unwrap();
-            heard.push(Heard { body: body.clone(), headers: headers.clone(), answered: false });
-            heard.len() - 1
+            let mut received = self.received.lock().unwrap();
+            received.push(ReceivedRequest { body: body.clone(), headers: headers.clone(), answered: false });
+            received.len() - 1
         };
-        thread::sleep(self.manners.pause);
+        thread::sleep(self.behavior.latency);
         let mut send = |status: &str, extra: &str, text: &str| {
             let length = text.len();
             let head = format!(
@@ -114,11 +114,11 @@ impl Server {
             );
             stream.write_all(format!("{head}{text}").as_bytes()).and_then(|()| stream.flush()).is_ok()
         };
-        if let Some((status, text)) = &self.manners.refuses {
+        if let Some((status, text)) = &self.behavior.refuses {
             send(&status.to_string(), "", text);
             return;
         }
-        if let Some(key) = &self.manners.key {
+        if let Some(key) = &self.behavior.key {
             let given = headers.get("authorization").cloned().unwrap_or_default();
             if given != format!("Bearer {key}") {
                 send("401 Unauthorized", "", &json!({ "error": { "message": format!("wrong key: {given}") } }).to_string());
@@ -126,13 +126,13 @@ impl Server {
             }
         }
         let answer = self.answer(&path, &body).to_string();
-        if self.manners.faults && number % 2 == 0 {
+        if self.behavior.faults && number % 2 == 0 {
             match number / 2 % 6 {
                 0 => drop(send("429 Too Many Requests", "Retry-After: 0.3\r\n", r#"{"error": {"message": "slow down"}}"#)),
                 1 => drop(send("500 Internal Server Error", "", "<html>oops</html>")),
                 2 => drop(send("200 OK", "", &answer[..answer.len() / 2])),
                 3 => {
-                    // The connection breaks within the answer.
+                    // The connection breaks in the middle of the response.
                     let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", answer.len());
                     let _ = stream.write_all(head.as_bytes()).and_then(|()| stream.write_all(&answer.as_bytes()[..40]));
                 }
@@ -141,8 +141,8 @@ impl Server {
             }
             return;
         }
-        // Before it is sent: whoever has read it may look here.
-        self.heard.lock().unwrap()[number].answered = true;
+        // Set before sending: the test may read this as soon as its client has the response.
+        self.received.lock().unwrap()[number].answered = true;
         send("200 OK", "", &answer);
     }
 
@@ -165,8 +165,8 @@ impl Server {
         let (mut tokens, mut scores, mut tops) = (Vec::new(), Vec::new(), Vec::new());
         for at in from..ids.len() {
             tokens.push(json!(self.text(ids[at])));
-            // What is said of the token at `at` was foretold one before it.
-            let row = if echo && self.manners.next { Some(at) } else { at.checked_sub(1) };
+            // The distribution of the token at `at` is the model's output one position before it.
+            let row = if echo && self.behavior.echo_rows_next { Some(at) } else { at.checked_sub(1) };
             match row.filter(|_| at > 0).map(|row| &rows[row]) {
                 None => {
                     scores.push(Value::Null);
@@ -185,7 +185,7 @@ impl Server {
         }
         let text: String = ids[from..].iter().map(|&id| self.text(id)).collect();
         let usage = json!({ "prompt_tokens": prompt.len(), "completion_tokens": ids.len() - prompt.len() });
-        let usage = if self.manners.silent { Value::Null } else { usage };
+        let usage = if self.behavior.omits_usage { Value::Null } else { usage };
         if chat {
             let spelled = |token: &Value, logprob: &Value| json!({ "token": token, "logprob": logprob, "bytes": token.as_str().unwrap().as_bytes() });
             let content: Vec<Value> = tokens
@@ -205,14 +205,14 @@ impl Server {
         json!({ "choices": [{ "text": text, "logprobs": logprobs, "finish_reason": "length" }], "usage": usage })
     }
 
-    /// Log-probabilities of what follows each of `ids`.
+    /// Logprobs of the token after each of `ids`, one row of the vocabulary's size per id.
     fn rows(&self, ids: &[u32]) -> Vec<Vec<f64>> {
         let _guard = tch::no_grad_guard();
         let ids: Vec<i64> = ids.iter().map(|&id| i64::from(id)).collect();
         let tokens = Tensor::from_slice(&ids).unsqueeze(0);
         let logits =
             self.decoder.lock().unwrap().logits(&tokens, &Mesh::single(Device::Cpu).tp).unwrap().get(0).to_kind(Kind::Double);
-        if self.manners.foretells {
+        if self.behavior.predicts_text {
             for at in (0..ids.len() - 1).filter(|at| at % 3 > 0) {
                 let _ = logits.get(at as i64).get(ids[at + 1]).g_add_scalar_(12.0);
             }
@@ -224,7 +224,7 @@ impl Server {
         self.tokenizer.encode(text, true).unwrap().get_ids().to_vec()
     }
 
-    /// A token as a server writes it: vLLM its id, where the text does not tell it.
+    /// A token as servers write it: its text, or as in vLLM `token_id:ID` if the text does not identify it.
     fn text(&self, id: u32) -> String {
         let text = self.tokenizer.decode(&[id], false).unwrap();
         let again = self.tokenizer.encode(text.as_str(), false).unwrap();
@@ -232,7 +232,7 @@ impl Server {
     }
 }
 
-/// Path, headers in lower case and body of a request.
+/// Reads a request: its path, headers (names in lower case) and JSON body.
 fn request(stream: &mut TcpStream) -> Option<(String, BTreeMap<String, String>, Value)> {
     let mut bytes = Vec::new();
     let mut buffer = [0; 4096];

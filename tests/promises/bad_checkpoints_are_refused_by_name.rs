@@ -1,4 +1,4 @@
-//! Every mistake in a checkpoint folder: exit code 2 and one sentence that names the field or the tensor.
+//! Every mistake in a checkpoint folder gives exit code 2 and one line that names the field or tensor.
 
 use std::fs;
 use std::path::Path;
@@ -9,7 +9,7 @@ use tempfile::TempDir;
 use super::fixtures::folder;
 use super::lab::program;
 
-/// A copy of `checkpoint` after `change`; what `hydrometer eval` says of it.
+/// Asserts that `hydrometer eval` refuses a copy of `checkpoint` after `change`, with all `messages` in one line.
 fn refused(checkpoint: &str, change: impl Fn(&Path), more: &[&str], messages: &[&str]) {
     let lab = TempDir::new().unwrap();
     for entry in fs::read_dir(folder(checkpoint)).unwrap() {
@@ -28,7 +28,7 @@ fn refused(checkpoint: &str, change: impl Fn(&Path), more: &[&str], messages: &[
     }
 }
 
-/// After `edit` of its config.json.
+/// [`refused`] after `edit` of its config.json.
 fn misread(checkpoint: &str, edit: impl Fn(&mut Value), message: &str) {
     let change = |folder: &Path| {
         let path = folder.join("config.json");
@@ -44,7 +44,7 @@ fn with_field(checkpoint: &str, field: &str, value: Value, message: &str) {
 }
 
 #[test]
-fn a_setting_that_would_change_the_numbers() {
+fn unsupported_settings_that_would_change_the_numbers_are_refused() {
     for (checkpoint, field, value, message) in [
         ("llama", "model_type", json!("mistral"), "model_type = \"mistral\" is not supported"),
         ("llama", "rope_scaling", json!({ "rope_type": "llama3", "factor": 8.0 }), "rope_scaling."),
@@ -69,7 +69,7 @@ fn a_setting_that_would_change_the_numbers() {
 }
 
 #[test]
-fn a_window_in_force() {
+fn an_active_sliding_window_is_refused() {
     let window = |config: &mut Value| {
         config["use_sliding_window"] = json!(true);
         config["sliding_window"] = json!(8);
@@ -79,14 +79,14 @@ fn a_window_in_force() {
 }
 
 #[test]
-fn a_field_that_is_missing_or_no_number() {
+fn missing_fields_and_wrong_types_are_refused() {
     with_field("llama", "hidden_size", Value::Null, "hidden_size is missing");
     with_field("gpt2", "n_head", json!("four"), "n_head is \"four\", not a whole number");
     with_field("qwen2", "num_key_value_heads", json!(3), "must be a multiple of num_key_value_heads 3");
 }
 
 #[test]
-fn tensors_at_odds_with_the_config() {
+fn tensors_that_contradict_the_config_are_refused() {
     let tensor = "tensor transformer.h.0.mlp.c_fc.weight has shape [24, 96], but config.json makes it [24, 95]";
     with_field("gpt2", "n_inner", json!(95), tensor);
     with_field("smollm2", "tie_word_embeddings", json!(false), "tensor lm_head.weight is missing");
@@ -96,7 +96,7 @@ fn tensors_at_odds_with_the_config() {
 }
 
 #[test]
-fn truncated_or_scrambled_safetensors() {
+fn truncated_and_scrambled_safetensors_are_refused() {
     for (keep, message) in
         [(40_000, "model.safetensors: truncated: tensor "), (100, "truncated: the header takes"), (3, "truncated")]
     {
@@ -112,7 +112,7 @@ fn truncated_or_scrambled_safetensors() {
 }
 
 #[test]
-fn a_lost_shard_and_a_lost_tensor() {
+fn missing_shards_and_tensors_are_named() {
     let lose = |folder: &Path| fs::remove_file(folder.join("model-00002-of-00002.safetensors")).unwrap();
     refused("llama", lose, &[], &["model-00002-of-00002.safetensors"]);
     let swap = |folder: &Path| {
@@ -123,9 +123,9 @@ fn a_lost_shard_and_a_lost_tensor() {
     refused("llama", swap, &[], &["tensor model.nrm.weight is missing, though the index lists it"]);
 }
 
-/// The last tensor of the file ends in a NaN; it is found at any number of ranks.
+/// The NaN is the last value of the last tensor in the file.
 #[test]
-fn numbers_that_are_not_finite() {
+fn weights_that_are_not_finite_are_refused_at_any_number_of_ranks() {
     let poison = |folder: &Path| {
         let path = folder.join("model.safetensors");
         let mut bytes = fs::read(&path).unwrap();
@@ -139,13 +139,13 @@ fn numbers_that_are_not_finite() {
 }
 
 #[test]
-fn pickled_weights_only() {
+fn checkpoints_with_only_pickled_weights_are_refused() {
     let pickle = |folder: &Path| fs::rename(folder.join("model.safetensors"), folder.join("pytorch_model.bin")).unwrap();
     refused("gpt2", pickle, &[], &["no model.safetensors", "pickled weights are not read"]);
 }
 
 #[test]
-fn what_is_asked_of_it_and_not_there() {
+fn options_that_the_checkpoint_cannot_satisfy_are_refused() {
     let nothing = |_: &Path| {};
     refused("gpt2", nothing, &["--context", "65"], &["context 65 is longer than the 64 positions that the model has learned"]);
     refused("gpt2", nothing, &["--tp", "3"], &["num_attention_heads 4 does not divide over tp = 3"]);

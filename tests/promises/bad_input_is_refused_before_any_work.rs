@@ -1,4 +1,4 @@
-//! Every mistake: exit code 2, one sentence, no folder of runs.
+//! Every mistake gives exit code 2 and a one-line error, and no run folder is created.
 
 use super::fixtures::folder;
 use super::lab::{EXPERIMENT, Lab};
@@ -17,7 +17,7 @@ fn refused(change: impl Fn(&str) -> String, arguments: &[&str], message: &str) {
 }
 
 #[test]
-fn a_misspelt_key() {
+fn a_misspelt_key_is_refused() {
     refused(
         |toml| toml.replace("objective = \"soft-ce\"", "objctive = \"soft-ce\""),
         &[],
@@ -26,32 +26,32 @@ fn a_misspelt_key() {
 }
 
 #[test]
-fn a_missing_corpus_file() {
+fn a_missing_corpus_file_is_refused() {
     refused(|toml| toml.replace("\"train.txt\"", "\"trian.txt\""), &[], "no corpus file at ./trian.txt");
 }
 
 #[test]
-fn a_top_k_larger_than_the_vocabulary() {
+fn a_top_k_larger_than_the_vocabulary_is_refused() {
     refused(|toml| toml.replace("top_k = 10", "top_k = 301"), &[], "top_k 301 is larger than the vocabulary of 300");
 }
 
 #[test]
-fn a_batch_that_does_not_divide_over_dp() {
+fn a_batch_that_does_not_divide_over_dp_is_refused() {
     refused(str::to_string, &["--dp", "3"], "batch 256 does not divide over dp = 3");
 }
 
 #[test]
-fn an_unwritable_results_folder() {
+fn an_unwritable_results_folder_is_refused() {
     refused(str::to_string, &["--results", "train.txt/results"], "the results folder train.txt/results cannot be written");
 }
 
 #[test]
-fn a_syntax_error() {
+fn a_syntax_error_is_refused() {
     refused(|toml| toml.replace("seeds   = 1", "seeds   = = 1"), &[], "lab.toml:11:");
 }
 
 #[test]
-fn an_undefined_teacher() {
+fn an_undefined_teacher_is_refused() {
     refused(
         |toml| toml.replace("top_k = 10", "top_k = 10\nteacher = \"bg\""),
         &[],
@@ -60,7 +60,7 @@ fn an_undefined_teacher() {
 }
 
 #[test]
-fn runs_or_results_inside_the_data() {
+fn runs_or_results_inside_the_data_folder_are_refused() {
     for (flags, inside) in [
         (["--runs", "texts/runs", "--results", "r"], "texts/runs is inside the data folder ./texts"),
         (["--runs", "runs", "--results", "./texts/../texts/new/r"], "./texts/../texts/new/r is inside the data folder ./texts"),
@@ -74,14 +74,18 @@ fn runs_or_results_inside_the_data() {
             let said = String::from_utf8_lossy(&output.stderr).into_owned();
             assert_eq!((output.status.code(), said.trim().lines().count()), (Some(2), 1), "{verb}: {said}");
             assert!(said.contains(inside), "{verb}: {said}");
-            assert_eq!(std::fs::read_dir(lab.path().join("texts")).unwrap().count(), 1, "nothing is written among the data");
+            assert_eq!(
+                std::fs::read_dir(lab.path().join("texts")).unwrap().count(),
+                1,
+                "nothing is written into the data folder"
+            );
         }
     }
 }
 
-/// A checkpoint whose numbers are not finite, for a student that it starts and for a teacher that it is.
+/// The checkpoint initialises the student in the first experiment and is the teacher in the second.
 #[test]
-fn a_checkpoint_of_nan() {
+fn a_checkpoint_with_nan_weights_is_refused() {
     let lab = Lab::new();
     let hf = lab.path().join("hf");
     std::fs::create_dir(&hf).unwrap();
@@ -91,7 +95,7 @@ fn a_checkpoint_of_nan() {
     }
     let weights = hf.join("model.safetensors");
     let mut bytes = std::fs::read(&weights).unwrap();
-    // Whatever the type of the last number, all ones is none.
+    // All bits set is a NaN in every float format.
     let end = bytes.len();
     bytes[end - 4..].fill(0xff);
     std::fs::write(&weights, bytes).unwrap();

@@ -27,7 +27,7 @@ fn golden(checkpoint: &str) -> Vec<Value> {
     serde_json::from_str::<Value>(&text).unwrap()["cases"].as_array().unwrap().clone()
 }
 
-/// What `eval` measures under the windows of `expected`, with which it agrees.
+/// Evaluates with the windows of `expected` and asserts that the results agree; returns them.
 fn agrees(checkpoint: &str, expected: &Value, more: &[&str], tolerance: f64) -> Value {
     let (context, stride) = (expected["context"].to_string(), expected["stride"].to_string());
     let found = measured(checkpoint, &[&["--context", &context, "--stride", &stride], more].concat());
@@ -48,7 +48,7 @@ fn agrees(checkpoint: &str, expected: &Value, more: &[&str], tolerance: f64) -> 
 }
 
 #[test]
-fn under_every_window_on_one_rank() {
+fn evaluations_agree_for_every_window_on_one_rank() {
     for checkpoint in CHECKPOINTS {
         for case in golden(checkpoint) {
             agrees(checkpoint, &case, &[], 1e-6);
@@ -56,12 +56,12 @@ fn under_every_window_on_one_rank() {
     }
 }
 
-/// Two and four ranks share 4 heads, 1 to 4 key and value heads, and a vocabulary of 97.
+/// The fixtures have 4 attention heads, 1 to 4 key and value heads, and a vocabulary of 97.
 #[test]
-fn over_two_and_four_tensor_parallel_ranks() {
+fn evaluations_agree_on_two_and_four_tensor_parallel_ranks() {
     for checkpoint in CHECKPOINTS {
         let cases = golden(checkpoint);
-        // Calibration is that of the whole vocabulary's likeliest token, not of a shard's.
+        // Calibration uses the most likely token of the whole vocabulary, not of a shard.
         let ece = |ranks: &[&str]| agrees(checkpoint, &cases[2], ranks, 1e-6)["ece"].as_f64().unwrap();
         let (one, two) = (ece(&[]), ece(&["--tp", "2"]));
         agrees(checkpoint, &cases[0], &["--tp", "4"], 1e-6);
@@ -69,16 +69,16 @@ fn over_two_and_four_tensor_parallel_ranks() {
     }
 }
 
-/// bf16 keeps 8 bits: rounding alone moves these NLLs by a few parts in a thousand.
+/// bf16 has 8 significant bits: rounding alone changes these NLLs by a few parts per thousand.
 #[test]
-fn in_bf16_within_its_rounding() {
+fn evaluations_in_bf16_agree_within_its_rounding() {
     for checkpoint in CHECKPOINTS {
         agrees(checkpoint, &golden(checkpoint)[0], &["--precision", "bf16"], 1e-2);
     }
 }
 
 #[test]
-fn logit_by_logit() {
+fn every_logit_agrees() {
     for checkpoint in CHECKPOINTS {
         let golden = Tensor::read_safetensors(folder(checkpoint).join("golden.safetensors")).unwrap();
         let get = |name: &str| &golden.iter().find(|(found, _)| found == name).unwrap().1;

@@ -1,4 +1,4 @@
-//! Oracle: `hydrometer eval` of the same folder on the same text, and the tables that come out.
+//! Oracle: `hydrometer eval` of the same folder on the same text.
 
 use std::path::{Path, PathBuf};
 
@@ -9,7 +9,7 @@ use serde_json::Value;
 use super::fixtures::folder;
 use super::lab::Lab;
 
-/// A student cut from a checkpoint that the whole of it teaches, and again after it was adapted to the text.
+/// Students that keep some layers of a checkpoint. One teacher is the whole checkpoint, the other is the checkpoint adapted to the text.
 fn experiment(checkpoint: &Path) -> String {
     let hf = checkpoint.display();
     format!(
@@ -66,7 +66,7 @@ fn json(lab: &Lab, arguments: &[&str]) -> Value {
 }
 
 #[test]
-fn as_students_with_some_of_their_layers_and_as_teachers_adapted_or_not() {
+fn checkpoints_serve_as_truncated_students_and_as_teachers_adapted_or_not() {
     let lab = Lab::new();
     lab.write("hf.toml", &experiment(&folder("smollm2")));
     let plan = json(&lab, &["plan", "hf.toml"]);
@@ -77,16 +77,16 @@ fn as_students_with_some_of_their_layers_and_as_teachers_adapted_or_not() {
     assert!(of("adapted")["train_flops"].as_f64().unwrap() > 0.0);
     lab.ok(&["run", "hf.toml"]);
 
-    // The teacher that is not trained is the checkpoint, as `eval` measures it.
+    // The untrained teacher has the NLL that `eval` measures for the checkpoint.
     let model = folder("smollm2");
     let found = json(&lab, &["eval", "--model", model.to_str().unwrap(), "--data", "valid.txt", "--context", "32"]);
     let (nll, untouched) = (found["nll"].as_f64().unwrap(), last_nll(&lab, "teacher-whole"));
     assert!((untouched - nll).abs() < 1e-6 * nll, "{untouched}, not {nll}");
     assert!(last_nll(&lab, "teacher-adapted") < nll - 0.5);
     assert!(last_nll(&lab, "finetune") < nll - 0.5);
-    // It knows nothing, and that is what it teaches.
+    // The unadapted teacher has not learned the text, so its student is worse.
     assert!(last_nll(&lab, "adapted-s0") < last_nll(&lab, "whole-s0"));
-    // One cache a teacher, and the first update starts from the checkpoint's weights: all arms from the same.
+    // Each teacher has one cache, and all arms start from the checkpoint's weights: their first losses on the labels agree.
     let first =
         |run: &str| events(&lab, run).into_iter().find_map(|e| if let Event::Step(s) = e { Some(s.hard_loss) } else { None });
     let hard = first("finetune-s0").unwrap();
@@ -95,7 +95,7 @@ fn as_students_with_some_of_their_layers_and_as_teachers_adapted_or_not() {
         assert!((same - hard).abs() < 1e-6 * hard, "{taught}: {same}, not {hard}");
     }
 
-    // Each student is held against the teacher it had; with two of them, the arm without one against neither.
+    // Fidelity is measured against a student's own teacher. With two teachers, the finetuned arm is compared with neither.
     let compared = |student: &str| {
         let runs = std::fs::read_dir(lab.path().join("runs")).unwrap().map(|entry| entry.unwrap().path());
         let jobs = runs.filter(|path| path.file_name().unwrap().to_string_lossy().starts_with("fidelity-"));
@@ -110,7 +110,7 @@ fn as_students_with_some_of_their_layers_and_as_teachers_adapted_or_not() {
     assert!(whole.len() == 1 && adapted.len() == 1 && compared("finetune-s0").is_empty(), "{whole:?} {adapted:?}");
     assert!(whole[0] > 0.0 && adapted[0] > 0.0);
 
-    // What was trained is a checkpoint again, and evaluates as the run did.
+    // An exported run is a checkpoint that evaluates as the run did.
     lab.ok(&["export", "finetune-s0", "--out", "trained"]);
     let found = json(&lab, &["eval", "--model", "trained", "--data", "valid.txt", "--context", "32"]);
     let (nll, trained) = (found["nll"].as_f64().unwrap(), last_nll(&lab, "finetune"));
@@ -119,7 +119,7 @@ fn as_students_with_some_of_their_layers_and_as_teachers_adapted_or_not() {
 }
 
 #[test]
-fn known_by_their_content_wherever_they_lie() {
+fn checkpoints_are_identified_by_content_not_by_path() {
     let lab = Lab::new();
     lab.write("hf.toml", &experiment(&folder("smollm2")));
     let runs = |plan: &Value| -> Vec<String> {
@@ -138,9 +138,9 @@ fn known_by_their_content_wherever_they_lie() {
     assert!(runs(&json(&lab, &["plan", "hf.toml"])).iter().all(|run| !here.contains(run)));
 }
 
-/// A tokenizer that swaps two letters, and one with a token more that pads.
+/// A tokenizer with two letters swapped, and one with an additional padding token.
 #[test]
-fn tokens_that_student_and_teacher_name_otherwise_are_said() {
+fn mismatched_tokenizers_are_refused_with_the_tokens_that_differ() {
     let lab = Lab::new();
     let original = std::fs::read_to_string(folder("smollm2").join("tokenizer.json")).unwrap();
     let (e, t) = (id(&original, "e"), id(&original, "t"));

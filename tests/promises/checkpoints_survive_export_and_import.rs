@@ -1,4 +1,4 @@
-//! Oracle: the folders that transformers wrote. What is exported has their names, shapes and bits, at any tensor parallelism.
+//! Oracle: the folders that transformers wrote. Exports have the same names, shapes and bits, at any tensor parallelism.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -32,7 +32,7 @@ fn export(from: &Path, to: &Path, tp: usize, file_bytes: u64) {
 }
 
 #[test]
-fn bit_for_bit_through_one_two_and_four_ranks() {
+fn exported_tensors_keep_every_bit_on_one_two_and_four_ranks() {
     for checkpoint in CHECKPOINTS {
         let lab = tempfile::tempdir().unwrap();
         let original = folder(checkpoint);
@@ -55,9 +55,9 @@ fn bit_for_bit_through_one_two_and_four_ranks() {
     }
 }
 
-/// A run's own checkpoint, weights and moments, written by four ranks and read by two and by one.
+/// A run's checkpoint, with weights and moments, written by four ranks and read by two and by one.
 #[test]
-fn a_runs_checkpoint_moves_between_numbers_of_ranks_bit_for_bit() {
+fn a_runs_checkpoint_loads_bit_for_bit_on_another_number_of_ranks() {
     for name in CHECKPOINTS {
         let lab = tempfile::tempdir().unwrap();
         let path = lab.path().join("checkpoint.safetensors");
@@ -95,7 +95,7 @@ fn a_runs_checkpoint_moves_between_numbers_of_ranks_bit_for_bit() {
 }
 
 #[test]
-fn a_folder_that_holds_something_is_not_written_to() {
+fn exporting_to_a_folder_that_is_not_empty_is_refused() {
     let lab = tempfile::tempdir().unwrap();
     std::fs::write(lab.path().join("notes.txt"), "mine").unwrap();
     let refused = on_ranks(1, |mesh| {

@@ -24,7 +24,7 @@ fn path(path: &Path) -> &str {
     path.to_str().unwrap()
 }
 
-/// Teaches on the fixtures' text; returns the JSON that is said of the cache.
+/// Runs `teach` on the fixtures' text; returns the JSON that it prints about the cache.
 fn teach(checkpoint: &str, out: &Path, more: &[&str]) -> Value {
     let (model, data) = (folder(checkpoint), folder("text.jsonl"));
     let always = ["teach", "--model", path(&model), "--data", path(&data), "--out", path(out), "--context", "64"];
@@ -33,7 +33,7 @@ fn teach(checkpoint: &str, out: &Path, more: &[&str]) -> Value {
     serde_json::from_slice(&output.stdout).unwrap()
 }
 
-/// The answers for the first sequence of the text, and its tokens.
+/// The targets of the first sequence of the text, and its tokens.
 fn answers(out: &Path) -> (Answers, Vec<u32>, CacheManifest) {
     let title = CacheManifest::read(out).unwrap();
     let cache = Cache::open(out, &title).unwrap();
@@ -43,9 +43,9 @@ fn answers(out: &Path) -> (Answers, Vec<u32>, CacheManifest) {
     (cache.read(&Row::whole(first), &split).unwrap(), first.inputs(&split).to_vec(), title)
 }
 
-/// Ids are those of transformers wherever two logits are further apart than 10⁻⁴, log-probabilities and lse within 10⁻⁴.
+/// Logprobs and lse agree with transformers within 10⁻⁴, and ids wherever neighbouring logits differ by more than 10⁻⁴.
 #[test]
-fn id_by_id_and_nat_by_nat_at_any_number_of_ranks() {
+fn ids_and_logprobs_agree_at_any_number_of_ranks() {
     let k = 20;
     for checkpoint in CHECKPOINTS {
         let golden = Tensor::read_safetensors(folder(checkpoint).join("golden.safetensors")).unwrap();
@@ -79,10 +79,8 @@ fn id_by_id_and_nat_by_nat_at_any_number_of_ranks() {
     }
 }
 
-/// What the text of the issue allows: 260 bytes a token for k = 64, 90 for k = 20, of a vocabulary that takes 16 bits an id; here
-/// an id takes 7.
 #[test]
-fn a_cache_says_what_it_holds_and_its_teacher_says_it_again() {
+fn inspecting_a_cache_reports_its_content_and_agrees_with_its_teacher() {
     let out = tempfile::tempdir().unwrap();
     let taught = teach("llama", out.path(), &["--top-k", "64", "--draws", "5"]);
     assert_eq!(taught["title"]["kept"]["top_k"], 64);
@@ -95,12 +93,12 @@ fn a_cache_says_what_it_holds_and_its_teacher_says_it_again() {
     let agreement = &found["agreement"];
     assert_eq!((&agreement["top_1"], &agreement["ids"], &agreement["draws"]), (&1.0.into(), &1.0.into(), &1.0.into()));
     assert!(agreement["tokens"].as_u64().unwrap() == found["tokens"].as_u64().unwrap());
-    // Half a unit of the packing, and two roundings in single precision.
+    // Half a unit of the packing plus two roundings in f32.
     assert!(agreement["worst_logprob"].as_f64().unwrap() < 1.8e-5, "{agreement}");
 }
 
 #[test]
-fn teaching_again_adds_nothing_and_other_texts_are_added() {
+fn teaching_the_same_text_again_adds_nothing_and_new_text_is_added() {
     let out = tempfile::tempdir().unwrap();
     let blocks = || -> Vec<PathBuf> {
         let files = std::fs::read_dir(out.path()).unwrap().map(|entry| entry.unwrap().path());
@@ -130,7 +128,7 @@ fn a_block(out: &TempDir) -> PathBuf {
 }
 
 #[test]
-fn caches_that_are_damaged_or_of_another_teacher_are_refused_by_name() {
+fn damaged_caches_and_those_of_another_teacher_are_refused_with_their_path() {
     let lab = || tempfile::tempdir().unwrap();
     let inspect = |out: &TempDir| hydrometer(&["teach", "--inspect", path(out.path())]);
 
@@ -163,7 +161,7 @@ fn caches_that_are_damaged_or_of_another_teacher_are_refused_by_name() {
 }
 
 #[test]
-fn what_is_exported_is_what_is_kept() {
+fn exported_targets_equal_the_cached_ones() {
     let out = tempfile::tempdir().unwrap();
     teach("llama", out.path(), &["--top-k", "5"]);
     let (kept, inputs, _) = answers(out.path());

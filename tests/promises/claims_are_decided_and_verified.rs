@@ -1,4 +1,4 @@
-//! Claims in the file end in verdicts beside the frames, and `verify` notices whatever no longer follows from them.
+//! Claims in the experiment file get verdicts, written beside the frames, and `verify` notices whatever no longer follows from them.
 
 use std::fs;
 
@@ -31,16 +31,16 @@ fn code(lab: &Lab, arguments: &[&str]) -> (Option<i32>, String) {
 }
 
 #[test]
-fn from_the_file_to_the_verdict_and_back() {
+fn claims_get_verdicts_and_verify_notices_every_change() {
     let lab = Lab::new();
-    // Several documents, or nothing could be told of the variation between them.
+    // Several documents, since an interval needs the variation between them.
     let text = fs::read_to_string(lab.path().join("train.txt")).unwrap();
     let lines: Vec<String> = text.split("\n\n").take(12).map(|part| format!("{{\"text\": {part:?}}}\n")).collect();
     lab.write("valid.jsonl", &lines.concat());
     let experiment = EXPERIMENT.replace("seeds   = 1", "seeds   = 2").replace("12.8k", "6.4k");
     let experiment = experiment.replace("valid.txt", "valid.jsonl").replace("format = \"text\", ", "");
     lab.write("lab.toml", &format!("{experiment}{CLAIMS}"));
-    assert_eq!(code(&lab, &["verify", "lab.toml"]).0, Some(5), "nothing is there to verify");
+    assert_eq!(code(&lab, &["verify", "lab.toml"]).0, Some(5), "there is nothing to verify");
     lab.ok(&["run", "lab.toml"]);
     let results = lab.path().join("results/lab");
     let claims: Value = serde_json::from_slice(&fs::read(results.join("claims.json")).unwrap()).unwrap();
@@ -52,9 +52,9 @@ fn from_the_file_to_the_verdict_and_back() {
     let (exit, said) = code(&lab, &["verify", "lab.toml"]);
     assert_eq!(exit, Some(4), "a claim is refuted");
     assert!(said.contains("; claim refuted: ") && said.contains("(mse-wins-by-half; "), "{said}");
-    assert_eq!(code(&lab, &["verify", "lab.toml", "--accept-refuted"]).0, Some(0), "it follows from the frames all the same");
+    assert_eq!(code(&lab, &["verify", "lab.toml", "--accept-refuted"]).0, Some(0), "the verdict still follows from the frames");
 
-    // Frames are enough: what the file names need not be here, as long as it is the file that was run.
+    // `verify` needs only the frames and the unchanged experiment file, not the data that the file names.
     fs::rename(lab.path().join("valid.jsonl"), lab.path().join("away.jsonl")).unwrap();
     let (exit, said) = code(&lab, &["verify", "lab.toml", "--accept-refuted"]);
     assert!(
@@ -71,19 +71,19 @@ fn from_the_file_to_the_verdict_and_back() {
     assert!(exit == Some(2) && said.contains("valid.jsonl"), "{said}");
     fs::rename(lab.path().join("away.jsonl"), lab.path().join("valid.jsonl")).unwrap();
 
-    // Without the refuted claim, and with the report that belongs to that, all follows from the frames.
+    // After removing the refuted claim and rewriting the report, everything follows from the frames.
     lab.write("lab.toml", &format!("{experiment}{}", CLAIMS.split("\n[[claim]]\nid     = \"mse").next().unwrap()));
     let (exit, said) = code(&lab, &["verify", "lab.toml"]);
     assert!(exit == Some(4) && said.contains("claims.json"), "the claims were edited: {said}");
     let before = lab.numbers("runs");
     lab.ok(&["report", "lab.toml"]);
     assert_eq!(code(&lab, &["verify", "lab.toml"]).0, Some(0));
-    assert_eq!(lab.numbers("runs"), before, "a claim is no part of a run");
+    assert_eq!(lab.numbers("runs"), before, "claims are not part of a run");
     let (exit, said) = code(&lab, &["verify", "lab.toml", "--rerun"]);
     assert!(exit == Some(0) && said.contains("trained again, all numbers are the same to the bit"), "{said}");
     assert!(!lab.path().join("runs/rerun-lab").exists());
 
-    // Whatever is touched is named.
+    // Every changed file is named.
     let touched = |name: &str, change: &dyn Fn(Vec<u8>) -> Vec<u8>| {
         let path = results.join(name);
         let kept = fs::read(&path).unwrap();
@@ -103,7 +103,7 @@ fn from_the_file_to_the_verdict_and_back() {
         bytes[middle] ^= 1;
         bytes
     });
-    // A number that was changed in a whole frame is named by its column and its run, and so is one that another denies.
+    // A changed number in a readable frame is named by its column and run; a number that contradicts another is reported too.
     let kept = ["documents", "evals", "provenance"].map(|name| {
         let path = results.join(if name == "provenance" { "provenance.json".into() } else { format!("{name}.parquet") });
         (fs::read(&path).unwrap(), path)

@@ -1,7 +1,7 @@
-//! An example file in each format trains finetuning and both distilled arms, which differ in nothing but the objective.
+//! An example file in each format trains finetuning and both distilled arms, which differ only in the objective.
 //!
-//! The oracle for "nothing else": at the first step, from the same weights on the same batch, cross-entropy on the labels is the
-//! same number in every arm (but for the order of a sum), whatever it trains on; and so is it for prompts, which count in none.
+//! Oracle for "only": at the first step, with the same weights and batch, the cross-entropy on the labels is the same in every arm (up
+//! to the order of a sum), whatever the arm trains on. Prompts count in no arm.
 
 use hydrometer::record::journal::{self, Event};
 use polars::prelude::*;
@@ -9,9 +9,9 @@ use polars_io::SerReader;
 use polars_io::prelude::ParquetReader;
 
 use super::lab::{Lab, three_arms};
-use super::seed_lines_give_what_the_seed_derives::fixture;
+use super::metaseq_lines_give_what_metaseq_derives::fixture;
 
-/// Runs three arms on `file`; the target tokens of an update are all those of the file.
+/// Runs three arms on `file`; each update uses all target tokens of the file.
 fn arms(file: &str, teacher: &str, mse: &str, data: &str) -> (Lab, String) {
     let lab = Lab::new();
     let (path, tokenizer) = (fixture(file), fixture("tokenizer.json"));
@@ -44,13 +44,13 @@ fn alike(lab: &Lab, file: &str) {
     let [finetune, logit_mse, soft_ce] = &steps[..] else { panic!("{file}: {steps:?}") };
     assert_eq!(finetune.1, finetune.2, "{file}");
     for arm in [logit_mse, soft_ce] {
-        // The head sums the ids that a teacher lists apart from the others; another batch would differ by far more.
+        // The head sums a teacher's listed ids separately from the others, hence the tolerance; another batch would differ far more.
         assert!((arm.2 - finetune.2).abs() < 1e-8, "{file}: the arms see the same batch: {arm:?} {finetune:?}");
     }
     assert!(logit_mse.1 != finetune.1 && soft_ce.1 != finetune.1, "{file}: the objectives differ");
 }
 
-/// The named column of the teacher's import.
+/// A column of the teacher's import.
 fn imported(lab: &Lab, column: &str) -> f64 {
     let file = std::fs::File::open(lab.path().join("results/imports.parquet")).unwrap();
     let frame = ParquetReader::new(file).finish().unwrap();
@@ -69,7 +69,7 @@ model = { hidden_size = 16, intermediate_size = 16, num_hidden_layers = 1, num_a
 tokens = 40"#;
 
 #[test]
-fn pairs_and_documents_with_a_teacher_that_is_trained() {
+fn pairs_and_documents_train_with_a_trained_teacher() {
     for file in ["src-tgt.jsonl", "prompt-completion.jsonl", "text.jsonl"] {
         let (lab, _) = arms(file, TRAINED, "", "");
         alike(&lab, file);
@@ -77,7 +77,7 @@ fn pairs_and_documents_with_a_teacher_that_is_trained() {
 }
 
 #[test]
-fn the_seed_s_files() {
+fn metaseq_files_train_all_arms() {
     for file in ["metaseq-training.jsonl", "metaseq-inference.jsonl"] {
         let (lab, said) = arms(file, &recorded(file), "centered = true", "");
         alike(&lab, file);
@@ -91,7 +91,7 @@ fn the_seed_s_files() {
 }
 
 #[test]
-fn completions_and_chats_of_an_api() {
+fn completions_and_chats_of_an_api_train_all_arms() {
     for (file, rows, unmapped) in [("openai-completions.jsonl", 14.0, 1.0 / 30.0), ("openai-chat.jsonl", 8.0, 1.0 / 15.0)] {
         let (lab, _) = arms(file, &recorded(file), "centered = true", ", eos = \"none\"");
         alike(&lab, file);
@@ -102,7 +102,7 @@ fn completions_and_chats_of_an_api() {
 }
 
 #[test]
-fn prompts_and_generations_of_vllm() {
+fn prompts_and_generations_of_vllm_train_all_arms() {
     for (file, rows) in [("vllm-prompt.jsonl", 16.0), ("vllm-outputs.jsonl", 7.0)] {
         let (lab, _) = arms(file, &recorded(file), "centered = true", "");
         alike(&lab, file);

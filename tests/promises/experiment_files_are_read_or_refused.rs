@@ -1,5 +1,5 @@
-//! Committed experiments with a line gone, doubled or moved and with values that nobody should write: each is read, or is the
-//! user's mistake in one sentence with the file. Oracle: no panic, and the kind of the error.
+//! Committed experiments with lines removed, doubled or moved and with invalid values: each is read, or gives a one-line user error that
+//! names the file. Oracle: no panic, and the kind of the error.
 
 use std::os::unix::fs::symlink;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -37,7 +37,7 @@ teacher_tokens = "96k"
 seeds = 2
 "#;
 
-/// What a value is replaced with.
+/// Replacements for a value.
 const NASTY: [&str; 38] = [
     "0",
     "-1",

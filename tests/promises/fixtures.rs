@@ -7,19 +7,19 @@ use hydrometer::dist::Mesh;
 use hydrometer::dist::c10d::Store;
 use tch::Device;
 
-/// All families; what is odd about each is in the script.
+/// One or more checkpoints of every family; the script describes their peculiarities.
 pub const CHECKPOINTS: [&str; 7] = ["llama", "smollm2", "qwen2", "qwen3", "gpt2", "opt-norm-before", "opt-norm-after"];
 
 pub fn folder(checkpoint: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/checkpoints").join(checkpoint)
 }
 
-/// What `work` returns on each of `tp` ranks.
+/// Runs `work` on `tp` tensor-parallel ranks, each in a thread; returns the results by rank.
 pub fn on_ranks<T: Send>(tp: usize, work: impl Fn(&Mesh) -> T + Sync) -> Vec<T> {
     on_ranks_of(tp, false, work)
 }
 
-/// The same with or without sequence parallelism.
+/// [`on_ranks`] with or without sequence parallelism.
 pub fn on_ranks_of<T: Send>(tp: usize, sequence_parallel: bool, work: impl Fn(&Mesh) -> T + Sync) -> Vec<T> {
     let (store, work) = (Store::in_process(), &work);
     thread::scope(|scope| {

@@ -1,4 +1,4 @@
-//! Frames outlive the runs that they were made of: an experiment that grows, on a machine that has none of its old runs, adds rows.
+//! Frames outlive the runs they were built from: an extended experiment adds rows even on a machine that has none of the old runs.
 
 use std::fs;
 
@@ -8,7 +8,7 @@ use hydrometer::record::provenance::Provenance;
 use super::lab::{EXPERIMENT, Lab};
 
 #[test]
-fn an_experiment_that_grows_keeps_the_rows_it_had() {
+fn an_extended_experiment_keeps_its_existing_rows() {
     let lab = Lab::new();
     let small = EXPERIMENT.replace("12.8k", "2.56k").replace("10k", "2.56k");
     lab.write("lab.toml", &small);
@@ -17,7 +17,7 @@ fn an_experiment_that_grows_keeps_the_rows_it_had() {
     let first = Frames::read(&results).unwrap();
     fs::remove_dir_all(lab.path().join("runs")).unwrap();
 
-    // One arm more, and a machine that has never seen the others.
+    // One more arm, on a machine without the runs of the others.
     lab.write("lab.toml", &format!("{small}\n[method.raw]\nobjective = \"soft-ce\"\ntail = \"raw\"\ntop_k = 5\n"));
     lab.ok(&["run", "lab.toml", "--only", "raw"]);
     let grown = Frames::read(&results).unwrap();
@@ -45,7 +45,7 @@ fn an_experiment_that_grows_keeps_the_rows_it_had() {
     assert_eq!(told.len(), kept.len(), "{:?}", provenance.kept);
     assert!(told.iter().all(|run| is_kept(run)));
 
-    // What the file does not plan any more stays in the frames and leaves the tables.
+    // Runs that the file no longer plans stay in the frames but are not in the tables.
     let without = small.split("[method.logit-mse]").next().unwrap();
     lab.write("lab.toml", &format!("{without}\n[method.raw]\nobjective = \"soft-ce\"\ntail = \"raw\"\ntop_k = 5\n"));
     lab.ok(&["run", "lab.toml", "--only", "raw"]);

@@ -1,4 +1,4 @@
-//! Oracle: the same experiment undisturbed. Loss and NLL must agree in every bit.
+//! Oracle: the same experiment without interruption. Loss and NLL agree bit for bit.
 
 use std::process::{Command, Stdio};
 use std::thread::sleep;
@@ -9,9 +9,9 @@ use hydrometer::record::journal::Event;
 use super::lab::{EXPERIMENT, Lab, until};
 
 #[test]
-fn after_kill_9_of_the_whole_tree_and_after_a_polite_stop() {
+fn runs_resume_after_kill_9_of_the_process_tree_and_after_ctrl_c() {
     let lab = Lab::new();
-    // Long enough to be caught in the middle, with a checkpoint behind.
+    // Long enough to interrupt it in the middle, after a checkpoint.
     lab.write("lab.toml", &EXPERIMENT.replace("[method.soft-ce]", "[method.other]").replace("12.8k", "25.6k"));
     lab.ok(&["run", "lab.toml", "--runs", "calm", "--results", "calm-results"]);
     let calm = lab.numbers("calm");
@@ -28,7 +28,7 @@ fn after_kill_9_of_the_whole_tree_and_after_a_polite_stop() {
         let before = steps(&journal("finetune"));
         let mut program = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
         let begun = Instant::now();
-        // In the middle of a student, some steps after it went on: the program watches for signals by then.
+        // In the middle of a student, some steps after it resumed; by then the program handles signals.
         while begun.elapsed() < Duration::from_secs(120) && steps(&journal("finetune")) < before + 10 {
             sleep(Duration::from_millis(20));
         }
@@ -51,7 +51,7 @@ fn after_kill_9_of_the_whole_tree_and_after_a_polite_stop() {
 }
 
 #[test]
-fn after_a_worker_was_killed_under_a_program_that_lives_on() {
+fn a_killed_worker_is_restarted_from_its_checkpoint() {
     let lab = Lab::new();
     lab.write("lab.toml", &EXPERIMENT.replace("12.8k", "25.6k"));
     lab.ok(&["run", "lab.toml", "--runs", "calm", "--results", "calm-results", "--only", "finetune", "--tp", "2"]);
@@ -66,17 +66,17 @@ fn after_a_worker_was_killed_under_a_program_that_lives_on() {
     while begun.elapsed() < Duration::from_secs(60) && (!lab.path().join("torn").exists() || steps() < 20) {
         sleep(Duration::from_millis(20));
     }
-    // The second rank, so that the first one sees its peer go and says so.
+    // Kill the second rank, so that the first one notices and reports the loss of its peer.
     let last = children().pop().expect("a rank to kill");
     Command::new("kill").args(["-KILL", &last]).status().unwrap();
-    assert!(program.wait().unwrap().success(), "it is tried again from its checkpoint");
+    assert!(program.wait().unwrap().success(), "the run is retried from its checkpoint");
     let retried = lab.histories("torn").into_values().flatten().filter(|event| matches!(event, Event::Retried { .. })).count();
     assert_eq!(retried, 1);
     assert_eq!(lab.numbers("torn"), lab.numbers("calm"));
 }
 
 #[test]
-fn what_is_killed_too_often_is_left_and_a_run_that_diverges_stops_others_only_if_asked() {
+fn retries_are_limited_and_a_diverged_run_stops_others_only_with_fail_fast() {
     let lab = Lab::new();
     lab.write("lab.toml", &EXPERIMENT.replace("[method.soft-ce]", "lr = 1e12\n\n[method.soft-ce]"));
     let fast = lab.run(&["run", "lab.toml", "--fail-fast", "--only", "finetune"]);
@@ -86,9 +86,9 @@ fn what_is_killed_too_often_is_left_and_a_run_that_diverges_stops_others_only_if
     let all = lab.run(&["run", "lab.toml", "--rerun", "failed", "--fail-fast"]);
     assert_eq!(all.status.code(), Some(3));
     let students = |lab: &Lab| lab.histories("runs").keys().filter(|run| run.contains("-ce-") || run.contains("-mse-")).count();
-    assert_eq!(students(&lab), 0, "after a failure nothing is started");
+    assert_eq!(students(&lab), 0, "after a failure no run is started");
     let going = lab.run(&["run", "lab.toml"]);
-    assert_eq!((going.status.code(), students(&lab)), (Some(3), 2), "the others go on");
+    assert_eq!((going.status.code(), students(&lab)), (Some(3), 2), "the other runs continue");
 
     let lab = Lab::new();
     lab.write("lab.toml", &EXPERIMENT.replace("12.8k", "40k"));
@@ -103,7 +103,7 @@ fn what_is_killed_too_often_is_left_and_a_run_that_diverges_stops_others_only_if
 }
 
 #[test]
-fn a_second_run_trains_nothing_again() {
+fn a_second_run_trains_nothing() {
     let lab = Lab::trained();
     let before = lab.numbers("runs");
     let output = lab.run(&["run", "lab.toml"]);
@@ -112,9 +112,9 @@ fn a_second_run_trains_nothing_again() {
     assert_eq!(lab.numbers("runs"), before);
 }
 
-/// What a queue or torchrun says to the program is no word to its workers, which are alone.
+/// A job queue or torchrun may set these variables for the program; they do not apply to its workers.
 #[test]
-fn in_an_environment_of_other_ranks() {
+fn workers_ignore_rank_variables_of_the_environment() {
     let lab = Lab::new();
     let mut command = lab.command(&["run", "lab.toml", "--only", "finetune"]);
     let output = command.env("WORLD_SIZE", "2").env("RANK", "0").env("MASTER_ADDR", "127.0.0.1").output().unwrap();

@@ -1,4 +1,4 @@
-//! Oracle: the same sweep undisturbed. Every frame agrees to the bit, and every journal tells of one end.
+//! Oracle: the same sweep without kills. Every frame agrees bit for bit, and every journal records exactly one completion.
 
 use std::process::{Child, Command};
 use std::thread::sleep;
@@ -10,7 +10,7 @@ use super::lab::{EXPERIMENT, Lab, same_frames};
 
 const KILLS: usize = 20;
 
-/// Numbers in [0, 1) that nobody expects; the seed is printed.
+/// Random numbers in [0, 1), seeded by the clock; the seed is printed.
 struct Chance(u64);
 
 impl Chance {
@@ -36,7 +36,7 @@ fn kill_9(pid: &str) {
 }
 
 #[test]
-fn at_20_random_moments() {
+fn sweeps_killed_at_20_random_moments_end_with_the_same_frames() {
     let lab = Lab::new();
     lab.write("lab.toml", &EXPERIMENT.replace("seeds   = 1", "seeds   = 4").replace("12.8k", "20k"));
     let begun = Instant::now();
@@ -50,7 +50,7 @@ fn at_20_random_moments() {
         if program.try_wait().unwrap().is_some() {
             break;
         }
-        // A program whose worker alone is killed lives on: it is given a little time for that before it goes too.
+        // If only the worker is killed, the program survives; give it a little time to retry before it is killed too.
         let workers = children(&program);
         let whom = (3.0 * chance.next()) as usize;
         kills[whom] += 1;
@@ -65,7 +65,7 @@ fn at_20_random_moments() {
         program.wait().unwrap();
     }
     println!("killed: a worker, then the program {}; all {}; the program alone {}", kills[0], kills[1], kills[2]);
-    assert!(kills.iter().sum::<usize>() >= KILLS / 2, "the sweep was over too soon to prove anything");
+    assert!(kills.iter().sum::<usize>() >= KILLS / 2, "the sweep ended before enough kills");
     lab.ok(&torn);
     assert!(same_frames(&lab.frames("torn-results"), &lab.frames("calm-results")));
     let histories = lab.histories("torn");

@@ -1,4 +1,4 @@
-//! A small experiment in a folder of its own, and the program as a person would call it.
+//! A small experiment in a temporary folder, and the program as a user would call it.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -16,18 +16,19 @@ use tempfile::TempDir;
 
 pub struct Lab {
     pub folder: TempDir,
-    /// Whether a run may use every core, as it does by default. Models as small as these are slower for it, and tests run side by side.
+    /// Whether runs use every core, as they do by default outside tests. That slows down models as small as these, and tests run in
+    /// parallel.
     all_cores: bool,
 }
 
-/// The program, of one thread a process.
+/// The program, with one thread per process.
 pub fn program() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_hydrometer"));
     command.env("OMP_NUM_THREADS", "1");
     command
 }
 
-/// Three arms of one seed on made-up text: seconds, yet every room of the house.
+/// Three arms with one seed on synthetic text: takes seconds, yet uses every part of the program.
 pub const EXPERIMENT: &str = r#"
 question = "Does the path hold?"
 
@@ -58,8 +59,8 @@ objective = "logit-mse"
 top_k = 20
 "#;
 
-/// Finetuning and two distilled arms of `top_k` ids on `data` (the fields of its table), for four updates of `batch` targets, with
-/// `teacher` (its keys) and what `mse` says besides.
+/// An experiment file with finetuning and two distilled arms of `top_k` ids, trained for four updates of `batch` targets. `data` has the
+/// fields of the data table, `teacher` the keys of the teacher, `mse` further keys of the logit-mse arm.
 pub fn three_arms(data: &str, batch: usize, top_k: usize, teacher: &str, mse: &str) -> String {
     let tokens = 4 * batch;
     format!(
@@ -87,7 +88,7 @@ top_k = {top_k}
     )
 }
 
-/// How the folders begin that tests share.
+/// Prefix of the folders that tests share.
 const KEPT: &str = "trained-lab-";
 
 impl Lab {
@@ -103,12 +104,12 @@ impl Lab {
         self.write("lab.toml", EXPERIMENT);
     }
 
-    /// The lab after `run lab.toml`, which the first test that asks has run for all: a copy.
+    /// A copy of the lab after `run lab.toml`, which runs only once per test process.
     pub fn trained() -> Self {
         static TRAINED: OnceLock<Lab> = OnceLock::new();
         let original = TRAINED.get_or_init(|| {
             let folder = Path::new(env!("CARGO_TARGET_TMPDIR"));
-            // Nobody drops what is static: what earlier test runs have left goes now, unless one is under way.
+            // A static is never dropped, so remove what earlier test processes left, unless recent enough to be in use.
             for entry in std::fs::read_dir(folder).unwrap().flatten() {
                 let age = entry.metadata().and_then(|found| found.modified()).ok().and_then(|then| then.elapsed().ok());
                 if entry.file_name().to_string_lossy().starts_with(KEPT) && age.is_some_and(|age| age > Duration::from_secs(3600))
@@ -127,12 +128,12 @@ impl Lab {
         lab
     }
 
-    /// A lab without text and experiment.
+    /// A lab without texts and experiment.
     pub fn empty() -> Self {
         Self { folder: tempfile::tempdir().unwrap(), all_cores: false }
     }
 
-    /// A lab whose runs use every core: for promises that many threads could break.
+    /// A lab whose runs use every core, for promises that multithreading could break.
     pub fn on_all_cores() -> Self {
         Self { all_cores: true, ..Self::new() }
     }
@@ -167,7 +168,7 @@ impl Lab {
         assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
     }
 
-    /// Loss and NLL of every run under `runs`, bit by bit: (run without hash's help, step, what, bits).
+    /// Losses and NLLs of every run under `runs`, as (run folder, step, kind, value).
     pub fn numbers(&self, runs: &str) -> Vec<(String, i64, &'static str, f64)> {
         let mut folders: Vec<PathBuf> =
             std::fs::read_dir(self.path().join(runs)).unwrap().map(|entry| entry.unwrap().path()).collect();
@@ -189,18 +190,18 @@ impl Lab {
         all
     }
 
-    /// Starts `hydrometer ARGUMENTS` and goes on; what it says goes to `said.txt`.
+    /// Starts `hydrometer ARGUMENTS` in the background; its standard error is appended to `said.txt`.
     pub fn start(&self, arguments: &[&str]) -> Child {
         let said = File::options().create(true).append(true).open(self.path().join("said.txt")).unwrap();
         self.command(arguments).stdout(Stdio::null()).stderr(said).spawn().unwrap()
     }
 
-    /// What all that was started has said.
+    /// The standard error of all processes started by [`Lab::start`].
     pub fn said(&self) -> String {
         std::fs::read_to_string(self.path().join("said.txt")).unwrap_or_default()
     }
 
-    /// Every line that was ever written to the journals under `runs`, by folder, void or not.
+    /// Every intact event ever written to the journals under `runs`, by run folder, including those of superseded attempts.
     pub fn histories(&self, runs: &str) -> BTreeMap<String, Vec<Event>> {
         let folders = std::fs::read_dir(self.path().join(runs)).unwrap().map(|entry| entry.unwrap().path());
         let history = |folder: PathBuf| {
@@ -211,28 +212,28 @@ impl Lab {
         folders.filter_map(history).collect()
     }
 
-    /// The frames in `results` less the columns that tell of time.
+    /// The frames in `results`, without the columns that depend on timing.
     pub fn frames(&self, results: &str) -> [DataFrame; 4] {
         let Frames { runs, curves, evals, documents, .. } = Frames::read(&self.path().join(results)).unwrap();
         [runs, curves, evals, documents].map(|frame| frame.drop_many(["wall_s", "tokens_per_s"]))
     }
 }
 
-/// Whether frames hold the same rows, to the bit.
+/// Whether frames have the same rows, bit for bit.
 pub fn same_frames(a: &[DataFrame; 4], b: &[DataFrame; 4]) -> bool {
     a.iter().zip(b).all(|(a, b)| a.equals_missing(b))
 }
 
-/// Waits until `what` holds, or fails after a minute.
+/// Waits until `what` is true; panics after a minute.
 pub fn until(what: impl Fn() -> bool) {
     let begun = Instant::now();
     while !what() {
-        assert!(begun.elapsed() < Duration::from_secs(60), "waited for a minute in vain");
+        assert!(begun.elapsed() < Duration::from_secs(60), "the condition did not hold within a minute");
         sleep(Duration::from_millis(10));
     }
 }
 
-/// Words with some structure: what follows depends on what was.
+/// Synthetic text in which each word depends on the previous one.
 fn text(words: usize, seed: u64) -> String {
     let stock = ["the", "king", "speaks", "of", "night", "and", "fire", "while", "ships", "sail", "home", "again"];
     let (mut state, mut word) = (seed, 0usize);

@@ -1,4 +1,4 @@
-//! `hydrometer loss` on a file, as a person with another framework would call it. Oracle: `objective::reference`.
+//! `hydrometer loss` on a file, as a user of another framework would call it. Oracle: `objective::reference`.
 
 use std::process::Output;
 
@@ -73,7 +73,7 @@ fn value_mask_and_gradient_agree_at_any_tp() {
 }
 
 #[test]
-fn padded_ids_take_no_probability() {
+fn padding_ids_get_no_probability() {
     let lab = Lab::new();
     case(&lab, |_| {});
     assert!(loss(&lab, "--objective hard-ce --vocab-size 5").status.success());
@@ -83,7 +83,7 @@ fn padded_ids_take_no_probability() {
 }
 
 #[test]
-fn flags_that_mean_nothing_to_the_objective_and_results_that_are_none_are_refused() {
+fn inapplicable_flags_and_nan_losses_are_refused() {
     let lab = Lab::new();
     case(&lab, |_| {});
     let cases = [
@@ -118,7 +118,7 @@ fn flags_that_mean_nothing_to_the_objective_and_results_that_are_none_are_refuse
 }
 
 #[test]
-fn the_seeds_tail_says_so() {
+fn tail_metaseq_is_reported_as_metaseqs() {
     let lab = Lab::new();
     case(&lab, |_| {});
     let said = loss(&lab, "--objective soft-ce --tail metaseq");
@@ -127,7 +127,7 @@ fn the_seeds_tail_says_so() {
 }
 
 #[test]
-fn bad_tensors_are_named() {
+fn bad_tensors_are_refused_by_name() {
     let replace = |tensors: &mut Vec<(&str, Tensor)>, name: &str, with: Tensor| {
         tensors.iter_mut().find(|(found, _)| *found == name).unwrap().1 = with;
     };

@@ -1,5 +1,5 @@
-//! Damage for tests of parsers, from a seed. A failure names its round; two variables of the environment say how many rounds there are:
-//! `HYDROMETER_FUZZ_SECONDS` (a budget for each test, `make fuzz` sets it) and `HYDROMETER_FUZZ_SEED` (where rounds begin).
+//! Seeded random damage for tests of parsers. A failure names its round. Two environment variables control the rounds:
+//! `HYDROMETER_FUZZ_SECONDS`, a time budget per test (set by `make fuzz`), and `HYDROMETER_FUZZ_SEED`, the number of the first round.
 
 use std::time::{Duration, Instant};
 
@@ -7,7 +7,7 @@ use rand::{Rng, RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use serde_json::{Value, json};
 
-/// Rounds, each with a stream of random numbers of its own: `count` of them, or as many as the budget allows.
+/// Numbered rounds, each with its own random generator: `count` of them, or as many as the time budget allows.
 pub fn rounds(count: usize) -> impl Iterator<Item = (u64, ChaCha8Rng)> {
     let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
     let (first, budget) = (number("HYDROMETER_FUZZ_SEED").unwrap_or(0), number("HYDROMETER_FUZZ_SECONDS"));
@@ -20,7 +20,7 @@ pub fn rounds(count: usize) -> impl Iterator<Item = (u64, ChaCha8Rng)> {
         .map(|round| (round, ChaCha8Rng::seed_from_u64(round)))
 }
 
-/// `whole` with some bytes flipped, cut out, doubled, replaced, or with an end that is missing.
+/// `whole` with some bytes flipped, removed, doubled or replaced, or truncated.
 pub fn of_bytes(whole: &[u8], random: &mut impl Rng) -> Vec<u8> {
     let mut bytes = whole.to_vec();
     for _ in 0..random.random_range(1..5) {

@@ -1,4 +1,4 @@
-//! Whatever an experiment names stays below `runs/` and `results/`, and a name that cannot be shown is refused before any work.
+//! Names in an experiment never lead outside `runs/` and `results/`, and unprintable names are refused before any work.
 
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
@@ -13,9 +13,9 @@ fn entries(folder: &Path) -> BTreeSet<String> {
     std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().file_name().to_string_lossy().into_owned()).collect()
 }
 
-/// Oracle: the folders that are there afterwards.
+/// Oracle: the folders that exist afterwards.
 #[test]
-fn names_with_slashes_dots_and_any_length_make_folders_below_runs() {
+fn names_with_slashes_dots_or_any_length_stay_below_runs() {
     let lab = Lab::new();
     let inner = lab.path().join("deep/er");
     std::fs::create_dir_all(inner.join("runs/cache-x")).unwrap();
@@ -39,12 +39,12 @@ fn names_with_slashes_dots_and_any_length_make_folders_below_runs() {
     assert_eq!(entries(&inner), ["lab.toml", "results", "runs", "train.txt", "valid.txt"].map(String::from).into());
     assert_eq!(entries(lab.path()), ["deep", "lab.toml"].map(String::from).into());
     assert_eq!(entries(&lab.path().join("deep")), ["er".to_string()].into());
-    assert_eq!(entries(&inner.join("runs/cache-x")), BTreeSet::new(), "a folder that only looks like the beginning of a name");
+    assert_eq!(entries(&inner.join("runs/cache-x")), BTreeSet::new(), "a folder that merely shares a prefix with the name");
     assert!(
         entries(&inner.join("runs")).contains("teacher-x_.._.._.._evil-")
             || entries(&inner.join("runs")).iter().any(|name| name.starts_with("cache-x_.._.._.._evil-k20-"))
     );
-    // What was made is found again, by its cleaned name.
+    // Other verbs find the run by its cleaned name.
     let status: Value = serde_json::from_slice(&run(&["status", "lab.toml", "--output", "json"])).unwrap();
     let jobs = status["jobs"].as_array().unwrap();
     assert!(jobs.iter().all(|job| job["status"] == "done"), "{status:#}");
@@ -54,7 +54,7 @@ fn names_with_slashes_dots_and_any_length_make_folders_below_runs() {
 }
 
 #[test]
-fn names_that_cannot_be_shown_are_refused_with_their_line() {
+fn unprintable_names_are_refused_with_their_line() {
     let cases = [
         ("[method.finetune]", "[method.\"\"]", "lab.toml:18:9: this method has no name; write e.g. [method.finetune]"),
         ("[method.finetune]", "[method.\" \"]", "lab.toml:18:9: this method has no name"),
@@ -83,7 +83,7 @@ fn names_that_cannot_be_shown_are_refused_with_their_line() {
 }
 
 #[test]
-fn files_that_cannot_name_an_experiment_are_refused() {
+fn file_names_unfit_for_an_experiment_are_refused() {
     let lab = Lab::new();
     for name in ["bad\u{1b}.toml", "two\nlines.toml", "...toml", "..toml", "\u{202e}x.toml"] {
         lab.write(name, EXPERIMENT);

@@ -1,4 +1,4 @@
-//! Oracle: `objective::reference`, plain f64, which `the_reference_is_the_formula` holds to finite differences.
+//! Oracle: `objective::reference` in plain f64, which `the_reference_matches_its_formulas` checks by finite differences.
 
 use std::thread;
 
@@ -17,12 +17,12 @@ use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use tch::{Device, Kind, Tensor};
 
-/// What the teacher of a [`Case`] lists.
+/// Which ids the teacher of a [`Case`] lists.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Listing {
-    /// The k most likely ids, their mass scaled to this part.
+    /// The k most likely ids, with their mass scaled to this value.
     Top(f64),
-    /// The same, with some ids listed twice and some without weight.
+    /// The same, with some ids listed twice and some with weight 0.
     Untidy,
     /// All ids.
     All,
@@ -44,7 +44,7 @@ struct Case {
 }
 
 impl Case {
-    /// Logits within ± `peak`, shifted as a whole by up to ten times that.
+    /// Logits within ± `peak`, all shifted by the same offset of up to ten times that.
     fn new(seed: u64, n: usize, v: usize, k: usize, peak: f64, temperature: f64, listing: Listing) -> Self {
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
         let mut uniform = move || rng.random_range(-1.0..1.0f64);
@@ -79,7 +79,7 @@ impl Case {
         self.ids.len() / self.n
     }
 
-    /// Value and gradient in z of each token, by the reference.
+    /// The reference's value and gradient in z, per token.
     fn expected(&self, loss: &Loss) -> (Vec<f64>, Vec<f64>) {
         let (mut values, mut gradients) = (vec![], vec![]);
         for n in 0..self.n {
@@ -109,7 +109,7 @@ impl Case {
         Targets { labels_n: Tensor::from_slice(&self.labels), teacher: Some(teacher) }
     }
 
-    /// Values of each token and this shard's part of the gradient in z.
+    /// The head's value per token, and this shard's part of the gradient in z.
     fn found(&self, loss: &Loss, tp: &ProcessGroup) -> (Tensor, Tensor) {
         let (start, width) = part(self.v as i64, tp.rank, tp.size);
         let z_nv = Tensor::from_slice(&self.z).view([self.n as i64, -1]).narrow(1, start, width);
@@ -140,7 +140,7 @@ pub fn losses(temperature: f64) -> Vec<Loss> {
     plain.chain(mixed).collect()
 }
 
-/// Largest difference of the gradients, relative to the largest entry; values relative to one or their size.
+/// Largest absolute difference, relative to the largest expected entry or `least`, whichever is larger.
 fn difference(found: &Tensor, expected: &[f64], least: f64) -> f64 {
     let found = Vec::<f64>::try_from(found.to_kind(Kind::Double).flatten(0, -1)).unwrap();
     assert_eq!(found.len(), expected.len());
@@ -149,7 +149,7 @@ fn difference(found: &Tensor, expected: &[f64], least: f64) -> f64 {
 }
 
 fn hold(case: &Case, temperature: f64, tp: usize) {
-    // KL(student ‖ teacher) is infinite where the teacher gives no weight to an id it lists.
+    // KL(student ‖ teacher) is infinite if the teacher lists an id with weight 0.
     let finite = |loss: &Loss| case.listing != Listing::Untidy || !matches!(loss.objective, Objective::KlReverse { .. });
     let losses: Vec<Loss> = losses(temperature).into_iter().filter(finite).collect();
     let store = Store::in_process();
@@ -172,14 +172,14 @@ fn hold(case: &Case, temperature: f64, tp: usize) {
             assert!(gap < 1e-6, "{loss:?} tp {tp} {:?}: value off by {gap}", case.listing);
         }
         let parts: Vec<&Tensor> = ranks.iter().map(|rank| &rank[index].1).collect();
-        // Where a student is certain to 1e-9, double precision itself knows its gradient to a few digits only.
+        // If the student is certain to within 1e-9, even f64 has its gradient to only a few digits.
         let gap = difference(&Tensor::cat(&parts, 1), &gradients, 1e-9);
         assert!(gap < 1e-5, "{loss:?} tp {tp} {:?}: gradient off by {gap}", case.listing);
     }
 }
 
 fn listings() -> impl Strategy<Value = Listing> {
-    // Weights that sum to (almost) all, and to more by rounding.
+    // Weights that sum to (almost) one, and to more than one by rounding.
     prop_oneof![
         3 => Just(Listing::Top(1.0)), 1 => Just(Listing::Top(0.01)), 1 => Just(Listing::Untidy), 1 => Just(Listing::All)
     ]
@@ -189,7 +189,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 200, rng_seed: RngSeed::Fixed(736), ..ProptestConfig::default() })]
 
     #[test]
-    fn value_and_gradient_on_one_shard(
+    fn value_and_gradient_agree_on_one_shard(
         seed in 0u64..1_000_000, n in 1usize..40, v in 5usize..90, k in 1usize..6,
         peak in prop_oneof![Just(0.01), Just(1.0), Just(8.0), Just(1e2), Just(1e4)],
         temperature in prop_oneof![Just(1.0), Just(0.5), Just(3.0)], listing in listings(),
@@ -202,7 +202,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 16, rng_seed: RngSeed::Fixed(736), ..ProptestConfig::default() })]
 
     #[test]
-    fn value_and_gradient_on_two_and_four_shards(
+    fn value_and_gradient_agree_on_two_and_four_shards(
         seed in 0u64..1_000_000, n in 1usize..40, v in 5usize..90, k in 1usize..6,
         peak in prop_oneof![Just(1.0), Just(1e2), Just(1e4)],
         temperature in prop_oneof![Just(1.0), Just(2.0)], listing in listings(), tp in prop_oneof![Just(2usize), Just(4)],
@@ -212,13 +212,13 @@ proptest! {
 }
 
 #[test]
-fn more_tokens_than_a_chunk() {
+fn several_chunks_of_tokens_agree() {
     hold(&Case::new(3, 5000, 19, 4, 1.0, 1.0, Listing::Top(1.0)), 1.0, 1);
 }
 
-/// From hidden states and a sharded weight, in f32 and bf16: the chain rule through the head's products.
+/// With hidden states and a sharded weight, in f32 and bf16: checks the chain rule through the head's matrix products.
 #[test]
-fn gradients_of_hidden_states_and_weight() {
+fn gradients_of_hidden_states_and_weight_agree() {
     let (n, v, d) = (64, 48, 8);
     let case = Case::new(4, n, v, 6, 1.0, 1.0, Listing::Top(1.0));
     let mut rng = ChaCha8Rng::seed_from_u64(5);
@@ -256,7 +256,7 @@ fn gradients_of_hidden_states_and_weight() {
                     .collect();
                 ranks.into_iter().map(|rank| rank.join().unwrap()).collect()
             });
-            // Logits are f32 whatever they are products of.
+            // Logits are f32 for inputs of any precision.
             let gap = difference(&shards[0].0, &values, 1.0);
             assert!(gap < 1e-5, "{loss:?} {kind:?}: value off by {gap}");
             let gap = difference(&shards[1].1, &d_hidden, 1e-9);

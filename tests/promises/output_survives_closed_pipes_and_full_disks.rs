@@ -1,4 +1,4 @@
-//! A reader that leaves ends the output and not the work; a disk that is full is told; JSON is one document. Oracle: POSIX pipes,
+//! A closed pipe ends the output but not the work, a full disk is reported, and JSON output is one document. Oracle: POSIX pipes,
 //! `/dev/full`, and serde_json.
 
 use std::fs::File;
@@ -12,7 +12,7 @@ use tch::Tensor;
 use super::fixtures;
 use super::lab::Lab;
 
-/// An experiment that has been run, and all that the other verbs ask for.
+/// A finished experiment, and the inputs of the other verbs.
 fn lab() -> Lab {
     let lab = Lab::trained();
     let row = |values: [f32; 4]| Tensor::from_slice(&values).view([1, 4]);
@@ -21,7 +21,7 @@ fn lab() -> Lab {
     lab
 }
 
-/// Every verb, so that it ends with 0. What may be written only once goes to a place of `round`.
+/// A successful call of every verb. Outputs that must not exist yet get names with `round`.
 fn verbs(round: usize) -> Vec<String> {
     let (model, text) = (fixtures::folder("llama"), fixtures::folder("text.jsonl"));
     let (model, text) = (model.display(), text.display());
@@ -46,7 +46,7 @@ fn verbs(round: usize) -> Vec<String> {
     .into()
 }
 
-/// A pipe that nobody reads.
+/// A pipe whose reading end is closed.
 fn closed() -> Stdio {
     let (reader, writer) = pipe().unwrap();
     drop(reader);
@@ -63,14 +63,14 @@ fn run(lab: &Lab, flags: &[&str], verb: &str, stdout: Stdio, stderr: Stdio) -> O
 }
 
 #[test]
-fn every_verb_says_one_document_outlives_its_reader_and_tells_of_a_full_disk() {
+fn every_verb_prints_one_document_survives_a_closed_pipe_and_reports_a_full_disk() {
     let lab = lab();
     for (index, verb) in verbs(0).iter().enumerate() {
         let said = run(&lab, &["--output", "json"], verb, Stdio::piped(), Stdio::piped());
         let document = serde_json::from_slice::<Value>(&said.stdout);
         assert!(document.is_ok(), "{verb}: {document:?} of {:?}", String::from_utf8_lossy(&said.stdout));
         let left = run(&lab, &[], &verbs(1)[index], closed(), closed());
-        assert_eq!(left.status.code(), Some(0), "{verb} with nobody there");
+        assert_eq!(left.status.code(), Some(0), "{verb} with closed outputs");
         let left = run(&lab, &["--output", "json"], &verbs(2)[index], full(), Stdio::piped());
         let stderr = String::from_utf8_lossy(&left.stderr);
         assert_eq!(left.status.code(), Some(1), "{verb}: {stderr}");
@@ -80,7 +80,7 @@ fn every_verb_says_one_document_outlives_its_reader_and_tells_of_a_full_disk() {
 }
 
 #[test]
-fn help_and_mistakes_outlive_their_readers() {
+fn help_and_errors_survive_a_closed_pipe() {
     let lab = Lab::new();
     for (arguments, code) in
         [("--help", 0), ("plan --help", 0), ("--version", 0), ("plan nowhere.toml", 2), ("plan", 2), ("plan --nonsense", 2)]
@@ -93,7 +93,7 @@ fn help_and_mistakes_outlive_their_readers() {
 }
 
 #[test]
-fn an_export_to_standard_output_ends_with_its_reader_and_is_not_called_json() {
+fn an_export_to_stdout_stops_with_its_reader_and_refuses_output_json() {
     let lab = Lab::new();
     let (model, text) = (fixtures::folder("llama"), fixtures::folder("text.jsonl"));
     let text_of = |path: &Path| path.to_str().unwrap().to_string();
@@ -122,7 +122,7 @@ fn an_export_to_standard_output_ends_with_its_reader_and_is_not_called_json() {
 }
 
 #[test]
-fn a_sweep_goes_on_when_nobody_listens() {
+fn a_sweep_continues_when_nobody_reads_its_output() {
     let lab = Lab::new();
     let left = run(&lab, &[], "run lab.toml", closed(), closed());
     assert_eq!(left.status.code(), Some(0));

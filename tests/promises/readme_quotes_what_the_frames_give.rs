@@ -1,4 +1,4 @@
-//! README and docs hold the numbers that the committed frames give, and a text that does not is told so by line.
+//! README and docs quote the numbers of the committed frames, and every deviation is reported with its line.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -27,7 +27,7 @@ fn filled(text: &str) -> Filled {
     fill(text, &root().join("README.md"), &mut results())
 }
 
-/// Oracle: the frames, read by the code of the report.
+/// Oracle: the frames, read by the report's code.
 #[test]
 fn readme_and_docs_quote_what_the_frames_give() {
     let (mut results, mut wrong, mut quotes) = (results(), String::new(), 0);
@@ -48,9 +48,9 @@ fn readme_and_docs_quote_what_the_frames_give() {
     assert!(quotes > 15, "{quotes} quotes are left");
 }
 
-/// No number of a result stands in README outside a marker: in the section on results there is no digit but in quotes, links and names.
+/// In README's section on results, digits occur only in quotes, links and names.
 #[test]
-fn readme_types_no_number_of_a_result() {
+fn readme_has_no_result_outside_a_marker() {
     let text = fs::read_to_string(root().join("README.md")).unwrap();
     let section = text.split("\n## ").find(|part| part.starts_with("What it found")).unwrap();
     let mut rest = section;
@@ -67,7 +67,7 @@ fn readme_types_no_number_of_a_result() {
     assert!(numbers.is_empty(), "typed in README: {numbers:?}");
 }
 
-/// Every digit of a quoted table and every quoted number is held: one that is changed is named with its line.
+/// Changes every digit of a quoted table and of a quoted number in turn.
 #[test]
 fn a_changed_digit_is_named_with_its_line() {
     let text = fs::read_to_string(root().join("README.md")).unwrap();
@@ -80,7 +80,7 @@ fn a_changed_digit_is_named_with_its_line() {
         let found = filled(&changed);
         let line = text[..at].matches('\n').count() + 1;
         assert_eq!(found.changes.iter().map(|change| change.line).collect::<Vec<_>>(), [line], "{:?}", found.changes);
-        assert_eq!(found.text, clean.text, "and made right again");
+        assert_eq!(found.text, clean.text, "the text is corrected");
     }
 }
 
@@ -118,7 +118,7 @@ fn wrong_markers_are_named_and_nothing_is_written() {
 }
 
 #[test]
-fn prose_that_the_frames_contradict_is_told() {
+fn prose_that_contradicts_the_frames_is_reported() {
     let found = filled(
         "<!--?methods/claims/metaseq-costs/verdict is supported-->\n\n<!--?methods/claims/metaseq-costs/verdict is refuted-->\n",
     );
@@ -128,7 +128,7 @@ fn prose_that_the_frames_contradict_is_told() {
 }
 
 #[test]
-fn markers_in_code_are_left_alone() {
+fn markers_in_code_are_ignored() {
     let text = "`<!--=a/b/c-->` and\n\n```markdown\n<!--=a b-->\n```\n\n~~~\n```\n<!--/-->\n~~~\n<!-- a comment -->\n";
     let found = filled(text);
     assert!(found.faults.is_empty() && found.quotes == 0 && found.text == text, "{found:?}");
@@ -136,7 +136,7 @@ fn markers_in_code_are_left_alone() {
 
 /// Oracle: the committed report's row of the same arm.
 #[test]
-fn the_program_fills_checks_and_ends_with_the_code_it_promises() {
+fn quote_fills_and_checks_with_the_documented_exit_codes() {
     let lab = Lab::new();
     let results = root().join("results");
     let results = results.to_str().unwrap();
@@ -163,9 +163,9 @@ fn the_program_fills_checks_and_ends_with_the_code_it_promises() {
     assert_eq!(run(&["none.md"]).0, 2);
 }
 
-/// A frame in which a bit was flipped is quoted by nobody.
+/// A frame with a flipped bit is not quoted.
 #[test]
-fn frames_that_provenance_does_not_record_are_not_quoted() {
+fn frames_that_do_not_match_their_provenance_are_not_quoted() {
     let lab = Lab::new();
     let folder = lab.path().join("results/quickstart");
     fs::create_dir_all(&folder).unwrap();

@@ -1,4 +1,4 @@
-//! What README tells to type can be typed: its sample experiment runs, its commands and flags exist.
+//! README's sample experiment runs, and the commands and flags in README exist.
 
 use std::fs;
 use std::path::Path;
@@ -18,7 +18,7 @@ fn blocks(text: &str, language: &str) -> Vec<String> {
     text.split(&fence).skip(1).map(|part| part.split("\n```").next().unwrap().to_string() + "\n").collect()
 }
 
-/// A text of a few thousand different sentences.
+/// A text of 1500 different sentences.
 fn notes() -> String {
     let words =
         ["rain", "the", "teacher", "student", "writes", "a", "note", "on", "water", "and", "sugar", "density", "falls", "slowly"];
@@ -30,13 +30,13 @@ fn notes() -> String {
     (0..1500).map(|n| (0..12).map(|_| word()).collect::<Vec<_>>().join(" ") + if n % 5 == 4 { ".\n\n" } else { ". " }).collect()
 }
 
-/// The sample as it is can be planned; with smaller models and budgets put in, it runs to its report.
+/// The sample plans unchanged; with smaller models and budgets it runs and writes its report.
 #[test]
 fn the_sample_experiment_plans_and_runs() {
     let samples = blocks(&file("README.md"), "toml");
     assert_eq!(samples.len(), 1);
     let lab = Lab::new();
-    // Where README says to put it: beside the presets.
+    // Beside the presets, where README says to put it.
     fs::create_dir_all(lab.path().join("experiments/presets")).unwrap();
     for preset in ["presets/models.toml", "presets/data.toml"] {
         lab.write(&format!("experiments/{preset}"), &file(&format!("experiments/{preset}")));
@@ -56,22 +56,22 @@ fn the_sample_experiment_plans_and_runs() {
         ("\"4M\"", "512\nbatch = 256"),
         ("seeds   = 3", "seeds   = 1"),
     ] {
-        assert!(small.contains(long), "the sample has no {long} any more");
+        assert!(small.contains(long), "the sample no longer has {long}");
         small = small.replace(long, short);
     }
     lab.write("experiments/small.toml", &small);
     lab.ok(&["run", "experiments/small.toml"]);
     let report = fs::read_to_string(lab.path().join("results/small/report.md")).unwrap();
-    // Finetuning has no top-k, soft-ce one row a value of the sweep.
+    // Finetuning has no top-k; soft-ce has one row per value of the sweep.
     for row in ["| finetune |", "| soft-ce top\\_k=5 |", "| soft-ce top\\_k=20 |", "| soft-ce top\\_k=100 |", "| big (teacher) |"]
     {
         assert!(report.contains(row), "no {row} in\n{report}");
     }
 }
 
-/// Every line of the commands parses, and what is not hydrometer's is a target of make.
+/// Every command line parses; those that do not call hydrometer are make targets.
 #[test]
-fn the_commands_exist() {
+fn the_commands_in_readme_exist() {
     let (makefile, mut seen) = (file("Makefile"), 0);
     for text in
         [file("README.md"), file("CONTRIBUTING.md"), file("docs/quotes.md"), file("docs/frames.md"), file("docs/running.md")]
@@ -99,9 +99,9 @@ fn the_commands_exist() {
     assert!(seen > 15, "{seen} commands found");
 }
 
-/// Every flag that README names belongs to some verb, and every verb that can be seen is in README.
+/// Every flag in README belongs to a verb, and every visible verb is in README.
 #[test]
-fn the_flags_and_verbs_exist() {
+fn the_flags_and_verbs_in_readme_exist() {
     let (text, command) = (file("README.md"), Cli::command());
     let known: Vec<String> = command
         .get_subcommands()

@@ -1,4 +1,4 @@
-//! Oracle: the same training with every activation kept. Losses and gradients are the same bit for bit.
+//! Oracle: the same training with all activations stored. Losses and gradients are equal bit for bit.
 
 use hydrometer::model::{Decoder, ForwardPass, hf};
 use tch::{Kind, Tensor};
@@ -6,7 +6,7 @@ use tch::{Kind, Tensor};
 use super::fixtures::{CHECKPOINTS, folder, on_ranks_of};
 use super::lab::Lab;
 
-/// What the head reads and this rank's gradients of `Σ hidden · upstream`, twice over as in two micro-batches.
+/// The hidden states and this rank's gradients of `Σ hidden · upstream`, accumulated over two passes as for two micro-batches.
 fn pass(checkpoint: &str, (tp, sequence_parallel): (usize, bool), kind: Kind, recompute: bool) -> Vec<[Tensor; 2]> {
     on_ranks_of(tp, sequence_parallel, |mesh| {
         let checkpoint = hf::open(&folder(checkpoint)).unwrap();
@@ -28,7 +28,7 @@ fn pass(checkpoint: &str, (tp, sequence_parallel): (usize, bool), kind: Kind, re
 }
 
 #[test]
-fn of_any_family_on_one_and_two_ranks() {
+fn losses_and_gradients_of_every_family_stay_the_same_on_one_and_two_ranks() {
     for checkpoint in CHECKPOINTS {
         for (ranks, kind) in
             [((1, false), Kind::Float), ((2, false), Kind::Float), ((2, true), Kind::Float), ((1, false), Kind::BFloat16)]
@@ -41,7 +41,7 @@ fn of_any_family_on_one_and_two_ranks() {
 }
 
 #[test]
-fn of_a_whole_experiment_on_one_and_two_ranks() {
+fn a_whole_experiment_stays_the_same_on_one_and_two_ranks() {
     for tp in ["1", "2"] {
         let lab = Lab::on_all_cores();
         let arguments = ["run", "lab.toml", "--tp", tp, "--only", "soft-ce"];

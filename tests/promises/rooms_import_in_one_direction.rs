@@ -1,13 +1,13 @@
-//! The order of rooms, held to every path in the code: a file imports only from rooms before its own, and files of a room do not
-//! import each other in a circle.
+//! A file imports only from rooms (top-level modules or crates) before its own, and the files of a room do not import each other in a
+//! circle. CONTRIBUTING.md lists the rooms. Checked for every path in the code.
 //!
-//! Between crates the compiler holds the order; the test states which crate may depend on which.
+//! The compiler forbids circles between crates; the test states which crate may depend on which.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// Crates in order, each with the rooms that are its top modules, in order; a crate whose files are one room has none.
+/// Crates in order, each with its rooms in order. A crate without a list is a single room.
 const ORDER: [(&str, &[&str]); 6] = [
     ("base", &[]),
     ("data", &[]),
@@ -17,7 +17,7 @@ const ORDER: [(&str, &[&str]); 6] = [
     ("hydrometer", &["teacher", "eval", "train", "experiment", "sweep", "cli"]),
 ];
 
-/// The files of a crate by their module paths.
+/// The files of a crate, by module path.
 struct Crate {
     files: BTreeMap<Vec<String>, PathBuf>,
 }
@@ -55,7 +55,7 @@ impl Crate {
         Self { files }
     }
 
-    /// The modules that code of `module` names by `crate::` and `super::`. Comments, and tests beside the code, do not count.
+    /// The modules that the code of `module` refers to by `crate::` and `super::`. Comments and unit tests do not count.
     fn imports(&self, module: &[String]) -> BTreeSet<Vec<String>> {
         let text = fs::read_to_string(&self.files[module]).unwrap();
         let code: String = text
@@ -82,7 +82,7 @@ impl Crate {
         found
     }
 
-    /// The file whose module the longest beginning of `path`, written in `module`, names.
+    /// The module of this crate that `path`, written in `module`, refers to: the longest prefix that is a file.
     fn module_of(&self, module: &[String], path: &[String]) -> Option<Vec<String>> {
         let supers = path.iter().take_while(|part| *part == "super").count();
         let base: Vec<String> = match supers {
@@ -98,7 +98,7 @@ impl Crate {
     }
 }
 
-/// The paths that begin `code`: one, or those of a group in braces.
+/// The paths at the start of `code`: one, or those of a group in braces.
 fn paths(code: &str) -> Vec<Vec<String>> {
     let is_word = |c: char| c.is_alphanumeric() || c == '_';
     let (mut path, mut rest) = (Vec::new(), code);
@@ -141,7 +141,7 @@ fn crates_depend_only_on_crates_before_them() {
     }
     let known: BTreeSet<&str> = ORDER.iter().map(|(name, _)| *name).filter(|name| *name != "hydrometer").collect();
     let there = fs::read_dir(root().join("crates")).unwrap().flatten().map(|entry| entry.file_name().into_string().unwrap());
-    assert_eq!(there.collect::<BTreeSet<_>>(), known.into_iter().map(String::from).collect(), "every crate has its place");
+    assert_eq!(there.collect::<BTreeSet<_>>(), known.into_iter().map(String::from).collect(), "every crate is in ORDER");
 }
 
 #[test]
@@ -174,7 +174,7 @@ fn files_do_not_import_each_other_in_a_circle() {
         let modules = all.files.keys().filter(|module| !Crate::is_test(module));
         let mut edges: BTreeMap<Vec<String>, BTreeSet<Vec<String>>> =
             modules.map(|module| (module.clone(), all.imports(module))).collect();
-        // Files that import nothing that is left are in no circle.
+        // Files that import none of the remaining files are in no circle.
         loop {
             let free: Vec<Vec<String>> = edges
                 .iter()
@@ -188,7 +188,7 @@ fn files_do_not_import_each_other_in_a_circle() {
                 edges.remove(module);
             });
         }
-        // What is left is in a circle, or imports something that is.
+        // The remaining files are in a circle or import one that is.
         let in_circle = |module: &Vec<String>| {
             let (mut reached, mut todo) = (BTreeSet::new(), vec![module]);
             while let Some(next) = todo.pop() {
@@ -206,7 +206,7 @@ fn files_do_not_import_each_other_in_a_circle() {
 }
 
 #[test]
-fn paths_are_read_from_code() {
+fn paths_are_extracted_from_code() {
     let parts = |code: &str| paths(code).into_iter().map(|path| path.join("/")).collect::<Vec<_>>();
     assert_eq!(parts("crate::a::b::C;"), ["crate/a/b/C"]);
     assert_eq!(parts("super::{a, b::C}; other"), ["super/a", "super/b/C"]);

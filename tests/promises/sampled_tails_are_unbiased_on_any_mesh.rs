@@ -1,4 +1,4 @@
-//! Oracle: the softmax in f64 of logits that are sums of a few powers of two, exact in any order; Pearson's χ².
+//! Oracle: Pearson's χ² against the softmax in f64. Logits are sums of a few powers of two, so they are exact in any order of summation.
 
 use hydrometer::objective::head::Head;
 use rand::{Rng, SeedableRng};
@@ -10,7 +10,7 @@ use super::fixtures::on_ranks;
 const VOCAB: i64 = 37;
 const ROWS: i64 = 8;
 
-/// Hidden states and weight of small eighths, so that a shard's products are those of the whole, to the bit.
+/// Hidden states and weight, all small multiples of 1/8, so that a shard's products equal those of the whole bit for bit.
 fn states() -> (Tensor, Tensor) {
     let eighths = |rows: i64, columns: i64, step: i64| {
         let counted = Tensor::arange(rows * columns, (Kind::Int64, Device::Cpu)).view([rows, columns]);
@@ -36,9 +36,9 @@ fn random(count: usize) -> Vec<u64> {
     (0..count).map(|_| rng.next_u64()).collect()
 }
 
-/// With 36 outcomes, χ² exceeds 76 in less than one of ten thousand rows.
+/// With 36 degrees of freedom, χ² exceeds 76 in less than one of ten thousand rows.
 #[test]
-fn many_draws_have_the_teachers_distribution() {
+fn many_draws_follow_the_teachers_distribution() {
     let k = 200_000;
     for temperature in [1.0, 2.0] {
         let ids = draw(1, temperature, &random(ROWS as usize * k), k).remove(0);
@@ -50,7 +50,7 @@ fn many_draws_have_the_teachers_distribution() {
             let found = ids.get(row).bincount(None::<Tensor>, VOCAB).to_kind(Kind::Double);
             let expected_vec = Vec::<f64>::try_from(&expected).unwrap();
             let found_vec = Vec::<f64>::try_from(&found).unwrap();
-            // Outcomes expected fewer than 5 times count as one.
+            // Outcomes expected fewer than 5 times are pooled.
             let (mut square, mut few) = (0.0, (0.0, 0.0));
             for (expected, found) in expected_vec.into_iter().zip(found_vec) {
                 if expected < 5.0 {
@@ -66,7 +66,7 @@ fn many_draws_have_the_teachers_distribution() {
 }
 
 #[test]
-fn shards_draw_the_same_ids_to_the_last() {
+fn any_number_of_shards_draws_the_same_ids() {
     let k = 20_000;
     let at = random(ROWS as usize * k);
     let whole = draw(1, 1.0, &at, k).remove(0);
@@ -78,9 +78,9 @@ fn shards_draw_the_same_ids_to_the_last() {
     }
 }
 
-/// A border belongs to the id above it, the last number to the last id with any probability.
+/// 0 draws the first id and `u64::MAX` the last id.
 #[test]
-fn the_ends_of_the_line_fall_on_ids() {
+fn the_smallest_and_largest_random_numbers_draw_valid_ids() {
     let at: Vec<u64> = (0..ROWS as usize).flat_map(|_| [0, u64::MAX]).collect();
     for tp in [1, 2, 4] {
         let ids = draw(tp, 1.0, &at, 2).remove(0);

@@ -1,4 +1,4 @@
-//! Oracle: the same sweep in one session. No run is started by two.
+//! Oracle: the same sweep in one session. No run is started twice.
 
 use hydrometer::record::journal::Event;
 
@@ -9,7 +9,7 @@ fn starts(events: &[Event]) -> usize {
 }
 
 #[test]
-fn two_that_start_together_end_with_the_same_frames() {
+fn two_sessions_started_together_produce_the_same_frames() {
     let lab = Lab::new();
     lab.write("lab.toml", &EXPERIMENT.replace("seeds   = 1", "seeds   = 2"));
     lab.ok(&["run", "lab.toml", "--runs", "calm", "--results", "calm-results", "--jobs", "2"]);
@@ -24,11 +24,11 @@ fn two_that_start_together_end_with_the_same_frames() {
         assert_eq!(events.iter().filter(|event| **event == Event::Done).count(), 1, "{folder}");
     }
     let said = lab.said();
-    assert!(said.contains("is working on it"), "the one that comes second to a teacher waits for it: {said}");
+    assert!(said.contains("is working on it"), "the second session to need the teacher waits for it: {said}");
 }
 
 #[test]
-fn a_holder_on_a_machine_that_fell_silent_is_taken_over() {
+fn a_lease_without_heartbeats_is_taken_over() {
     let lab = Lab::new();
     let arguments = ["run", "lab.toml", "--only", "finetune"];
     let plan = lab.run(&["plan", "lab.toml", "--output", "json"]);
@@ -48,16 +48,16 @@ fn a_holder_on_a_machine_that_fell_silent_is_taken_over() {
     held_for(1500);
     let begun = std::time::Instant::now();
     lab.ok(&arguments);
-    assert!(begun.elapsed().as_millis() > 1500, "not before its term is over");
+    assert!(begun.elapsed().as_millis() > 1500, "only after its term has expired");
     assert!(folder.join("lease.5.json").exists() && !folder.join("lease.4.json").exists());
     let events = &lab.histories("runs")[&run];
     assert_eq!((starts(events), events.last()), (1, Some(&Event::Done)));
 }
 
 #[test]
-fn a_worker_that_was_taken_over_stops_and_leaves_the_run_to_the_other() {
+fn a_worker_that_loses_its_lease_stops() {
     let lab = Lab::new();
-    // Long enough to be robbed in the middle.
+    // Long enough for its lease to be taken over in the middle.
     lab.write("lab.toml", &EXPERIMENT.replace("12.8k", "240k"));
     let mut program = lab.start(&["run", "lab.toml", "--only", "finetune"]);
     let folder = || {
@@ -68,14 +68,14 @@ fn a_worker_that_was_taken_over_stops_and_leaves_the_run_to_the_other() {
         folder().is_some_and(|folder| std::fs::read_to_string(folder.join("journal.jsonl")).is_ok_and(|t| t.lines().count() > 20))
     });
     let folder = folder().unwrap();
-    // As a session of another machine would after it saw nothing of this one for a term; then it falls silent itself.
+    // What a session on another machine writes after a term without heartbeats. It then sends no heartbeats itself.
     let holder = r#"{"host":"elsewhere","pid":1,"started":1,"machine":"another"}"#;
-    let robbed = format!(r#"{{"holder":{holder},"nonce":"n","term_ms":1000}}"#);
-    std::fs::write(folder.join("lease.2.json"), robbed).unwrap();
+    let takeover = format!(r#"{{"holder":{holder},"nonce":"n","term_ms":1000}}"#);
+    std::fs::write(folder.join("lease.2.json"), takeover).unwrap();
     std::fs::remove_file(folder.join("lease.1.json")).unwrap();
     assert!(program.wait().unwrap().success(), "{}", lab.said());
     assert!(lab.said().contains("another session has taken it over"), "{}", lab.said());
-    assert!(folder.join("lease.3.json").exists(), "and taken back");
+    assert!(folder.join("lease.3.json").exists(), "and the run was taken back");
     let calm = Lab::new();
     calm.write("lab.toml", &EXPERIMENT.replace("12.8k", "240k"));
     calm.ok(&["run", "lab.toml", "--only", "finetune"]);

@@ -1,5 +1,5 @@
-//! Whatever damage does to a journal, a cache, the frames, their provenance or a case for `loss`: no panic, no signal, no number that
-//! nobody wrote. Oracle: the kind of the error in the library, the exit code of a verb.
+//! Random damage to a journal, a cache, the frames, their provenance or the input of `loss` causes no panic, no signal and no wrong
+//! number. Oracle: the kind of the error in the library, the exit code of a verb.
 
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -17,7 +17,7 @@ use super::fixtures::folder;
 use super::lab::Lab;
 use super::mutation::{of_bytes, of_value, rounds};
 
-/// What `read` gives, if it is no panic and its error is the user's, in one line.
+/// The result of `read`, or `None` for a one-line [`UserError`]. Any other error or a panic fails the test.
 fn read_or_refused<T>(what: &str, read: impl FnOnce() -> anyhow::Result<T>) -> Option<T> {
     match catch_unwind(AssertUnwindSafe(read)).unwrap_or_else(|_| panic!("{what}: a panic")) {
         Ok(found) => Some(found),
@@ -29,7 +29,7 @@ fn read_or_refused<T>(what: &str, read: impl FnOnce() -> anyhow::Result<T>) -> O
     }
 }
 
-/// Runs a verb and expects one of `codes` and, unless it is 0, something said of it.
+/// Runs a verb and asserts that it exits with one of `codes` and, unless that is 0, prints an error. Returns the code.
 fn ends_with(lab: &Lab, what: &str, arguments: &[&str], codes: &[i32]) -> i32 {
     let output = lab.run(arguments);
     let said = String::from_utf8_lossy(&output.stderr).into_owned() + &String::from_utf8_lossy(&output.stdout);
@@ -57,7 +57,7 @@ fn damaged_journals_lose_lines_and_gain_none() {
         .filter(|path| path.ends_with("journal.jsonl"))
         .map(|path| (path.clone(), std::fs::read(path).unwrap()))
         .collect();
-    assert!(journals.len() >= 3, "a teacher, a cache and a student at least");
+    assert!(journals.len() >= 3, "at least a teacher, a cache and a student");
     let path = lab.path().join("journal.jsonl");
     for (round, mut random) in rounds(600) {
         let (from, whole) = &journals[round as usize % journals.len()];
@@ -65,11 +65,11 @@ fn damaged_journals_lose_lines_and_gain_none() {
         std::fs::write(&path, &damaged).unwrap();
         let what = format!("round {round} of {}", from.display());
         let events = read_or_refused(&what, || journal::read(&path)).unwrap_or_default();
-        // A line that counts is one that was written: its checksum holds.
+        // A line is accepted only if it was written like that: its checksum matches.
         let written: Vec<String> = String::from_utf8_lossy(whole).lines().map(str::to_string).collect();
         let counted = String::from_utf8_lossy(&damaged).lines().filter(|line| journal::parse_line(line).is_some()).count();
         let known = String::from_utf8_lossy(&damaged).lines().filter(|line| written.iter().any(|one| one == line)).count();
-        assert_eq!(counted, known, "{what}: a damaged line counts");
+        assert_eq!(counted, known, "{what}: a damaged line is accepted");
         assert!(events.iter().filter(|event| !matches!(event, Event::Torn { .. })).count() <= counted, "{what}");
         let _ = journal::whole_steps(&events);
     }
@@ -95,7 +95,7 @@ fn damaged_frames_and_provenance_are_read_or_refused_and_never_verified() {
         let what = format!("round {round}: {name}");
         read_or_refused(&what, || Frames::read(&results));
         read_or_refused(&what, || Provenance::read(&results));
-        // The verbs, for some of them: a process takes its time.
+        // The verbs only in some rounds, since starting a process is slow.
         if round % 8 < 2 {
             let changed = damaged != whole[name] && name != "provenance.json";
             ends_with(&lab, &what, &["verify", "lab.toml"], if changed { &[4] } else { &[0, 4] });
@@ -108,7 +108,7 @@ fn damaged_frames_and_provenance_are_read_or_refused_and_never_verified() {
 }
 
 #[test]
-fn damaged_caches_are_refused_in_a_sentence() {
+fn damaged_caches_are_refused_in_one_line() {
     let lab = Lab::new();
     lab.write("text.jsonl", "{\"text\": \"The old mill ran past the river, and the river ran.\"}\n");
     let model = folder("../chat");
@@ -135,7 +135,7 @@ fn damaged_caches_are_refused_in_a_sentence() {
 }
 
 #[test]
-fn damaged_cases_of_loss_give_finite_numbers_or_a_sentence() {
+fn damaged_inputs_of_loss_give_finite_numbers_or_a_one_line_error() {
     let lab = Lab::new();
     let (n, v, k) = (3, 6, 2);
     let tensors = [

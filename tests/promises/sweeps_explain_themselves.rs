@@ -1,4 +1,4 @@
-//! `plan`, `status` and `why` tell what a person asks of a sweep, on a sweep that has run.
+//! `plan`, `status` and `why` answer a user's questions about a sweep that has run.
 
 use serde_json::Value;
 
@@ -11,7 +11,7 @@ fn json(lab: &Lab, arguments: &[&str]) -> Value {
 }
 
 #[test]
-fn what_is_left_what_failed_and_why_a_run_is_new() {
+fn plan_status_and_why_report_remaining_failed_and_new_runs() {
     let lab = Lab::new();
     lab.write("lab.toml", &EXPERIMENT.replace("[method.logit-mse]\nobjective = \"logit-mse\"\ntop_k = 20\n", ""));
     let plan = json(&lab, &["plan", "lab.toml"]);
@@ -22,7 +22,7 @@ fn what_is_left_what_failed_and_why_a_run_is_new() {
     let status = json(&lab, &["status", "lab.toml"]);
     assert_eq!((status["done"].as_u64(), status["total"].as_u64()), (Some(2), Some(2)));
 
-    // Two more runs, at the speed of those that are there; no comment, path or claim makes a run new.
+    // Two more runs, estimated at the speed of the finished ones. Comments, paths and claims do not make a run new.
     let claim = "[[claim]]\nid = \"c\"\na = { lr = 1e-3, method = \"finetune\" }\nexpect = \"nll(a) < 9\"\n";
     let text = std::fs::read_to_string(lab.path().join("lab.toml")).unwrap();
     lab.write(
@@ -30,7 +30,7 @@ fn what_is_left_what_failed_and_why_a_run_is_new() {
         &format!("# more\n{text}\n[sweep]\ngrid = {{ lr = [3e-3, 1e-3] }}\n[fair]\nmatch = \"tokens\"\n{claim}"),
     );
     let plan = json(&lab, &["plan", "more.toml"]);
-    assert_eq!(plan["left"]["runs_left"], 2, "an axis is part of a run's name, but no part of the run");
+    assert_eq!(plan["left"]["runs_left"], 2, "an axis is part of a run's name but not of its identity");
     assert!(plan["left"]["seconds_left"].as_f64().is_some_and(|seconds| seconds > 0.0 && seconds < 60.0));
     let new = plan["runs"].as_array().unwrap().iter().find(|run| run["name"] == "finetune lr=0.001").unwrap();
     let why = json(&lab, &["why", new["run"].as_str().unwrap(), "more.toml"]);
@@ -38,7 +38,7 @@ fn what_is_left_what_failed_and_why_a_run_is_new() {
     let [difference] = &why["differences"].as_array().unwrap()[..] else { panic!("{why}") };
     assert_eq!((&difference["field"], &difference["mine"]), (&"optimizer.lr".into(), &0.001.into()));
 
-    // The data's content is part of a run, and what fails shows its log.
+    // The data's content is part of a run's identity, and a failed run shows the end of its log.
     lab.write("train.txt", "Other words.\n\nAnd no more.\n");
     let why = json(&lab, &["why", "finetune-s0", "lab.toml"]);
     assert_eq!(why["differences"][0]["field"], "data.content.train");

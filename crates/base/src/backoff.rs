@@ -15,7 +15,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn pauses_double_up_to_a_minute() {
+    fn delays_double_up_to_a_minute() {
         let pauses = |first| [1, 2, 3, 7, 100].map(|attempt| backoff(Duration::from_millis(first), attempt).as_millis());
         assert_eq!(pauses(1000), [1000, 2000, 4000, 60_000, 60_000]);
         assert_eq!(pauses(500), [500, 1000, 2000, 32_000, 60_000]);

@@ -18,7 +18,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_outermost_level_counts_and_what_is_no_number_of_threads_limits_nothing() {
+    fn the_first_level_of_omp_num_threads_counts_and_invalid_values_set_no_limit() {
         assert_eq!(["1", " 4 ", "3,2"].map(limit), [Some(1), Some(4), Some(3)]);
         assert_eq!(["", "0", "-1", "many"].map(limit), [None; 4]);
     }

@@ -208,7 +208,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_folders_name_is_one_component_that_any_file_system_takes_and_clean_ones_are_kept() {
+    fn any_name_becomes_one_valid_path_component_and_valid_names_stay() {
         assert_eq!(file_name("soft-ce-top_k=5+x.y-s0-0123abcd"), "soft-ce-top_k=5+x.y-s0-0123abcd");
         assert_eq!(file_name("cache-x/../../evil-k5-0123abcd"), "cache-x_.._.._evil-k5-0123abcd");
         assert_eq!(file_name("a\\b\0c\u{1b}d|<é>"), "a_b_c_d____");

@@ -111,7 +111,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_panic_becomes_its_message_and_calls_can_be_nested() {
+    fn a_caught_panic_gives_its_message_and_calls_can_be_nested() {
         assert_eq!(caught(|| 7), Ok(7));
         assert_eq!(caught(|| -> () { panic!("thrift {}", "bool") }), Err("thrift bool".to_string()));
         let outer = caught(|| {
@@ -119,7 +119,7 @@ mod tests {
             (inner, DEPTH.get())
         });
         assert_eq!(outer, Ok((Err("inner".to_string()), 1)));
-        assert_eq!(DEPTH.get(), 0, "a panic outside is printed again");
+        assert_eq!(DEPTH.get(), 0, "panics outside are printed again");
         let Err(panic) = outermost(|| -> () { panic!("a bug") }) else { panic!("it was caught") };
         assert!(panic.place.contains("guard.rs:"), "{}", panic.place);
     }

@@ -112,7 +112,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_version_says_what_it_changed() {
+    fn every_version_has_a_history_entry() {
         let versions: Vec<u32> = HISTORY.iter().map(|change| change.version).collect();
         assert_eq!(versions, (1..=NUMERICS).collect::<Vec<_>>());
         assert_eq!(changes_since(1).count() as u32, NUMERICS - 1);
@@ -120,7 +120,7 @@ mod tests {
     }
 
     #[test]
-    fn only_both_settings_together_make_the_narrower_family() {
+    fn amx_counts_as_off_only_with_both_settings() {
         let set = |pairs: &[(&str, &str)]| pairs.iter().map(|(name, value)| (name.to_string(), value.to_string())).collect();
         assert!(are_without_amx(&set(&WITHOUT_AMX)));
         assert!(!are_without_amx(&set(&WITHOUT_AMX[..1])));
@@ -129,15 +129,15 @@ mod tests {
     }
 
     #[test]
-    fn a_family_is_a_vendor_and_its_widest_unit() {
+    fn a_processor_family_is_a_vendor_and_its_widest_instruction_set() {
         let of = |vendor: &str, flags: &str| family_of(&format!("vendor_id\t: {vendor}\nflags\t\t: {flags}\n"), "x86_64");
         let avx512 = "avx2 avx512f avx512bw avx512dq avx512vl";
         assert_eq!(of("GenuineIntel", &format!("{avx512} avx512_bf16 amx_bf16")), "intel-amx");
         assert_eq!(of("GenuineIntel", &format!("{avx512} avx512_bf16")), "intel-avx512-bf16");
         assert_eq!(of("AuthenticAMD", &format!("{avx512} avx512_bf16")), "amd-avx512-bf16");
         assert_eq!(of("GenuineIntel", avx512), "intel-avx512");
-        assert_eq!(of("AuthenticAMD", "avx2 avx512f"), "amd-avx2", "ATen wants all four");
-        assert_eq!(of("Weird Vendor/..", "sse2"), "weirdvendor-sse", "a family is a file's name");
+        assert_eq!(of("AuthenticAMD", "avx2 avx512f"), "amd-avx2", "ATen requires all four AVX-512 extensions");
+        assert_eq!(of("Weird Vendor/..", "sse2"), "weirdvendor-sse", "a family must be usable as a file name");
         assert_eq!(family_of("", "x86_64"), "unknown-sse");
         assert_eq!(family_of("Features\t: fp asimd sve bf16\n", "aarch64"), "aarch64-sve-bf16");
     }

@@ -86,9 +86,9 @@ pub fn shown(bytes: f64) -> String {
 mod tests {
     use super::*;
 
-    /// Oracle: what libtorch 2.11, Rust and CUDA print.
+    /// Oracle: messages of libtorch 2.11, Rust and CUDA.
     #[test]
-    fn a_failed_allocation_is_known_by_the_words_of_who_asked() {
+    fn failed_allocations_are_recognised_by_their_messages() {
         let torch = "called `Result::unwrap()` on an `Err` value: Torch(\"[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: \
                      can't allocate memory: you tried to allocate 3223257088 bytes. Error code 12 (Cannot allocate memory)\\nframe #0: c10::\")";
         assert_eq!(shortage(torch).as_deref(), Some("no memory: 3.2 GB were asked for"));
@@ -100,7 +100,7 @@ mod tests {
     }
 
     #[test]
-    fn the_words_of_a_log_are_no_frames_of_a_stack() {
+    fn the_last_words_of_a_log_leave_out_stack_frames() {
         let log = "thread 'main' panicked at src/a.rs:1:2:\nthe shape is wrong\nstack backtrace:\n   0: std::panicking\n             \
                    at /rustc/x.rs:1:2\n   7: hydrometer::main\nnote: Some details are omitted";
         assert_eq!(last_words(log, 3), "the shape is wrong");

@@ -100,14 +100,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_acts_on_a_terminal_is_shown_as_its_escape() {
+    fn control_characters_are_shown_escaped() {
         assert_eq!(visible("a\u{1b}[31m\u{7f}\u{9b}\u{202e}\r\nb"), "a\\u{1b}[31m\\u{7f}\\u{9b}\\u{202e}\\r\\nb");
         assert_eq!(visible_block("a\tb\n\u{7}"), "a\tb\n\\u{7}");
         assert_eq!(visible("häß, 語 – ok"), "häß, 語 – ok");
     }
 
     #[test]
-    fn long_values_are_shown_short_and_numbers_as_they_are_written() {
+    fn long_values_are_shortened_and_numbers_keep_their_notation() {
         let long = "x".repeat(5000);
         assert!(shown(&long).len() < 120 && shown(&long).ends_with("(5000 characters)"), "{}", shown(&long));
         assert!(quoted(&long).starts_with("\"xxx") && quoted(&long).len() < 120);
@@ -117,7 +117,7 @@ mod tests {
     }
 
     #[test]
-    fn a_message_is_one_line_of_bounded_length_with_its_paths_whole() {
+    fn a_message_is_one_line_of_bounded_length_with_complete_paths() {
         let path = format!("/{}/{}", "a".repeat(200), "b".repeat(200));
         assert_eq!(sentence(&format!("{path}: gone")), format!("{path}: gone"));
         let said = sentence(&format!("x.toml:1:1: unknown key {}\nknown are {}", "k".repeat(5000), "y ".repeat(5000)));

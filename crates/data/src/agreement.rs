@@ -212,10 +212,10 @@ mod tests {
         check(&spelling, &claim, |id| spelling.is_special(id))
     }
 
-    /// Oracle: what servers are known to write for these tokens.
+    /// Oracle: texts that servers are known to write for these tokens.
     #[test]
-    fn what_servers_leave_out_of_a_text_agrees_and_other_words_do_not() {
-        // `The mill €.` and an end-of-text token, with `€` in parts.
+    fn omissions_typical_of_servers_agree_and_other_words_do_not() {
+        // `The mill €.` and an end-of-text token, with `€` split over two tokens.
         let parts = [282, 280, 294, 174, 48, 1];
         for text in ["The mill €.", "The mill €.</s>", " The mill €. ", "The mill \u{fffd}\u{fffd}.", "The mill \u{fffd}."]
         {
@@ -224,7 +224,7 @@ mod tests {
         for text in ["The mill €", "The mill €.<s>", "The old €.", "The mill", "The mill €..", "mill €."] {
             assert_eq!(checked("parts.json", &parts, text, Lack::Nothing).unwrap_err().kind, Kind::Contradictory, "{text}");
         }
-        // SentencePiece begins a text with a space; white space inside the text must match.
+        // SentencePiece adds a space before the text; white space inside the text must match.
         let lines = [356, 359, 13, 370];
         for text in ["The old\nThe", " The old\nThe", "The old\nThe\n"] {
             assert_eq!(checked("sentencepiece.json", &lines, text, Lack::Nothing), Ok(()), "{text}");
@@ -235,7 +235,7 @@ mod tests {
     }
 
     #[test]
-    fn a_stop_string_may_be_missing_at_the_end_and_a_cut_source_at_its_beginning() {
+    fn an_answer_may_lack_its_stop_string_and_a_source_its_beginning() {
         let ids = [282, 280, 48];
         assert_eq!(checked("parts.json", &ids, "The mill", Lack::Stop), Ok(()));
         assert!(checked("parts.json", &ids, "The old", Lack::Stop).is_err());
@@ -245,7 +245,7 @@ mod tests {
     }
 
     #[test]
-    fn a_message_shows_where_the_texts_part() {
+    fn the_message_shows_where_the_texts_differ() {
         let damage = checked("parts.json", &[282, 280], "The river", Lack::Nothing).unwrap_err();
         assert!(damage.what.starts_with("the tokens of the answer spell \"The mill\" but its text is \"The river\""), "{damage}");
         let (ours, theirs) = around_difference(&"a".repeat(500), &format!("{}b", "a".repeat(400)));

@@ -154,7 +154,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn one_rule_says_what_is_no_score() {
+    fn invalid_scores_are_refused() {
         let read = |written: &str, scores| {
             let json = Json::object(&format!("{{\"x\": {written}}}")).unwrap();
             score(json.given("x"), "x", scores).map_err(|damage| damage.kind)

@@ -114,7 +114,7 @@ mod tests {
     }
 
     #[test]
-    fn every_batch_holds_exactly_its_targets_and_an_epoch_shows_each_once() {
+    fn every_batch_has_its_number_of_targets_and_an_epoch_has_each_target_once() {
         let sequences = split(&[7, 3, 16, 1, 9, 16, 16]);
         let epoch: usize = sequences.iter().map(|s| s.targets).sum();
         let batches = plan(&sequences, epoch as u64, 10, 5);
@@ -138,7 +138,7 @@ mod tests {
     }
 
     #[test]
-    fn the_order_follows_from_seed_and_epoch_alone() {
+    fn the_order_depends_only_on_seed_and_epoch() {
         let sequences = split(&[5; 40]);
         assert_eq!(plan(&sequences, 300, 20, 1)[..7], plan(&sequences, 150, 20, 1)[..7]);
         assert_ne!(plan(&sequences, 200, 20, 1), plan(&sequences, 200, 20, 2));

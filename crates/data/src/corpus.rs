@@ -183,7 +183,7 @@ mod tests {
     }
 
     #[test]
-    fn plain_text_is_cut_at_blank_lines_and_loses_nothing() {
+    fn plain_text_is_split_at_blank_lines_without_loss() {
         let paragraphs: Vec<String> = (0..400).map(|i| format!("Paragraph {i} of a long plain text – ü.")).collect();
         let text = paragraphs.join("\n\n");
         let folder = tempfile::tempdir().unwrap();
@@ -192,7 +192,7 @@ mod tests {
         let documents = read(&path).unwrap();
         assert!(documents.len() > 2 && documents[0].id == "book/1");
         assert_eq!(documents.iter().map(|d| d.text.as_str()).collect::<Vec<_>>().join("\n\n"), text);
-        // A document begins where its position says.
+        // The recorded offset and line number are where the document begins.
         let mut reader = Reader::new(&path, Format::Text, Keys::default(), OnBadLine::Stop).unwrap();
         let whole = std::fs::read_to_string(&path).unwrap();
         while let Some(example) = reader.next_example().unwrap() {
@@ -203,7 +203,7 @@ mod tests {
     }
 
     #[test]
-    fn files_of_a_folder_name_their_examples_apart() {
+    fn examples_of_different_files_have_different_names() {
         let root = Path::new("data");
         let names = ["data/00/a.1.jsonl.gz", "data/01/a.1.jsonl", "data/a.2.txt.zst"].map(|path| name_of(Path::new(path), root));
         assert_eq!(names, ["00/a.1", "01/a.1", "a.2"]);
@@ -211,7 +211,7 @@ mod tests {
     }
 
     #[test]
-    fn a_bad_line_is_named() {
+    fn a_bad_line_is_refused_with_its_number() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("x.jsonl");
         std::fs::write(&path, "{\"text\": \"a\"}\n{\"txt\": 1}\n").unwrap();

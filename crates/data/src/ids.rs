@@ -128,21 +128,21 @@ mod tests {
     use super::*;
 
     #[test]
-    fn ids_in_a_file_are_those_in_memory() {
+    fn ids_read_from_a_file_equal_those_in_memory() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("a.ids");
         let all: Vec<u32> = (0..1000).map(|i| i * 7919 % 50_000).collect();
         let mut writer = Writer::create(&path).unwrap();
         all.chunks(77).for_each(|chunk| writer.extend(chunk).unwrap());
         assert_eq!(writer.len, 1000);
-        assert!(!path.exists(), "not before it is complete");
+        assert!(!path.exists(), "the file appears only when it is complete");
         let killed = folder.path().join("killed");
         std::fs::create_dir(&killed).unwrap();
-        // A killed process drops nothing.
+        // A killed process does not run destructors.
         std::mem::forget(Writer::create(&killed.join("b.ids")).unwrap());
         assert_eq!(std::fs::read_dir(&killed).unwrap().count(), 1);
         remove_parts(&killed, Duration::ZERO);
-        assert_eq!(std::fs::read_dir(&killed).unwrap().count(), 0, "what a killed process leaves is removed");
+        assert_eq!(std::fs::read_dir(&killed).unwrap().count(), 0, "the partial file of a killed process is removed");
         writer.finish().unwrap();
         let stored = Ids::File { file: Arc::new(File::open(&path).unwrap()), len: 1000 };
         let memory = Ids::open(&path, 1000).unwrap();

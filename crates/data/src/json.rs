@@ -251,7 +251,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn order_repetitions_and_the_numbers_of_python_survive() {
+    fn key_order_duplicate_keys_and_pythons_nan_and_infinity_are_kept() {
         let line = r#"{"b": {"x": 1, "a": -Infinity, "x": 2.5}, "t": "NaN \"-Infinity\"", "n": [NaN, null, Infinity]}"#;
         let json = Json::object(line).unwrap();
         let Json::Object(inner) = json.need("b").unwrap() else { panic!() };
@@ -259,7 +259,7 @@ mod tests {
         assert_eq!(inner[1], ("a".into(), Json::Number(f64::NEG_INFINITY)));
         assert_eq!(inner[2], ("x".into(), Json::Number(2.5)));
         assert_eq!(json.need("t").unwrap().text("t"), Ok("NaN \"-Infinity\""));
-        // Text is never taken for a number.
+        // A string that looks like the stand-in for NaN remains a string.
         let forged = Json::object(r#"{"t": "\u0001NaN", "n": NaN}"#).unwrap();
         assert_eq!(forged.need("t").unwrap().text("t"), Ok("\u{1}NaN"));
         let list = json.need("n").unwrap().list("n").unwrap();
@@ -268,7 +268,7 @@ mod tests {
     }
 
     #[test]
-    fn every_damage_has_its_kind() {
+    fn every_kind_of_damage_is_classified() {
         let cases = [
             (r#"{"a": 1"#, Kind::Torn),
             (r#"{"a": "unfini"#, Kind::Torn),
@@ -283,6 +283,6 @@ mod tests {
             assert_eq!(Json::object(line).unwrap_err().kind, kind, "{line}");
         }
         let deep = format!("{{\"a\": {}", "[".repeat(100_000));
-        assert_eq!(Json::object(&deep).unwrap_err().kind, Kind::NotJson, "no stack is endless");
+        assert_eq!(Json::object(&deep).unwrap_err().kind, Kind::NotJson, "nesting is limited");
     }
 }

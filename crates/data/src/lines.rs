@@ -178,7 +178,7 @@ mod tests {
     }
 
     #[test]
-    fn packed_and_plain_files_have_the_same_lines_at_the_same_places_whatever_their_names() {
+    fn compressed_and_plain_files_have_the_same_lines_and_offsets_under_any_name() {
         let folder = tempfile::tempdir().unwrap();
         let text = "\u{feff}première\r\n\n  \n二番目 🙂\nlast";
         let plain = folder.path().join("a.jsonl.gz");
@@ -186,7 +186,7 @@ mod tests {
         let zst = folder.path().join("a.jsonl");
         std::fs::write(&zst, zstd::encode_all(text.as_bytes(), 3).unwrap()).unwrap();
         let gz = folder.path().join("a");
-        // Two gzip members in one file, as `cat a.gz b.gz` makes, split inside a character.
+        // Two gzip members in one file, as from `cat a.gz b.gz`, split inside a character.
         let (head, tail) = text.as_bytes().split_at(18);
         let mut bytes = Vec::new();
         for part in [head, tail] {
@@ -206,12 +206,12 @@ mod tests {
         }
         for (_, offset, line) in wanted {
             let begins = text[offset as usize..].trim_start_matches('\u{feff}');
-            assert!(begins.starts_with(&line), "reading can begin at byte {offset}");
+            assert!(begins.starts_with(&line), "the line begins at byte {offset}");
         }
     }
 
     #[test]
-    fn a_torn_archive_and_a_byte_that_is_no_text_are_damage_of_their_own_line() {
+    fn truncated_archives_and_invalid_utf8_damage_only_their_own_line() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("a.jsonl");
         std::fs::write(&path, b"good\nb\xffd\ngood\n").unwrap();

@@ -81,17 +81,17 @@ mod tests {
 
     proptest! {
         #[test]
-        fn every_input_has_a_place_of_its_own_within_the_context(lengths in prop::collection::vec(1usize..=40, 1..60)) {
+        fn every_input_has_its_own_position_within_the_context(lengths in prop::collection::vec(1usize..=40, 1..60)) {
             let rows = rows(&lengths);
             let layout = PackedLayout::packed(&rows, 40);
             let capacity = rows.iter().map(|row| 2 * row.inputs()).max().unwrap().min(40);
             let mut taken = vec![[false; 40]; layout.rows];
             for (row, &(at, start)) in rows.iter().zip(&layout.places) {
                 for place in &mut taken[at][start..start + row.inputs()] {
-                    prop_assert!(!std::mem::replace(place, true), "two inputs in one place");
+                    prop_assert!(!std::mem::replace(place, true), "two inputs at one position");
                 }
             }
-            // Rows are filled from their beginning, and no two of them could be merged.
+            // Rows are filled from the start, and no two rows would fit into one.
             let filled: Vec<usize> = taken.iter().map(|row| row.iter().filter(|&&taken| taken).count()).collect();
             for (row, &filled) in taken.iter().zip(&filled) {
                 prop_assert!(row[..filled].iter().all(|&taken| taken));
@@ -102,7 +102,7 @@ mod tests {
         }
 
         #[test]
-        fn shares_are_stretches_of_the_plan_that_hold_about_as_many_inputs(
+        fn shares_are_consecutive_rows_with_about_equal_numbers_of_inputs(
             lengths in prop::collection::vec(1usize..=40, 1..60),
             size in 1usize..6,
         ) {
@@ -132,7 +132,7 @@ mod tests {
     }
 
     #[test]
-    fn a_sequence_longer_than_the_context_has_a_row_to_itself() {
+    fn a_sequence_longer_than_the_context_gets_its_own_row() {
         let layout = PackedLayout::packed(&rows(&[3, 12, 4]), 10);
         assert_eq!(layout, PackedLayout { places: vec![(1, 4), (0, 0), (1, 0)], rows: 2, longest: 12 });
     }

@@ -198,16 +198,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_byte_level_alphabet_is_the_one_of_the_tokenizers() {
+    fn the_byte_level_alphabet_equals_that_of_tokenizers() {
         let (levels, alphabet) = (levels(), ByteLevel::alphabet());
         assert_eq!(levels.len(), 256);
         assert!(levels.keys().all(|c| alphabet.contains(c)));
         assert_eq!((levels[&'Ġ'], levels[&'Ċ'], levels[&'é']), (b' ', b'\n', 0xe9));
     }
 
-    /// Oracle: the tokenizer's own decoder, one whole text at a time.
+    /// Oracle: the tokenizer's own decoder, applied to the whole text.
     #[test]
-    fn ids_spell_what_the_decoder_writes() {
+    fn the_bytes_of_ids_equal_the_decoders_text() {
         let text = "The old mill\nThe river\n\n  mill! é€🙂\t.";
         for (tokenizer, lead) in [(sentencepiece(), " "), (byte_level(), "")] {
             let spelling = Spelling::of(&tokenizer, 400);
@@ -223,7 +223,7 @@ mod tests {
     }
 
     #[test]
-    fn a_byte_has_a_token_of_its_own_only_where_no_other_spells_it() {
+    fn a_byte_token_is_used_only_for_bytes_without_another_token() {
         let spelling = Spelling::of(&sentencepiece(), 400);
         assert_eq!(spelling.id(b"\n"), Some(13));
         assert_eq!(spelling.bytes(spelling.id(b"A").unwrap()), Some(&b"A"[..]));

@@ -277,7 +277,7 @@ mod tests {
     }
 
     #[test]
-    fn files_are_read_in_order_of_their_paths_and_hidden_ones_left_out() {
+    fn files_are_read_in_path_order_without_hidden_ones() {
         let folder = tempfile::tempdir().unwrap();
         for name in ["01/b.jsonl", "00/z", "00/.hidden", ".git/x", "01/a.txt"] {
             let path = folder.path().join(name);
@@ -291,16 +291,12 @@ mod tests {
     }
 
     #[test]
-    fn a_folder_of_different_things_is_refused_and_names_the_odd_one() {
+    fn a_folder_of_mixed_formats_is_refused_with_the_file_that_differs() {
         let folder = tempfile::tempdir().unwrap();
         let write = |name: &str, text: &str| std::fs::write(folder.path().join(name), text).unwrap();
         write("a", "{\"src\": \"a\", \"tgt\": \"b\"}\n");
         write("_SUCCESS", "");
-        assert_eq!(
-            survey(folder.path(), Wanted::Any).unwrap().format,
-            Format::SrcTgt,
-            "an empty file has nothing to be left out"
-        );
+        assert_eq!(survey(folder.path(), Wanted::Any).unwrap().format, Format::SrcTgt, "an empty file is ignored");
         write("README.md", "What is here.\n");
         for wanted in [Wanted::Any, Wanted::Documents, Wanted::Named(Format::SrcTgt)] {
             let error = survey(folder.path(), wanted).unwrap_err();
@@ -317,7 +313,7 @@ mod tests {
     }
 
     #[test]
-    fn a_named_format_wins_over_what_prose_looks_like_and_over_nothing_else() {
+    fn format_text_overrides_only_guesses_about_prose() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("x");
         let text = Wanted::Named(Format::Text);

@@ -121,7 +121,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn tables_are_told_from_prose() {
+    fn tables_are_distinguished_from_prose() {
         let tables = [
             "src,tgt\nQuestion 0?,The old mill.\n",
             "id,question,answer\n1,\"What, then?\",\"A line\nand \"\"another\"\"\"\n2,b,c\n",

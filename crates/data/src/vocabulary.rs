@@ -257,9 +257,9 @@ mod tests {
         Token { bytes: Some(bytes.to_vec()), ..Token::text(text) }
     }
 
-    /// Oracle: the vocabulary's file.
+    /// Oracle: the vocabulary file.
     #[test]
-    fn the_surest_name_is_believed() {
+    fn the_most_reliable_name_decides() {
         let tokenizer = tokenizer("parts.json");
         let vocabulary = Vocabulary::new(&tokenizer, 295, None).unwrap();
         let cases = [
@@ -273,7 +273,7 @@ mod tests {
             (Token::text("ĠâĤ"), Some(294)),
             (Token { ends: true, ..Token::default() }, Some(1)),
             (Token::text("</s>"), Some(1)),
-            // Nothing tells which tokens these are, or they do not exist.
+            // Tokens that cannot be identified or do not exist.
             (Token::text("\u{fffd}"), None),
             (bytes("\u{fffd}", "\u{fffd}".as_bytes()), None),
             (Token::text(""), None),
@@ -289,7 +289,7 @@ mod tests {
     }
 
     #[test]
-    fn white_space_is_the_token_that_spells_it() {
+    fn white_space_resolves_to_the_token_with_its_bytes() {
         let tokenizer = tokenizer("sentencepiece.json");
         let vocabulary = Vocabulary::new(&tokenizer, 376, None).unwrap();
         let cases =
@@ -300,7 +300,7 @@ mod tests {
         for text in ["\n\n", "  ", "☃", "zz"] {
             assert_eq!(vocabulary.listed(&Token::text(text)), None, "{text:?}");
         }
-        // metaseq's rule, for the kind of vocabulary that it was made for, and in rows of logprobs alone.
+        // metaseq's rule for white space: only in byte-level vocabularies, for which it was written, and only in rows of logprobs.
         let tokenizer = self::tokenizer("parts.json");
         let vocabulary = Vocabulary::new(&tokenizer, 295, None).unwrap();
         assert_eq!((vocabulary.listed(&Token::text("  ")), vocabulary.id(&Token::text("  "))), (Some(34), None));

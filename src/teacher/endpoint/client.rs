@@ -173,7 +173,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_pause_is_seconds_or_a_date() {
+    fn retry_after_is_seconds_or_a_date() {
         let now = httpdate::parse_http_date("Sun, 06 Nov 1994 08:49:37 GMT").unwrap();
         assert_eq!(pause("2", now), Some(Duration::from_secs(2)));
         assert_eq!(pause("0.25", now), Some(Duration::from_millis(250)));
@@ -183,7 +183,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_server_says_is_told_in_its_words() {
+    fn errors_quote_the_servers_message() {
         assert_eq!(complaint(r#"{"error": {"message": "no such model", "code": 1}}"#), "no such model");
         assert_eq!(complaint(r#"{"detail": "busy"}"#), "busy");
         assert_eq!(complaint("<html>Bad gateway</html>"), "<html>Bad gateway</html>");
@@ -195,7 +195,7 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_of_several_lines_becomes_one_and_says_the_same() {
+    fn a_multi_line_response_becomes_one_equivalent_line() {
         let answer =
             read("{\n \"choices\": [{\"logprobs\": {}}],\r\n \"usage\": {\"prompt_tokens\": 7, \"completion_tokens\": 1}}\n")
                 .unwrap();

@@ -276,11 +276,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_budget_holds_for_what_is_spent_and_what_is_under_way() {
+    fn a_budget_covers_spent_tokens_and_requests_in_flight() {
         let mut service = Service::at("http://localhost/v1").unwrap();
         let question = ApiRequest::score("1".into(), "m", json!("a"), 99, 5);
         let spent = Spending { requests: 1, prompt_tokens: 800, completion_tokens: 0 };
-        assert!(affords(&service, &spent, [&question; 1000].into_iter()), "nothing bounds it");
+        assert!(affords(&service, &spent, [&question; 1000].into_iter()), "there is no budget");
         service.budget = Budget { tokens: Some(1000), cost: None };
         assert!(affords(&service, &spent, [&question; 2].into_iter()));
         assert!(!affords(&service, &spent, [&question; 3].into_iter()));
@@ -292,7 +292,7 @@ mod tests {
     }
 
     #[test]
-    fn at_least_half_of_a_pause_is_waited_for() {
+    fn at_least_half_of_a_backoff_is_waited() {
         for (attempt, whole) in [(1, 0.5), (2, 1.0), (5, 8.0), (30, 60.0)] {
             let pause = part_of_backoff(attempt).as_secs_f64();
             assert!((whole / 2.0..=whole).contains(&pause), "{attempt}: {pause}");

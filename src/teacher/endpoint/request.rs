@@ -99,7 +99,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_question_is_the_same_however_many_ids_are_wanted_and_another_with_any_other_difference() {
+    fn a_requests_key_ignores_the_number_of_ids_but_nothing_else() {
         let ask = |prompt: &str, k| ApiRequest::score("1".into(), "m", json!(prompt), 3, k);
         assert_eq!(ask("a", 5).key(), ask("a", 20).key());
         assert_ne!(ask("a", 5).key(), ask("b", 5).key());

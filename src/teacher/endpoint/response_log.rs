@@ -236,7 +236,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_answered_is_known_after_a_crash_and_what_is_damaged_is_not() {
+    fn intact_responses_survive_a_crash_and_damaged_ones_are_dropped() {
         let folder = tempfile::tempdir().unwrap();
         let mut ledger = open(folder.path());
         for prompt in ["a", "b", "c"] {
@@ -264,7 +264,7 @@ mod tests {
             assert_eq!(again.spent.requests, left as u64 + 1, "at {cut}");
             assert!(again.read(&question("d", 5)).unwrap().contains(r#""text":"d""#));
         }
-        // A flipped bit in the middle loses that response alone.
+        // A flipped bit in the middle loses only that response.
         let mut flipped = whole.clone();
         flipped[ends[0] + 60] ^= 1;
         fs::write(&path, &flipped).unwrap();
@@ -275,7 +275,7 @@ mod tests {
     }
 
     #[test]
-    fn more_ids_than_are_wanted_will_do_and_fewer_will_not() {
+    fn a_response_with_more_ids_than_requested_is_reused_and_one_with_fewer_is_not() {
         let folder = tempfile::tempdir().unwrap();
         let mut ledger = open(folder.path());
         ledger.write(&question("a", 20), &answer("twenty")).unwrap();
@@ -283,12 +283,12 @@ mod tests {
         ledger.write(&question("a", 40), &answer("forty")).unwrap();
         assert!(ledger.read(&question("a", 5)).unwrap().contains("forty"));
         assert_eq!(ResponseLog::look(folder.path()), ledger.spent);
-        assert_eq!(ledger.others(&[question("a", 40)]), 1, "the one with fewer ids");
+        assert_eq!(ledger.others(&[question("a", 40)]), 1, "the response with fewer ids");
         assert_eq!(ledger.others(&[question("b", 40)]), 2);
     }
 
     #[test]
-    fn who_was_taken_over_writes_no_more() {
+    fn a_process_whose_lease_was_taken_over_cannot_write() {
         let folder = tempfile::tempdir().unwrap();
         let mut ledger = ResponseLog::open(folder.path(), Fence { generation: 1, holds: Box::new(|| false) }).unwrap();
         assert!(ledger.write(&question("a", 5), &answer("a")).unwrap_err().is::<TakenOver>());

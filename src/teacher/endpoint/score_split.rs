@@ -260,9 +260,9 @@ fn detect_alignment(tokens: &[Token], rows: &Rows) -> Option<EchoRows> {
 mod tests {
     use super::*;
 
-    /// Oracle: a text and, beside each token, what a model that mostly predicts it has as the most likely id.
+    /// Oracle: rows constructed with and without the shift, for a model that assigns every token a high probability.
     #[test]
-    fn rows_that_tell_of_the_next_token_are_noticed() {
+    fn rows_shifted_to_the_next_token_are_detected() {
         let words: Vec<Token> = (0..40).map(|at| Token::text(format!("w{}", at * 7 % 11))).collect();
         let row = |likeliest: &Token, sure: bool| {
             let other = Token::text("other");
@@ -276,9 +276,9 @@ mod tests {
         let next: Rows = words[1..].iter().enumerate().map(|(at, word)| row(word, at % 3 == 0)).collect();
         assert_eq!(detect_alignment(&words, &own), Some(EchoRows::Own));
         assert_eq!(detect_alignment(&words[..39], &next), Some(EchoRows::Next));
-        assert_eq!(detect_alignment(&words[..9], &own), None, "three tell nothing");
+        assert_eq!(detect_alignment(&words[..9], &own), None, "three distinctive rows are not enough");
         let same = vec![Token::text("a"); 40];
         let rows: Rows = same.iter().map(|word| row(word, true)).collect();
-        assert_eq!(detect_alignment(&same, &rows), None, "both fit");
+        assert_eq!(detect_alignment(&same, &rows), None, "both alignments fit");
     }
 }

@@ -149,7 +149,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_address_is_taken_as_people_paste_it_and_never_with_a_password() {
+    fn common_forms_of_an_address_are_accepted_and_passwords_in_it_are_refused() {
         let url = |text: &str| Service::at(text).map(|service| service.url);
         assert_eq!(url("http://localhost:8000/v1/"), Ok("http://localhost:8000/v1".into()));
         assert_eq!(url("https://api.example.com/v1/chat/completions"), Ok("https://api.example.com/v1".into()));
@@ -163,7 +163,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_comes_from_the_environment_and_is_never_shown_nor_sent_in_the_open() {
+    fn a_key_comes_from_the_environment_and_is_never_shown_nor_sent_unencrypted() {
         let name = "HYDROMETER_TEST_KEY_OF_SERVICE";
         let with = |url: &str| Service { key_env: Some(name.into()), ..Service::at(url).unwrap() };
         assert!(with("http://localhost/v1").key().unwrap_err().to_string().contains(name));

@@ -46,7 +46,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_what_its_maker_ended_has_an_end() {
+    fn only_answers_that_the_model_ended_get_an_end_token() {
         let finish = |reason: &str| of(&Json::object(&format!("{{{reason}}}")).unwrap());
         let (cut, ended) = (|f: Finish| (f.cut, f.ended), |cut, ended| (cut, ended));
         assert_eq!(finish("").map(cut), Ok(ended(false, false)));

@@ -96,7 +96,7 @@ mod tests {
     }
 
     #[test]
-    fn training_and_inference_lines_say_the_same() {
+    fn training_and_inference_lines_give_the_same_example() {
         let rows =
             r#"[{" a": {"token_id": 5, "logprob_score": -0.5}, "bytes:\\xe2": {"token_id": null, "logprob_score": -Infinity}}]"#;
         let training = parse(&format!(r#"{{"src": "q  ", "tgt": " a ", "top_logprobs": {rows}}}"#)).unwrap();
@@ -114,7 +114,7 @@ mod tests {
     }
 
     #[test]
-    fn other_keys_logits_and_single_beams_are_read() {
+    fn custom_keys_logits_and_single_beams_are_read() {
         let keys = Keys { source: Some("ask".into()), target: Some("target_text".into()) };
         let line = r#"{"ask": "q", "beam_results": {"target_text": "t", "tokens": ["x"], "top_logits": [{"t": {"token_id": 1, "logit_score": 9.5, "logprob_score": -0.1}}]}}"#;
         let example = Format::Metaseq.parse(line, &place(), &keys).unwrap();
@@ -125,7 +125,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_missing_is_named() {
+    fn missing_and_invalid_fields_are_classified() {
         let cases = [
             (r#"{"tgt": "a"}"#, Kind::MissingKey),
             (r#"{"src": "a"}"#, Kind::MissingKey),

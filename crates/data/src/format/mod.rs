@@ -150,14 +150,14 @@ pub(super) mod tests {
 
     const PAGE: &str = include_str!("../../../../docs/data-formats.md");
 
-    /// The first cells of the table whose header line begins with `begin`.
+    /// The first column of the table whose header starts with `begin`.
     fn table(begin: &str) -> Vec<&'static str> {
         let (_, rest) = PAGE.split_once(begin).unwrap_or_else(|| panic!("no {begin}"));
         rest.lines().skip(2).map_while(|line| line.strip_prefix("| `")?.split('`').next()).collect()
     }
 
     #[test]
-    fn the_page_names_every_format_and_every_kind_of_damage() {
+    fn the_page_lists_every_format_and_every_kind_of_damage() {
         let formats: Vec<&str> = Format::ALL.iter().map(|format| format.name()).collect();
         assert_eq!(table("| format | one line holds | trained on |"), formats);
         let kinds: Vec<&str> = Kind::ALL.iter().map(|kind| kind.name()).collect();
@@ -180,7 +180,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn a_line_tells_its_format() {
+    fn the_format_of_a_line_is_detected() {
         let cases = [
             (r#"{"text": "a"}"#, Format::Jsonl),
             (r#"{"src": "a", "tgt": "b"}"#, Format::SrcTgt),

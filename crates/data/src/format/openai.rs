@@ -344,7 +344,7 @@ mod tests {
     }
 
     #[test]
-    fn the_sampled_token_joins_its_alternatives_unless_its_score_is_the_sentinel() {
+    fn the_sampled_token_is_added_to_its_alternatives_unless_its_score_is_the_sentinel() {
         let line = r#"{"prompt": "q", "choices": [{"text": " a\u2028", "logprobs": {
             "tokens": [" a", "bytes:\\xe2\\x80", "bytes:\\xa8"], "token_logprobs": [-0.5, -4.0, -9999.0],
             "top_logprobs": [{" a": -0.5, " b": -1.0}, {" c": -0.1}, {" d": -0.2}], "text_offset": [1, 3, 3]}}]}"#;
@@ -372,7 +372,7 @@ mod tests {
     }
 
     #[test]
-    fn an_echoed_prompt_is_source() {
+    fn an_echoed_prompt_is_part_of_the_source() {
         let line = r#"{"prompt": "to be", "choices": [{"text": "to be or", "logprobs": {"tokens": ["to", " be", " or"],
             "token_logprobs": [null, -1.0, -0.5], "top_logprobs": [null, {" be": -1.0}, {" or": -0.5}]}}]}"#;
         let example = parse(&line.replace('\n', " ")).unwrap();
@@ -381,7 +381,7 @@ mod tests {
     }
 
     #[test]
-    fn ids_are_read_where_a_server_writes_them() {
+    fn ids_are_read_from_every_field_that_servers_use() {
         let line = r#"{"prompt": "q", "choices": [{"text": " a", "logprobs": {"tokens": ["token_id:7"], "token_logprobs": [-2.0],
             "top_logprobs": [{"token_id:9": -0.5}]}}]}"#;
         let example = parse(&line.replace('\n', " ")).unwrap();
@@ -398,7 +398,7 @@ mod tests {
     }
 
     #[test]
-    fn ids_beside_the_texts_name_the_tokens_and_their_own_entries() {
+    fn a_list_of_ids_identifies_the_tokens_and_their_own_entries() {
         let line = |ids: &str, choice: &str| {
             format!(
                 r#"{{"prompt": "q", "choices": [{{{choice} "text": "a\ufffd", "logprobs": {{{ids} "tokens": ["a", "\ufffd"],
@@ -419,7 +419,7 @@ mod tests {
     }
 
     #[test]
-    fn a_hidden_token_at_the_end_is_the_end_only_where_its_maker_ended_it() {
+    fn an_empty_last_token_is_the_end_token_only_if_the_model_stopped() {
         let line = |reason: &str| {
             format!(
                 r#"{{"prompt": "q", "choices": [{{"finish_reason": {reason}, "text": "a", "logprobs": {{"tokens": ["a", ""],
@@ -437,7 +437,7 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_without_its_prompt_and_an_error_are_no_answers() {
+    fn answers_without_prompts_and_errors_are_refused() {
         let choices = r#""choices": [{"logprobs": {"content": [{"token": "a", "logprob": -1.0}]}}]"#;
         let missing = parse(&format!("{{{choices}}}")).unwrap_err();
         assert_eq!(missing.kind, Kind::MissingKey);
@@ -465,7 +465,7 @@ mod tests {
     }
 
     #[test]
-    fn an_echo_may_begin_with_a_special_token_or_tell_its_length() {
+    fn an_echo_may_start_with_a_special_token_or_give_its_length() {
         let line = |tokens: &str, usage: &str| {
             format!(
                 r#"{{"prompt": "to be", {usage} "choices": [{{"text": "to be or", "logprobs": {{"tokens": {tokens}, "token_logprobs":
@@ -483,7 +483,7 @@ mod tests {
     }
 
     #[test]
-    fn pieces_of_a_stream_and_withdrawn_answers_are_no_answers() {
+    fn stream_chunks_and_filtered_answers_are_refused() {
         let logprobs = r#""logprobs": {"content": [{"token": "a", "logprob": -1.0}]}"#;
         for (choice, told) in [
             (format!(r#"{{"delta": {{"content": "a"}}, {logprobs}}}"#), "a piece of a streamed answer"),
@@ -499,7 +499,7 @@ mod tests {
     }
 
     #[test]
-    fn a_row_of_null_keeps_its_token_where_the_score_is_known() {
+    fn a_null_row_keeps_its_token_if_the_score_is_known() {
         let line = |own: &str| {
             format!(
                 r#"{{"prompt": "q", "choices": [{{"logprobs": {{"tokens": ["a", "b"], "token_logprobs": [-1.0, {own}],

@@ -147,7 +147,7 @@ mod tests {
     }
 
     #[test]
-    fn a_prompt_is_ids_or_a_text_or_messages() {
+    fn a_prompt_is_ids_a_text_or_messages() {
         let text = |text: &str| Ok(Some(Segment::Text(text.into())));
         let ids = |ids: &[u64]| Ok(Some(Segment::Tokens(ids.iter().map(|&id| Token::id(id)).collect())));
         for (line, wanted) in [
@@ -171,7 +171,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_text_is_refused_with_what_it_is() {
+    fn prompts_that_are_not_text_are_refused_with_the_reason() {
         for (line, told) in [
             (
                 r#"{"messages": [{"content": "a"}, {"content": [{"type": "image_url", "image_url": {"url": "x"}}]}]}"#,

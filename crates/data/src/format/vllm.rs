@@ -108,7 +108,7 @@ mod tests {
     }
 
     #[test]
-    fn a_prompt_is_a_document_and_an_output_is_learned_after_its_prompt() {
+    fn a_scored_prompt_is_a_document_and_an_output_is_a_target_after_its_prompt() {
         let row = r#"{"7": {"logprob": -0.5, "rank": 1, "decoded_token": " a"}, "9": {"logprob": -Infinity, "rank": 2}}"#;
         let document = parse(&format!(r#"{{"prompt_token_ids": [3, 7], "prompt_logprobs": [null, {row}]}}"#)).unwrap();
         assert_eq!((&document.source, &document.target), (&None, &Some(Segment::Tokens(vec![Token::id(3), Token::id(7)]))));
@@ -122,7 +122,7 @@ mod tests {
     }
 
     #[test]
-    fn what_does_not_align_is_refused() {
+    fn misaligned_lines_are_refused() {
         let cases = [
             (r#"{"prompt_token_ids": [3], "prompt_logprobs": [null, {}]}"#, Kind::Misaligned),
             (r#"{"prompt_token_ids": [3], "prompt_logprobs": [{}]}"#, Kind::Misaligned),

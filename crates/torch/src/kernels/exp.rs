@@ -27,7 +27,7 @@ mod tests {
     use super::exp;
 
     #[test]
-    fn within_two_units_in_the_last_place_of_double_precision() {
+    fn exp_is_within_two_ulp_of_double_precision() {
         let mut worst = 0.0f64;
         for i in 0..=2_000_000u32 {
             let x = -87.0 * i as f32 / 2_000_000.0;

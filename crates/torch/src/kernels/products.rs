@@ -110,9 +110,9 @@ mod tests {
 
     use super::*;
 
-    /// Shapes that are not multiples of any block size, and some that are.
+    /// With shapes that are multiples of the block sizes and shapes that are not.
     #[test]
-    fn blocks_are_the_products_in_single_precision() {
+    fn block_products_agree_with_f32_products() {
         if !multiplies_bf16() {
             eprintln!("skipped: this CPU does not multiply bf16");
             return;

@@ -157,7 +157,7 @@ pub fn gradient(rows: &mut [f32], width: usize, factors: &[Factors]) {
 mod tests {
     use super::*;
 
-    /// Every instruction set, on rows of odd lengths, with and without hidden entries.
+    /// On rows whose length is not a multiple of the block, with −∞ among the logits.
     #[test]
     fn instruction_sets_agree_with_double_precision() {
         let width = 3 * BLOCK + 37;

@@ -84,7 +84,7 @@ mod tests {
     use super::*;
     use crate::model::Tokens;
 
-    /// Kernel 0 (unfused) would materialise the scores of all heads in every block.
+    /// Kernel 0, the unfused one, would store the attention scores of all heads in every block.
     #[test]
     fn atens_fused_kernels_accept_the_mask_of_packed_rows() {
         for kind in [Kind::Float, Kind::BFloat16] {

@@ -118,7 +118,7 @@ mod tests {
     use crate::model::ModelConfig;
 
     #[test]
-    fn a_plain_model_reads_in_json_as_before_there_were_variants() {
+    fn a_default_variant_is_not_serialised() {
         let plain = ModelConfig {
             vocab_size: 2048,
             hidden_size: 96,

@@ -1,4 +1,4 @@
-//! Published configuration files, with all the fields that people leave in them.
+//! Published configuration files, with all their unused fields.
 
 use super::*;
 use crate::model::Variant;

@@ -1,5 +1,5 @@
-//! Oracle: what transformers 4.57 and 5.24 need to be told so that neither fills in a class's defaults, tried with both
-//! (tests/fixtures/check_export.py does it live): the class that reads `tokenizer.json` alone, and every id, null where there is none.
+//! Oracle: the fields that transformers 4.57 and 5.24 need so that neither fills in defaults of a class: the tokenizer class that reads
+//! only `tokenizer.json`, and every special id, null if there is none. tests/fixtures/check_export.py loads such exports live.
 
 use std::fs;
 use std::path::Path;
@@ -25,18 +25,18 @@ fn export(from: &Path, to: &Path) {
 }
 
 fn ids(value: &Value) -> [Value; 3] {
-    ["bos_token_id", "eos_token_id", "pad_token_id"].map(|field| value.get(field).unwrap_or(&json!("unsaid")).clone())
+    ["bos_token_id", "eos_token_id", "pad_token_id"].map(|field| value.get(field).unwrap_or(&json!("absent")).clone())
 }
 
-/// The fixtures' tokenizers have `<s>` (0) alone; Llama's and OPT's own 1 and 2 are ordinary tokens of them.
+/// The fixtures' tokenizers have only `<s>` (0); the ids 1 and 2, special in Llama and OPT, are ordinary tokens here.
 #[test]
-fn of_every_family_all_ids_are_said_and_are_the_tokenizers() {
+fn exports_of_every_family_declare_all_special_ids_of_the_tokenizer() {
     for checkpoint in CHECKPOINTS {
         let lab = TempDir::new().unwrap();
         let (once, twice) = (lab.path().join("once"), lab.path().join("twice"));
         export(&folder(checkpoint), &once);
         let begins = ["llama", "opt-norm-before"].contains(&checkpoint) || checkpoint == "gpt2";
-        // GPT-2's config.json calls its only special token the end, too.
+        // GPT-2's config.json declares its only special token as the end token as well.
         let end = if checkpoint == "gpt2" { json!(0) } else { Value::Null };
         let begin = if begins { json!(0) } else { Value::Null };
         for name in ["config.json", "generation_config.json"] {
@@ -48,7 +48,7 @@ fn of_every_family_all_ids_are_said_and_are_the_tokenizers() {
         assert_eq!(said["add_prefix_space"], false);
         assert_eq!(said["added_tokens_decoder"]["0"]["content"], "<s>");
         let token = |id: &Value| if id.is_null() { Value::Null } else { json!("<s>") };
-        // What `config.json` alone calls the beginning is put before no text.
+        // A beginning token declared only in `config.json` is not put before texts.
         let put = if checkpoint == "gpt2" { Value::Null } else { token(&begin) };
         assert_eq!((&said["bos_token"], &said["eos_token"]), (&put, &token(&end)), "{checkpoint}");
         export(&once, &twice);
@@ -59,7 +59,7 @@ fn of_every_family_all_ids_are_said_and_are_the_tokenizers() {
 }
 
 #[test]
-fn a_checkpoints_own_words_are_kept() {
+fn the_checkpoints_own_settings_are_kept() {
     let lab = TempDir::new().unwrap();
     let (from, to) = (lab.path().join("from"), lab.path().join("to"));
     fs::create_dir(&from).unwrap();
@@ -97,7 +97,7 @@ fn a_checkpoints_own_words_are_kept() {
     assert_eq!(added, ["0", "1", "2"]);
     let mut said = said.as_object().unwrap().clone();
     said.remove("added_tokens_decoder");
-    // Less the class and its settings, and tokens that tokenizer.json does not have.
+    // Without the class, its settings, and tokens that tokenizer.json does not have.
     assert_eq!(
         Value::Object(said),
         json!({
@@ -113,9 +113,9 @@ fn a_checkpoints_own_words_are_kept() {
     hf::open(&to).unwrap();
 }
 
-/// A tokenizer that was trained here: `<|begin|>` begins every text, and `<|end|>` ends those of examples.
+/// The tokenizer is trained by hydrometer: `<|begin|>` begins every text, and `<|end|>` ends examples.
 #[test]
-fn a_student_of_our_own_tokenizer() {
+fn a_student_with_a_trained_tokenizer_declares_its_special_tokens() {
     let lab = Lab::new();
     let tiny = "student = { hidden_size = 8, intermediate_size = 16, num_hidden_layers = 1, num_attention_heads = 2, \
                 num_key_value_heads = 1 }\ncontext = 32\ntokens = 200\nbatch = 100\nseeds = 1\n[method.finetune]\nobjective = \"hard-ce\"\n";

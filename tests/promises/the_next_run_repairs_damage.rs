@@ -1,5 +1,5 @@
-//! Oracle: the same experiment undamaged. Each time one sentence says what is wrong, nothing that is done is done again, and the
-//! next `run` ends with the same numbers.
+//! Oracle: the same experiment undamaged. Each damage is reported once, intact runs are not repeated, and the next `run` ends with the
+//! same numbers.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -32,7 +32,7 @@ fn steps(journal: &Path) -> usize {
 }
 
 #[test]
-fn of_cache_weights_data_and_journals() {
+fn damaged_caches_weights_data_and_journals_are_rebuilt() {
     let calm = Lab::new();
     calm.write("lab.toml", &EXPERIMENT.replace("seeds   = 1", "seeds   = 2"));
     calm.ok(&["run", "lab.toml"]);
@@ -54,7 +54,7 @@ fn of_cache_weights_data_and_journals() {
     damage(&finetune.join("journal.jsonl"), middle);
     damage(&soft_ce.join("journal.jsonl"), |bytes| bytes.truncate(bytes.len() - 5));
     let status = lab.run(&["status", "lab.toml"]);
-    assert!(String::from_utf8_lossy(&status.stdout).contains("lab: 1/6 runs done"), "what is torn does not count as done");
+    assert!(String::from_utf8_lossy(&status.stdout).contains("lab: 1/6 runs done"), "a torn journal does not count as done");
     let output = lab.run(&["run", "lab.toml"]);
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(output.status.success(), "{said}");
@@ -69,12 +69,12 @@ fn of_cache_weights_data_and_journals() {
     assert!(same_frames(&lab.frames("results/lab"), &calm.frames("results/lab")));
     let histories = lab.histories("runs");
     let of = |name: &str| histories.iter().find(|(folder, _)| folder.starts_with(name)).unwrap().1;
-    assert_eq!(done(of("logit-mse-s0")), 1, "what is whole is left alone");
+    assert_eq!(done(of("logit-mse-s0")), 1, "an intact run is not repeated");
     assert_eq!((done(of("finetune-s0")), done(of("teacher"))), (2, 2));
 }
 
 #[test]
-fn of_checkpoints_by_the_one_before_or_from_the_start() {
+fn damaged_checkpoints_fall_back_to_the_previous_one_or_the_start() {
     let long = EXPERIMENT.replace("12.8k", "40k");
     let (calm, lab) = (Lab::new(), Lab::new());
     calm.write("lab.toml", &long);
@@ -93,7 +93,7 @@ fn of_checkpoints_by_the_one_before_or_from_the_start() {
         all.sort();
         all
     };
-    assert_eq!(checkpoints("runs").len(), 2, "older ones are pruned, one is kept to fall back to");
+    assert_eq!(checkpoints("runs").len(), 2, "the newest and one to fall back to");
     let copied = Command::new("cp").args(["-r", "runs", "copy"]).current_dir(lab.path()).status().unwrap();
     assert!(copied.success());
     let half = |bytes: &mut Vec<u8>| bytes.truncate(bytes.len() / 2);
@@ -111,10 +111,13 @@ fn of_checkpoints_by_the_one_before_or_from_the_start() {
     let text = said(lab.run(&[&arguments[..], &["--runs", "copy", "--results", "copied"]].concat()));
     assert!(text.contains("is damaged: its checksum does not match; the run starts over"), "{text}");
     assert!(lab.numbers("runs") == calm.numbers("runs") && lab.numbers("copy") == calm.numbers("runs"));
-    assert!(checkpoints("runs").iter().all(|path| path.ends_with("final.safetensors")), "a run that is done keeps none");
+    assert!(
+        checkpoints("runs").iter().all(|path| path.ends_with("final.safetensors")),
+        "a finished run keeps only its final weights"
+    );
 }
 
-/// A teacher, its cache, a baseline, two students and their fidelities, in few and small steps.
+/// A teacher, its cache, a baseline, two students and their fidelities, in a few small steps.
 const TINY: &str = r#"
 [base]
 data    = { train = "train.txt", valid = "valid.txt", format = "text", tokenizer = { bpe = 280 } }
@@ -134,9 +137,9 @@ top_k = 5
 tail = "bucket"
 "#;
 
-/// Each kind of damage, to files of one kind in every folder at once, is made good by one more run.
+/// Each round applies one kind of damage to some kinds of files in every folder; one more run repairs it.
 #[test]
-fn of_any_file_in_any_way() {
+fn any_damage_to_any_file_is_repaired_by_one_run() {
     let lab = Lab::new();
     lab.write("lab.toml", TINY);
     lab.ok(&["run", "lab.toml"]);
@@ -155,7 +158,7 @@ fn of_any_file_in_any_way() {
         ("fidelity", &["journal.jsonl"], &flip),
         ("", &["journal.jsonl"], &cut),
         ("", &["journal.jsonl"], &empty),
-        // Fidelity is measured again, for which weights are read that are not whole either.
+        // Measuring fidelity again needs the weights, which are damaged as well.
         ("", &["final.safetensors", "fidelity"], &flip),
         ("", &["cache.json", "train.tokens", "soft"], &other),
         ("", &["block", "valid.ids", "tokenizer.json", "soft"], &flip),
@@ -168,7 +171,7 @@ fn of_any_file_in_any_way() {
             let name = folder.file_name().unwrap().to_string_lossy().into_owned();
             for path in fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().path()) {
                 let file = path.file_name().unwrap().to_string_lossy().into_owned();
-                // A folder named among the files has its journal torn, so that its job is done again.
+                // If a name matches the folder, its journal is torn so that its job runs again.
                 let again = files.iter().any(|begins| name.starts_with(begins)) && file == "journal.jsonl";
                 if name.starts_with(folders) && files.iter().any(|end| file.ends_with(end)) {
                     damage(&path, change);
@@ -185,14 +188,14 @@ fn of_any_file_in_any_way() {
         assert!(same_frames(&lab.frames("results/lab"), &calm), "damage {at}: {said}");
     }
     let again = lab.run(&["run", "lab.toml"]);
-    assert!(!String::from_utf8_lossy(&again.stderr).contains("started"), "nothing is left to do");
+    assert!(!String::from_utf8_lossy(&again.stderr).contains("started"), "nothing is left to run");
 }
 
-/// A file system of its own, gone with the value.
+/// A separate file system, unmounted on drop.
 struct Mount(PathBuf);
 
 impl Mount {
-    /// `None`, with a word about it, where this machine lets nobody mount.
+    /// Mounts a tmpfs of `size`. `None`, with a note on standard error, if mounting is not permitted.
     fn new(lab: &Lab, size: &str) -> Option<Self> {
         let path = lab.path().join("small");
         fs::create_dir(&path).unwrap();
@@ -213,7 +216,7 @@ impl Drop for Mount {
 }
 
 #[test]
-fn of_a_disk_that_was_full() {
+fn a_run_resumes_after_a_full_disk() {
     let lab = Lab::new();
     let Some(mount) = Mount::new(&lab, "4m") else { return };
     let calm = Lab::trained();
@@ -235,7 +238,7 @@ fn of_a_disk_that_was_full() {
 }
 
 #[test]
-fn of_a_folder_that_could_not_be_written() {
+fn a_run_starts_once_its_folder_is_writable_again() {
     let lab = Lab::new();
     let Some(mount) = Mount::new(&lab, "4m") else { return };
     let remount = |how: &str| {

@@ -1,4 +1,4 @@
-//! The committed frames, as CSV and as TensorBoard events, and any arm against any other.
+//! The committed frames as CSV and as TensorBoard events, and comparisons with any arm as reference.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -14,7 +14,7 @@ fn quickstart() -> PathBuf {
 }
 
 #[test]
-fn csv_holds_every_number_to_the_bit() {
+fn csv_has_every_number_bit_for_bit() {
     let lab = Lab::new();
     let folder = quickstart();
     lab.ok(&["export", folder.to_str().unwrap(), "--format", "csv", "--out", "out"]);
@@ -32,7 +32,7 @@ fn csv_holds_every_number_to_the_bit() {
     assert_eq!(found, wanted);
 }
 
-/// A decoder of our own for what TensorBoard reads; the checksums have their oracle beside the writer.
+/// An independent decoder of TensorBoard's event format. The writer's unit tests check the checksums.
 fn scalars(bytes: &[u8]) -> BTreeMap<(i64, String), f32> {
     let (mut all, mut rest) = (BTreeMap::new(), bytes);
     while !rest.is_empty() {
@@ -110,7 +110,7 @@ fn fields(mut bytes: &[u8]) -> Vec<(u64, Wire)> {
 }
 
 #[test]
-fn tensorboard_reads_every_step_and_every_evaluation() {
+fn tensorboard_events_have_every_step_and_evaluation() {
     let lab = Lab::new();
     let folder = quickstart();
     lab.ok(&["export", folder.to_str().unwrap(), "--format", "tensorboard", "--out", "out"]);
@@ -134,9 +134,9 @@ fn tensorboard_reads_every_step_and_every_evaluation() {
     assert_eq!(runs.len(), frames.runs.height());
 }
 
-/// Oracle: a less b is b less a with its sign turned.
+/// Oracle: a − b = −(b − a).
 #[test]
-fn any_arm_can_be_the_one_that_others_are_compared_with() {
+fn any_arm_can_be_the_reference_of_a_comparison() {
     let lab = Lab::new();
     let folder = quickstart();
     let against = |arm: &str| -> Value {

@@ -1,15 +1,15 @@
-//! Oracle: finite differences of the reference's own values, and what the formulas promise by hand.
+//! Oracle: finite differences of the reference's own values, and minima derived by hand.
 
 use hydrometer::objective::reference::{Token, log_sum_exp, loss_and_gradient, softmax};
 use hydrometer::objective::{Loss, Objective, Tail};
 
 use super::objectives_equal_the_f64_reference::losses;
 
-/// The reference's gradient is the gradient of its loss, for every objective but the seed's.
+/// The reference's gradient is the gradient of its loss, for every objective except metaseq's.
 #[test]
-fn finite_differences_hold_the_reference() {
+fn finite_differences_confirm_the_references_gradients() {
     let z = [0.3, -1.2, 2.0, 0.7, -0.4, 1.1];
-    // An id twice, one that carries no weight, and the label among them or not.
+    // With an id listed twice, an id of weight 0, and the label listed or not.
     for (ids, label) in [(vec![2usize, 5, 0], 3), (vec![2, 5, 2, 0], 5), (vec![2, 4, 5, 0], 2)] {
         for temperature in [1.0, 0.5, 2.0] {
             let teacher: Vec<f64> = [0.1, -0.9, 1.9, -0.2, f64::NEG_INFINITY, 0.8].iter().map(|z| z / temperature).collect();
@@ -20,7 +20,7 @@ fn finite_differences_hold_the_reference() {
             for loss in losses(temperature) {
                 let (_, gradient) = loss_and_gradient(&loss, &z, &token);
                 if matches!(loss.objective, Objective::KlReverse { .. }) && ids.contains(&4) {
-                    continue; // Infinite: the student gives some weight where the teacher gives none.
+                    continue; // Infinite: the student gives weight to an id to which the teacher gives none.
                 }
                 let mut worst = 0.0f64;
                 for i in 0..z.len() {
@@ -32,7 +32,7 @@ fn finite_differences_hold_the_reference() {
                     worst = worst.max(((loss_at(1e-5) - loss_at(-1e-5)) / 2e-5 - gradient[i]).abs());
                 }
                 if loss.objective.tail() == Some(Tail::Metaseq) {
-                    assert!(worst > 1e-3, "the seed's gradient is not that of its loss, yet differs by {worst} only");
+                    assert!(worst > 1e-3, "metaseq's gradient is not that of its loss, yet differs only by {worst}");
                 } else {
                     assert!(worst < 1e-8, "{loss:?}: off by {worst}");
                 }
@@ -41,9 +41,9 @@ fn finite_differences_hold_the_reference() {
     }
 }
 
-/// Where descent along the seed's gradient ends: p = w + (1 − M)/V, the missing mass spread over all ids.
+/// Descent along metaseq's gradient ends at p = w + (1 − M)/V: the missing mass is spread over all ids.
 #[test]
-fn the_seeds_gradient_vanishes_at_w_plus_an_even_share_of_the_rest() {
+fn metaseqs_gradient_vanishes_at_w_plus_the_missing_mass_spread_evenly() {
     let weights: [f64; 3] = [0.5, 0.2, 0.1];
     let (v, mass): (usize, f64) = (8, weights.iter().sum());
     let p: Vec<f64> = (0..v).map(|i| weights.get(i).copied().unwrap_or(0.0) + (1.0 - mass) / v as f64).collect();
@@ -51,13 +51,13 @@ fn the_seeds_gradient_vanishes_at_w_plus_an_even_share_of_the_rest() {
     assert!(softmax(&z).iter().zip(&p).all(|(a, b)| (a - b).abs() < 1e-12));
     let logprobs = weights.map(f64::ln);
     let token = Token { label: 0, ids: &[0, 1, 2], logprobs: &logprobs, logits: &logprobs };
-    let seed = Loss::from(Objective::SoftCe { tail: Tail::Metaseq, temperature: 1.0 });
-    let (_, gradient) = loss_and_gradient(&seed, &z, &token);
-    // What is left is the same for every id: it moves the logits together (drift), not the probabilities.
+    let metaseq = Loss::from(Objective::SoftCe { tail: Tail::Metaseq, temperature: 1.0 });
+    let (_, gradient) = loss_and_gradient(&metaseq, &z, &token);
+    // The remaining gradient is the same for every id: it moves all logits together (drift), not the probabilities.
     assert!(gradient.iter().all(|g| (g - (1.0 - mass) / v as f64).abs() < 1e-12), "{gradient:?}");
 }
 
-/// At the teacher itself every divergence is zero and so is its gradient.
+/// If student and teacher agree, every divergence and its gradient are zero.
 #[test]
 fn divergences_vanish_at_the_teacher() {
     let z = [0.3, -1.2, 2.0, 0.7, -0.4, 1.1];

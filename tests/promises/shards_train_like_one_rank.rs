@@ -1,4 +1,4 @@
-//! Oracle: the same experiment on one rank. Every logged loss agrees to 1e-4, relatively, in f32.
+//! Oracle: the same experiment on one rank. Every logged loss agrees to a relative 1e-4 in f32.
 
 use super::lab::Lab;
 
@@ -15,16 +15,16 @@ fn agrees_with_one_rank(arguments: &[&str]) {
 }
 
 #[test]
-fn over_two_tensor_parallel_ranks() {
+fn two_tensor_parallel_ranks_agree_with_one() {
     agrees_with_one_rank(&["--tp", "2"]);
 }
 
 #[test]
-fn over_two_tensor_parallel_ranks_that_share_the_tokens_out() {
+fn two_sequence_parallel_ranks_agree_with_one() {
     agrees_with_one_rank(&["--tp", "2", "--sequence-parallel"]);
 }
 
 #[test]
-fn over_two_data_parallel_ranks() {
+fn two_data_parallel_ranks_agree_with_one() {
     agrees_with_one_rank(&["--dp", "2"]);
 }

@@ -1,4 +1,4 @@
-//! Text of others reaches a terminal, a page and a plot as text: no escape sequence, no hidden mark, no row of digits.
+//! Text from files and names is shown as text in terminals, pages and plots: no escape sequences, invisible characters or long digits.
 
 use serde_json::Value;
 
@@ -9,7 +9,7 @@ fn hidden(text: &str) -> Vec<char> {
 }
 
 #[test]
-fn names_of_files_reach_the_terminal_escaped_and_json_stays_json() {
+fn file_names_are_escaped_in_terminals_and_json_stays_valid() {
     let lab = Lab::new();
     let name = "docs\u{1b}[31m\u{9b}\u{202e}\nx.txt";
     lab.write(name, "some text\n");
@@ -29,7 +29,7 @@ fn names_of_files_reach_the_terminal_escaped_and_json_stays_json() {
 }
 
 #[test]
-fn questions_and_names_are_text_in_pages() {
+fn questions_and_names_are_escaped_in_pages() {
     let lab = Lab::new();
     let question = "Is \\u001b[31mred\\u202e <script>alert(1)</script> | `bold`?";
     let toml = EXPERIMENT
@@ -43,7 +43,7 @@ fn questions_and_names_are_text_in_pages() {
         let page = std::fs::read_to_string(results.join(file)).unwrap();
         assert_eq!(hidden(&page), [], "{file}");
         assert!(page.contains("\\u{1b}[31mred") || page.contains("\\\\u{1b}\\[31mred"), "{file}");
-        // The file itself is quoted at the end, indented, where Markdown has no markup.
+        // The page ends with the experiment file as an indented code block, where Markdown is not interpreted.
         let own = page.lines().filter(|line| !line.starts_with("    ")).collect::<Vec<_>>().join("\n");
         assert!(!own.contains("<script>a") && !own.contains("()</script>"), "{file}");
     }
@@ -56,9 +56,9 @@ fn questions_and_names_are_text_in_pages() {
     lab.ok(&["export", "results/lab", "--format", "csv", "--out", "csv"]);
 }
 
-/// Oracle: what was written in the file.
+/// Oracle: the values in the file.
 #[test]
-fn values_are_quoted_short_and_bounds_are_told() {
+fn errors_quote_values_briefly_and_state_the_bounds() {
     let lab = Lab::new();
     let long = "k".repeat(5000);
     let cases = [
@@ -111,7 +111,7 @@ fn values_are_quoted_short_and_bounds_are_told() {
 }
 
 #[test]
-fn a_large_sweep_is_planned_by_arms_unless_every_run_is_asked_for() {
+fn a_large_sweep_is_listed_by_arm_unless_all_is_given() {
     let lab = Lab::new();
     let sweep = "[sweep]\ngrid = { tokens = [1000, 2000, 3000], lr = [1e-4, 2e-4, 3e-4] }\n[method.finetune]";
     lab.write("lab.toml", &EXPERIMENT.replace("seeds   = 1", "seeds = 2").replace("[method.finetune]", sweep));

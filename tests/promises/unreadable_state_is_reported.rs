@@ -1,5 +1,5 @@
-//! Oracle: what the system says of a file or of memory. Only what is not there is absent; all else ends in one sentence with the
-//! path, before any work.
+//! Oracle: the system's error for a file or for memory. Only files that do not exist count as absent; any other failure gives a one-line
+//! error with the path, before any work.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -19,7 +19,7 @@ seeds = 1
 objective = "hard-ce"
 "#;
 
-/// 800 million parameters of few layers: more than some machines have room for, and no time to build.
+/// 800 million parameters in few layers: more than fits some machines, yet quick to set up.
 const LARGE: &str = "hidden_size = 16384, intermediate_size = 16, num_hidden_layers = 1, num_attention_heads = 2";
 
 fn tiny() -> Lab {
@@ -35,12 +35,12 @@ fn end(mut command: Command) -> (Option<i32>, String) {
 }
 
 #[test]
-fn runs_that_cannot_be_read_are_not_absent() {
+fn unreadable_runs_are_not_treated_as_missing() {
     let lab = tiny();
     lab.ok(&["run", "tiny.toml"]);
     let runs = lab.path().join("runs");
     let verbs: [&[&str]; 4] = [&["status", "tiny.toml"], &["plan", "tiny.toml"], &["run", "tiny.toml"], &["why", "finetune"]];
-    // A file where a folder belongs is nothing that a right to read would help with, so that it is tried as any user.
+    // A folder in place of a file and a file in place of a folder: errors that do not depend on permissions, so any user can test them.
     let journal = fs::read_dir(&runs).unwrap().map(|entry| entry.unwrap().path());
     let journal = journal.into_iter().find(|path| path.to_string_lossy().contains("finetune")).unwrap().join("journal.jsonl");
     fs::rename(&journal, lab.path().join("journal")).unwrap();
@@ -65,7 +65,7 @@ fn runs_that_cannot_be_read_are_not_absent() {
     assert!(code == Some(2) && said.contains("no run begins with"), "as with an empty folder: {code:?} {said}");
     fs::rename(lab.path().join("kept"), &runs).unwrap();
 
-    // As a user without rights, where this one can become another.
+    // As a user without permissions, if this user can become another.
     fs::set_permissions(lab.path(), fs::Permissions::from_mode(0o755)).unwrap();
     fs::set_permissions(&runs, fs::Permissions::from_mode(0o000)).unwrap();
     let nobody = |arguments: &[&str]| {
@@ -80,13 +80,13 @@ fn runs_that_cannot_be_read_are_not_absent() {
         assert_eq!((code, said.trim()), (Some(2), "hydrometer: cannot read runs: Permission denied (os error 13)"), "{verb:?}");
     }
     if !possible {
-        eprintln!("SKIPPED: this user cannot become another, so rights were not tried");
+        eprintln!("SKIPPED: this user cannot become another, so permissions were not tested");
     }
     fs::set_permissions(&runs, fs::Permissions::from_mode(0o755)).unwrap();
 }
 
 #[test]
-fn folders_that_cannot_be_written_are_refused_before_anything_is_trained() {
+fn unwritable_folders_are_refused_before_any_training() {
     let lab = tiny();
     lab.write("taken", "x");
     for flag in ["--results", "--runs"] {
@@ -103,7 +103,7 @@ fn folders_that_cannot_be_written_are_refused_before_anything_is_trained() {
 }
 
 #[test]
-fn a_model_that_does_not_fit_is_refused_and_an_allocation_that_fails_is_the_machines() {
+fn a_model_too_large_is_refused_and_a_failed_allocation_is_not_the_runs_failure() {
     let lab = tiny();
     let model = "hidden_size = 8, intermediate_size = 16, num_hidden_layers = 1, num_attention_heads = 2";
     lab.write("large.toml", &TINY.replace(model, LARGE));
@@ -117,19 +117,19 @@ fn a_model_that_does_not_fit_is_refused_and_an_allocation_that_fails_is_the_mach
     assert_eq!((code, said.trim().lines().count()), (Some(2), 1), "{said}");
     assert!(said.contains("of memory, `ulimit -v` allows 6.1 GB; try --recompute, a smaller batch"), "{said}");
     assert!(!lab.path().join("runs/data").exists());
-    // What the formula lets pass and the address space, which has more in it than a model, does not.
+    // The estimate accepts this model, but the address space, which holds more than the model, does not suffice.
     lab.write("tight.toml", &TINY.replace("hidden_size = 8,", "hidden_size = 4096,"));
     let (code, said) = end(limited(1_600_000, "run tight.toml"));
     assert_eq!(code, Some(1), "{said}");
     assert!(said.contains("no memory: ") && said.contains("MB were asked for; try --recompute, a smaller batch"), "{said}");
     assert!(!said.contains("panicked") && !said.contains("frame #") && !said.contains("exited with code"), "{said}");
     let status = String::from_utf8_lossy(&lab.run(&["status", "tight.toml"]).stdout).into_owned();
-    assert!(status.contains("interrupted") && !status.contains("failed"), "it is no failure of the run's: {status}");
+    assert!(status.contains("interrupted") && !status.contains("failed"), "the run itself did not fail: {status}");
 }
 
-/// Whatever file of a cache is damaged, and however: one sentence with its path, one exit code.
+/// Damage of several kinds to each file of a cache gives a one-line error with the path, and the same exit code.
 #[test]
-fn a_damaged_cache_is_told_alike_whichever_of_its_files_it_is() {
+fn damage_to_any_file_of_a_cache_gives_the_same_kind_of_error() {
     let lab = Lab::new();
     lab.write("text.txt", "the king speaks of night and fire\n\nand ships sail home again\n");
     let model = super::fixtures::folder("llama").display().to_string();
@@ -152,7 +152,7 @@ fn a_damaged_cache_is_told_alike_whichever_of_its_files_it_is() {
         fs::write(&path, kept).unwrap();
         kinds += 1;
     }
-    assert_eq!(kinds, 5, "a block, a title, the sources, the text and its ids");
+    assert_eq!(kinds, 5, "a block, the manifest, the sources, the text and its ids");
     let mut command = lab.command(&["eval", "--model", &model, "--data", "text.txt"]);
     command.env("WORLD_SIZE", "2");
     let (code, said) = end(command);

@@ -1,5 +1,6 @@
-//! Oracle: Hugging Face's Python tokenizers, whose ids of real splitting rules on nasty text are in tests/fixtures/rules/golden.json
-//! (made by make_rules.py), and transformers' NLL in f64 of two tiny models that differ in their rule alone.
+//! Oracle: Hugging Face's Python tokenizers, whose ids for published pre-tokenizer rules on difficult text are in
+//! tests/fixtures/rules/golden.json (made by make_rules.py), and transformers' NLL in f64 of two tiny models that differ only in their
+//! rule.
 
 use std::fs;
 use std::path::PathBuf;
@@ -20,7 +21,7 @@ fn json_of(name: &str) -> Value {
 }
 
 #[test]
-fn the_same_ids_of_every_rule_and_text() {
+fn every_rule_gives_the_same_ids_for_every_text() {
     let lab = TempDir::new().unwrap();
     let golden = json_of("golden.json");
     let texts = golden["texts"].as_array().unwrap();
@@ -40,7 +41,7 @@ fn the_same_ids_of_every_rule_and_text() {
 }
 
 #[test]
-fn the_same_nll_where_a_rule_repeats_a_group_of_digits() {
+fn a_rule_that_groups_digits_gives_the_same_nll() {
     let expected = json_of("expected.json");
     for name in ["cl100k", "qwen2"] {
         let mut command = program();
@@ -53,9 +54,9 @@ fn the_same_nll_where_a_rule_repeats_a_group_of_digits() {
     }
 }
 
-/// A rule that is none, and rules that run without end on a text: one sentence, exit code 2, and no text is cut short.
+/// An invalid rule, and rules that do not terminate on some text: a one-line error, exit code 2, and no truncated text.
 #[test]
-fn a_rule_that_fails_is_told() {
+fn a_failing_rule_is_reported() {
     let lab = TempDir::new().unwrap();
     let evaluate = |rule: &str, text: &str| {
         for name in ["config.json", "model.safetensors"] {

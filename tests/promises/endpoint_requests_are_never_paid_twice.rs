@@ -1,4 +1,5 @@
-//! A teacher behind an API, on loopback. Oracle: the same checkpoint, asked directly; and what the API itself has heard.
+//! A teacher behind an API on loopback. Oracle: the targets of the same checkpoint, computed locally, and the requests that the server
+//! received.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -13,21 +14,21 @@ use hydrometer::teacher::manifest::CacheManifest;
 use hydrometer::teacher::source::Source;
 use serde_json::{Value, json};
 
-use super::api::{Api, Manners};
+use super::api::{Api, ServerBehavior};
 use super::fixtures::folder;
 use super::lab::{Lab, three_arms, until};
 
 const CHECKPOINT: &str = "smollm2";
 const TEXTS: usize = 24;
 
-/// Texts of some thirty tokens each.
+/// Writes [`TEXTS`] texts of about thirty tokens each.
 fn texts(lab: &Lab) -> PathBuf {
     let line = |n: usize| json!({ "id": format!("t{n}"), "text": format!("Text {n}: once more, {} friends!", n * n * 7919) });
     let lines: Vec<String> = (0..TEXTS).map(|n| line(n).to_string()).collect();
     lab.write("texts.jsonl", &lines.join("\n"))
 }
 
-/// `hydrometer teach` about the texts, of the API at `url`.
+/// The arguments of `hydrometer teach` for the texts and the API at `url`.
 fn teach<'a>(url: &'a str, out: &'a str, more: &[&'a str]) -> Vec<String> {
     let tokenizer = folder(CHECKPOINT).join("tokenizer.json");
     let tokenizer = tokenizer.to_str().unwrap().to_string();
@@ -44,8 +45,8 @@ fn stderr(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
-/// Ids and log-probabilities of every token that the cache in `folder` holds.
-fn held(folder: &Path) -> (Vec<u32>, Vec<f32>) {
+/// Ids and logprobs of all targets in the cache `folder`.
+fn cached_targets(folder: &Path) -> (Vec<u32>, Vec<f32>) {
     let title = CacheManifest::read(folder).unwrap();
     let (cache, source) = (Cache::open(folder, &title).unwrap(), Source::all(folder).unwrap().remove(0));
     let split = source.split(folder).unwrap();
@@ -58,9 +59,9 @@ fn held(folder: &Path) -> (Vec<u32>, Vec<f32>) {
     (ids, logprobs)
 }
 
-/// Both hold the same ids, where their log-probabilities are apart, and the same log-probabilities.
-fn alike(one: &Path, other: &Path) {
-    let ((ids, logprobs), (other_ids, others)) = (held(one), held(other));
+/// Asserts that two caches have the same logprobs, and the same ids except where logprobs are tied.
+fn assert_same_targets(one: &Path, other: &Path) {
+    let ((ids, logprobs), (other_ids, others)) = (cached_targets(one), cached_targets(other));
     assert_eq!(ids.len(), other_ids.len());
     assert!(ids.len() > 20 * 10 * TEXTS, "{}", ids.len());
     for at in 0..ids.len() {
@@ -71,8 +72,8 @@ fn alike(one: &Path, other: &Path) {
     }
 }
 
-/// The checkpoint's own answers, in the lab's `direct`.
-fn direct(lab: &Lab) -> PathBuf {
+/// Computes the checkpoint's own targets into the lab's folder `direct`.
+fn checkpoint_targets(lab: &Lab) -> PathBuf {
     let model = folder(CHECKPOINT);
     let asked =
         ["--model", model.to_str().unwrap(), "--data", "texts.jsonl", "--top-k", "10", "--context", "64", "--out", "direct"];
@@ -80,92 +81,96 @@ fn direct(lab: &Lab) -> PathBuf {
     lab.path().join("direct")
 }
 
-/// Questions that the ledger in `out` has an answer to.
-fn journalled(lab: &Lab, out: &str) -> BTreeSet<String> {
+/// Prompts whose responses the log in `out` has.
+fn logged_prompts(lab: &Lab, out: &str) -> BTreeSet<String> {
     let text = std::fs::read_to_string(lab.path().join(out).join("answers.jsonl")).unwrap_or_default();
     let whole = text.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
     whole.map(|line| line["request"]["prompt"].to_string()).collect()
 }
 
 #[test]
-fn what_it_says_is_what_the_checkpoint_says_whatever_fails_on_the_way() {
+fn an_unreliable_api_yields_the_targets_of_its_checkpoint() {
     let lab = Lab::new();
     texts(&lab);
-    let direct = direct(&lab);
-    let api = Api::serve(CHECKPOINT, Manners { faults: true, ..Manners::default() });
+    let direct = checkpoint_targets(&lab);
+    let api = Api::serve(CHECKPOINT, ServerBehavior { faults: true, ..ServerBehavior::default() });
     let output = run(&lab, &teach(&api.url, "cache", &["--timeout", "2", "--retries", "20", "--concurrency", "6"]));
     let said = stderr(&output);
     assert!(output.status.success(), "{said}");
     for fault in ["429: slow down", "500: <html>oops</html>", "the answer is damaged", "asked again in"] {
         assert!(said.contains(fault), "{fault}: {said}");
     }
-    assert_eq!(api.answered(), TEXTS, "each is answered once");
-    alike(&lab.path().join("cache"), &direct);
-    // As ids, sequence by sequence, the same.
-    let calm = Api::serve(CHECKPOINT, Manners::default());
+    assert_eq!(api.answered(), TEXTS, "each text is answered once");
+    assert_same_targets(&lab.path().join("cache"), &direct);
+    // Sending token ids, one sequence per request, gives the same targets.
+    let calm = Api::serve(CHECKPOINT, ServerBehavior::default());
     let output = run(&lab, &teach(&calm.url, "tokens", &["--sent", "tokens"]));
     assert!(output.status.success(), "{}", stderr(&output));
-    alike(&lab.path().join("tokens"), &direct);
-    // Done is done.
+    assert_same_targets(&lab.path().join("tokens"), &direct);
+    // Nothing is requested again.
     let output = run(&lab, &teach(&calm.url, "tokens", &["--sent", "tokens"]));
     assert!(output.status.success() && calm.answered() == TEXTS, "{}", stderr(&output));
 }
 
 #[test]
-fn a_kill_repeats_no_request_whose_answer_has_arrived() {
+fn no_request_is_repeated_after_a_kill_once_its_response_has_arrived() {
     let lab = Lab::new();
     texts(&lab);
-    let direct = direct(&lab);
-    let api = Api::serve(CHECKPOINT, Manners { pause: Duration::from_millis(150), ..Manners::default() });
+    let direct = checkpoint_targets(&lab);
+    let api = Api::serve(CHECKPOINT, ServerBehavior { latency: Duration::from_millis(150), ..ServerBehavior::default() });
     let command = teach(&api.url, "cache", &["--concurrency", "2"]);
     let arguments: Vec<&str> = command.iter().map(String::as_str).collect();
     for kill in 1..=3 {
         let mut child = lab.start(&arguments);
-        until(|| journalled(&lab, "cache").len() >= 5 * kill);
+        until(|| logged_prompts(&lab, "cache").len() >= 5 * kill);
         child.kill().unwrap();
         child.wait().unwrap();
-        let (before, kept) = (api.heard().len(), journalled(&lab, "cache"));
+        let (before, kept) = (api.received().len(), logged_prompts(&lab, "cache"));
         assert!(kept.len() < TEXTS);
         let mut next = lab.start(&arguments);
-        until(|| journalled(&lab, "cache").len() > kept.len());
+        until(|| logged_prompts(&lab, "cache").len() > kept.len());
         next.kill().unwrap();
         next.wait().unwrap();
-        for heard in &api.heard()[before..] {
-            assert!(!kept.contains(&heard.body["prompt"].to_string()), "paid for twice: {}", heard.body);
+        for received in &api.received()[before..] {
+            assert!(!kept.contains(&received.body["prompt"].to_string()), "paid for twice: {}", received.body);
         }
     }
     assert!(run(&lab, &command).status.success());
-    // A request that was under way at a kill bears the same key when it comes again: at most two of each of the six.
-    let heard = api.heard();
-    let distinct: BTreeSet<&String> = heard.iter().map(|heard| &heard.headers["idempotency-key"]).collect();
+    // A request in flight at a kill is repeated with the same idempotency key: at most two for each of the six kills.
+    let received = api.received();
+    let distinct: BTreeSet<&String> = received.iter().map(|received| &received.headers["idempotency-key"]).collect();
     assert_eq!(distinct.len(), TEXTS);
-    assert!(heard.len() <= TEXTS + 12, "{}", heard.len());
-    alike(&lab.path().join("cache"), &direct);
+    assert!(received.len() <= TEXTS + 12, "{}", received.len());
+    assert_same_targets(&lab.path().join("cache"), &direct);
 }
 
 #[test]
-fn ctrl_c_waits_for_what_is_under_way() {
+fn ctrl_c_waits_for_requests_in_flight() {
     let lab = Lab::new();
     texts(&lab);
-    let api = Api::serve(CHECKPOINT, Manners { pause: Duration::from_millis(400), ..Manners::default() });
+    let api = Api::serve(CHECKPOINT, ServerBehavior { latency: Duration::from_millis(400), ..ServerBehavior::default() });
     let command = teach(&api.url, "cache", &["--concurrency", "3"]);
     let mut child = lab.start(&command.iter().map(String::as_str).collect::<Vec<_>>());
-    until(|| api.heard().len() >= 6);
+    until(|| api.received().len() >= 6);
     Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
     assert_eq!(child.wait().unwrap().code(), Some(130));
-    let heard = api.heard().len();
-    assert!(heard < TEXTS);
-    assert_eq!((api.answered(), journalled(&lab, "cache").len()), (heard, heard), "what was asked is there");
+    let received = api.received().len();
+    assert!(received < TEXTS);
+    assert_eq!(
+        (api.answered(), logged_prompts(&lab, "cache").len()),
+        (received, received),
+        "every request sent has its response in the log"
+    );
 }
 
 #[test]
-fn a_budget_stops_it_before_it_is_overrun_and_more_goes_on() {
+fn a_budget_is_never_exceeded_and_a_larger_one_resumes() {
     let lab = Lab::new();
     texts(&lab);
-    let api = Api::serve(CHECKPOINT, Manners::default());
+    let api = Api::serve(CHECKPOINT, ServerBehavior::default());
     let spent = || -> u64 {
-        let tokens = |heard: &super::api::Heard| heard.body["prompt"].as_str().unwrap().len() as u64 + 1;
-        api.heard().iter().filter(|heard| heard.answered).map(tokens).sum()
+        let tokens = |received: &super::api::ReceivedRequest| received.body["prompt"].as_str().unwrap().len() as u64 + 1;
+        api.received().iter().filter(|received| received.answered).map(tokens).sum()
     };
     let whole: u64 = std::fs::read_to_string(texts(&lab))
         .unwrap()
@@ -177,7 +182,7 @@ fn a_budget_stops_it_before_it_is_overrun_and_more_goes_on() {
     assert!(stderr(&output).contains("the budget is used up") && stderr(&output).contains("raise budget"), "{}", stderr(&output));
     let first = spent();
     assert!(first <= 300 && first > 200, "{first}");
-    // Prices count as well: read 1, written 2.
+    // A budget in money: 1 per prompt token, 2 per completion token.
     let prices = ["--price-input", "1000000", "--price-output", "2000000"];
     let output = run(&lab, &teach(&api.url, "cache", &[&prices[..], &["--budget-cost", "500"]].concat()));
     assert_eq!(output.status.code(), Some(2), "{}", stderr(&output));
@@ -187,19 +192,19 @@ fn a_budget_stops_it_before_it_is_overrun_and_more_goes_on() {
     assert!(output.status.success(), "{}", stderr(&output));
     assert_eq!((spent(), api.answered()), (whole, TEXTS));
     let output = run(&lab, &teach(&api.url, "cache", &["--budget-cost", "5000"]));
-    assert_eq!(output.status.code(), Some(2), "a cost without a price");
-    // A server that does not count is counted for.
-    let silent = Api::serve(CHECKPOINT, Manners { silent: true, ..Manners::default() });
+    assert_eq!(output.status.code(), Some(2), "a budget in money needs prices");
+    // If the server reports no usage, tokens are counted here.
+    let silent = Api::serve(CHECKPOINT, ServerBehavior { omits_usage: true, ..ServerBehavior::default() });
     let output = run(&lab, &teach(&silent.url, "silent", &["--budget-tokens", "300"]));
     assert_eq!((output.status.code(), silent.answered()), (Some(2), 8), "{}", stderr(&output));
 }
 
 #[test]
-fn a_key_is_sent_and_stands_nowhere() {
+fn the_api_key_is_sent_but_never_stored_or_printed() {
     let lab = Lab::new();
     texts(&lab);
     let secret = "sk-a-key-that-is-nowhere";
-    let api = Api::serve(CHECKPOINT, Manners { key: Some(secret.into()), ..Manners::default() });
+    let api = Api::serve(CHECKPOINT, ServerBehavior { key: Some(secret.into()), ..ServerBehavior::default() });
     let command = teach(&api.url, "cache", &["--key-env", "LAB_KEY"]);
     let with = |key: Option<&str>| {
         let mut command = lab.command(&command.iter().map(String::as_str).collect::<Vec<_>>());
@@ -209,20 +214,20 @@ fn a_key_is_sent_and_stands_nowhere() {
         command.output().unwrap()
     };
     let none = with(None);
-    assert_eq!((none.status.code(), api.heard().len()), (Some(2), 0), "{}", stderr(&none));
+    assert_eq!((none.status.code(), api.received().len()), (Some(2), 0), "{}", stderr(&none));
     assert!(stderr(&none).contains("LAB_KEY"), "{}", stderr(&none));
     let wrong = with(Some("sk-wrong"));
     assert_eq!(wrong.status.code(), Some(2), "{}", stderr(&wrong));
     assert!(stderr(&wrong).contains("401: wrong key: Bearer [key]"), "{}", stderr(&wrong));
     let right = with(Some(secret));
     assert!(right.status.success(), "{}", stderr(&right));
-    assert!(api.heard().iter().any(|heard| heard.headers["authorization"] == format!("Bearer {secret}")));
+    assert!(api.received().iter().any(|received| received.headers["authorization"] == format!("Bearer {secret}")));
     for entry in std::fs::read_dir(lab.path().join("cache")).unwrap() {
         let bytes = std::fs::read(entry.unwrap().path()).unwrap();
         assert!(!bytes.windows(secret.len()).any(|window| window == secret.as_bytes()));
     }
     assert!(!stderr(&right).contains(secret) && !String::from_utf8_lossy(&right.stdout).contains(secret));
-    // Over plain http a key stays on this machine.
+    // A key is not sent over plain http to another machine.
     let abroad = teach("http://192.0.2.1/v1", "abroad", &["--key-env", "LAB_KEY"]);
     let mut abroad = lab.command(&abroad.iter().map(String::as_str).collect::<Vec<_>>());
     let abroad = abroad.env("LAB_KEY", secret).output().unwrap();
@@ -231,7 +236,7 @@ fn a_key_is_sent_and_stands_nowhere() {
 }
 
 #[test]
-fn what_will_not_pass_is_not_tried_again() {
+fn permanent_errors_are_not_retried() {
     let lab = Lab::new();
     texts(&lab);
     for (status, text, told) in [
@@ -239,24 +244,26 @@ fn what_will_not_pass_is_not_tried_again() {
         (429, r#"{"error": {"code": "insufficient_quota", "message": "pay first"}}"#, "429: pay first"),
         (200, r#"{"choices": [{"text": "a"}]}"#, "has no log-probabilities"),
     ] {
-        let api = Api::serve(CHECKPOINT, Manners { refuses: Some((status, text.into())), ..Manners::default() });
+        let api = Api::serve(CHECKPOINT, ServerBehavior { refuses: Some((status, text.into())), ..ServerBehavior::default() });
         let output = run(&lab, &teach(&api.url, "cache", &["--concurrency", "1"]));
-        assert_eq!((output.status.code(), api.heard().len()), (Some(2), 1), "{}", stderr(&output));
+        assert_eq!((output.status.code(), api.received().len()), (Some(2), 1), "{}", stderr(&output));
         assert!(stderr(&output).contains(told), "{}", stderr(&output));
     }
-    let gone = Api::serve(CHECKPOINT, Manners { refuses: Some((503, "down".into())), ..Manners::default() });
+    let gone = Api::serve(CHECKPOINT, ServerBehavior { refuses: Some((503, "down".into())), ..ServerBehavior::default() });
     let output = run(&lab, &teach(&gone.url, "cache", &["--concurrency", "1", "--retries", "1"]));
-    assert_eq!((output.status.code(), gone.heard().len()), (Some(1), 2), "{}", stderr(&output));
+    assert_eq!((output.status.code(), gone.received().len()), (Some(1), 2), "{}", stderr(&output));
     assert!(stderr(&output).contains("failed 2 times, last with 503: down"), "{}", stderr(&output));
 }
 
-/// A tokenizer that is not the server's, and rows that stand beside the token before theirs, are noticed at the first answer.
+/// Another tokenizer than the server's and logprobs shifted by one token are detected at the first response.
 #[test]
-fn answers_that_do_not_fit_are_refused_at_the_first() {
+fn misaligned_responses_are_refused_at_the_first_one() {
     let lab = Lab::new();
     texts(&lab);
-    let foretells = |next: bool| Api::serve(CHECKPOINT, Manners { next, foretells: true, ..Manners::default() });
-    let (own, next) = (foretells(false), foretells(true));
+    let serve = |echo_rows_next: bool| {
+        Api::serve(CHECKPOINT, ServerBehavior { echo_rows_next, predicts_text: true, ..ServerBehavior::default() })
+    };
+    let (own, next) = (serve(false), serve(true));
     let output = run(&lab, &teach(&own.url, "own", &[]));
     assert!(output.status.success(), "{}", stderr(&output));
     let output = run(&lab, &teach(&next.url, "next", &["--concurrency", "1"]));
@@ -264,20 +271,21 @@ fn answers_that_do_not_fit_are_refused_at_the_first() {
     assert!(stderr(&output).contains("set echo_rows = \"next\""), "{}", stderr(&output));
     let output = run(&lab, &teach(&next.url, "next", &["--echo-rows", "next"]));
     assert!(output.status.success(), "{}", stderr(&output));
-    // What was paid for before it was refused is not asked again; of all texts the first token is the same.
+    // The response that was refused is already paid for and is not requested again. One request more: the first token, which all
+    // texts share.
     assert_eq!(next.answered(), TEXTS + 1);
-    alike(&lab.path().join("next"), &lab.path().join("own"));
+    assert_same_targets(&lab.path().join("next"), &lab.path().join("own"));
 
-    let api = Api::serve(CHECKPOINT, Manners::default());
+    let api = Api::serve(CHECKPOINT, ServerBehavior::default());
     let mut other = teach(&api.url, "other", &["--concurrency", "1"]);
     let position = other.iter().position(|argument| argument == "--tokenizer").unwrap();
-    other[position + 1] = super::seed_lines_give_what_the_seed_derives::fixture("tokenizer.json").display().to_string();
+    other[position + 1] = super::metaseq_lines_give_what_metaseq_derives::fixture("tokenizer.json").display().to_string();
     let output = run(&lab, &other);
     assert_eq!((output.status.code(), api.answered()), (Some(2), 1), "{}", stderr(&output));
     assert!(stderr(&output).contains("use the teacher's tokenizer"), "{}", stderr(&output));
 }
 
-/// Three arms with this `[teacher.them]`, as experiment `name`.
+/// Writes experiment `name`: three arms with this `[teacher.them]`.
 fn experiment(lab: &Lab, name: &str, data: &str, teacher: &str) {
     let tokenizer = folder(CHECKPOINT).join("tokenizer.json");
     let data = format!("tokenizer = {tokenizer:?}, {data}");
@@ -291,10 +299,10 @@ fn losses(lab: &Lab, runs: &str) -> Vec<f64> {
 }
 
 #[test]
-fn an_experiment_asks_for_what_its_students_see_and_learns_what_the_checkpoint_teaches() {
+fn an_experiment_requests_only_what_its_students_read_and_trains_as_with_the_checkpoint() {
     let lab = Lab::new();
     texts(&lab);
-    let api = Api::serve(CHECKPOINT, Manners::default());
+    let api = Api::serve(CHECKPOINT, ServerBehavior::default());
     let data = "train = \"texts.jsonl\", valid = \"texts.jsonl\"";
     experiment(&lab, "asked.toml", data, &format!("endpoint = {:?}\nmodel = \"m\"\nprice = {{ input = 10 }}", api.url));
     experiment(&lab, "direct.toml", data, &format!("hf = {:?}", folder(CHECKPOINT)));
@@ -306,8 +314,8 @@ fn an_experiment_asks_for_what_its_students_see_and_learns_what_the_checkpoint_t
         assert!((asked - direct).abs() < 1e-4, "{asked} for {direct}");
     }
     let seen = api.answered();
-    assert!(seen < TEXTS, "400 tokens are not all of the text: {seen}");
-    // What was asked is told: in the frames, and by plan.
+    assert!(seen < TEXTS, "400 tokens are only part of the text: {seen}");
+    // The frames and `plan` report the number of requests.
     let planned = lab.run(&["plan", "asked.toml", "--output", "json"]);
     let planned: Value = serde_json::from_slice(&planned.stdout).unwrap();
     assert_eq!(planned["teachers"][0]["spent"]["requests"], seen);
@@ -316,26 +324,26 @@ fn an_experiment_asks_for_what_its_students_see_and_learns_what_the_checkpoint_t
         polars_io::SerReader::finish(<polars_io::prelude::ParquetReader<_> as polars_io::SerReader<_>>::new(frame)).unwrap();
     let requests = frame.column("requests").unwrap().i64().unwrap().iter().flatten().next();
     assert_eq!(requests, Some(seen as i64));
-    // Nobody is asked again: not by the same command, not by more seeds of which all is known, not with fewer ids.
+    // Neither the same command nor a smaller top-k sends further requests.
     lab.ok(&["run", "asked.toml", "--results", "results"]);
     let text = std::fs::read_to_string(lab.path().join("asked.toml")).unwrap();
     lab.write("fewer.toml", &text.replace("top_k = 10", "top_k = 5"));
     lab.ok(&["run", "fewer.toml"]);
     assert_eq!(api.answered(), seen);
-    // More tokens ask for the rest alone.
+    // With more tokens, only the missing texts are requested.
     lab.write("more.toml", &text.replace("tokens = 400", "tokens = 1500"));
     lab.ok(&["run", "more.toml"]);
     assert_eq!(api.answered(), TEXTS);
 }
 
 #[test]
-fn what_it_writes_is_data_and_a_recording_at_once() {
+fn collected_completions_serve_as_data_and_as_a_recorded_teacher() {
     for what in ["complete", "chat"] {
         let lab = Lab::new();
         let lines: Vec<String> =
             (0..12).map(|n| json!({ "prompt": format!("Tell me {n}"), "completion": "x" }).to_string()).collect();
         lab.write("texts.jsonl", &lines.join("\n"));
-        let api = Api::serve(CHECKPOINT, Manners::default());
+        let api = Api::serve(CHECKPOINT, ServerBehavior::default());
         let output = run(&lab, &teach(&api.url, "answers", &["--ask", what, "--max-tokens", "12", "--temperature", "0"]));
         assert!(output.status.success() && api.answered() == 12, "{}", stderr(&output));
         let file = "answers/answers.jsonl";
@@ -343,12 +351,12 @@ fn what_it_writes_is_data_and_a_recording_at_once() {
         experiment(&lab, "written.toml", &data, &format!("recorded = {file:?}"));
         lab.ok(&["run", "written.toml", "--results", "results"]);
         assert_eq!(losses(&lab, "runs").len(), 12, "{what}");
-        // What `--max-tokens` has cut is not taught to end there.
+        // A completion cut by `--max-tokens` gets no end token.
         let folders = std::fs::read_dir(lab.path().join("runs")).unwrap().map(|entry| entry.unwrap().path());
         let data = folders.into_iter().find(|path| path.join("train.tokens").exists()).unwrap();
         let split = TokenizedSplit::read(&data.join("train.tokens")).unwrap();
         assert!((0..split.len()).all(|index| split.document(index).last() != Some(&0)), "{what}");
-        // Other answers in the same folder would be other data.
+        // Other settings in the same folder are refused, since the completions would differ.
         let output = run(&lab, &teach(&api.url, "answers", &["--ask", what, "--max-tokens", "13", "--temperature", "0"]));
         assert!(output.status.code() == Some(2) && api.answered() == 12, "{}", stderr(&output));
     }

@@ -1,5 +1,4 @@
-//! Oracle: the frames that `run` wrote. Whatever differs from them is told by every verb before it is shown, and `verify` names
-//! the file.
+//! Oracle: the frames that `run` wrote. Every verb that shows results reports a frame that differs from them, and `verify` names the file.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -55,7 +54,7 @@ fn with(path: &Path, change: impl Fn(&mut Vec<u8>), then: impl FnOnce()) {
 }
 
 #[test]
-fn every_frame_is_verified_and_no_verb_shows_another_without_a_word() {
+fn every_changed_frame_is_reported_by_every_verb() {
     let (lab, results) = finished();
     let report = fs::read(results.join("report.md")).unwrap();
     for name in ["runs", "curves", "evals", "documents", "imports"] {
@@ -92,7 +91,7 @@ fn every_frame_is_verified_and_no_verb_shows_another_without_a_word() {
         assert!(code == Some(4) && said.contains(&format!("{file} is missing")), "{said}");
         fs::rename(lab.path().join("away"), &path).unwrap();
     }
-    // A frame that is whole and says something else, or has lost a column.
+    // A readable frame with other content, or without a column.
     let kept = ["evals", "imports"]
         .map(|name| (results.join(format!("{name}.parquet")), fs::read(results.join(format!("{name}.parquet"))).unwrap()));
     let frames = Frames::read(&results).unwrap();
@@ -112,15 +111,15 @@ fn every_frame_is_verified_and_no_verb_shows_another_without_a_word() {
     let told: Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!(told["changed_frames"][0]["frames"], serde_json::json!(["imports.parquet"]));
     assert_eq!(String::from_utf8_lossy(&output.stderr).trim().lines().count(), 1);
-    // What is run again is written again.
+    // Running again rewrites the frames.
     lab.ok(&["run", "tiny.toml"]);
     lab.ok(&["verify", "tiny.toml"]);
-    kept.iter().for_each(|(path, bytes)| assert_eq!(&fs::read(path).unwrap(), bytes, "the same bytes again"));
+    kept.iter().for_each(|(path, bytes)| assert_eq!(&fs::read(path).unwrap(), bytes, "the same bytes as before"));
 }
 
-/// Oracle: a bit flipped by hand, for which the reader of polars 0.55 panics.
+/// The fixture has one flipped bit, at which the reader of polars 0.55 panics.
 #[test]
-fn a_frame_at_which_the_reader_panics_is_damaged() {
+fn a_frame_that_makes_the_reader_panic_is_reported_as_damaged() {
     let (lab, results) = finished();
     let fixture = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/frames/documents-thrift-bool.parquet");
     fs::copy(fixture, results.join("documents.parquet")).unwrap();
@@ -135,7 +134,7 @@ fn a_frame_at_which_the_reader_panics_is_damaged() {
 }
 
 #[test]
-fn a_damaged_provenance_is_named_and_a_file_too_many_is_told() {
+fn damaged_provenance_and_extra_files_are_reported() {
     let (lab, results) = finished();
     let path = results.join("provenance.json");
     let text = fs::read_to_string(&path).unwrap();
@@ -155,7 +154,7 @@ fn a_damaged_provenance_is_named_and_a_file_too_many_is_told() {
             assert!(code == Some(2) && said.contains("provenance.json is damaged: "), "{verb:?}: {code:?} {said}");
         }
     }
-    // Without checksums nothing shows that the frames are those that were written.
+    // Without checksums, the frames cannot be verified.
     fs::write(&path, text.replace("\"frames\"", "\"framez\"")).unwrap();
     assert_eq!(tell(&lab.run(&["verify", "tiny.toml"])).0, Some(4));
     lab.ok(&["run", "tiny.toml"]);
@@ -166,11 +165,11 @@ fn a_damaged_provenance_is_named_and_a_file_too_many_is_told() {
         assert!(found == Some(code) && said.contains(file), "{file}: {found:?} {said}");
         fs::remove_file(results.join(file)).unwrap();
     }
-    // Pages that cannot be written are refused before anything is trained.
+    // Pages that cannot be written are an error before any training.
     fs::remove_dir_all(lab.path().join("runs")).unwrap();
     fs::remove_file(results.join("report.md")).unwrap();
     fs::create_dir(results.join("report.md")).unwrap();
     let (code, said) = tell(&lab.run(&["run", "tiny.toml"]));
     assert!(code == Some(2) && said.contains("report.md is a folder where a file is to be written"), "{said}");
-    assert!(!lab.path().join("runs").exists(), "before anything is done");
+    assert!(!lab.path().join("runs").exists(), "nothing may have started");
 }

@@ -1,5 +1,5 @@
-//! Oracle: the program lives. Seeded damage of config.json, tokenizer.json and the header of safetensors gives a checkpoint that still
-//! reads, or a [`UserError`] of one line that names the file; never a panic, seldom a second.
+//! Oracle: the kind of the error. After seeded random damage to config.json, tokenizer.json or the safetensors header, a checkpoint still
+//! reads or gives a [`UserError`] of one line; nothing panics or takes longer than [`SLOW`].
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -30,7 +30,7 @@ fn copy(from: &Path) -> TempDir {
     lab
 }
 
-/// What reading all of a checkpoint says, and a text in its tokens.
+/// Opens a checkpoint, checks its shapes, and encodes and decodes a few texts.
 fn read(folder: &Path) -> anyhow::Result<()> {
     let checkpoint = hf::open(folder)?;
     checkpoint.check_use(1, 16)?;
@@ -44,18 +44,18 @@ fn read(folder: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn held(folder: &Path, file: &str, what: &str) {
+fn read_or_refused(folder: &Path, file: &str, what: &str) {
     let began = Instant::now();
     let result = std::panic::catch_unwind(|| read(folder)).unwrap_or_else(|_| panic!("{what} of {file} panics"));
     assert!(began.elapsed() < SLOW, "{what} of {file} takes {:?}", began.elapsed());
     if let Err(error) = result {
-        assert!(error.is::<UserError>(), "{what} of {file}: {error:#} is no fault of the user");
+        assert!(error.is::<UserError>(), "{what} of {file}: {error:#} is not a UserError");
         assert_eq!(error.to_string().lines().count(), 1, "{what} of {file}: {error}");
     }
 }
 
 #[test]
-fn checkpoints_damaged_in_bytes_or_in_values_are_read_or_refused() {
+fn checkpoints_with_damaged_bytes_or_values_are_read_or_refused() {
     let labs: Vec<(PathBuf, TempDir)> = ["../rules/cl100k", "../chat", "opt-norm-before"]
         .into_iter()
         .map(folder)
@@ -65,7 +65,7 @@ fn checkpoints_damaged_in_bytes_or_in_values_are_read_or_refused() {
         let (from, lab) = &labs[round as usize % labs.len()];
         let file = ["config.json", "tokenizer.json", "model.safetensors"][round as usize / labs.len() % 3];
         let whole = fs::read(from.join(file)).unwrap();
-        // A safetensors file begins with the length of its header, which is JSON; then come the numbers.
+        // A safetensors file consists of the header's length, the header in JSON, and the data.
         let header = match file {
             "model.safetensors" => 8..8 + u64::from_le_bytes(whole[..8].try_into().unwrap()) as usize,
             _ => 0..whole.len(),
@@ -82,7 +82,7 @@ fn checkpoints_damaged_in_bytes_or_in_values_are_read_or_refused() {
             }
         };
         fs::write(lab.path().join(file), damaged).unwrap();
-        held(lab.path(), file, &format!("round {round} ({})", from.display()));
+        read_or_refused(lab.path(), file, &format!("round {round} ({})", from.display()));
         fs::write(lab.path().join(file), whole).unwrap();
     }
 }
@@ -97,7 +97,7 @@ fn refused(folder: &Path, said: &str) {
 }
 
 #[test]
-fn what_a_header_of_safetensors_cannot_say() {
+fn impossible_safetensors_headers_are_refused() {
     let lab = copy(&folder("../chat"));
     let whole = fs::read(folder("../chat").join("model.safetensors")).unwrap();
     let size = u64::from_le_bytes(whole[..8].try_into().unwrap()) as usize;
@@ -139,7 +139,7 @@ fn what_a_header_of_safetensors_cannot_say() {
 }
 
 #[test]
-fn sizes_that_no_model_has() {
+fn impossible_model_sizes_are_refused() {
     let lab = copy(&folder("../chat"));
     let whole: Value = serde_json::from_slice(&fs::read(folder("../chat").join("config.json")).unwrap()).unwrap();
     let fields = [
@@ -169,10 +169,10 @@ fn sizes_that_no_model_has() {
         fs::write(lab.path().join("config.json"), config.to_string()).unwrap();
         refused(lab.path(), &format!("config.json: {field} is "));
     }
-    // As Python writes what is no number.
+    // NaN as Python writes it.
     fs::write(lab.path().join("config.json"), whole.to_string().replace("1e-6", "NaN").replace("1e-06", "NaN")).unwrap();
     refused(lab.path(), "config.json: ");
-    // The largest that are allowed, all at once.
+    // The largest allowed values, all at once.
     let mut config = whole.clone();
     for field in fields {
         config[field] = json!(1u64 << 20);
@@ -212,7 +212,7 @@ fn a_tokenizer_that_panics_is_refused_by_every_verb() {
 }
 
 #[test]
-fn a_million_layers() {
+fn a_million_layers_are_refused_with_their_line() {
     let lab = TempDir::new().unwrap();
     fs::write(lab.path().join("text.txt"), "The old mill ran past the river.\n\n".repeat(40)).unwrap();
     let tiny = "hidden_size = 8, intermediate_size = 16, num_attention_heads = 2, num_key_value_heads = 1";
@@ -239,7 +239,7 @@ fn a_million_layers() {
 }
 
 #[test]
-fn pointers_and_pages_in_the_place_of_files_are_named() {
+fn lfs_pointers_html_pages_and_archives_are_recognised() {
     let lab = copy(&folder("../chat"));
     let pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n";
     for file in ["config.json", "tokenizer.json", "model.safetensors"] {
@@ -253,7 +253,7 @@ fn pointers_and_pages_in_the_place_of_files_are_named() {
             fs::write(&path, instead).unwrap();
             refused(lab.path(), said);
         }
-        // A byte order mark before JSON is none of it.
+        // A byte order mark before JSON is ignored.
         if file != "model.safetensors" {
             fs::write(&path, [b"\xef\xbb\xbf", &whole[..]].concat()).unwrap();
             read(lab.path()).unwrap();

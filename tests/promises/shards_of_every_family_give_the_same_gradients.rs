@@ -1,5 +1,5 @@
-//! Oracle: the same checkpoint on one rank. Every parameter's gradient and the norm of all agree to 1e-5, relatively, in f32,
-//! also where ranks hold copies of a key and value head, and where they share the tokens out between their parts.
+//! Oracle: the same checkpoint on one rank. Every parameter's gradient and the global norm agree to a relative 1e-5 in f32, also with
+//! replicated key and value heads and with sequence parallelism.
 
 use hydrometer::dist::c10d;
 use hydrometer::model::{Decoder, hf};
@@ -27,7 +27,7 @@ fn gradients(checkpoint: &str, tp: usize, sequence_parallel: bool) -> Vec<(Vec<(
 }
 
 #[test]
-fn over_two_and_four_tensor_parallel_ranks() {
+fn gradients_agree_on_two_and_four_tensor_parallel_ranks() {
     for checkpoint in CHECKPOINTS {
         let (expected, norm) = gradients(checkpoint, 1, false).remove(0);
         for (tp, sequence_parallel) in [(2, false), (4, false), (2, true), (4, true)] {
@@ -35,7 +35,7 @@ fn over_two_and_four_tensor_parallel_ranks() {
                 assert!((found_norm - norm).abs() <= 1e-5 * norm, "{checkpoint} at tp {tp}: norm {found_norm}, not {norm}");
                 for ((name, a), (_, b)) in expected.iter().zip(&found) {
                     let (off, scale) = ((a - b).norm().double_value(&[]), a.norm().double_value(&[]));
-                    // A key's bias shifts all scores of a query alike: its gradient is zero but for rounding.
+                    // A key's bias shifts all scores of a query equally, so its gradient is zero up to rounding.
                     let nothing = if name.ends_with("k_proj.bias") { 1e-5 * norm } else { 0.0 };
                     assert!(off <= 1e-5 * scale + nothing, "{checkpoint} at tp {tp}: {name} off by {off} of {scale}");
                 }

@@ -1,5 +1,5 @@
-//! Oracle: the same experiment on one rank, and each loss's own slope. 100 updates of every objective; every logged loss
-//! agrees to 1e-4, relatively, in f32.
+//! Oracle: the same experiment on one rank, and the slope of each loss along its gradient. Over 100 updates of every objective, every
+//! logged loss agrees to a relative 1e-4 in f32.
 
 use std::path::Path;
 use std::thread;
@@ -25,7 +25,7 @@ const METHODS: [(&str, &str); 13] = [
 ];
 
 #[test]
-fn over_two_tensor_or_data_parallel_ranks_and_along_its_own_gradient() {
+fn two_tensor_or_data_parallel_ranks_agree_with_one_and_losses_follow_their_gradient() {
     let lab = trained_on_one_rank();
     follows_its_gradient(&lab);
     thread::scope(|scope| {
@@ -36,10 +36,10 @@ fn over_two_tensor_or_data_parallel_ranks_and_along_its_own_gradient() {
     });
 }
 
-/// Four ranks wait for each other some twenty times a step: with fewer cores, most of the time.
+/// Slow because four ranks synchronise about twenty times per step; on fewer than four cores they mostly wait.
 #[test]
 #[ignore = "slow by nature: make test-slow"]
-fn over_four_tensor_parallel_ranks() {
+fn four_tensor_parallel_ranks_agree_with_one() {
     agrees_with_one_rank(&trained_on_one_rank(), "tp4", &["--tp", "4"]);
 }
 
@@ -58,7 +58,7 @@ fn follows_its_gradient(lab: &Lab) {
     }
 }
 
-/// The experiment, with its runs on one rank in `one`.
+/// Runs the experiment on one rank, into the runs folder `one`.
 fn trained_on_one_rank() -> Lab {
     let lab = Lab::new();
     let head = EXPERIMENT
@@ -86,8 +86,8 @@ fn trained_on_one_rank() -> Lab {
 }
 
 fn agrees_with_one_rank(lab: &Lab, name: &str, mesh: &[&str]) {
-    // A logit that is rounded otherwise moves a draw once in a million, and a draw moves a loss by more than 1e-4: here all meshes are
-    // taught by the same draws, which they make alike where logits are alike (sampled_tails_...).
+    // Different rounding of a logit changes about one draw in a million, and that draw changes a loss by more than 1e-4. So all meshes
+    // share the draws of one; `sampled_tails_are_unbiased_on_any_mesh` shows that equal logits give equal draws.
     share(&lab.path().join("one"), &lab.path().join(name));
     lab.ok(&[&["run", "lab.toml", "--runs", name, "--results", &format!("{name}-results")], mesh].concat());
     let (one, many) = (lab.numbers("one"), lab.numbers(name));
@@ -98,7 +98,7 @@ fn agrees_with_one_rank(lab: &Lab, name: &str, mesh: &[&str]) {
     }
 }
 
-/// The teacher that answers by draws, and its answers.
+/// Copies the teacher whose targets are draws, and its cache.
 fn share(from: &Path, to: &Path) {
     for folder in std::fs::read_dir(from).unwrap().map(|entry| entry.unwrap().path()) {
         let name = folder.file_name().unwrap().to_string_lossy().into_owned();

@@ -1,4 +1,4 @@
-//! `compare --format`: the same comparison as Markdown, LaTeX, Typst and CSV.
+//! `compare --format` writes the same comparison as Markdown, LaTeX, Typst and CSV.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -24,7 +24,7 @@ fn compared(experiments: &[&str], more: &[&str]) -> String {
 
 /// Oracle: the committed report.
 #[test]
-fn markdown_is_that_of_the_report() {
+fn the_markdown_table_equals_the_reports() {
     let report = fs::read_to_string(results("methods").join("report.md")).unwrap();
     let tables: Vec<&str> =
         report.split("\n\n").filter(|part| part.starts_with("| arm | ") && part.contains("perplexity |")).collect();
@@ -32,7 +32,7 @@ fn markdown_is_that_of_the_report() {
     assert!(text.contains(tables[0]), "{text}");
 }
 
-/// Fields of RFC 4180, by a reader of our own: quotes, doubled quotes, commas and line breaks in quotes.
+/// An independent reader of RFC 4180: quoted fields with doubled quotes, commas and line breaks.
 fn read_csv(text: &str) -> Vec<BTreeMap<String, String>> {
     let (mut rows, mut row, mut field, mut quoted) = (Vec::new(), Vec::new(), String::new(), false);
     let mut chars = text.chars().peekable();
@@ -58,9 +58,9 @@ fn read_csv(text: &str) -> Vec<BTreeMap<String, String>> {
         .collect()
 }
 
-/// Oracle: `--output json`, to the bit.
+/// Oracle: `--output json`.
 #[test]
-fn csv_holds_the_numbers_of_the_json_to_the_bit() {
+fn csv_has_the_numbers_of_the_json_bit_for_bit() {
     let rows = read_csv(&compared(&["methods", "quickstart"], &["--format", "csv"]));
     let json: Value = serde_json::from_str(&compared(&["methods", "quickstart"], &["--output", "json"])).unwrap();
     let mut rows_left = rows.iter();
@@ -108,7 +108,7 @@ fn csv_holds_the_numbers_of_the_json_to_the_bit() {
 }
 
 #[test]
-fn every_format_has_every_arm_every_panel_and_the_arm_that_was_asked_for() {
+fn every_format_has_all_arms_all_panels_and_the_requested_reference() {
     for format in ["markdown", "latex", "typst", "csv", "terminal"] {
         let text = compared(&["methods"], &["--format", format, "--to", "bucket"]);
         for name in ["metaseq-alone", "tokens=200k", "tokens=800k", "unigram"] {
@@ -120,7 +120,7 @@ fn every_format_has_every_arm_every_panel_and_the_arm_that_was_asked_for() {
 }
 
 #[test]
-fn a_format_for_people_and_json_are_refused_together() {
+fn a_table_format_together_with_json_is_refused() {
     let folder = results("quickstart");
     let output = Lab::new().run(&["compare", folder.to_str().unwrap(), "--format", "latex", "--output", "json"]);
     let told = String::from_utf8(output.stderr).unwrap();

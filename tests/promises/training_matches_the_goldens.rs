@@ -1,5 +1,5 @@
-//! Oracle: what the program itself has just trained. A golden of it holds to the bit on this machine and within a tolerance on others;
-//! whatever differs is named by run and step; results of older arithmetic are stale.
+//! Oracle: a run of the program itself. Its golden matches bit for bit on this machine and within a tolerance on others, every difference
+//! is named by run and step, and results of older numerics are stale.
 
 use std::fs;
 use std::path::PathBuf;
@@ -40,7 +40,7 @@ fn tiny() -> (Lab, PathBuf) {
 
 const SMOKE: [&str; 3] = ["verify", "tiny.toml", "--smoke"];
 
-/// The golden in `folder`, changed, as if it had been written so.
+/// Changes the golden in `folder` and updates its checksums.
 fn rewrite(folder: &std::path::Path, change: impl FnOnce(&mut Golden)) {
     let read = nearest(folder).unwrap().unwrap();
     fs::remove_file(read.path).unwrap();
@@ -50,7 +50,7 @@ fn rewrite(folder: &std::path::Path, change: impl FnOnce(&mut Golden)) {
 }
 
 #[test]
-fn what_differs_from_a_golden_is_named_by_run_and_step() {
+fn differences_from_a_golden_are_named_by_run_and_step() {
     let (lab, goldens) = tiny();
     let (code, said) = tell(&lab, &SMOKE);
     assert!(code == Some(5) && said.contains("--write-golden"), "{said}");
@@ -60,13 +60,13 @@ fn what_differs_from_a_golden_is_named_by_run_and_step() {
     assert!(code == Some(0) && said.contains("compared bit by bit"), "{said}");
     assert!(!lab.path().join("runs/rerun-tiny").exists());
 
-    // In both number formats, which are two runs; a unigram has none.
+    // Both number formats, each a run of its own; the unigram baseline has no number format.
     let golden = nearest(&goldens).unwrap().unwrap().golden;
     let formats =
         |name: &str| golden.runs.iter().filter(|(run, kept)| run.starts_with("finetune") && kept.precision == name).count();
     assert_eq!((formats("f32"), formats("bf16"), golden.runs.len()), (1, 1, 3));
 
-    // One digit of a number of the third step.
+    // Change one digit of a number of the third step.
     let text = fs::read_to_string(&path).unwrap();
     let (run, kept) = golden.runs.iter().find(|(run, _)| run.starts_with("finetune")).unwrap();
     let loss = kept.loss[2].unwrap().to_string();
@@ -80,8 +80,8 @@ fn what_differs_from_a_golden_is_named_by_run_and_step() {
     let line = said.lines().find(|line| line.starts_with(run.as_str())).unwrap();
     assert!(line.contains(&format!("loss differs from step 3 on ({changed} is now {loss})")), "{said}");
     assert!(said.contains("checksum differs"), "{said}");
-    assert_eq!(said.matches("the same to the bit").count(), 2, "the other runs hold: {said}");
-    // So is one that was written so.
+    assert_eq!(said.matches("the same to the bit").count(), 2, "the other runs still match: {said}");
+    // A golden that was written with a wrong number.
     fs::write(&path, &text).unwrap();
     rewrite(&goldens, |golden| golden.runs.get_mut(run).unwrap().nll_sum.get_mut("valid").unwrap()[0] = Some(1.0));
     let (code, said) = tell(&lab, &SMOKE);
@@ -99,7 +99,7 @@ fn what_differs_from_a_golden_is_named_by_run_and_step() {
 }
 
 #[test]
-fn goldens_of_other_families_are_compared_within_the_tolerance() {
+fn goldens_of_other_processor_families_are_compared_within_a_tolerance() {
     let (lab, goldens) = tiny();
     lab.ok(&["verify", "tiny.toml", "--smoke", "--write-golden"]);
     let scale = |golden: &mut Golden, by: f64| {
@@ -114,7 +114,7 @@ fn goldens_of_other_families_are_compared_within_the_tolerance() {
     assert!(said.contains("of other-unit,") && said.contains("evaluations are compared within 1%, not bit by bit"), "{said}");
     rewrite(&goldens, |golden| scale(golden, 1.02));
     assert_eq!(tell(&lab, &SMOKE).0, Some(4));
-    // What makes this machine compute as another would is not compared at all.
+    // With settings that emulate another processor, nothing is compared.
     let output = lab.command(&SMOKE).env("ONEDNN_MAX_CPU_ISA", "AVX2").output().unwrap();
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.code() == Some(2) && said.contains("ONEDNN_MAX_CPU_ISA is set"), "{said}");
@@ -129,7 +129,7 @@ fn results_of_older_numerics_are_stale() {
     assert_eq!((&provenance["numerics"], &provenance["cpu_family"]), (&NUMERICS.into(), &family().into()));
     lab.ok(&["verify", "tiny.toml"]);
     let (code, said) = tell(&lab, &["verify", "tiny.toml", "--accept-stale"]);
-    assert!(code == Some(4) && said.contains("not stale"), "a list of what is stale does not rot: {said}");
+    assert!(code == Some(4) && said.contains("not stale"), "listing a result that is not stale is an error: {said}");
 
     let exported = |stale: bool| {
         lab.ok(&["export", "results/tiny", "--format", "json", "--out", "out"]);
@@ -144,14 +144,14 @@ fn results_of_older_numerics_are_stale() {
             None => fields.remove("numerics"),
         };
         fs::write(&path, serde_json::to_vec_pretty(&provenance).unwrap()).unwrap();
-        // The page tells what is recorded, so it follows.
+        // The report shows the recorded version, so rewrite it.
         lab.ok(&["report", "tiny.toml"]);
         let (code, said) = tell(&lab, &["verify", "tiny.toml"]);
         assert!(code == Some(4) && said.contains("results/tiny: stale: made by numerics 1"), "{said}");
         assert_eq!(tell(&lab, &["verify", "tiny.toml", "--accept-stale"]).0, Some(0));
         exported(true);
     }
-    // A run made anew is of today's.
+    // A fresh run has the current numerics.
     lab.ok(&["run", "tiny.toml", "--rerun", "all"]);
     lab.ok(&["verify", "tiny.toml"]);
 }

@@ -1,7 +1,7 @@
-//! Lines of the seed's formats give exactly the inputs, targets, weights and masks that metaseq #736 derives from them.
+//! Lines of metaseq's formats give exactly the inputs, targets, weights and masks that metaseq #736 derives from them.
 //!
-//! The oracle for ids and mask is the seed's own unit test (tests/test_streaming_distillation_language_modelling_task.py); for
-//! scores it is what stands in the fixture, worked out by hand. Scores of the fixture are whole units of the cache.
+//! The oracle for ids and mask is metaseq's own unit test (tests/test_streaming_distillation_language_modelling_task.py); for scores it
+//! is the fixture, evaluated by hand. The fixture's scores are multiples of the cache's unit, so they are stored exactly.
 
 use std::path::{Path, PathBuf};
 
@@ -21,8 +21,8 @@ pub fn fixture(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/data").join(name)
 }
 
-/// Source and `TL;DR`, 28 tokens; the teacher's likeliest tokens, 13; `</s>`: as the seed's unit test has them.
-const SEED_IDS: [u32; 42] = [
+/// The ids in metaseq's unit test: the source and `TL;DR` (28 tokens), the teacher's most likely tokens (13), `</s>`.
+const METASEQ_IDS: [u32; 42] = [
     7061, 111, 766, 10975, 7083, 8913, 783, 7479, 443, 10975, 14853, 2100, 7479, 284, 40700, 352, 10975, 2362, 742, 50118, 50118,
     565, 462, 131, 10232, 22290, 131, 10644, 726, 8913, 783, 11, 5, 343, 2100, 16, 45, 284, 5192, 6928, 4, 2,
 ];
@@ -85,7 +85,7 @@ impl Prepared {
         (rows, batch)
     }
 
-    /// Ids and weights (or logits) of the first line's targets, those without weight left out.
+    /// Ids and logprobs (or logits) of the first line's targets, without those of probability 0.
     fn answers(&self, objective: Objective) -> Vec<Vec<(i64, f64)>> {
         let teacher = self.cache.answers(&self.batch().0, &self.split, objective, 5, Device::Cpu).unwrap();
         let hydrometer::objective::targets::Ids::Listed { ids_nk, .. } = teacher.ids else { panic!() };
@@ -108,9 +108,9 @@ fn whole(tensor: &Tensor) -> Vec<i64> {
     Vec::try_from(tensor.flatten(0, -1)).unwrap()
 }
 
-/// The rows of the first line as the seed sorts them, with the row it puts after them; `lse` more than log-probabilities.
-fn seed_rows(lse: f64, end: f64) -> Vec<Vec<(i64, f64)>> {
-    // The tokenizer's id of a single space, the first piece of two.
+/// The first line's rows as metaseq sorts them, with `lse` added to the logprobs, and the row that it appends for the end token.
+fn metaseq_rows(lse: f64, end: f64) -> Vec<Vec<(i64, f64)>> {
+    // The id of a single space, the first of the two tokens that the text is encoded into.
     let space = i64::from(fixture_id("Ġ"));
     let rows: Vec<Vec<(i64, f64)>> = vec![
         vec![(726, -0.125), (133, -3.0), (11, -4.0), (5, -4.5), (10, -5.0)],
@@ -136,46 +136,46 @@ fn fixture_id(token: &str) -> u32 {
     json["model"]["vocab"][token].as_u64().unwrap() as u32
 }
 
-const AS_THE_SEED: &str = r#"truncation = "right", input = "teacher-argmax", eos = "append""#;
+const AS_METASEQ: &str = r#"truncation = "right", input = "teacher-argmax", eos = "append""#;
 
 #[test]
-fn training_and_inference_lines_give_the_seed_s_inputs_targets_and_weights() {
+fn training_and_inference_lines_give_metaseqs_inputs_targets_and_weights() {
     for file in ["metaseq-training.jsonl", "metaseq-inference.jsonl"] {
-        let prepared = prepared(file, AS_THE_SEED, "logprobs_distillation").unwrap();
-        assert_eq!(*prepared.split.document(0), SEED_IDS, "{file}");
+        let prepared = prepared(file, AS_METASEQ, "logprobs_distillation").unwrap();
+        assert_eq!(*prepared.split.document(0), METASEQ_IDS, "{file}");
         assert_eq!(prepared.split.prompt(0), Some(28), "{file}");
         let (_, batch) = prepared.batch();
-        // Padded to a multiple of 8, as eos_pad_8 does; 13 answers and the end count.
+        // Padded to a multiple of 8, like eos_pad_8; the 13 answer tokens and the end token count.
         assert_eq!(batch.inputs_bt.size(), [1, 48]);
-        let inputs: Vec<i64> = SEED_IDS[..41].iter().map(|&id| i64::from(id)).collect();
+        let inputs: Vec<i64> = METASEQ_IDS[..41].iter().map(|&id| i64::from(id)).collect();
         assert_eq!(whole(&batch.inputs_bt)[..41], inputs);
         assert_eq!(whole(&batch.positions_n), (27..41).collect::<Vec<i64>>());
-        let labels: Vec<i64> = SEED_IDS[28..].iter().map(|&id| i64::from(id)).collect();
+        let labels: Vec<i64> = METASEQ_IDS[28..].iter().map(|&id| i64::from(id)).collect();
         assert_eq!(whole(&batch.labels_n), labels);
-        assert_eq!(prepared.answers(SOFT_CE), seed_rows(0.0, 0.0), "{file}");
+        assert_eq!(prepared.answers(SOFT_CE), metaseq_rows(0.0, 0.0), "{file}");
     }
 }
 
 #[test]
-fn logits_are_compared_as_they_stand_and_the_end_has_the_highest_of_its_line() {
-    let prepared = prepared("metaseq-logits.jsonl", AS_THE_SEED, "logits_distillation").unwrap();
-    assert_eq!(*prepared.split.document(0), SEED_IDS);
-    assert_eq!(prepared.answers(LOGIT_MSE), seed_rows(12.0, 12.0 - 0.03125));
-    // With a log-probability beside each logit, soft-ce has its weights too.
-    assert_eq!(prepared.answers(SOFT_CE), seed_rows(0.0, 0.0));
+fn logits_are_used_unchanged_and_the_end_token_gets_the_highest_of_its_line() {
+    let prepared = prepared("metaseq-logits.jsonl", AS_METASEQ, "logits_distillation").unwrap();
+    assert_eq!(*prepared.split.document(0), METASEQ_IDS);
+    assert_eq!(prepared.answers(LOGIT_MSE), metaseq_rows(12.0, 12.0 - 0.03125));
+    // The file has a logprob beside each logit, so soft-ce can use it too.
+    assert_eq!(prepared.answers(SOFT_CE), metaseq_rows(0.0, 0.0));
 }
 
 #[test]
-fn by_default_the_student_reads_what_was_sampled() {
+fn by_default_the_student_reads_the_sampled_tokens() {
     let prepared = prepared("metaseq-training.jsonl", "truncation = \"right\"", "logprobs_distillation").unwrap();
-    let mut sampled = SEED_IDS;
+    let mut sampled = METASEQ_IDS;
     sampled[39] = 2391;
     assert_eq!(*prepared.split.document(0), sampled);
-    assert_eq!(prepared.answers(SOFT_CE), seed_rows(0.0, 0.0), "the answers are the same");
+    assert_eq!(prepared.answers(SOFT_CE), metaseq_rows(0.0, 0.0), "the targets are the same");
 }
 
 #[test]
-fn sources_and_targets_are_cut_as_the_seed_cuts_them() {
+fn sources_and_targets_are_truncated_as_in_metaseq() {
     let document = |data: &str, context: usize| {
         let (folder, loaded) = experiment("metaseq-training.jsonl", data, "logprobs_distillation");
         loaded.unwrap();
@@ -192,14 +192,14 @@ fn sources_and_targets_are_cut_as_the_seed_cuts_them() {
             .map_err(|error| error.to_string())
     };
     let argmax = |rest: &str| format!("input = \"teacher-argmax\", {rest}");
-    let end = &SEED_IDS[25..];
-    // 24 of context: 13 to predict, 3 of the prompt's end, 8 of the source.
-    let left = [&SEED_IDS[17..25], end].concat();
+    let end = &METASEQ_IDS[25..];
+    // A context of 24: 13 targets, 3 tokens of `TL;DR`, 8 of the source.
+    let left = [&METASEQ_IDS[17..25], end].concat();
     assert_eq!(document(&argmax("truncation = \"left\""), 24), Ok((left, 11)));
-    let right = [&SEED_IDS[..8], end].concat();
+    let right = [&METASEQ_IDS[..8], end].concat();
     assert_eq!(document(&argmax("truncation = \"right\""), 24), Ok((right, 11)));
-    // A target longer than the context is cut to 70% of it; then no end is put after it, unless as the seed does.
-    let cut = [&SEED_IDS[25..28], &SEED_IDS[28..35]].concat();
+    // A target longer than the context is truncated to 70% of it. It then gets no end token, except in metaseq's mode.
+    let cut = [&METASEQ_IDS[25..28], &METASEQ_IDS[28..35]].concat();
     assert_eq!(document(&argmax("truncation = \"right\""), 10), Ok((cut.clone(), 3)));
     let ended = [&cut[..], &[2]].concat();
     assert_eq!(document(&argmax("truncation = \"right\", eos = \"append\""), 10), Ok((ended, 3)));
@@ -209,25 +209,25 @@ fn sources_and_targets_are_cut_as_the_seed_cuts_them() {
 }
 
 #[test]
-fn what_the_answers_lost_on_the_way_is_counted() {
-    let prepared = prepared("metaseq-training.jsonl", AS_THE_SEED, "logprobs_distillation").unwrap();
+fn targets_lost_during_import_are_counted() {
+    let prepared = prepared("metaseq-training.jsonl", AS_METASEQ, "logprobs_distillation").unwrap();
     let runs = prepared._folder.path().join("runs");
     let place = recording_place(&runs, &prepared.experiment.recordings[0]);
     let import = hydrometer::data::import::Import::read(&place.folder.join(imported::IMPORT)).unwrap();
     assert_eq!((import.examples, import.counts.rows, import.counts.entries), (2, 20, 99));
-    // Bytes that are no text have no id, and two texts have the same; the rows that they leave are short, as is the one whose texts
-    // collided; after the first likeliest token that was not sampled comes one row.
+    // One text has bytes that are not UTF-8 and so no id, and two texts have the same id. Both rows are short, as is one whose texts
+    // collided in the log. One row follows the first token that was sampled but is not the most likely one.
     assert_eq!((import.counts.unmapped, import.counts.duplicate), (1, 1));
     assert_eq!((import.short_k, import.counts.mismatched), (3, 1));
 }
 
 #[test]
-fn a_mode_is_its_objective_and_what_a_file_does_not_record_is_refused() {
-    let error = Prepared::error(prepared("metaseq-training.jsonl", AS_THE_SEED, "logits_distillation"));
+fn a_metaseq_mode_selects_its_objective_and_missing_scores_are_refused() {
+    let error = Prepared::error(prepared("metaseq-training.jsonl", AS_METASEQ, "logits_distillation"));
     assert!(error.contains("records log-probabilities, not logits, which soft compares; set centered = true"), "{error}");
-    let (_folder, loaded) = experiment("metaseq-training.jsonl", AS_THE_SEED, "hard_labels_distillation");
+    let (_folder, loaded) = experiment("metaseq-training.jsonl", AS_METASEQ, "hard_labels_distillation");
     let error = loaded.err().unwrap().to_string();
     assert!(error.contains("top_k does not apply to hard-ce"), "{error}");
-    let (_folder, loaded) = experiment("metaseq-training.jsonl", AS_THE_SEED, "logprob_distillation");
+    let (_folder, loaded) = experiment("metaseq-training.jsonl", AS_METASEQ, "logprob_distillation");
     assert!(loaded.err().unwrap().to_string().contains("did you mean \"logprobs_distillation\"?"));
 }

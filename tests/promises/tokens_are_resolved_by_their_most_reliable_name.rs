@@ -1,7 +1,7 @@
-//! A token that a log names by id, bytes or text is learned as the one its surest name tells, in every format; what a line's tokens
-//! spell is the text of the line; and a line that does not tell its tokens, its scores or its prompt is refused with what is wrong.
+//! A log names a token by id, bytes or text; in every format the most reliable of these decides. The tokens of a line must spell its text,
+//! and a line without identifiable tokens, valid scores or a prompt is refused with the reason.
 //!
-//! The oracle for ids is the file of the vocabulary: in `parts.json` (byte-level) `The` is 282, ` mill` 280, ` \xe2\x82` 294, `\xac`
+//! The oracle for ids is the vocabulary file: in `parts.json` (byte-level) `The` is 282, ` mill` 280, ` \xe2\x82` 294, `\xac`
 //! 174, `.` 48, `</s>` 1; in `sentencepiece.json` (as Llama 2 has it) a line end is the byte token `<0x0A>`, 13.
 
 use hydrometer::data::corpus::Reader;
@@ -15,10 +15,10 @@ use rand::RngExt;
 use serde_json::{Value, json};
 
 use super::lab::Lab;
+use super::metaseq_lines_give_what_metaseq_derives::fixture;
 use super::mutation::{of_value, rounds};
-use super::seed_lines_give_what_the_seed_derives::fixture;
 
-/// What an experiment on `lines` learns from each, or why it does not.
+/// Encodes `lines` as an experiment does: for each line the example, or why it is refused.
 fn learned(format: &str, tokenizer_file: &str, lines: &[String]) -> Vec<Result<Encoded, LineError>> {
     let lab = Lab::new();
     let path = lab.write("lines.jsonl", &lines.join("\n"));
@@ -58,7 +58,7 @@ fn one(format: &str, tokenizer: &str, line: &Value) -> Encoded {
     all.remove(0).unwrap_or_else(|damage| panic!("{line}: {damage}"))
 }
 
-/// What is predicted, and the ids of each row of answers.
+/// The target tokens, and the ids in each row of teacher targets.
 fn target(encoded: &Encoded) -> (Vec<u32>, Vec<Vec<u32>>) {
     let prompt = encoded.prompt.unwrap();
     let row = |answer: &Option<_>| -> Vec<u32> {
@@ -70,7 +70,7 @@ fn target(encoded: &Encoded) -> (Vec<u32>, Vec<Vec<u32>>) {
 
 const IDS: [u32; 5] = [282, 280, 294, 174, 48];
 const BYTES: [&[u8]; 5] = [b"The", b" mill", b" \xe2\x82", b"\xac", b"."];
-/// As llama-server cuts them, and as a decoder of single tokens has them.
+/// The tokens' texts as llama-server truncates them, and as decoding single tokens gives them.
 const CUT: [&str; 5] = ["The", " mill", " ", "", "."];
 const REPLACED: [&str; 5] = ["The", " mill", " \u{fffd}", "\u{fffd}", "."];
 
@@ -103,7 +103,7 @@ fn completion(text: &str, tokens: [&str; 5], ids: Value, beside: Value) -> Value
     line
 }
 
-fn seed(rows_by: [&str; 5], ids: bool, beside: Value) -> Value {
+fn metaseq(rows_by: [&str; 5], ids: bool, beside: Value) -> Value {
     let rows: Vec<Value> = (0..5)
         .map(|at| {
             let id = if ids { json!(IDS[at]) } else { Value::Null };
@@ -116,7 +116,7 @@ fn seed(rows_by: [&str; 5], ids: bool, beside: Value) -> Value {
 }
 
 #[test]
-fn in_every_format_a_token_is_what_its_surest_name_says() {
+fn every_format_resolves_tokens_by_id_then_bytes_then_text() {
     let named: Vec<String> = IDS.iter().map(|id| format!("token_id:{id}")).collect();
     let named: [&str; 5] = std::array::from_fn(|at| named[at].as_str());
     let escaped = ["The", " mill", "bytes: \\xe2\\x82", "bytes:\\xac", "."];
@@ -152,8 +152,8 @@ fn in_every_format_a_token_is_what_its_surest_name_says() {
         ),
         ("openai-jsonl", flat_with(flat, json!(IDS))),
         ("vllm-jsonl", vllm),
-        ("metaseq-jsonl", seed(CUT, true, json!(IDS))),
-        ("metaseq-jsonl", seed(raw, true, json!(IDS))),
+        ("metaseq-jsonl", metaseq(CUT, true, json!(IDS))),
+        ("metaseq-jsonl", metaseq(raw, true, json!(IDS))),
     ];
     for (format, line) in cases {
         let (ids, rows) = target(&one(format, "parts.json", &line));
@@ -169,7 +169,7 @@ fn flat_with(mut flat: Value, ids: Value) -> Value {
 }
 
 #[test]
-fn alternatives_of_one_text_are_different_tokens() {
+fn alternatives_with_the_same_text_are_different_tokens() {
     let line = json!({ "prompt": "Price?", "choices": [{ "message": { "content": "The" }, "logprobs": { "content": [
         { "id": 282, "token": "The", "bytes": b"The", "logprob": -0.5, "top_logprobs": [
             { "id": 282, "token": "The", "bytes": b"The", "logprob": -0.5 },
@@ -181,15 +181,15 @@ fn alternatives_of_one_text_are_different_tokens() {
 }
 
 #[test]
-fn a_line_end_of_sentencepiece_is_its_byte_token() {
+fn a_sentencepiece_line_end_is_its_byte_token() {
     let (tokens, text) = (["The", " old", " mill", "\n", "The"], "The old mill\nThe");
     let by_text = completion(text, tokens, Value::Null, Value::Null);
     let raw = completion(text, ["The", "▁old", "▁mill", "<0x0A>", "The"], Value::Null, Value::Null);
     let chat = chat(text, |at| json!({ "token": tokens[at], "bytes": tokens[at].as_bytes() }));
     let rows: Vec<Value> = tokens.iter().map(|token| json!({ *token: { "token_id": null, "logprob_score": -0.5 } })).collect();
-    let seed =
+    let metaseq =
         json!({ "prompt_text": "Say:", "beam_results": [{ "generated_text": text, "tokens": tokens, "top_logprobs": rows }] });
-    for (format, line) in [("openai-jsonl", by_text), ("openai-jsonl", raw), ("openai-jsonl", chat), ("metaseq-jsonl", seed)] {
+    for (format, line) in [("openai-jsonl", by_text), ("openai-jsonl", raw), ("openai-jsonl", chat), ("metaseq-jsonl", metaseq)] {
         let (ids, rows) = target(&one(format, "sentencepiece.json", &line));
         assert_eq!(ids, [370, 359, 363, 13, 370, 2], "{line}");
         assert_eq!(rows.iter().map(|row| row[0]).collect::<Vec<_>>(), ids, "{line}");
@@ -197,7 +197,7 @@ fn a_line_end_of_sentencepiece_is_its_byte_token() {
 }
 
 #[test]
-fn the_hidden_end_of_an_answer_is_the_end() {
+fn an_empty_last_token_of_a_stopped_answer_is_the_end_token() {
     let line = |reason: &str| {
         json!({ "prompt": "q", "choices": [{ "finish_reason": reason, "message": { "content": "The" }, "logprobs": { "content": [
             { "token": "The", "bytes": b"The", "logprob": -0.5, "top_logprobs": [] },
@@ -211,7 +211,7 @@ fn the_hidden_end_of_an_answer_is_the_end() {
 }
 
 #[test]
-fn what_nothing_tells_or_two_names_tell_apart_is_refused() {
+fn unidentifiable_and_contradictory_tokens_are_refused() {
     let replaced = chat("The mill €.", |at| json!({ "token": REPLACED[at], "bytes": REPLACED[at].as_bytes() }));
     let other_text = chat("The old €.", |at| json!({ "token": CUT[at], "bytes": BYTES[at] }));
     let other_id =
@@ -222,7 +222,7 @@ fn what_nothing_tells_or_two_names_tell_apart_is_refused() {
     let prompt = json!({ "prompt": "The river", "prompt_token_ids": [282, 280], "outputs": [{ "text": ".", "token_ids": [48],
         "logprobs": [{ "48": { "logprob": -0.5 } }] }] });
     let judged = json!({ "prompt": "The river", "prompt_token_ids": [282, 280], "prompt_logprobs": [null, { "280": { "logprob": -0.5 } }] });
-    let mut exported = seed(CUT, true, json!(IDS));
+    let mut exported = metaseq(CUT, true, json!(IDS));
     exported["tgt"] = json!("The mill of the river.");
     let cases = [
         ("openai-jsonl", replaced, "unknown-token", "is a part of a character, and neither an id nor its bytes tell which"),
@@ -262,9 +262,9 @@ fn what_nothing_tells_or_two_names_tell_apart_is_refused() {
     }
 }
 
-/// Scores as they are written into a row of each format, and what every format makes of them.
+/// Puts valid and invalid scores into a row of each format.
 #[test]
-fn one_rule_says_in_every_format_what_is_no_score() {
+fn invalid_scores_are_the_same_in_every_format() {
     let rows = |written: &str| {
         let entry = format!(r#"{{"token_id": null, "logprob_score": {written}}}"#);
         [
@@ -326,9 +326,9 @@ objective = "soft-ce"
 top_k = 2
 "#;
 
-/// `data` and `run` say the same, and nothing is trained.
+/// `data` and `run` give the same errors, and nothing is trained.
 #[test]
-fn an_answer_without_its_prompt_and_an_error_of_the_api_are_told_as_what_they_are() {
+fn answers_without_prompts_and_api_errors_are_reported_as_such() {
     let answer = |with: Value| {
         let mut line = chat("The mill €.", |at| json!({ "token": CUT[at], "bytes": BYTES[at] }));
         line.as_object_mut().unwrap().remove("messages");
@@ -371,7 +371,7 @@ fn an_answer_without_its_prompt_and_an_error_of_the_api_are_told_as_what_they_ar
             assert!(said.contains(told), "{verb:?}: {said}");
         }
     }
-    // Skipped, they are counted by their kind, with the words of the first.
+    // If skipped, they are counted by kind, and the first is quoted.
     let lab = Lab::new();
     lab.write("answers.jsonl", &[asked, refused, expired].map(|line| line.to_string()).join("\n"));
     let output = lab.run(&["data", "answers.jsonl", "--on-bad-line", "skip"]);
@@ -379,9 +379,9 @@ fn an_answer_without_its_prompt_and_an_error_of_the_api_are_told_as_what_they_ar
     assert!(said.contains("2 of 3 lines left out: refused 2") && said.contains("max_tokens is too large"), "{said}");
 }
 
-/// Lines that are changed at random in one to three places are learned or damaged: nothing else happens.
+/// Each line has one to three random changes; nothing panics or fails with another error.
 #[test]
-fn no_line_does_worse_than_damage() {
+fn randomly_changed_lines_are_read_or_refused() {
     let named = ["token_id:282", "bytes:\\xe2", "\u{fffd}", "", "."];
     let good = [
         ("openai-jsonl", chat("The mill €.", |at| json!({ "id": IDS[at], "token": CUT[at], "bytes": BYTES[at] }))),
@@ -396,7 +396,7 @@ fn no_line_does_worse_than_damage() {
             "vllm-jsonl",
             json!({ "prompt": "The mill", "prompt_token_ids": [282, 280], "prompt_logprobs": [null, { "280": -0.5 }] }),
         ),
-        ("metaseq-jsonl", seed(CUT, true, json!(IDS))),
+        ("metaseq-jsonl", metaseq(CUT, true, json!(IDS))),
         (
             "metaseq-jsonl",
             json!({ "prompt_text": "q", "beam_results": [{ "generated_text": "The", "tokens": ["The"],
@@ -421,7 +421,7 @@ fn no_line_does_worse_than_damage() {
     }
 }
 
-/// As [`learned`], where the experiment may be read from lines that tell no format.
+/// [`learned`] of the lines that are still JSON objects.
 fn learned_if_any(format: &str, tokenizer: &str, lines: &[String]) -> Vec<Result<Encoded, LineError>> {
     let whole: Vec<String> = lines.iter().filter(|line| line.starts_with('{')).cloned().collect();
     learned(format, tokenizer, &whole)

@@ -1,7 +1,7 @@
-//! Bugs that distillation code has shipped without a crash or an odd curve, each as a small f64 function beside the right one.
-//! Oracle: on one fixed batch the right one agrees with `objective::reference` to 1e-9 and with the head at tp 1 and 2 to 1e-5;
-//! the bug differs from both by more than [`MARGIN`], in what it is known to falsify and in nothing else. Where each was seen is
-//! in docs/objectives.md.
+//! Bugs that public distillation code has shipped without a crash or a suspicious curve, each as a small f64 function beside the correct
+//! one. Oracle: on one fixed batch the correct function agrees with `objective::reference` to 1e-9 and with the head at tp 1 and 2 to
+//! 1e-5, while the bug differs from both by more than [`MARGIN`] in the value, the gradient or both, as documented for it.
+//! docs/objectives.md says where each was seen.
 
 use std::thread;
 
@@ -14,22 +14,22 @@ use hydrometer::objective::targets::{Targets, Teacher};
 use hydrometer::objective::{Loss, Objective, Tail};
 use tch::{Device, Kind, Tensor};
 
-/// In nats, and in nats per unit of a logit: a hundred times what the head may be off by.
+/// In nats, and in nats per unit of a logit: a hundred times the head's tolerance.
 const MARGIN: f64 = 1e-3;
 const V: usize = 8;
-/// Ids a teacher lists, where not all.
+/// Number of ids that the teacher lists, unless it lists all.
 const K: usize = 3;
 
-/// A token; its numbers are exact in single precision.
+/// One token of the batch; its numbers are exact in f32.
 struct Row {
     z: [f64; V],
     teacher: [f64; V],
     label: usize,
-    /// What a mean of micro-batch means multiplies this row's part of the batch's mean by: row 0 is a micro-batch of its own.
+    /// Factor of this row's share of the batch mean under a mean of micro-batch means: row 0 is a micro-batch of its own.
     micro: f64,
 }
 
-/// The student is surer than its teacher; each half of the vocabulary is a shard.
+/// The student is more confident than its teacher; each half of the vocabulary is a shard.
 const ROWS: [Row; 3] = [
     Row {
         z: [3.0, -1.5, 1.25, 0.5, -1.0, 2.5, -2.0, 0.25],
@@ -54,7 +54,7 @@ const ROWS: [Row; 3] = [
 /// A loss and its gradient in z.
 type Answer = (f64, Vec<f64>);
 
-/// Where a bug shows; elsewhere everything looks right.
+/// Whether a bug shows in the value, the gradient or both.
 enum Shows {
     Value,
     Gradient,
@@ -64,7 +64,7 @@ enum Shows {
 struct Bug {
     name: &'static str,
     loss: Loss,
-    /// Ids listed.
+    /// Number of listed ids.
     k: usize,
     right: fn(&Row) -> Answer,
     wrong: fn(&Row) -> Answer,
@@ -79,7 +79,7 @@ impl Row {
         order
     }
 
-    /// The teacher's probabilities of its k likeliest ids, zero elsewhere.
+    /// The teacher's probabilities of its k most likely ids, zero elsewhere.
     fn w(&self, k: usize, temperature: f64) -> Vec<f64> {
         let mut w = vec![0.0; V];
         let all = softmax(&self.teacher.map(|y| y / temperature));
@@ -87,7 +87,7 @@ impl Row {
         w
     }
 
-    /// The same scaled to one.
+    /// The same for [`K`] ids, scaled to sum to one.
     fn renormalized(&self) -> Vec<f64> {
         let w = self.w(K, 1.0);
         w.iter().map(|x| x / w.iter().sum::<f64>()).collect()
@@ -156,15 +156,15 @@ fn raw(row: &Row) -> Answer {
     ce(&row.w(K, 1.0), &row.z)
 }
 
-/// The seed's backward: the mass left out of M·p − w.
-fn seed(row: &Row) -> Answer {
+/// metaseq's backward pass: the factor M is missing in M·p − w.
+fn metaseq(row: &Row) -> Answer {
     let p = softmax(&row.z);
     (raw(row).0, p.iter().zip(row.w(K, 1.0)).map(|(p, w)| p - w).collect())
 }
 
-/// The seed's backward on two shards, written by index: what a shard lacks stands at its column 0 with no weight, and of several
-/// writes to one column the last stays.
-fn seed_without_accumulating(row: &Row) -> Answer {
+/// metaseq's backward pass on two shards, written by index: ids of the other shard are mapped to column 0 with weight 0, and of several
+/// writes to one column the last one wins.
+fn metaseq_without_accumulating(row: &Row) -> Answer {
     let (p, w) = (softmax(&row.z), row.w(K, 1.0));
     let mut gradient = p.clone();
     for start in [0, V / 2] {
@@ -177,14 +177,14 @@ fn seed_without_accumulating(row: &Row) -> Answer {
     (raw(row).0, gradient)
 }
 
-/// Softmax over the k ids alone, on both sides.
+/// Softmax over only the k ids, on both sides.
 fn double_renormalized(row: &Row) -> Answer {
     let listed = row.ids(K);
     let among: Vec<f64> = (0..V).map(|i| if listed.contains(&i) { row.z[i] } else { f64::NEG_INFINITY }).collect();
     ce(&row.renormalized(), &among)
 }
 
-/// Every shard with a logsumexp of its own, as if it were the whole vocabulary.
+/// Every shard uses its own logsumexp, as if it were the whole vocabulary.
 fn local_softmax(row: &Row) -> Answer {
     let w = row.w(K, 1.0);
     let mass: f64 = w.iter().sum();
@@ -202,10 +202,10 @@ fn bugs() -> Vec<Bug> {
     let kl_raw = Loss::from(Objective::KlForward { tail: Tail::Raw, temperature: 1.0 });
     let bug = |name, loss, k, right, wrong, shows| Bug { name, loss, k, right, wrong, shows };
     vec![
-        bug("soft-ce whose backward leaves out the mass", raw_ce, K, raw, seed, Shows::Gradient),
-        bug("the same, and writes that do not accumulate", raw_ce, K, raw, seed_without_accumulating, Shows::Gradient),
+        bug("soft-ce without the factor M in its backward pass", raw_ce, K, raw, metaseq, Shows::Gradient),
+        bug("the same, with writes that do not accumulate", raw_ce, K, raw, metaseq_without_accumulating, Shows::Gradient),
         bug(
-            "softmax over the k ids on both sides, called renormalised",
+            "softmax over the k ids on both sides, labelled renormalised",
             Loss::from(Objective::SoftCe { tail: Tail::Renormalize, temperature: 1.0 }),
             K,
             |row| ce(&row.renormalized(), &row.z),
@@ -213,7 +213,7 @@ fn bugs() -> Vec<Bug> {
             Shows::Both,
         ),
         bug(
-            "temperature squared on the value alone",
+            "temperature squared applied only to the value",
             Loss { objective: warm, lambda: 0.0, temperature_squared: true },
             K,
             |row| scaled(tempered(row, 2.0, |u| ce(&row.w(K, 2.0), u)), 4.0, 4.0),
@@ -221,7 +221,7 @@ fn bugs() -> Vec<Bug> {
             Shows::Gradient,
         ),
         bug(
-            "temperature on the teacher alone",
+            "temperature applied only to the teacher",
             warm.into(),
             K,
             |row| tempered(row, 2.0, |u| ce(&row.w(K, 2.0), u)),
@@ -229,7 +229,7 @@ fn bugs() -> Vec<Bug> {
             Shows::Both,
         ),
         bug(
-            "forward KL that is the reverse",
+            "reverse KL labelled forward",
             kl_raw,
             V,
             |row| kl_forward(&row.w(V, 1.0), &row.z),
@@ -237,7 +237,7 @@ fn bugs() -> Vec<Bug> {
             Shows::Both,
         ),
         bug(
-            "reverse KL that is the forward",
+            "forward KL labelled reverse",
             Objective::KlReverse { temperature: 1.0 }.into(),
             V,
             |row| kl_reverse(&row.w(V, 1.0), &row.z),
@@ -245,7 +245,7 @@ fn bugs() -> Vec<Bug> {
             Shows::Both,
         ),
         bug(
-            "a hard term that is logged, without gradient",
+            "a hard term that is logged but has no gradient",
             Loss { lambda: 0.3, ..raw_ce },
             K,
             |row| sum(scaled(raw(row), 0.7, 0.7), scaled(ce(&row.label(), &row.z), 0.3, 0.3)),
@@ -253,10 +253,10 @@ fn bugs() -> Vec<Bug> {
             Shows::Gradient,
         ),
         bug("a mean of micro-batch means", raw_ce, K, raw, |row| scaled(raw(row), row.micro, row.micro), Shows::Both),
-        bug("a shard's softmax taken for the whole", raw_ce, K, raw, local_softmax, Shows::Both),
-        bug("cross-entropy called KL", kl_raw, K, |row| kl_forward(&row.w(K, 1.0), &row.z), raw, Shows::Value),
+        bug("a shard's softmax used for the whole vocabulary", raw_ce, K, raw, local_softmax, Shows::Both),
+        bug("cross-entropy labelled KL", kl_raw, K, |row| kl_forward(&row.w(K, 1.0), &row.z), raw, Shows::Value),
         bug(
-            "jsd whose beta weighs the student",
+            "jsd with beta on the student",
             Objective::Jsd { beta: 0.1, temperature: 1.0 }.into(),
             V,
             |row| jsd(&row.w(V, 1.0), &row.z, 0.1),
@@ -264,7 +264,7 @@ fn bugs() -> Vec<Bug> {
             Shows::Both,
         ),
         bug(
-            "jsd with a hard term nobody asked for, at the temperature of generation",
+            "jsd with an unrequested hard term, at the generation temperature",
             Objective::Jsd { beta: 0.5, temperature: 1.0 }.into(),
             V,
             |row| jsd(&row.w(V, 1.0), &row.z, 0.5),
@@ -275,7 +275,7 @@ fn bugs() -> Vec<Bug> {
             Shows::Both,
         ),
         bug(
-            "squared error without backward",
+            "squared error without a backward pass",
             Objective::LogitMse { centered: false, mse_mean: false }.into(),
             K,
             |row| logit_mse(row, 1.0),
@@ -283,7 +283,7 @@ fn bugs() -> Vec<Bug> {
             Shows::Gradient,
         ),
         bug(
-            "squared error divided by the vocabulary",
+            "squared error divided by the vocabulary's size",
             Objective::LogitMse { centered: false, mse_mean: true }.into(),
             K,
             |row| logit_mse(row, K as f64),
@@ -291,7 +291,7 @@ fn bugs() -> Vec<Bug> {
             Shows::Both,
         ),
         bug(
-            "truncated KL, negative, clamped at zero",
+            "truncated KL clamped at zero where it is negative",
             kl_raw,
             K,
             |row| kl_forward(&row.w(K, 1.0), &row.z),
@@ -322,7 +322,7 @@ fn columns(of: impl Fn(&Row) -> [f64; V], tp: &ProcessGroup) -> (Tensor, i64) {
     (all.narrow(1, start, width).contiguous(), start)
 }
 
-/// What the head says of each bug's loss, from this shard: the mean, and the gradient in its logits.
+/// Runs the head with each bug's loss on this shard: the mean, and the gradient in the shard's logits.
 fn head(bugs: &[Bug], tp: &ProcessGroup) -> Vec<(f64, Tensor)> {
     let (z_nv, start) = columns(|row| row.z, tp);
     let head = Head { weight_vd: &z_nv, vocab_start: start, vocab_size: V as i64, tp };
@@ -348,7 +348,7 @@ fn labels() -> Tensor {
     Tensor::from_slice(&ROWS.each_ref().map(|row| row.label as i64))
 }
 
-/// Calls `of` on each of `size` shards, in threads of their own.
+/// Calls `of` on each of `size` shards, each in its own thread.
 fn on_shards<T: Send>(size: usize, of: impl Fn(&ProcessGroup) -> T + Sync) -> Vec<T> {
     let (store, of) = (Store::in_process(), &of);
     thread::scope(|scope| {
@@ -358,7 +358,7 @@ fn on_shards<T: Send>(size: usize, of: impl Fn(&ProcessGroup) -> T + Sync) -> Ve
     })
 }
 
-/// The same as answers, at `tp` shards.
+/// [`head`] on `tp` shards, as [`Answer`]s for the whole vocabulary.
 fn fast(bugs: &[Bug], tp: usize) -> Vec<Answer> {
     let shards = on_shards(tp, |tp| head(bugs, tp));
     let gradient = |index: usize| {
@@ -368,51 +368,51 @@ fn fast(bugs: &[Bug], tp: usize) -> Vec<Answer> {
     (0..bugs.len()).map(|index| (shards[0][index].0, gradient(index))).collect()
 }
 
-/// How far apart values and gradients are.
+/// The largest absolute differences of values and of gradients.
 fn gaps(a: &Answer, b: &Answer) -> (f64, f64) {
     assert_eq!(a.1.len(), b.1.len());
     ((a.0 - b.0).abs(), a.1.iter().zip(&b.1).fold(0.0, |worst, (a, b)| (a - b).abs().max(worst)))
 }
 
 #[test]
-fn by_value_or_gradient_on_one_small_batch() {
+fn each_bug_shows_in_value_or_gradient_on_one_small_batch() {
     let bugs = bugs();
     let (one, two) = (fast(&bugs, 1), fast(&bugs, 2));
     for (index, bug) in bugs.iter().enumerate() {
         let oracle = mean(|row| reference(&bug.loss, row, bug.k));
         for (found, close) in [(&oracle, 1e-9), (&one[index], 1e-5), (&two[index], 1e-5)] {
             let (value, gradient) = gaps(&mean(bug.right), found);
-            assert!(value < close && gradient < close, "{}: the right one is off by {value} and {gradient}", bug.name);
+            assert!(value < close && gradient < close, "{}: the correct function is off by {value} and {gradient}", bug.name);
             let (value, gradient) = gaps(&mean(bug.wrong), found);
-            let told = match bug.shows {
+            let detected = match bug.shows {
                 Shows::Value => value > MARGIN && gradient < close,
                 Shows::Gradient => value < close && gradient > MARGIN,
                 Shows::Both => value > MARGIN && gradient > MARGIN,
             };
-            assert!(told, "{}: off by {value} in value and {gradient} in gradient", bug.name);
+            assert!(detected, "{}: off by {value} in value and {gradient} in gradient", bug.name);
         }
     }
 }
 
-/// What the seed trained is there under its own name, for those who want it.
+/// The loss that metaseq trained is available under its own name.
 #[test]
-fn but_for_the_seeds_which_has_a_name_of_its_own() {
+fn metaseqs_gradient_is_available_as_tail_metaseq() {
     let loss = Loss::from(Objective::SoftCe { tail: Tail::Metaseq, temperature: 1.0 });
-    let named = [Bug { name: "metaseq", loss, k: K, right: seed, wrong: seed, shows: Shows::Gradient }];
-    let (value, gradient) = gaps(&mean(seed), &mean(|row| reference(&loss, row, K)));
+    let named = [Bug { name: "metaseq", loss, k: K, right: metaseq, wrong: metaseq, shows: Shows::Gradient }];
+    let (value, gradient) = gaps(&mean(metaseq), &mean(|row| reference(&loss, row, K)));
     assert!(value < 1e-9 && gradient < 1e-9, "{value} {gradient}");
-    let (value, gradient) = gaps(&mean(seed), &fast(&named, 2)[0]);
+    let (value, gradient) = gaps(&mean(metaseq), &fast(&named, 2)[0]);
     assert!(value < 1e-5 && gradient < 1e-5, "{value} {gradient}");
 }
 
-/// A shard's best id is not the vocabulary's: counted as one, it finds labels that the student does not predict.
+/// The best id of a shard need not be the best of the vocabulary. Counting it as such finds labels that the student does not predict.
 #[test]
-fn local_argmax_is_not_counted() {
+fn accuracy_uses_the_argmax_of_the_whole_vocabulary() {
     let best = |z: &[f64]| (0..z.len()).max_by(|&a, &b| z[a].total_cmp(&z[b])).unwrap();
     let right: Vec<i64> = ROWS.iter().map(|row| best(&row.z) as i64).collect();
     let hits = |row: &Row| row.z.chunks(V / 2).enumerate().filter(|(shard, z)| shard * V / 2 + best(z) == row.label).count();
     let counted = (right.iter().zip(&ROWS).filter(|(id, row)| **id == row.label as i64).count(), ROWS.iter().map(hits).sum());
-    assert_eq!(counted, (0, 2), "the batch is made for the bug to find two labels where none is right");
+    assert_eq!(counted, (0, 2), "the batch is made so that the bug counts two correct labels where there are none");
     for size in [1, 2] {
         for found in on_shards(size, |tp| {
             let (start, width) = part(V as i64, tp.rank, tp.size);

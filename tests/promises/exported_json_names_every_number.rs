@@ -1,4 +1,4 @@
-//! `export --format json` gives a text every number of the report under a name.
+//! `export --format json` exports every number of the report under a name, for use in other texts.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -18,10 +18,10 @@ fn exported(experiment: &str) -> Value {
     serde_json::from_str(&text).unwrap()
 }
 
-/// Oracle: the committed report, whose tables other code lays out. In the comparison a cell's row has, after its arm, how many runs
-/// finished, its perplexity, its difference in percent, in nats, both p-values and its nats per token.
+/// Oracle: the committed report, whose tables are formatted by other code. A row of the comparison has the arm, the number of finished
+/// runs, the perplexity, the difference in percent and in nats, both p-values and the nats per token.
 #[test]
-fn texts_are_those_of_the_report() {
+fn exported_texts_equal_the_reports() {
     for experiment in ["quickstart", "methods", "smollm2"] {
         let numbers = exported(experiment);
         let report = fs::read_to_string(results(experiment).join("report.md")).unwrap().replace('\\', "").replace("&lt;", "<");
@@ -51,7 +51,7 @@ fn show(number: &Value) -> &str {
 
 /// Oracle: the committed claims and the sentences of the report about them.
 #[test]
-fn verdicts_are_found_by_the_claims_id() {
+fn verdicts_are_keyed_by_claim_id() {
     let numbers = exported("methods");
     let claims: Value = serde_json::from_str(&fs::read_to_string(results("methods").join("claims.json")).unwrap()).unwrap();
     let claims = claims["claims"].as_array().unwrap();
@@ -64,9 +64,9 @@ fn verdicts_are_found_by_the_claims_id() {
     }
 }
 
-/// A cell without an interval is told apart from one whose interval decides nothing.
+/// A cell without an interval is distinguished from one whose interval is inconclusive.
 #[test]
-fn one_seed_decides_nothing_and_says_so() {
+fn one_seed_gives_no_verdict_and_says_so() {
     let numbers = exported("smollm2");
     for (label, cell) in numbers["cells"].as_object().unwrap() {
         let expected = if label == "finetune" { Value::Null } else { "unknown".into() };

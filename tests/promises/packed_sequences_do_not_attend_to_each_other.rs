@@ -1,4 +1,4 @@
-//! Oracle: the same row with other tokens in one of its sequences. No bit of what the others become changes.
+//! Oracle: the same row with other tokens in one of its sequences. No bit of the other sequences' hidden states changes.
 
 use hydrometer::dist::Mesh;
 use hydrometer::model::{Decoder, Tokens, hf};
@@ -6,11 +6,11 @@ use tch::{Device, Kind, Tensor};
 
 use super::fixtures::{CHECKPOINTS, folder};
 
-/// Sequences of 5, 7 and 4 tokens, and what pads the row.
+/// The ends of sequences of 5, 7 and 4 tokens and of the padding.
 const ENDS: [i64; 4] = [5, 12, 16, 19];
 
 #[test]
-fn in_either_direction_in_any_family() {
+fn changing_one_sequence_changes_no_bit_of_the_others_in_any_family() {
     let mesh = Mesh::single(Device::Cpu);
     let bounds: Vec<(i64, i64)> = [0].iter().chain(&ENDS).copied().zip(ENDS).collect();
     let mut starts: Vec<i64> = bounds.iter().flat_map(|&(start, end)| (start..end).map(move |_| start)).collect();
@@ -41,9 +41,9 @@ fn in_either_direction_in_any_family() {
     }
 }
 
-/// A sequence's place in its row is not its position.
+/// Positions count from the start of the sequence, not of the row.
 #[test]
-fn and_a_sequence_is_the_same_wherever_it_lies() {
+fn a_sequence_gives_the_same_result_anywhere_in_its_row() {
     let mesh = Mesh::single(Device::Cpu);
     for checkpoint in CHECKPOINTS {
         let opened = hf::open(&folder(checkpoint)).unwrap();

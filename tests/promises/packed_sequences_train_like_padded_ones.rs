@@ -1,5 +1,5 @@
-//! Oracle: the same sequences, each in a row of its own. Hidden states and every parameter's gradient agree to 1e-5, relatively, in
-//! f32; of whole experiments, every logged loss to 1e-4.
+//! Oracle: the same sequences, each in its own row. Hidden states and every parameter's gradient agree to a relative 1e-5 in f32; in whole
+//! experiments, every logged loss agrees to 1e-4.
 
 use std::collections::BTreeSet;
 use std::process::Command;
@@ -15,7 +15,7 @@ use tch::{Kind, Tensor};
 use super::fixtures::{CHECKPOINTS, folder, on_ranks_of};
 use super::lab::{EXPERIMENT, Lab, until};
 
-/// Documents of these many inputs.
+/// A split with documents of these numbers of inputs.
 pub fn split(lengths: &[usize]) -> TokenizedSplit {
     let mut split = TokenizedSplit::empty(None);
     for (document, &length) in lengths.iter().enumerate() {
@@ -25,7 +25,7 @@ pub fn split(lengths: &[usize]) -> TokenizedSplit {
     split
 }
 
-/// How a pass is made.
+/// The settings of a pass.
 #[derive(Clone, Copy, Debug)]
 struct Way {
     tp: usize,
@@ -36,7 +36,7 @@ struct Way {
 
 const PLAIN: Way = Way { tp: 1, sequence_parallel: false, kind: Kind::Float, recompute: false };
 
-/// What the head reads at the targets, `[N, d]`, and the full gradient of `Σ hidden · upstream` by parameter, on each rank.
+/// On each rank: the hidden states at the targets, `[N, d]`, and the full gradient of `Σ hidden · upstream` per parameter.
 fn learned(checkpoint: &str, lengths: &[usize], context: usize, packed: bool, way: Way) -> Vec<(Tensor, Vec<(String, Tensor)>)> {
     let Way { tp, sequence_parallel, kind, recompute } = way;
     on_ranks_of(tp, sequence_parallel, |mesh| {
@@ -45,7 +45,7 @@ fn learned(checkpoint: &str, lengths: &[usize], context: usize, packed: bool, wa
         let decoder = Decoder::new(&checkpoint.config, context, &weights.leaves, mesh);
         let split = split(lengths);
         let mut rows: Vec<Row> = sequences(&split, context).into_iter().map(Row::whole).collect();
-        // As a batch that ends within a sequence, after one that did.
+        // Like a batch that begins and ends within sequences.
         rows[0].from = 2;
         rows[1].to -= 1;
         let batch = match packed {
@@ -82,25 +82,25 @@ fn agree(checkpoint: &str, lengths: &[usize], context: usize, ways: &[Way]) {
         assert!(off <= 1e-5 * norm(&expected), "{checkpoint}, {way:?}: hidden states off by {off} of {}", norm(&expected));
         for ((name, a), (_, b)) in gradients.iter().zip(&found_gradients) {
             let (off, scale) = (norm(&(a - b)), norm(a));
-            // A key's bias shifts all scores of a query alike: its gradient is zero but for rounding.
+            // A key's bias shifts all scores of a query equally, so its gradient is zero up to rounding.
             let nothing = if name.ends_with("k_proj.bias") { 1e-5 * whole } else { 0.0 };
             assert!(off <= 1e-5 * scale + nothing, "{checkpoint}, {way:?}: {name} off by {off} of {scale}");
         }
     }
 }
 
-/// Nine sequences in rows of at most 16, of which some are not filled.
+/// Nine sequences in rows of at most 16 inputs, some of them not full.
 const LENGTHS: [usize; 9] = [9, 4, 16, 3, 8, 5, 12, 6, 2];
 
 #[test]
-fn of_any_family_on_one_and_two_ranks() {
+fn gradients_agree_in_every_family_on_one_and_two_ranks() {
     for checkpoint in CHECKPOINTS {
         agree(checkpoint, &LENGTHS, 16, &[PLAIN, Way { tp: 2, ..PLAIN }, Way { tp: 2, sequence_parallel: true, ..PLAIN }]);
     }
 }
 
 #[test]
-fn with_activations_recomputed_bit_for_bit() {
+fn recomputing_activations_changes_no_bit_of_packed_rows() {
     for checkpoint in CHECKPOINTS {
         for (tp, sequence_parallel, kind) in
             [(1, false, Kind::Float), (2, false, Kind::Float), (2, true, Kind::Float), (1, false, Kind::BFloat16)]
@@ -114,15 +114,15 @@ fn with_activations_recomputed_bit_for_bit() {
     }
 }
 
-/// A fused kernel walks keys in blocks, some of which a token attends to nothing of.
+/// A fused kernel processes keys in blocks, and a token attends to no key of some of them.
 #[test]
-fn in_rows_of_several_of_a_kernel_s_blocks() {
+fn rows_longer_than_a_kernels_block_agree() {
     for checkpoint in ["llama", "smollm2"] {
         agree(checkpoint, &[700, 40, 520, 3, 1100, 90], 1300, &[PLAIN]);
     }
 }
 
-/// Three arms on short documents of different lengths, a sequence a row in `padded.toml`.
+/// Three arms on short documents of different lengths; `padded.toml` has one sequence per row.
 fn lab(lab: Lab) -> Lab {
     for name in ["train", "valid"] {
         let text = std::fs::read_to_string(lab.path().join(format!("{name}.txt"))).unwrap();
@@ -145,7 +145,7 @@ fn lab(lab: Lab) -> Lab {
 }
 
 #[test]
-fn in_whole_experiments_of_all_arms_on_one_and_two_data_parallel_ranks() {
+fn experiments_agree_on_one_and_two_data_parallel_ranks() {
     let lab = lab(Lab::new());
     lab.ok(&["run", "padded.toml", "--runs", "padded", "--results", "padded-results"]);
     lab.ok(&["run", "packed.toml", "--runs", "packed", "--results", "packed-results"]);
@@ -169,7 +169,7 @@ fn in_whole_experiments_of_all_arms_on_one_and_two_data_parallel_ranks() {
 }
 
 #[test]
-fn and_resume_bit_for_bit() {
+fn packed_runs_resume_bit_for_bit() {
     let lab = lab(Lab::on_all_cores());
     lab.write("packed.toml", &std::fs::read_to_string(lab.path().join("packed.toml")).unwrap().replace("6.4k", "25.6k"));
     let run = |runs: &'static str| ["run", "packed.toml", "--only", "finetune", "--runs", runs, "--results", "results"];

@@ -1,4 +1,5 @@
-//! Renaming, moving, commenting and claiming train nothing again; other data does. Oracle: what the journals say was started.
+//! Renaming arms, moving files, or adding comments and claims retrains nothing; changing the data does. Oracle: the starts that the
+//! journals record.
 
 use hydrometer::record::journal::Event;
 use serde_json::Value;
@@ -16,13 +17,13 @@ fn left(lab: &Lab, file: &str) -> Value {
 }
 
 #[test]
-fn so_renamed_arms_and_teachers_reuse_the_work_and_the_frames_bear_the_new_names() {
+fn renamed_arms_and_teachers_reuse_finished_runs_under_their_new_names() {
     let lab = Lab::new();
     let two = EXPERIMENT.replace("[method.logit-mse]\nobjective = \"logit-mse\"\ntop_k = 20\n", "");
     lab.write("lab.toml", &two);
     lab.ok(&["run", "lab.toml"]);
     let before = starts(&lab);
-    assert_eq!(before, 7, "teacher, cache, baseline, two students, each held against the teacher");
+    assert_eq!(before, 7, "teacher, cache, baseline, two students and their fidelities");
 
     let claim = "[[claim]]\nid = \"c\"\na = { method = \"plain\" }\nexpect = \"nll(a) < 9\"\n";
     let renamed = two.replace("[method.finetune]", "[method.plain]").replace("[teacher.big]", "[teacher.grand]");
@@ -43,14 +44,14 @@ fn so_renamed_arms_and_teachers_reuse_the_work_and_the_frames_bear_the_new_names
     let runs = std::fs::read_dir(lab.path().join("runs")).unwrap().map(|entry| entry.unwrap());
     let mut folders: Vec<_> = runs.filter(|entry| entry.file_type().unwrap().is_dir()).map(|entry| entry.file_name()).collect();
     folders.sort();
-    assert_eq!(folders.len(), 8, "one folder a job, and the data: {folders:?}");
+    assert_eq!(folders.len(), 8, "one folder per job, and the data: {folders:?}");
 
-    // In the frames of an experiment that was renamed itself, no run stands twice.
+    // After renaming within the experiment itself, no run appears twice in its frames.
     lab.write("lab.toml", &moved);
     lab.ok(&["run", "lab.toml"]);
     assert_eq!(names("results/lab"), new);
 
-    // The same recipe from another experiment: only what is new is trained, under the new names.
+    // An experiment that shares recipes trains only the new runs, under the new names.
     lab.write("more.toml", &renamed.replace("\"train.txt\"", "\"texts/t.txt\"").replace("seeds   = 1", "seeds   = 2"));
     lab.ok(&["run", "more.toml"]);
     let done = lab.histories("runs").iter().filter(|(run, _)| run.contains("-s1-")).count();
@@ -60,11 +61,11 @@ fn so_renamed_arms_and_teachers_reuse_the_work_and_the_frames_bear_the_new_names
 
     let text = std::fs::read_to_string(lab.path().join("texts/t.txt")).unwrap();
     lab.write("texts/t.txt", &text.replacen("king", "queen", 1));
-    assert_eq!(left(&lab, "other.toml"), 3, "other words are other data: both students and their teacher");
+    assert_eq!(left(&lab, "other.toml"), 3, "changed text is changed data: both students and their teacher are trained again");
 }
 
 #[test]
-fn so_a_second_run_starts_nothing_and_writes_no_frame() {
+fn a_second_run_starts_nothing_and_writes_no_frame() {
     let lab = Lab::trained();
     let before = starts(&lab);
     let written = |name: &str| std::fs::metadata(lab.path().join("results/lab").join(name)).unwrap().modified().unwrap();
@@ -73,7 +74,7 @@ fn so_a_second_run_starts_nothing_and_writes_no_frame() {
     lab.ok(&["run", "lab.toml", "--jobs", "2"]);
     assert_eq!((starts(&lab), frames.map(written)), (before, times));
 
-    // A session that died between its frames leaves frames that do not belong together; the next one writes them again.
+    // A session that died while writing frames leaves inconsistent ones; the next session rewrites them.
     let curves = lab.path().join("results/lab/curves.parquet");
     let whole = std::fs::read(&curves).unwrap();
     std::fs::copy(lab.path().join("results/lab/evals.parquet"), &curves).unwrap();
@@ -82,7 +83,7 @@ fn so_a_second_run_starts_nothing_and_writes_no_frame() {
 }
 
 #[test]
-fn nor_are_threads_that_change_under_a_run_that_goes_on() {
+fn a_resumed_run_keeps_its_number_of_threads() {
     if std::thread::available_parallelism().map_or(1, |n| n.get()) < 2 {
         eprintln!("SKIPPED: this machine has one core, so there is nothing to divide");
         return;
@@ -102,6 +103,10 @@ fn nor_are_threads_that_change_under_a_run_that_goes_on() {
         lab.histories("runs").values().flatten().filter_map(threads).collect()
     };
     let each = std::thread::available_parallelism().unwrap().get() as i64 / 2;
-    assert_eq!((threads(&calm), threads(&lab)), (vec![each], vec![each; 2]), "the cores are divided, and stay so for this run");
+    assert_eq!(
+        (threads(&calm), threads(&lab)),
+        (vec![each], vec![each; 2]),
+        "the cores are divided, and the run keeps its share"
+    );
     assert_eq!(lab.numbers("runs"), calm.numbers("runs"));
 }

@@ -1,43 +1,43 @@
-//! docs/objectives.md cannot go stale. Oracles: the names the code has, and `objective::reference` for the worked example.
+//! docs/objectives.md matches the code. Oracles: the names in the code, and `objective::reference` for the worked example.
 
 use hydrometer::objective::reference::{Token, loss_and_gradient};
 use hydrometer::objective::{Loss, MIN_TAIL_MASS, Objective, Tail};
 
 const PAGE: &str = include_str!("../../docs/objectives.md");
 
-/// What stands between backticks in the headings of `level`.
+/// The headings of `level` that are a name in backticks.
 fn headings(level: &str) -> Vec<&str> {
     PAGE.lines().filter_map(|line| line.strip_prefix(level)?.strip_prefix(" `")?.strip_suffix('`')).collect()
 }
 
-/// Cells of the table rows whose first cell is `name` and that have `columns` of them.
+/// The cells of all table rows with `columns` cells, the first of which is `name`.
 fn rows<'a>(name: &str, columns: usize) -> Vec<Vec<&'a str>> {
     let cells = |line: &'a str| line.trim_matches('|').split('|').map(str::trim).collect::<Vec<_>>();
     PAGE.lines().map(cells).filter(|row| row.len() == columns && row[0] == name).collect()
 }
 
 #[test]
-fn every_objective_and_tail_has_a_section_and_no_section_is_of_another() {
+fn every_objective_and_tail_has_a_section_and_every_section_exists_in_code() {
     assert_eq!(headings("###"), Objective::NAMES);
     assert_eq!(headings("####"), Tail::ALL.map(Tail::name));
     for tail in Tail::ALL {
-        assert_eq!(rows(&format!("`soft-ce`, `{}`", tail.name()), 4).len(), 1, "{tail:?} at a glance");
+        assert_eq!(rows(&format!("`soft-ce`, `{}`", tail.name()), 4).len(), 1, "{tail:?} in the overview");
     }
     for name in Objective::NAMES.into_iter().filter(|name| *name != "soft-ce") {
-        assert_eq!(rows(&format!("`{name}`"), 4).len(), 1, "{name} at a glance");
+        assert_eq!(rows(&format!("`{name}`"), 4).len(), 1, "{name} in the overview");
     }
     assert_eq!(MIN_TAIL_MASS, 1e-6);
     assert!(PAGE.contains("`MIN_TAIL_MASS` = 10⁻⁶"));
 }
 
-/// Where the page says that a tail comes to rest, the gradient is the same for every id (it can only drift), and the value is
-/// the one it tells.
+/// At the distribution that the page gives for each tail, the gradient is the same for every id (so only the logits' common offset can
+/// drift), and value and KL are those of the page.
 #[test]
-fn the_worked_example_is_at_rest() {
+fn the_worked_example_has_converged() {
     let q: [f64; 8] = [0.5, 0.2, 0.1, 0.08, 0.06, 0.03, 0.02, 0.01];
     let logprobs = [q[0], q[1], q[2]].map(f64::ln);
     let token = Token { label: 0, ids: &[0, 1, 2], logprobs: &logprobs, logits: &[] };
-    // Draws leave no mass over: the example, whose list has .8, is none for them.
+    // Draws leave no mass outside the list, so the example, whose list has mass 0.8, does not apply to them.
     for tail in Tail::ALL.into_iter().filter(|tail| *tail != Tail::Sampled) {
         let all = rows(&format!("`{}`", tail.name()), 7);
         let [row] = &all[..] else { panic!("{} rows of {tail:?}", all.len()) };

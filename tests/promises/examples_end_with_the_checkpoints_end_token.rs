@@ -1,5 +1,5 @@
 //! Oracle: the files of a checkpoint. tests/fixtures/chat is a student whose tokenizer has `<|endoftext|>` (0), `<|im_start|>` (1) and
-//! `<|im_end|>` (2), and whose config.json, generation_config.json and tokenizer_config.json name the third as the end.
+//! `<|im_end|>` (2), and whose config.json, generation_config.json and tokenizer_config.json declare the third as the end token.
 
 use std::fs;
 use std::path::Path;
@@ -13,7 +13,7 @@ use super::lab::Lab;
 
 const PAIRS: &str = "{\"src\": \"Question?\", \"tgt\": \"The old mill\"}\n";
 
-/// A lab with a copy of the student, and an experiment on `lines` with `more` in its data.
+/// A lab with a copy of the student and an experiment on `lines`; `more` is appended to the data table.
 fn lab(lines: &str, more: &str) -> Lab {
     let lab = Lab::empty();
     fs::create_dir(lab.path().join("student")).unwrap();
@@ -32,8 +32,8 @@ fn lab(lines: &str, more: &str) -> Lab {
     lab
 }
 
-/// What the files say now: JSON of each, `Null` where there is none.
-fn say(lab: &Lab, tokenizer: Value, map: Value, config: Value, generation: Value) {
+/// Sets what each file declares; `Null` removes the file, or the field of config.json's.
+fn declare(lab: &Lab, tokenizer: Value, map: Value, config: Value, generation: Value) {
     let student = lab.path().join("student");
     let mut whole: Value = serde_json::from_slice(&fs::read(folder("../chat").join("config.json")).unwrap()).unwrap();
     whole["eos_token_id"] = config;
@@ -62,14 +62,14 @@ fn documents(lab: &Lab) -> Vec<Vec<u32>> {
 }
 
 #[test]
-fn pairs_end_in_the_end_of_a_turn() {
+fn pairs_end_with_the_end_of_turn_token() {
     for document in documents(&lab(PAIRS, "")) {
         assert_eq!(document[document.len() - 4..], [283, 289, 281, 2]);
     }
 }
 
 #[test]
-fn an_answer_that_ends_in_any_of_the_ends_gets_no_second() {
+fn an_answer_that_has_an_end_token_gets_no_second() {
     for end in [2, 0] {
         let row = |id: u32| json!({ id.to_string(): { "logprob": -0.25, "rank": 1 }, "262": { "logprob": -2.5, "rank": 2 } });
         let ids = [283, 289, 281, end];
@@ -83,7 +83,7 @@ fn an_answer_that_ends_in_any_of_the_ends_gets_no_second() {
 }
 
 #[test]
-fn most_files_decide_then_their_order() {
+fn the_majority_of_files_decides_then_their_order() {
     let lab = lab(PAIRS, "");
     let (null, turn) = (Value::Null, json!({ "eos_token": "<|im_end|>" }));
     for (tokenizer, map, config, generation, ids, from) in [
@@ -110,32 +110,32 @@ fn most_files_decide_then_their_order() {
             "tokenizer_config.json, config.json, generation_config.json",
         ),
         (&null, &null, &null, &json!({ "eos_token_id": [] }), &[0][..], "its usual name"),
-        // A default of Llama's that is an ordinary token here.
+        // An id that is an ordinary token here.
         (&null, &null, &json!(7), &null, &[0][..], "its usual name"),
         (&turn, &null, &json!(7), &json!({ "eos_token_id": 7 }), &[2][..], "tokenizer_config.json"),
     ] {
-        say(&lab, tokenizer.clone(), map.clone(), config.clone(), generation.clone());
+        declare(&lab, tokenizer.clone(), map.clone(), config.clone(), generation.clone());
         let experiment = resolved(&lab).unwrap();
         let ends = experiment.students[0].data.ends.clone().unwrap();
         assert_eq!((&ends.ids[..], &ends.from[..]), (ids, from));
         let ordinary = [config, &generation["eos_token_id"]].into_iter().filter(|said| **said == json!(7)).count();
         assert_eq!(ends.ignored.len(), ordinary, "{:?}", ends.ignored);
-        // Runs that end as before are known as before.
+        // The default end token is not written into the recipe, so existing runs keep their identity.
         let recipe = serde_json::to_value(experiment.students[0].recipe.data.examples.as_ref().unwrap()).unwrap();
         assert_eq!(recipe.get("ends").cloned(), (ids != [0]).then(|| json!(ids)));
     }
 }
 
 #[test]
-fn the_user_decides_before_any_file() {
+fn eos_token_in_the_experiment_overrides_every_file() {
     let lab = lab(PAIRS, ", eos_token = \"<|im_start|>\"");
-    say(&lab, json!({ "eos_token": "nonesuch" }), Value::Null, json!(-3), Value::Null);
+    declare(&lab, json!({ "eos_token": "nonesuch" }), Value::Null, json!(-3), Value::Null);
     assert_eq!(resolved(&lab).unwrap().students[0].data.ends.as_ref().unwrap().ids, [1]);
     assert!(documents(&lab).iter().all(|document| document.ends_with(&[281, 1])));
 }
 
 #[test]
-fn an_end_that_is_no_token_is_refused_by_name() {
+fn an_end_token_that_does_not_exist_is_refused() {
     let lab = lab(PAIRS, "");
     let null = Value::Null;
     let refused = |said: &str| {
@@ -152,21 +152,21 @@ fn an_end_that_is_no_token_is_refused_by_name() {
         (json!(294), "eos_token_id is 294, but tokenizer.json has no token of that id"),
         (json!(u64::MAX), "eos_token_id is 18446744073709551615, but"),
     ] {
-        say(&lab, null.clone(), null.clone(), value.clone(), null.clone());
+        declare(&lab, null.clone(), null.clone(), value.clone(), null.clone());
         refused(said);
-        say(&lab, null.clone(), null.clone(), null.clone(), json!({ "eos_token_id": value }));
+        declare(&lab, null.clone(), null.clone(), null.clone(), json!({ "eos_token_id": value }));
         refused(&said.replace("config.json", "generation_config.json"));
     }
-    say(&lab, json!({ "eos_token": "nonesuch" }), null.clone(), null.clone(), null.clone());
+    declare(&lab, json!({ "eos_token": "nonesuch" }), null.clone(), null.clone(), null.clone());
     refused("tokenizer_config.json: eos_token is \"nonesuch\", which tokenizer.json does not have");
-    say(&lab, json!({ "eos_token": 2 }), null.clone(), null.clone(), null.clone());
+    declare(&lab, json!({ "eos_token": 2 }), null.clone(), null.clone(), null.clone());
     refused("tokenizer_config.json: eos_token is 2, not the text of a token");
-    say(&lab, null.clone(), json!([1]), null.clone(), null.clone());
+    declare(&lab, null.clone(), json!([1]), null.clone(), null.clone());
     refused("special_tokens_map.json: expected a JSON object");
 }
 
 #[test]
-fn plan_and_run_name_it() {
+fn plan_run_and_export_state_the_end_token() {
     let lab = lab(PAIRS, "");
     let output = lab.run(&["plan", "e.toml", "--output", "json"]);
     let plan: Value = serde_json::from_slice(&output.stdout).unwrap();

@@ -1,4 +1,4 @@
-//! 100,000 lines of which 1% are damaged in ten ways: reading stops at the first, by file, line and reason, or counts each kind.
+//! 100,000 lines, 1% of them damaged in ten ways: reading stops at the first with its file, line and reason, or counts each kind.
 
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use super::lab::Lab;
 
-/// The ten kinds, each with a line of it.
+/// The ten kinds, each with an example line.
 const DAMAGE: [(&str, &[u8]); 10] = [
     ("not-utf8", b"{\"src\": \"a\xff\", \"tgt\": \"b\"}"),
     ("torn", b"{\"src\": \"a\", \"tgt\": \"b"),
@@ -47,10 +47,10 @@ objective = "hard-ce"
 "#;
 
 #[test]
-fn reading_stops_at_the_first_or_counts_each_kind() {
+fn reading_stops_at_the_first_damaged_line_or_counts_each_kind() {
     let lab = Lab::new();
     write(&lab);
-    // Before anything is trained.
+    // `run` stops before any training.
     lab.write("x.toml", EXPERIMENT);
     let output = lab.run(&["run", "x.toml"]);
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
@@ -73,7 +73,7 @@ fn reading_stops_at_the_first_or_counts_each_kind() {
 }
 
 #[test]
-fn a_run_that_skips_says_what_it_left_out() {
+fn a_run_that_skips_lines_reports_them() {
     let lab = Lab::new();
     let good = "{\"src\": \"the king\", \"tgt\": \"speaks of night\"}\n".repeat(20);
     let mut bytes = good.clone().into_bytes();

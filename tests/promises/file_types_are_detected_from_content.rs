@@ -1,5 +1,5 @@
-//! What a file of data means follows from its content: no name, line end or packing changes it, every verb agrees, and what is
-//! neither text nor JSON lines is refused. Oracle: the same data in the plainest file.
+//! The type of a data file is detected from its content: its name, line endings and compression do not matter, every verb agrees, and a
+//! file that is neither text nor JSON lines is refused. Oracle: the same data as an uncompressed file with plain line feeds.
 
 use std::path::{Path, PathBuf};
 
@@ -27,7 +27,7 @@ fn gzip(bytes: &[u8]) -> Vec<u8> {
     encoder.finish().unwrap()
 }
 
-/// `text` with line ends, byte order mark and blank lines as they are met.
+/// `text` with the line endings, byte order marks and blank lines that occur in practice.
 fn in_the_wild(text: &str) -> Vec<Vec<u8>> {
     let crlf = text.replace('\n', "\r\n");
     let all = [
@@ -62,7 +62,7 @@ fn refused(lab: &Lab, arguments: &[&str]) -> String {
 }
 
 #[test]
-fn text_is_the_same_documents_whatever_its_line_ends() {
+fn line_endings_do_not_change_the_documents_of_a_text() {
     let lab = Lab::new();
     let text = String::from_utf8(bytes("unix.txt")).unwrap();
     let wanted = documents(&file("unix.txt"));
@@ -73,13 +73,13 @@ fn text_is_the_same_documents_whatever_its_line_ends() {
         let begin = String::from_utf8_lossy(&content[..40]).into_owned();
         assert!(documents(&path) == wanted, "{begin:?}");
     }
-    // Between line ends a text is left as it is.
+    // All other white space is kept.
     std::fs::write(&path, "  a \tb  \r\nc\rd\u{b}\u{c}\u{85}\u{2028}e \r\n").unwrap();
     assert_eq!(documents(&path)[0].1, "a \tb  \nc\rd\u{b}\u{c}\u{85}\u{2028}e");
 }
 
 #[test]
-fn json_lines_are_read_whatever_they_are_called() {
+fn json_lines_are_recognised_under_any_file_name() {
     let lab = Lab::new();
     let text = String::from_utf8(bytes("pairs.jsonl")).unwrap();
     let found = |name: &str| -> Value {
@@ -101,7 +101,7 @@ fn json_lines_are_read_whatever_they_are_called() {
 }
 
 #[test]
-fn every_verb_refuses_what_is_neither_and_says_what_it_is() {
+fn every_verb_refuses_other_file_types_and_names_them() {
     let lab = Lab::new();
     let model = folder("llama").display().to_string();
     let cases: [(&str, Vec<u8>, &str); 14] = [
@@ -149,20 +149,20 @@ fn every_verb_refuses_what_is_neither_and_says_what_it_is() {
             &["plan", "x.toml"],
             &["run", "x.toml"],
         ];
-        // All of them share what is asked here, which a few kinds show.
+        // All verbs share this check, so a few kinds are enough.
         let some = if ["pretty.json", "table.csv", "data.txt"].contains(&name) { &verbs[..] } else { &[verbs[0], verbs[3]] };
         for verb in some {
             let said = refused(&lab, verb);
             assert!(said.contains(wanted), "{verb:?} said: {said}\nexpected: {wanted}");
             let ours = if verb[1] == "x.toml" { "format = \"text\"" } else { "--format text" };
-            assert!(!said.contains("plain text") || said.contains(ours), "{verb:?}: the cure is one that the verb has: {said}");
+            assert!(!said.contains("plain text") || said.contains(ours), "{verb:?}: the remedy is a flag of this verb: {said}");
         }
         assert!(!lab.path().join("runs").exists() && !lab.path().join("cache").exists(), "{name}: nothing may have started");
     }
 }
 
 #[test]
-fn what_is_no_regular_file_or_not_there_is_refused_at_once() {
+fn missing_and_irregular_files_are_refused_at_once() {
     let lab = Lab::new();
     let model = folder("llama").display().to_string();
     std::fs::create_dir_all(lab.path().join("pipes")).unwrap();
@@ -187,7 +187,7 @@ fn what_is_no_regular_file_or_not_there_is_refused_at_once() {
 }
 
 #[test]
-fn a_file_that_may_not_be_read_is_the_users_to_mend_in_every_verb() {
+fn files_without_read_permission_are_a_user_error_in_every_verb() {
     use std::os::unix::fs::PermissionsExt;
     let lab = Lab::new();
     let path = lab.path().join("train.txt");
@@ -202,7 +202,7 @@ fn a_file_that_may_not_be_read_is_the_users_to_mend_in_every_verb() {
 }
 
 #[test]
-fn eval_and_teach_skip_damaged_lines_where_they_are_told_to_and_say_so() {
+fn eval_and_teach_skip_damaged_lines_on_request_and_report_them() {
     let lab = Lab::new();
     let model = folder("llama").display().to_string();
     lab.write("docs", "{\"text\": \"a b\"}\n{\"text\": 7}\n{\"text\": \"c d\"}\n");
@@ -229,7 +229,7 @@ fn eval_and_teach_skip_damaged_lines_where_they_are_told_to_and_say_so() {
 }
 
 #[test]
-fn lines_that_tell_no_format_say_what_is_wrong_with_them() {
+fn lines_of_no_known_format_are_refused_with_the_reason() {
     let lab = Lab::new();
     let cases = [
         (
@@ -253,7 +253,7 @@ fn lines_that_tell_no_format_say_what_is_wrong_with_them() {
 }
 
 #[test]
-fn the_first_line_that_tells_a_format_tells_it() {
+fn the_first_recognisable_line_decides_the_format() {
     let lab = Lab::new();
     lab.write("x", "{\"src\": \"a\", \"tgt\": null}\n{\"src\": \"a\", \"tgt\": \"b\"}\n");
     let said = refused(&lab, &["data", "x"]);
@@ -262,7 +262,7 @@ fn the_first_line_that_tells_a_format_tells_it() {
     lab.write("x", "{\"messages\": [{\"role\": \"user\", \"content\": \"q\"}]}\n");
     let said = refused(&lab, &["data", "x"]);
     assert!(said.contains("a conversation (\"messages\")") && !said.contains("jq"), "{said}");
-    // Answers to choose from are none of an API.
+    // A "choices" list of strings is not a response of an API.
     for (line, format) in [
         ("{\"prompt\": \"x\", \"completion\": \"y\", \"choices\": [\"A\", \"B\"]}", "prompt-completion-jsonl"),
         ("{\"text\": \"x\", \"choices\": [\"A\", \"B\"], \"answer\": 0}", "jsonl"),
@@ -276,9 +276,9 @@ fn the_first_line_that_tells_a_format_tells_it() {
     assert!(said.contains("--source-key does not apply to jsonl"), "{said}");
 }
 
-/// Flips, cuts, NULs and joins of good files: whatever comes of it, nothing panics, and braces are never learned as prose.
+/// Good files with flipped bytes, cuts, NULs and joins: nothing panics, and JSON is never read as prose.
 #[test]
-fn damage_never_makes_prose_of_json_lines() {
+fn damage_never_turns_json_lines_into_prose() {
     let whole = bytes("pairs.jsonl");
     let seeds = [whole.clone(), gzip(&whole), zstd::encode_all(&whole[..], 3).unwrap(), bytes("pretty.json"), bytes("unix.txt")];
     let folder = tempfile::tempdir().unwrap();
