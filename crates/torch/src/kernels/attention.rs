@@ -6,7 +6,7 @@ use tch::{Kind, Tensor};
 use super::autograd::record;
 use super::exp::exp;
 use super::memory::{Parts, numbers};
-use super::native::{Bf16, Element, Product, multiplies_bf16, parallel};
+use super::native::{Bf16, Element, Multiplier, Product, multiplies_bf16, parallel};
 use super::pack::{Rows, Turn, copy_rows, pack_rows, pack_transposed, unpaired, write_row};
 use super::simd::{Vectorized, on_best_cpu};
 
@@ -182,7 +182,8 @@ fn sequences(starts_bt: &Tensor, length: usize) -> Vec<(usize, usize)> {
 }
 
 /// Memory of a thread for the forward pass.
-struct Forward<E> {
+struct Forward<E: Element> {
+    multiplier: Multiplier<E>,
     rows: Vec<E>,
     keys_t: Vec<E>,
     values: Vec<E>,
@@ -201,6 +202,7 @@ fn forward<E: Element>(kept: &Kept) -> (Tensor, Tensor) {
     let mut lse = Tensor::empty(lse_size, (Kind::Float, tch::Device::Cpu));
     let (out_parts, lse_parts) = (Parts::<E>::of(&mut out), Parts::<f32>::of(&mut lse));
     let scratch = || Forward {
+        multiplier: Multiplier::new(),
         rows: vec![E::default(); padded * dim],
         keys_t: vec![E::default(); padded * dim],
         values: vec![E::default(); padded * dim],
@@ -212,13 +214,12 @@ fn forward<E: Element>(kept: &Kept) -> (Tensor, Tensor) {
     parallel(kept.batch * kept.groups, scratch, |scratch, item| {
         let (row, group) = (item / kept.groups, item % kept.groups);
         on_best_cpu(ForwardGroup { kept, row, group, scratch, out_parts: &out_parts, lse_parts: &lse_parts });
-        E::end_multiplying();
     });
     (out, lse)
 }
 
 /// All queries of the heads that share the keys of `group`, in row `row`.
-struct ForwardGroup<'a, E> {
+struct ForwardGroup<'a, E: Element> {
     kept: View<'a, E>,
     row: usize,
     group: usize,
@@ -235,7 +236,7 @@ impl<E: Element> Vectorized for ForwardGroup<'_, E> {
         let Self { kept, row, group, scratch, out_parts, lse_parts } = self;
         let View { length, heads, groups, dim, .. } = kept;
         let (padded, scale) = (kept.padded(), kept.scale());
-        let Forward { rows, keys_t, values, query, probabilities, scores, out } = scratch;
+        let Forward { multiplier, rows, keys_t, values, query, probabilities, scores, out } = scratch;
         copy_rows(kept.rows(kept.key, (group, groups), row, (0, length)), kept.turn(row, 0), rows);
         pack_transposed(rows, padded, dim, keys_t, padded);
         pack_rows(kept.rows(kept.value, (group, groups), row, (0, length)), values);
@@ -248,7 +249,7 @@ impl<E: Element> Vectorized for ForwardGroup<'_, E> {
                 let begin = kept.sequence(row, first).0 / STEP * STEP;
                 for chunk in (begin..first + count).step_by(KEYS) {
                     let width = KEYS.min(first + count - chunk).next_multiple_of(STEP);
-                    E::multiply(
+                    multiplier.multiply(
                         Product { m: QUERIES, n: width, k: dim, lda: dim, ldb: padded, ldc: KEYS, add: false },
                         query,
                         &keys_t[chunk * E::PAIR..],
@@ -280,7 +281,7 @@ impl<E: Element> Vectorized for ForwardGroup<'_, E> {
                         maxima[r] = max;
                         sums[r] += sum;
                     }
-                    E::multiply(
+                    multiplier.multiply(
                         Product { m: QUERIES, n: dim, k: width, lda: KEYS, ldb: dim, ldc: dim, add: chunk > begin },
                         probabilities,
                         &values[chunk * dim..],
@@ -339,7 +340,8 @@ fn exponentials<const FMA: bool, E: Element>(scores: &[f32], max: f32, scale: f3
 }
 
 /// Memory of a thread for the backward pass.
-struct Backward<E> {
+struct Backward<E: Element> {
+    multiplier: Multiplier<E>,
     keys: Vec<E>,
     /// Kᵀ, as a left operand.
     keys_t: Vec<E>,
@@ -374,6 +376,7 @@ fn backward<E: Element>(kept: &Kept, out: &Tensor, lse: &Tensor, gradient: &Tens
     let (out, lse, gradient) = (numbers(out), numbers(lse), numbers(gradient));
     let of = |count: usize| vec![E::default(); count];
     let scratch = || Backward {
+        multiplier: Multiplier::new(),
         keys: of(padded * dim),
         keys_t: of(padded * dim),
         values: of(padded * dim),
@@ -397,13 +400,12 @@ fn backward<E: Element>(kept: &Kept, out: &Tensor, lse: &Tensor, gradient: &Tens
     parallel(kept.batch * kept.groups, scratch, |scratch, item| {
         let (row, group) = (item / kept.groups, item % kept.groups);
         on_best_cpu(BackwardGroup { kept, row, group, scratch, out, lse, gradient, parts: &parts });
-        E::end_multiplying();
     });
     found
 }
 
 /// The gradients of all queries of the heads that share the keys of `group`, in row `row`, and of those keys and values.
-struct BackwardGroup<'a, E> {
+struct BackwardGroup<'a, E: Element> {
     kept: View<'a, E>,
     row: usize,
     group: usize,
@@ -445,15 +447,15 @@ impl<E: Element> Vectorized for BackwardGroup<'_, E> {
                 pack_rows(block(&s.gradient), &mut s.gradient_pairs);
                 let (mut own_lse, mut delta) = ([0.0f32; QUERIES], [0.0f32; QUERIES]);
                 own_lse[..count].copy_from_slice(&lse[(row * heads + head) * length + first..][..count]);
-                for r in 0..count {
-                    delta[r] = dot(rows_of(out).get(r), &s.gradient[r * dim..][..dim]);
+                for (r, delta) in delta[..count].iter_mut().enumerate() {
+                    *delta = dot(rows_of(out).get(r), &s.gradient[r * dim..][..dim]);
                 }
                 let begin = kept.sequence(row, first).0 / STEP * STEP;
                 for chunk in (begin..first + count).step_by(KEYS_BACKWARD) {
                     let width = KEYS_BACKWARD.min(first + count - chunk).next_multiple_of(STEP);
                     let scores_of = Product { m: width, n: QUERIES, k: dim, lda: dim, ldb: QUERIES, ldc: QUERIES, add: false };
-                    E::multiply(scores_of, &s.keys[chunk * dim..], &s.query_t, &mut s.scores);
-                    E::multiply(scores_of, &s.values[chunk * dim..], &s.gradient_t, &mut s.d_weights);
+                    s.multiplier.multiply(scores_of, &s.keys[chunk * dim..], &s.query_t, &mut s.scores);
+                    s.multiplier.multiply(scores_of, &s.values[chunk * dim..], &s.gradient_t, &mut s.d_weights);
                     for j in 0..width {
                         let key = chunk + j;
                         let span = j * QUERIES..(j + 1) * QUERIES;
@@ -478,11 +480,11 @@ impl<E: Element> Vectorized for BackwardGroup<'_, E> {
                         }
                     }
                     let sums = Product { m: width, n: dim, k: QUERIES, lda: QUERIES, ldb: dim, ldc: dim, add: true };
-                    E::multiply(sums, &s.weights, &s.gradient_pairs, &mut s.d_value[chunk * dim..]);
-                    E::multiply(sums, &s.d_scores, &s.query_pairs, &mut s.d_key[chunk * dim..]);
+                    s.multiplier.multiply(sums, &s.weights, &s.gradient_pairs, &mut s.d_value[chunk * dim..]);
+                    s.multiplier.multiply(sums, &s.d_scores, &s.query_pairs, &mut s.d_key[chunk * dim..]);
                     let rows = Rows { data: &s.d_scores[..], stride: QUERIES, count: width, width: QUERIES };
                     pack_rows(rows, &mut s.d_scores_pairs[..width * QUERIES]);
-                    E::multiply(
+                    s.multiplier.multiply(
                         Product { m: dim, n: QUERIES, k: width, lda: padded, ldb: QUERIES, ldc: QUERIES, add: chunk > begin },
                         &s.keys_t[chunk..],
                         &s.d_scores_pairs,

@@ -13,7 +13,7 @@ pub fn numbers<E: Element>(x: &Tensor) -> &[E] {
     unsafe { slice::from_raw_parts(x.data_ptr().cast(), x.numel()) }
 }
 
-/// The memory of a tensor, which several threads write, each its own part.
+/// The memory of a tensor or slice, which several threads write, each its own part.
 pub struct Parts<E>(*mut E, usize);
 
 // SAFETY: see `Parts::get`.
@@ -26,12 +26,17 @@ impl<E: Element> Parts<E> {
         Self(x.data_ptr().cast(), x.numel())
     }
 
+    /// Of a slice, which outlives this and which nobody reads meanwhile.
+    pub fn slice(x: &mut [E]) -> Self {
+        Self(x.as_mut_ptr(), x.len())
+    }
+
     /// # Safety
-    /// The tensor still exists, and nobody else has any of this part at the same time.
+    /// The memory still exists, and nobody else has any of this part at the same time.
     #[expect(clippy::mut_from_ref, reason = "parts do not overlap, as the caller promises")]
     pub unsafe fn get(&self, first: usize, count: usize) -> &mut [E] {
         assert!(first + count <= self.1);
-        // SAFETY: within the tensor; not shared, as the caller promises.
+        // SAFETY: within the memory; not shared, as the caller promises.
         unsafe { slice::from_raw_parts_mut(self.0.add(first), count) }
     }
 }

@@ -4,6 +4,7 @@
 pub mod attention;
 mod autograd;
 mod exp;
+pub mod matmul;
 mod memory;
 mod native;
 mod pack;

@@ -1,6 +1,7 @@
 //! Safe wrappers around libtorch's pool of threads and oneDNN's batch-reduce GEMM.
 
 use std::ffi::c_void;
+use std::marker::PhantomData;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use tch::Kind;
@@ -79,10 +80,30 @@ pub trait Element: Copy + Default + Send + Sync + 'static {
     fn words(of: &[Self]) -> &[u32];
     fn words_mut(of: &mut [Self]) -> &mut [u32];
 
-    /// C `[m, n]` = A `[m, k]` · B, plus C if `add`; rows of A, B and C are `lda`, `ldb` and `ldc` apart.
+    /// See [`Multiplier`].
     fn multiply(of: Product, a: &[Self], b: &[Self], c: &mut [f32]);
-    /// Ends a sequence of products on this thread.
     fn end_multiplying();
+}
+
+/// A thread's sequence of products. It has the CPU's matrix registers, and gives them back when it is dropped: on the same thread, and
+/// before anything else of oneDNN runs there.
+pub struct Multiplier<E: Element>(PhantomData<*const E>);
+
+impl<E: Element> Multiplier<E> {
+    pub fn new() -> Self {
+        Self(PhantomData)
+    }
+
+    /// C `[m, n]` = A `[m, k]` · B, plus C if `add`; rows of A, B and C are `lda`, `ldb` and `ldc` apart.
+    pub fn multiply(&self, of: Product, a: &[E], b: &[E], c: &mut [f32]) {
+        E::multiply(of, a, b, c);
+    }
+}
+
+impl<E: Element> Drop for Multiplier<E> {
+    fn drop(&mut self) {
+        E::end_multiplying();
+    }
 }
 
 /// The shape of a product.
@@ -166,13 +187,19 @@ impl Element for Bf16 {
     }
 
     fn words(of: &[Self]) -> &[u32] {
-        assert!(of.len() % 2 == 0 && of.as_ptr().cast::<u32>().is_aligned(), "pairs of bfloat16 numbers begin at even places");
+        assert!(
+            of.len().is_multiple_of(2) && of.as_ptr().cast::<u32>().is_aligned(),
+            "pairs of bfloat16 numbers begin at even places"
+        );
         // SAFETY: aligned, as was checked, and any bits are a u32.
         unsafe { std::slice::from_raw_parts(of.as_ptr().cast(), of.len() / 2) }
     }
 
     fn words_mut(of: &mut [Self]) -> &mut [u32] {
-        assert!(of.len() % 2 == 0 && of.as_ptr().cast::<u32>().is_aligned(), "pairs of bfloat16 numbers begin at even places");
+        assert!(
+            of.len().is_multiple_of(2) && of.as_ptr().cast::<u32>().is_aligned(),
+            "pairs of bfloat16 numbers begin at even places"
+        );
         // SAFETY: as above, and any bits are two bfloat16 numbers.
         unsafe { std::slice::from_raw_parts_mut(of.as_mut_ptr().cast(), of.len() / 2) }
     }

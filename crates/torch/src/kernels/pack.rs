@@ -142,3 +142,18 @@ pub fn unpaired<E: Element>(packed: &[E], rows: usize, to: &mut [E]) {
         }
     }
 }
+
+/// Xᵀ, its rows `stride` apart.
+#[inline(always)]
+pub fn transpose<E: Element>(x: Rows<E>, to: &mut [E], stride: usize) {
+    const BLOCK: usize = 16;
+    for first in (0..x.count).step_by(BLOCK) {
+        let height = BLOCK.min(x.count - first);
+        for column in 0..x.width {
+            let out = &mut to[column * stride + first..][..height];
+            for (r, out) in out.iter_mut().enumerate() {
+                *out = x.data[(first + r) * x.stride + column];
+            }
+        }
+    }
+}
