@@ -19,9 +19,12 @@ pub struct Parts<E>(*mut E, usize);
 // SAFETY: see `Parts::get`.
 unsafe impl<E: Send> Sync for Parts<E> {}
 
-impl<E: Element> Parts<E> {
+impl<E: Copy> Parts<E> {
     /// Of a contiguous tensor on the CPU, which outlives this.
-    pub fn of(x: &mut Tensor) -> Self {
+    pub fn of(x: &mut Tensor) -> Self
+    where
+        E: Element,
+    {
         assert!(x.kind() == E::KIND && x.is_contiguous() && x.device() == Device::Cpu);
         Self(x.data_ptr().cast(), x.numel())
     }

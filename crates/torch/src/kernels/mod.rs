@@ -4,11 +4,13 @@
 pub mod attention;
 mod autograd;
 mod exp;
+pub mod linear;
 pub mod matmul;
 mod memory;
 mod native;
 mod pack;
 pub mod products;
+pub mod reductions;
 mod rows;
 mod simd;
 mod vector;

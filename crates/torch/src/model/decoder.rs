@@ -10,17 +10,18 @@ use tch::{Kind, Tensor};
 
 use super::attention::Attention;
 use super::config::ModelConfig;
-use super::layers::{Linear, Norm, ParamMap};
+use super::layers::{Linear, Norm, ParamMap, embedding};
 use super::layout::{AttentionLayout, Tokens};
 use super::region::TpRegion;
 use super::rotary::Rotary;
 use super::variant::{FeedForward, Positions};
+use super::weights::Leaf;
 use crate::dist::{Mesh, ProcessGroup, part};
 use crate::kernels::walks;
 
 /// The forward pass over a rank's parameters.
 pub struct Decoder {
-    embedding_ve: Tensor,
+    embedding_ve: Leaf,
     head_ve: Tensor,
     head_index: usize,
     /// First vocabulary id of this rank's shard.
@@ -52,12 +53,12 @@ struct Mlp {
 
 impl Decoder {
     /// Builds the decoder from `leaves`, in the order of the model's parameters, for sequences of up to `context` tokens.
-    pub fn new(config: &ModelConfig, context: usize, leaves: &[Tensor], mesh: &Mesh) -> Self {
+    pub fn new(config: &ModelConfig, context: usize, leaves: &[Leaf], mesh: &Mesh) -> Self {
         let named = ParamMap::new(config, leaves);
         let eps = config.rms_norm_eps;
         let embedding_ve = named.get("model.embed_tokens.weight");
-        let kind = embedding_ve.kind();
-        let head = named.find("lm_head.weight");
+        let kind = embedding_ve.value.kind();
+        let head = named.find("lm_head.weight").map(|head| head.value);
         let norm = |name: &str| named.norm(name, eps).unwrap_or_else(|| panic!("no norm {name}"));
         let blocks = (0..config.num_hidden_layers).map(|layer| {
             let at = |part: &str| format!("model.layers.{layer}.{part}");
@@ -78,20 +79,20 @@ impl Decoder {
         let (rotary, positions_td) = match config.variant.positions {
             Positions::Rotary => (Some(Rotary::new(context, config.head_dim(), config.rope_theta, kind, mesh.device)), None),
             Positions::Learned { count, offset } => {
-                (None, Some(named.get("model.embed_positions.weight").narrow(0, offset as i64, count as i64)))
+                (None, Some(named.get("model.embed_positions.weight").value.narrow(0, offset as i64, count as i64)))
             }
         };
         Self {
             head_index: if head.is_some() { leaves.len() - 1 } else { 0 },
-            head_ve: head.unwrap_or_else(|| embedding_ve.shallow_clone()),
+            head_ve: head.unwrap_or_else(|| embedding_ve.value.shallow_clone()),
             embedding_ve,
             vocab_start: part(config.vocab_size as i64, mesh.tp.rank, mesh.tp.size).0,
-            project_in: named.find("model.project_in.weight"),
+            project_in: named.find("model.project_in.weight").map(|weight| weight.value),
             positions_td,
             rotary,
             blocks: blocks.collect(),
             norm: named.norm("model.norm", eps),
-            project_out: named.find("model.project_out.weight"),
+            project_out: named.find("model.project_out.weight").map(|weight| weight.value),
             sequence_parallel: mesh.sequence_parallel,
         }
     }
@@ -169,12 +170,12 @@ impl Decoder {
     /// Vocab-parallel lookup: each rank looks up the ids that it holds, and the sum over the ranks has every row once.
     fn embed(&self, tokens_bt: &Tensor, region: &TpRegion) -> Result<Tensor> {
         if region.tp().size == 1 {
-            return Ok(Tensor::embedding(&self.embedding_ve, tokens_bt, -1, false, false));
+            return Ok(embedding(&self.embedding_ve, tokens_bt));
         }
-        let rows = self.embedding_ve.size()[0];
+        let rows = self.embedding_ve.value.size()[0];
         let local = tokens_bt - self.vocab_start;
         let outside = local.lt(0).logical_or(&local.ge(rows));
-        let found = Tensor::embedding(&self.embedding_ve, &local.masked_fill(&outside, 0), -1, false, false);
+        let found = embedding(&self.embedding_ve, &local.masked_fill(&outside, 0));
         region.leave(&found.masked_fill(&outside.unsqueeze(-1), 0.0))
     }
 }

@@ -6,24 +6,26 @@ use tch::Tensor;
 
 use super::config::ModelConfig;
 use super::parameters::parameters;
+use super::weights::Leaf;
+use crate::kernels::linear::{self, Trained};
 use crate::kernels::walks;
 
 /// A rank's parameters by name.
-pub struct ParamMap(HashMap<String, Tensor>);
+pub struct ParamMap(HashMap<String, Leaf>);
 
 impl ParamMap {
     /// `leaves` must be in the order of [`parameters`].
-    pub fn new(config: &ModelConfig, leaves: &[Tensor]) -> Self {
+    pub fn new(config: &ModelConfig, leaves: &[Leaf]) -> Self {
         Self(parameters(config).into_iter().zip(leaves).map(|(p, leaf)| (p.name, leaf.shallow_clone())).collect())
     }
 
     /// A parameter that only some models have.
-    pub fn find(&self, name: &str) -> Option<Tensor> {
-        self.0.get(name).map(Tensor::shallow_clone)
+    pub fn find(&self, name: &str) -> Option<Leaf> {
+        self.0.get(name).map(Leaf::shallow_clone)
     }
 
     /// A parameter that this model has. Panics if it does not.
-    pub fn get(&self, name: &str) -> Tensor {
+    pub fn get(&self, name: &str) -> Leaf {
         self.find(name).unwrap_or_else(|| panic!("no parameter {name}"))
     }
 
@@ -34,35 +36,55 @@ impl ParamMap {
 
     /// Norm `name`, if the model has it.
     pub fn norm(&self, name: &str, eps: f64) -> Option<Norm> {
-        let weight = self.find(&format!("{name}.weight"))?;
-        Some(Norm { weight, bias: self.find(&format!("{name}.bias")), eps })
+        let weight = self.find(&format!("{name}.weight"))?.value;
+        Some(Norm { weight, bias: self.find(&format!("{name}.bias")).map(|bias| bias.value), eps })
     }
 }
 
 /// `x·Wᵀ + b`, with this rank's shard of the weight `[out, in]`.
 pub struct Linear {
-    pub weight: Tensor,
-    pub bias: Option<Tensor>,
+    weight: Leaf,
+    bias: Option<Leaf>,
 }
 
 impl Linear {
     /// The output of a replicated or column-parallel layer.
     pub fn forward(&self, x: &Tensor) -> Tensor {
-        x.linear(&self.weight, self.bias.as_ref())
+        multiply(x, &self.weight, self.bias.as_ref())
     }
 
     /// This rank's summand of a row-parallel layer's output, without the bias.
     pub fn partial(&self, x: &Tensor) -> Tensor {
-        x.linear(&self.weight, None::<Tensor>)
+        multiply(x, &self.weight, None)
     }
 
     /// Adds the bias to the sum over the ranks.
     pub fn finish(&self, sum: Tensor) -> Tensor {
         match &self.bias {
-            Some(bias) => sum + bias,
+            Some(bias) => sum + &bias.value,
             None => sum,
         }
     }
+}
+
+fn multiply(x: &Tensor, weight: &Leaf, bias: Option<&Leaf>) -> Tensor {
+    match (trained(weight), bias.map(trained)) {
+        (Some(weight), None) if linear::fit(x) => linear::linear(x, weight, None),
+        (Some(weight), Some(Some(bias))) if linear::fit(x) => linear::linear(x, weight, Some(bias)),
+        _ => x.linear(&weight.value, bias.map(|bias| &bias.value)),
+    }
+}
+
+/// The rows of `weight [V, d]` that `ids [...]` (i64) name: `[..., d]`.
+pub fn embedding(weight: &Leaf, ids: &Tensor) -> Tensor {
+    match trained(weight) {
+        Some(weight) if linear::fit(weight.value) => linear::embedding(weight, ids),
+        _ => Tensor::embedding(&weight.value, ids, -1, false, false),
+    }
+}
+
+fn trained(leaf: &Leaf) -> Option<Trained<'_>> {
+    leaf.gradient.as_ref().map(|gradient| Trained { value: &leaf.value, gradient })
 }
 
 /// LayerNorm if it has a bias, otherwise RMSNorm; over the last dimension.

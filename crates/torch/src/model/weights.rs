@@ -14,6 +14,21 @@ use super::config::ModelConfig;
 use super::parallel::{shard, sum_copies, unshard};
 use super::parameters::{Parameter, parameters};
 use crate::dist::{Mesh, c10d};
+use crate::kernels::reductions::{add, square_sum};
+
+/// A parameter as the passes of a rank read it.
+#[derive(Debug)]
+pub struct Leaf {
+    pub value: Tensor,
+    /// The f32 view, of the same shape, to which its gradient is added, if it is trained.
+    pub gradient: Option<Tensor>,
+}
+
+impl Leaf {
+    pub fn shallow_clone(&self) -> Self {
+        Self { value: self.value.shallow_clone(), gradient: self.gradient.as_ref().map(Tensor::shallow_clone) }
+    }
+}
 
 /// The weights of one rank.
 pub struct Weights {
@@ -22,8 +37,8 @@ pub struct Weights {
     pub master: Tensor,
     /// f32 `[count]`: the gradient of the global mean loss, once the backward pass of a step is complete.
     pub gradient: Tensor,
-    /// The tensors that the forward pass reads, in the order of `parameters`: views of `master` in f32, copies of it in bf16.
-    pub leaves: Vec<Tensor>,
+    /// In the order of `parameters`: views of `master` in f32, copies of it in bf16.
+    pub leaves: Vec<Leaf>,
     /// Position of each parameter in the flat buffers: start, length.
     spans: Vec<(i64, i64)>,
     /// Number of elements at the front of the flat buffers that belong to matrices.
@@ -73,14 +88,18 @@ impl Weights {
             leaves.push(leaf);
         }
         drop(_guard);
-        let leaves: Vec<Tensor> = leaves.into_iter().map(|leaf| leaf.set_requires_grad(true)).collect();
-        let weights = Self { parameters, master, gradient, leaves, spans, decayed, kind };
+        let view = |leaf: &Tensor, &(start, length): &(i64, i64)| gradient.narrow(0, start, length).view_(leaf.size());
+        let leaves: Vec<Leaf> = leaves
+            .into_iter()
+            .zip(&spans)
+            .map(|(leaf, span)| Leaf { gradient: Some(view(&leaf, span)), value: leaf.set_requires_grad(true) })
+            .collect();
         if kind == Kind::Float {
-            for (index, leaf) in weights.leaves.iter().enumerate() {
-                c10d::set_gradient(leaf, &weights.gradient_of(index))?;
+            for leaf in &leaves {
+                c10d::set_gradient(&leaf.value, leaf.gradient.as_ref().expect("a trained parameter"))?;
             }
         }
-        Ok(weights)
+        Ok(Self { parameters, master, gradient, leaves, spans, decayed, kind })
     }
 
     /// Sums gradients over data-parallel ranks and over ranks that hold copies of a parameter. Call it once per step, before the
@@ -96,14 +115,14 @@ impl Weights {
     /// The gradient of parameter `index`, a view.
     pub fn gradient_of(&self, index: usize) -> Tensor {
         let (start, length) = self.spans[index];
-        self.gradient.narrow(0, start, length).view_(self.leaves[index].size())
+        self.gradient.narrow(0, start, length).view_(self.leaves[index].value.size())
     }
 
     /// Gathers the full f32 tensor of `parameters[index]` from a flat buffer (the master or an optimizer moment).
     pub fn full(&self, flat: &Tensor, index: usize, mesh: &Mesh) -> Result<Tensor> {
         let (start, length) = self.spans[index];
         let parameter = &self.parameters[index];
-        let local = flat.narrow(0, start, length).view_(self.leaves[index].size());
+        let local = flat.narrow(0, start, length).view_(self.leaves[index].value.size());
         unshard(&local, parameter.shard, &parameter.shape, &mesh.tp)
     }
 
@@ -114,17 +133,18 @@ impl Weights {
         no_grad(|| flat.narrow(0, start, length).copy_(&local.flatten(0, -1)));
     }
 
-    /// Adds gradients that autograd left on low-precision leaves to the f32 buffer. In f32 they are already there.
+    /// Adds gradients that autograd left on low-precision leaves to the f32 buffer. The others are already there: all of f32, and those
+    /// of operations that add them at once.
     pub fn collect_gradients(&self) {
         if self.kind == Kind::Float {
             return;
         }
         no_grad(|| {
-            for (index, leaf) in self.leaves.iter().enumerate() {
-                let mut gradient = leaf.grad();
-                if gradient.defined() {
-                    let _ = self.gradient_of(index).g_add_(&gradient.to_kind(Kind::Float));
-                    let _ = gradient.zero_();
+            for leaf in &self.leaves {
+                let mut left = leaf.value.grad();
+                if let (true, Some(gradient)) = (left.defined(), &leaf.gradient) {
+                    add(&mut gradient.shallow_clone(), &left);
+                    let _ = left.zero_();
                 }
             }
         });
@@ -137,7 +157,8 @@ impl Weights {
         }
         no_grad(|| {
             for (leaf, &(start, length)) in self.leaves.iter().zip(&self.spans) {
-                leaf.shallow_clone().copy_(&self.master.narrow(0, start, length).view_(leaf.size()));
+                let value = &leaf.value;
+                value.shallow_clone().copy_(&self.master.narrow(0, start, length).view_(value.size()));
             }
         });
     }
@@ -147,7 +168,7 @@ impl Weights {
         let (mut sharded, mut replicated) = (0.0, 0.0);
         for (index, parameter) in self.parameters.iter().enumerate() {
             // Summed in f64: otherwise the norm, and so clipping, would depend on the sharding, and loss curves would diverge.
-            let square = self.gradient_of(index).to_kind(Kind::Double).square_().sum(Kind::Double).double_value(&[]);
+            let square = square_sum(&self.gradient_of(index));
             let copies = parameter.shard.copies(mesh.tp.size);
             if copies == mesh.tp.size {
                 replicated += square;
@@ -167,10 +188,12 @@ pub fn frozen(
     kind: Kind,
     mesh: &Mesh,
     mut full: impl FnMut(&Parameter) -> Result<Tensor>,
-) -> Result<Vec<Tensor>> {
+) -> Result<Vec<Leaf>> {
     let _guard = tch::no_grad_guard();
-    let leaf =
-        |parameter: &Parameter| Ok(shard(&full(parameter)?, parameter.shard, &mesh.tp).to_device(mesh.device).to_kind(kind));
+    let leaf = |parameter: &Parameter| {
+        let value = shard(&full(parameter)?, parameter.shard, &mesh.tp).to_device(mesh.device).to_kind(kind);
+        Ok(Leaf { value, gradient: None })
+    };
     parameters(config).iter().map(leaf).collect()
 }
 
