@@ -4,6 +4,7 @@
 mod exp;
 pub mod products;
 mod rows;
+mod simd;
 mod vector;
 
 /// The maximum of a row without finite entries: finite, so that differences of it are.

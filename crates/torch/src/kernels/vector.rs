@@ -2,6 +2,8 @@
 
 use super::EMPTY_MAX;
 use super::exp::exp;
+#[cfg(target_arch = "x86_64")]
+use super::simd::{has_avx2, has_avx512};
 
 /// Number of independent partial sums.
 const LANES: usize = 16;
@@ -149,20 +151,6 @@ pub fn gradient(rows: &mut [f32], width: usize, factors: &[Factors]) {
         }
     }
     gradient_anywhere(rows, width, factors)
-}
-
-#[cfg(target_arch = "x86_64")]
-fn has_avx512() -> bool {
-    is_x86_feature_detected!("avx512f")
-        && is_x86_feature_detected!("avx512bw")
-        && is_x86_feature_detected!("avx512dq")
-        && is_x86_feature_detected!("avx512vl")
-        && is_x86_feature_detected!("fma")
-}
-
-#[cfg(target_arch = "x86_64")]
-fn has_avx2() -> bool {
-    is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma")
 }
 
 #[cfg(test)]
