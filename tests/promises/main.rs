@@ -25,6 +25,7 @@ mod fixtures;
 mod frames_keep_their_rows;
 mod frames_leave_in_other_formats;
 mod goldens_hold_what_is_trained;
+mod heads_predict_alike_on_any_mesh;
 mod interrupted_runs_resume_bit_for_bit;
 mod killed_sweeps_lose_nothing_that_is_done;
 mod known_silent_bugs_are_told_apart;

@@ -1,13 +1,17 @@
-//! CPU kernels: two passes over a chunk of logits instead of the ten that composed tensor operations take, and products of bf16
-//! matrices with f32 results.
+//! CPU kernels: two passes over a chunk of logits instead of the ten that composed tensor operations take, one where only
+//! predictions are wanted, and products of bf16 matrices with f32 results.
 
+mod best;
 mod exp;
 pub mod products;
 mod rows;
+mod selection;
 mod simd;
 mod vector;
+mod walk;
 
 /// The maximum of a row without finite entries: finite, so that differences of it are.
 pub const EMPTY_MAX: f64 = -1e30;
 
+pub use best::{RowBest, best};
 pub use rows::{RowFactors, RowSums, fit, gradient, sums};

@@ -9,7 +9,7 @@ pub mod head;
 mod listed_ids;
 pub mod predict;
 pub mod reference;
-mod rows;
+pub mod rows;
 pub mod targets;
 mod terms;
 
