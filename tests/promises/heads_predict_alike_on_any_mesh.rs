@@ -97,15 +97,17 @@ fn teachers_list_the_best_of_all_shards() {
 #[test]
 fn what_is_not_finite_is_not_hidden() {
     for tp in [1, 2] {
-        for (nll, confidence, lse) in on_shards(tp, |head, hidden_nd| {
+        for (nll, confidence, lse, refused) in on_shards(tp, |head, hidden_nd| {
             let _ = hidden_nd.get(3).fill_(f64::NAN);
             let found = head.predict(hidden_nd, &Tensor::from_slice(&labels())).unwrap();
             let (_, _, lse) = head.top_k(hidden_nd, 5, &TEMPERATURES).unwrap();
+            let refused = head.draw(hidden_nd, 1.0, &[7; ROWS as usize], 1).is_err();
             let finite = |t: &Tensor| Vec::<bool>::try_from(t.isfinite()).unwrap();
-            (finite(&found.nll_n), finite(&found.confidence_n), finite(&lse.select(1, 1)))
+            (finite(&found.nll_n), finite(&found.confidence_n), finite(&lse.select(1, 1)), refused)
         }) {
             let expected: Vec<bool> = (0..ROWS).map(|row| row != 3).collect();
             assert!([nll, confidence, lse].iter().all(|finite| *finite == expected), "tp {tp}");
+            assert!(refused, "tp {tp}");
         }
     }
 }

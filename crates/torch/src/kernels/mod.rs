@@ -6,6 +6,7 @@ mod exp;
 pub mod products;
 mod rows;
 mod selection;
+mod shares;
 mod simd;
 mod vector;
 mod walk;
@@ -15,3 +16,4 @@ pub const EMPTY_MAX: f64 = -1e30;
 
 pub use best::{RowBest, best};
 pub use rows::{RowFactors, RowSums, fit, gradient, sums};
+pub use shares::RowShares;

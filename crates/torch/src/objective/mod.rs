@@ -10,6 +10,7 @@ mod listed_ids;
 pub mod predict;
 pub mod reference;
 pub mod rows;
+pub mod shares;
 pub mod targets;
 mod terms;
 
