@@ -8,6 +8,7 @@ use hydrometer_record::metric::{Metric, Scores};
 use hydrometer_torch::dist::{Mesh, part};
 use hydrometer_torch::model::Decoder;
 use hydrometer_torch::model::batch::Batch;
+use hydrometer_torch::objective::rows;
 use tch::{Kind, Tensor};
 
 /// Number of most likely ids whose overlap is measured.
@@ -51,8 +52,8 @@ pub fn fidelity(student: &Model, teacher: &Model, split: &TokenizedSplit, contex
             let length = at_a_time.min(count - start);
             let q_nv = teacher.logits(&teacher_nd.narrow(0, start, length), mesh)?.narrow(1, 0, common);
             let z_nv = student.logits(&student_nd.narrow(0, start, length), mesh)?;
-            let found = [length as f64, kl(&q_nv, &z_nv), agreement(&q_nv, &z_nv), overlap(&q_nv, &z_nv)];
-            sums.iter_mut().zip(found).for_each(|(sum, found)| *sum += found);
+            let [kl, agreement, overlap] = compare(&q_nv, &z_nv);
+            sums.iter_mut().zip([length as f64, kl, agreement, overlap]).for_each(|(sum, found)| *sum += found);
         }
     }
     mesh.dp.sum(&mut sums, mesh.device)?;
@@ -80,21 +81,23 @@ impl Model<'_> {
     }
 }
 
-/// Σ over rows of KL(softmax(q) ‖ softmax(z)). z may have ids that q lacks; they take part of its probability.
-fn kl(q_nv: &Tensor, z_nv: &Tensor) -> f64 {
-    let (logq_nv, logp_nv) = (q_nv.log_softmax(-1, Kind::Float), z_nv.log_softmax(-1, Kind::Float).narrow(1, 0, q_nv.size()[1]));
-    (logq_nv.exp() * (logq_nv - logp_nv)).sum_dim_intlist(-1, false, Kind::Double).sum(Kind::Double).double_value(&[])
-}
+/// Sums over rows: KL(softmax(q) ‖ softmax(z)), whether the most likely id is the same, and the share of the most likely ids that
+/// are. z may have ids that q lacks; they take part of its probability.
+fn compare(q_nv: &Tensor, z_nv: &Tensor) -> [f64; 3] {
+    let width = q_nv.size()[1];
+    let k = TOP.min(width);
+    let [q, z] = [q_nv, z_nv].map(|logits| rows::best(logits, k as usize, &[1.0]));
+    let total = |of: Tensor| of.sum(Kind::Double).double_value(&[]);
+    let agreement = total(q.columns.select(1, 0).eq_tensor(&z.columns.select(1, 0)));
+    let overlap = total(q.columns.unsqueeze(2).eq_tensor(&z.columns.unsqueeze(1))) / k as f64;
 
-fn agreement(q_nv: &Tensor, z_nv: &Tensor) -> f64 {
-    q_nv.argmax(-1, false).eq_tensor(&z_nv.argmax(-1, false)).sum(Kind::Double).double_value(&[])
-}
-
-fn overlap(q_nv: &Tensor, z_nv: &Tensor) -> f64 {
-    let k = TOP.min(q_nv.size()[1]);
-    let best = |logits: &Tensor| logits.topk(k, -1, true, false).1;
-    let same_nkk = best(q_nv).unsqueeze(2).eq_tensor(&best(z_nv).unsqueeze(1));
-    same_nkk.sum(Kind::Double).double_value(&[]) / k as f64
+    // Below the maximum of each, so that no large terms cancel.
+    let x_nv = q_nv - q.max.to_kind(Kind::Float);
+    let mut gap_nv = z_nv.narrow(1, 0, width) - z.max.to_kind(Kind::Float);
+    gap_nv -= &x_nv;
+    gap_nv *= x_nv.exp();
+    let gap_n1 = gap_nv.sum_dim_intlist(-1, true, Kind::Float).to_kind(Kind::Double) / &q.exp;
+    [total(z.exp.log() - q.exp.log() - gap_n1), agreement, overlap]
 }
 
 #[cfg(test)]
@@ -106,9 +109,16 @@ mod tests {
     fn kl_agreement_and_overlap_follow_their_definitions() {
         let q = Tensor::from_slice(&[0.5f32, 0.25, 0.25]).log().unsqueeze(0);
         let z = Tensor::from_slice(&[0.25f32, 0.25, 0.5]).log().unsqueeze(0) + 3.0;
-        assert!((kl(&q, &z) - 0.25 * std::f64::consts::LN_2).abs() < 1e-6);
-        assert!(kl(&q, &q).abs() < 1e-7);
-        assert_eq!((agreement(&q, &z), agreement(&z, &z)), (0.0, 1.0));
+        let [kl, agreement, _] = compare(&q, &z);
+        assert!((kl - 0.25 * std::f64::consts::LN_2).abs() < 1e-6);
+        assert_eq!(agreement, 0.0);
+        let [kl, agreement, overlap] = compare(&z, &z);
+        assert!(kl.abs() < 1e-7);
+        assert_eq!((agreement, overlap), (1.0, 1.0));
+        // The student's fourth id takes half of its probability.
+        let [kl, ..] = compare(&q, &Tensor::cat(&[&z, &Tensor::from_slice(&[3.0f32]).unsqueeze(0)], 1));
+        assert!((kl - 1.25 * std::f64::consts::LN_2).abs() < 1e-6, "{kl}");
+        let overlap = |q: &Tensor, z: &Tensor| compare(q, z)[2];
         let counted = |from: i64, to: i64| Tensor::arange_start(from, to, (Kind::Float, q.device())).unsqueeze(0);
         assert_eq!(overlap(&counted(0, 20), &counted(0, 20)), 1.0);
         assert_eq!(overlap(&counted(0, 20), &-counted(0, 20)), 0.0);

@@ -9,7 +9,7 @@ use hydrometer_torch::dist::Mesh;
 use hydrometer_torch::model::Decoder;
 use hydrometer_torch::model::batch::Batch;
 use hydrometer_torch::objective::head::Head;
-use tch::{Device, Kind};
+use tch::Device;
 
 /// Equal-width bins of the top-1 probability (Guo et al. 2017 use 15).
 const BINS: usize = 15;
@@ -125,8 +125,8 @@ pub fn evaluate_rows(
         let hidden = decoder.forward(&batch.inputs_bt, &mesh.tp)?;
         let hidden_nd = hidden.flatten(0, 1).index_select(0, &batch.positions_n);
         let found = head.predict(&hidden_nd, &batch.labels_n)?;
-        let nll = Vec::<f64>::try_from(found.nll_n.to_kind(Kind::Double).to_device(Device::Cpu))?;
-        let confidence = Vec::<f64>::try_from(found.confidence_n.to_kind(Kind::Double).to_device(Device::Cpu))?;
+        let nll = Vec::<f64>::try_from(found.nll_n.to_device(Device::Cpu))?;
+        let confidence = Vec::<f64>::try_from(found.confidence_n.to_device(Device::Cpu))?;
         let correct = Vec::<bool>::try_from(found.top_n.eq_tensor(&batch.labels_n).to_device(Device::Cpu))?;
         let documents = chunk.iter().flat_map(|row| std::iter::repeat_n(row.sequence.document, row.targets()));
         for (index, document) in documents.enumerate() {

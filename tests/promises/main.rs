@@ -25,6 +25,7 @@ mod file_types_are_detected_from_content;
 mod fixtures;
 mod frames_are_exported_in_other_formats;
 mod frames_keep_their_rows;
+mod heads_predict_alike_on_any_mesh;
 mod interrupted_runs_resume_bit_for_bit;
 mod killed_sweeps_lose_nothing_that_is_done;
 mod known_silent_bugs_are_detected;

@@ -73,7 +73,7 @@ pub fn gradient(z_cv: &mut Tensor, temperature: f64, factors: &RowFactors) {
 
 /// The logits of a tensor that satisfies [`fit`].
 #[expect(clippy::mut_from_ref, reason = "a tensor's memory is shared by its handles; see the safety note")]
-fn logits(z_cv: &Tensor) -> &mut [f32] {
+pub(super) fn logits(z_cv: &Tensor) -> &mut [f32] {
     assert!(fit(z_cv), "row kernels need contiguous logits on the CPU");
     // SAFETY: the tensor is contiguous, on the CPU, and of f32. The slice lives as long as the borrowed handle, and the head,
     // which owns the logits of its chunk, passes them to one kernel at a time.
@@ -81,7 +81,7 @@ fn logits(z_cv: &Tensor) -> &mut [f32] {
 }
 
 /// Calls `of(first row, rows)` on parts of the rows, one part per thread; results in the order of the rows.
-fn split_rows<R: Send>(logits: &mut [f32], width: usize, of: impl Fn(usize, &mut [f32]) -> Vec<R> + Sync) -> Vec<R> {
+pub(super) fn split_rows<R: Send>(logits: &mut [f32], width: usize, of: impl Fn(usize, &mut [f32]) -> Vec<R> + Sync) -> Vec<R> {
     let rows = logits.len() / width.max(1);
     let threads = (tch::get_num_threads() as usize).min(1 + logits.len() / MIN_LOGITS_PER_THREAD).min(rows).max(1);
     if threads == 1 {

@@ -17,7 +17,7 @@ use super::rotary::Rotary;
 use super::variant::{FeedForward, Positions};
 use super::weights::Leaf;
 use crate::dist::{Mesh, ProcessGroup, part};
-use crate::kernels::walks;
+use crate::kernels::elementwise;
 
 /// The forward pass over a rank's parameters.
 pub struct Decoder {
@@ -198,7 +198,7 @@ impl Mlp {
         let active = match (self.kind, &self.gate) {
             (FeedForward::SwiGlu, Some(gate)) => {
                 let gate = gate.forward(&x);
-                if walks::fit(&[&gate, &up]) { walks::swiglu(&gate, &up) } else { gate.silu() * up }
+                if elementwise::fit(&[&gate, &up]) { elementwise::swiglu(&gate, &up) } else { gate.silu() * up }
             }
             (FeedForward::SwiGlu, None) => unreachable!("a gated feed-forward has a gate"),
             (FeedForward::Gelu, _) => up.gelu("none"),

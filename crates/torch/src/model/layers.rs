@@ -7,8 +7,8 @@ use tch::Tensor;
 use super::config::ModelConfig;
 use super::parameters::parameters;
 use super::weights::Leaf;
+use crate::kernels::elementwise;
 use crate::kernels::linear::{self, Trained};
-use crate::kernels::walks;
 
 /// A rank's parameters by name.
 pub struct ParamMap(HashMap<String, Leaf>);
@@ -98,7 +98,7 @@ impl Norm {
     pub fn forward(&self, x: &Tensor) -> Tensor {
         match &self.bias {
             Some(_) => x.layer_norm(self.weight.size(), Some(&self.weight), self.bias.as_ref(), self.eps, true),
-            None if walks::fit(&[x, &self.weight]) => walks::rms_norm(x, &self.weight, self.eps),
+            None if elementwise::fit(&[x, &self.weight]) => elementwise::rms_norm(x, &self.weight, self.eps),
             None => x.rms_norm(self.weight.size(), Some(&self.weight), self.eps),
         }
     }

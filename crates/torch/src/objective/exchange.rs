@@ -1,5 +1,5 @@
 //! The exchange between vocabulary shards: per chunk, one all-gather of sums of exponentials, merged as in online softmax
-//! (Milakov & Gimelshein 2018), and of plain sums. In f64, like every quantity with few numbers per row: near its minimum a
+//! (Milakov & Gimelshein 2018), and of plain sums; and the merging of the shards' best ids. In f64, like every quantity with few numbers per row: near its minimum a
 //! gradient is a small difference of large terms.
 
 use anyhow::Result;
@@ -60,6 +60,24 @@ pub fn merge(tp: &ProcessGroup, sets: Vec<LogSumExp>, sums: Vec<Tensor>) -> Resu
     });
     let summed = (0..sums.len()).map(|sum| over_ranks(&column(2 * sets.len() + sum)));
     Ok((merged.collect(), summed.collect()))
+}
+
+/// The k best of each row over all shards, best first: `(values f32, ids i64)`, each `[C, k]`. Every shard gives its own k best, or
+/// all it has if those are fewer. Of equal values, the lower id comes first if the shards' lists are ordered so.
+pub fn best_of_shards(tp: &ProcessGroup, values_cs: Tensor, ids_cs: Tensor, k: i64) -> Result<(Tensor, Tensor)> {
+    if tp.size == 1 {
+        return Ok((values_cs, ids_cs));
+    }
+    let own = values_cs.size()[1];
+    let lengths = Vec::<i64>::try_from(tp.all_gather(&Tensor::from(own).to_device(values_cs.device()))?)?;
+    // An f64 represents both exactly.
+    let pairs_c2s = Tensor::stack(&[values_cs, ids_cs], 1).to_kind(Kind::Double);
+    let all_rc2k = tp.all_gather(&pairs_c2s.constant_pad_nd([0, k - own]))?;
+    let lists = lengths.iter().enumerate().map(|(rank, &length)| all_rc2k.get(rank as i64).narrow(2, 0, length));
+    let all_c2l = Tensor::cat(&lists.collect::<Vec<_>>(), 2);
+    let (values_cl, order_cl) = all_c2l.select(1, 0).sort_stable(true, -1, true);
+    let ids_ck = all_c2l.select(1, 1).gather(1, &order_cl.narrow(1, 0, k), false);
+    Ok((values_cl.narrow(1, 0, k).to_kind(Kind::Float), ids_ck.to_kind(Kind::Int64)))
 }
 
 /// The sum of each row `[C, 1]`, in the number format of `x`.

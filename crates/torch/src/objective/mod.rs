@@ -9,7 +9,8 @@ pub mod head;
 mod listed_ids;
 pub mod predict;
 pub mod reference;
-mod rows;
+pub mod rows;
+pub mod shares;
 pub mod targets;
 mod terms;
 

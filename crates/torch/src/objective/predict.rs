@@ -1,14 +1,16 @@
-//! Predictions of a head, for evaluation: the label's cross-entropy, and the most likely ids.
+//! Predictions of a head: the label's cross-entropy, and the most likely ids.
 
 use anyhow::Result;
 use tch::{Kind, Tensor};
 
-use super::exchange::row_sum;
+use super::exchange::{LogSumExp, best_of_shards, merge};
 use super::head::Head;
 use super::listed_ids::columns;
+use super::rows;
 
 impl Head<'_> {
-    /// Evaluates N rows of held-out text: the label's nats, the most likely id and its probability, each `[N]`.
+    /// Evaluates N rows of held-out text: the label's nats and the probability of the most likely id (f64), and that id, each
+    /// `[N]`. Of equally likely ids, the lowest counts. For a row whose logits are not finite, nats and probability are NaN.
     pub fn predict(&self, hidden_nd: &Tensor, labels_n: &Tensor) -> Result<Prediction> {
         let _guard = tch::no_grad_guard();
         let (mut nll, mut top, mut confidence) = (Vec::new(), Vec::new(), Vec::new());
@@ -17,31 +19,24 @@ impl Head<'_> {
         while start < count {
             let length = self.chunk_length().min(count - start);
             let z_cv = self.logits(&hidden_nd.narrow(0, start, length));
+            let best = rows::best(&z_cv, 1, &[1.0]);
             let (labels_c1, own_c1) = columns(&labels_n.narrow(0, start, length).unsqueeze(1), self.vocab_start, z_cv.size()[1]);
-            let (max_c1, argmax_c1) = z_cv.max_dim(-1, true);
-            let mine = Tensor::cat(
-                &[
-                    &max_c1,
-                    &row_sum(&(&z_cv - &max_c1).exp()),
-                    &(z_cv.gather(1, &labels_c1, false) * own_c1.to_kind(Kind::Float)),
-                    &(argmax_c1 + self.vocab_start).to_kind(Kind::Float),
-                ],
-                1,
-            );
-            let all_rcs = self.tp.all_gather(&mine)?;
-            let column = |index: i64| all_rcs.select(2, index);
-            let (best_c, winner_c) = column(0).max_dim(0, false);
-            let exp_c = (column(1) * (column(0) - &best_c).exp()).sum_dim_intlist(0, false, Kind::Float);
-            nll.push(&best_c + exp_c.log() - column(2).sum_dim_intlist(0, false, Kind::Float));
-            top.push(column(3).gather(0, &winner_c.unsqueeze(0), false).squeeze_dim(0).to_kind(Kind::Int64));
-            confidence.push(exp_c.reciprocal());
+            let label_z_c1 = z_cv.gather(1, &labels_c1, false).to_kind(Kind::Double).masked_fill(&own_c1.eq(0.0), 0.0);
+            let (_, top_c1) = best_of_shards(self.tp, best.values, best.columns + self.vocab_start, 1)?;
+            let (sets, sums) = merge(self.tp, vec![LogSumExp { max: best.max, sum: best.exp }], vec![label_z_c1])?;
+            nll.push(log_sum_exp(&sets[0]) - &sums[0]);
+            top.push(top_c1);
+            // The sum is at least the 1 of the most likely id, or there is none.
+            confidence.push(sets[0].sum.reciprocal().masked_fill(&sets[0].sum.eq(0.0), f64::NAN));
             start += length;
         }
-        Ok(Prediction { nll_n: Tensor::cat(&nll, 0), top_n: Tensor::cat(&top, 0), confidence_n: Tensor::cat(&confidence, 0) })
+        let all = |columns: &[Tensor]| Tensor::cat(columns, 0).squeeze_dim(1);
+        Ok(Prediction { nll_n: all(&nll), top_n: all(&top), confidence_n: all(&confidence) })
     }
 
-    /// The k most likely ids of each of N rows, best first: `(ids [N, k] i64, logits [N, k] f32, lse [N, T] f32)`, where lse is
-    /// logsumexp(z/τ) at each of the T `temperatures`.
+    /// The k most likely ids of each of N rows, best first: `(ids [N, k] i64, logits [N, k] f32, lse [N, T] f64)`, where lse is
+    /// logsumexp(z/τ) at each of the T `temperatures`. Of equally likely ids, the lower comes first (on a GPU, any). For a row
+    /// whose logits are not finite, neither is lse.
     pub fn top_k(&self, hidden_nd: &Tensor, k: i64, temperatures: &[f64]) -> Result<(Tensor, Tensor, Tensor)> {
         let _guard = tch::no_grad_guard();
         let (mut ids, mut logits, mut lses) = (Vec::new(), Vec::new(), Vec::new());
@@ -50,36 +45,25 @@ impl Head<'_> {
         while start < count {
             let length = self.chunk_length().min(count - start);
             let z_cv = self.logits(&hidden_nd.narrow(0, start, length));
-            let here = k.min(z_cv.size()[1]);
-            let (mut best_ck, mut best_ids_ck) = z_cv.topk(here, -1, true, true);
-            best_ids_ck += self.vocab_start;
-            if self.tp.size > 1 {
-                // A shard may hold fewer than k rows; the padding never wins.
-                let pad = [0, k - here];
-                let values_rck = self.tp.all_gather(&best_ck.constant_pad_nd(pad).masked_fill(
-                    &Tensor::arange(k, (Kind::Int64, z_cv.device())).ge(here).expand([length, k], false),
-                    f64::NEG_INFINITY,
-                ))?;
-                let ids_rck = self.tp.all_gather(&best_ids_ck.constant_pad_nd(pad))?;
-                let flat = |t: Tensor| t.permute([1, 0, 2]).reshape([length, -1]);
-                let (values, order) = flat(values_rck).topk(k, -1, true, true);
-                best_ids_ck = flat(ids_rck).gather(1, &order, false);
-                best_ck = values;
-            }
-            let lse: Vec<Tensor> = temperatures
-                .iter()
-                .map(|&temperature| {
-                    let local = (&z_cv / temperature).logsumexp([-1], true);
-                    Ok(self.tp.all_gather(&local)?.logsumexp([0], false))
-                })
-                .collect::<Result<_>>()?;
-            ids.push(best_ids_ck);
-            logits.push(best_ck);
-            lses.push(Tensor::cat(&lse, 1));
+            let best = rows::best(&z_cv, k.min(z_cv.size()[1]) as usize, temperatures);
+            let sets = temperatures.iter().enumerate().map(|(index, temperature)| LogSumExp {
+                max: &best.max / *temperature,
+                sum: best.exp.narrow(1, index as i64, 1),
+            });
+            let (sets, _) = merge(self.tp, sets.collect(), Vec::new())?;
+            let (logits_ck, ids_ck) = best_of_shards(self.tp, best.values, best.columns + self.vocab_start, k)?;
+            ids.push(ids_ck);
+            logits.push(logits_ck);
+            lses.push(Tensor::cat(&sets.iter().map(log_sum_exp).collect::<Vec<_>>(), 1));
             start += length;
         }
         Ok((Tensor::cat(&ids, 0), Tensor::cat(&logits, 0), Tensor::cat(&lses, 0)))
     }
+}
+
+/// −∞ for an empty set, whose [`LogSumExp::value`] is finite.
+fn log_sum_exp(set: &LogSumExp) -> Tensor {
+    &set.max + set.sum.log()
 }
 
 /// The result of [`Head::predict`].
