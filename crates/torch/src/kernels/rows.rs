@@ -1,14 +1,18 @@
 //! The two passes over a chunk of logits, with rows split among threads. Rows are independent: the result is the same bit for bit
 //! for any number of threads.
 
-use std::{slice, thread};
+use std::slice;
+use std::sync::Mutex;
 
 use tch::{Device, Kind, Tensor};
 
+use super::native::parallel;
 use super::vector::{self, Factors, StatRequest};
 
-/// Minimum number of logits per additional thread.
-const MIN_LOGITS_PER_THREAD: usize = 1 << 16;
+/// Parts into which each thread's share of the rows is split, so that one that is slow takes fewer.
+const PARTS_PER_THREAD: usize = 4;
+/// Minimum number of logits of a part.
+const MIN_LOGITS_PER_PART: usize = 1 << 15;
 
 /// Sums over each of C rows of logits z, where −∞ stands for no logit: f64 `[C, 1]`.
 pub struct RowSums {
@@ -83,20 +87,17 @@ pub(super) fn logits(z_cv: &Tensor) -> &mut [f32] {
 /// Calls `of(first row, rows)` on parts of the rows, one part per thread; results in the order of the rows.
 pub(super) fn split_rows<R: Send>(logits: &mut [f32], width: usize, of: impl Fn(usize, &mut [f32]) -> Vec<R> + Sync) -> Vec<R> {
     let rows = logits.len() / width.max(1);
-    let threads = (tch::get_num_threads() as usize).min(1 + logits.len() / MIN_LOGITS_PER_THREAD).min(rows).max(1);
-    if threads == 1 {
-        return of(0, logits);
-    }
-    let share = rows.div_ceil(threads);
-    thread::scope(|scope| {
-        let mut parts = logits.chunks_mut(share * width).enumerate();
-        let first = parts.next();
-        let of = &of;
-        let others: Vec<_> = parts.map(|(index, part)| scope.spawn(move || of(index * share, part))).collect();
-        let mut all = first.map(|(_, part)| of(0, part)).unwrap_or_default();
-        for other in others {
-            all.extend(other.join().expect("a row kernel does not panic"));
-        }
-        all
-    })
+    let least = MIN_LOGITS_PER_PART.div_ceil(width.max(1));
+    let share = rows.div_ceil(PARTS_PER_THREAD * tch::get_num_threads().max(1) as usize).max(least).max(1);
+    let parts: Vec<_> = logits.chunks_mut(share * width.max(1)).map(|part| Mutex::new((part, Vec::new()))).collect();
+    parallel(
+        parts.len(),
+        || (),
+        |(), index| {
+            let mut part = parts[index].lock().expect("each part is one thread's");
+            let (rows, found) = &mut *part;
+            *found = of(index * share, rows);
+        },
+    );
+    parts.into_iter().flat_map(|part| part.into_inner().expect("no thread has panicked").1).collect()
 }
