@@ -4,6 +4,7 @@
 use tch::{Device, Kind, Tensor};
 
 use super::autograd::record;
+use super::matmul;
 use super::reductions::{add, add_rows};
 
 /// A parameter and the f32 view, of the same shape, to which its gradient is added.
@@ -24,18 +25,17 @@ pub fn linear(x: &Tensor, weight: Trained, bias: Option<Trained>) -> Tensor {
     inputs.extend(bias.map(|bias| bias.value));
     let count = inputs.len();
     record(&inputs, || {
-        let out = x.linear(weight.value, bias.map(|bias| bias.value));
+        let out = product(x, weight.value, bias.map(|bias| bias.value));
         let (x, w) = (x.detach(), weight.value.detach());
         let mut d_weight = weight.gradient.shallow_clone();
         let mut d_bias = bias.map(|bias| bias.gradient.shallow_clone());
         let backward = move |gradient: Tensor| {
-            let rows = |x: &Tensor| x.reshape([-1, x.size()[x.dim() - 1]]);
             let gradient_rows = rows(&gradient);
             add_product(&mut d_weight, &gradient_rows, &rows(&x));
             if let Some(d_bias) = &mut d_bias {
                 add(d_bias, &gradient_rows.sum_dim_intlist(0, false, Kind::Float));
             }
-            let mut gradients = vec![Some(gradient_rows.mm(&w).view(&x.size()[..])), None];
+            let mut gradients = vec![Some(times(&gradient_rows, &w).view(&x.size()[..])), None];
             gradients.resize_with(count, || None);
             gradients
         };
@@ -43,12 +43,32 @@ pub fn linear(x: &Tensor, weight: Trained, bias: Option<Trained>) -> Tensor {
     })
 }
 
+/// x·wᵀ + b, without a gradient.
+pub fn product(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Tensor {
+    if !matmul::fit(x) {
+        return x.linear(weight, bias);
+    }
+    let mut size = x.size();
+    *size.last_mut().expect("rows of numbers") = weight.size()[0];
+    matmul::times_transposed(&rows(x), weight, bias).view(&size[..])
+}
+
+fn times(g: &Tensor, weight: &Tensor) -> Tensor {
+    if matmul::fit(g) { matmul::times(g, weight) } else { g.mm(weight) }
+}
+
 /// Adds gᵀ·x to `sum [out, in]` (f32): `g [N, out]`, `x [N, in]`.
 fn add_product(sum: &mut Tensor, g: &Tensor, x: &Tensor) {
     match x.kind() {
+        Kind::Float if matmul::fit(x) => matmul::add_transposed_times(g, x, sum),
         Kind::Float => drop(sum.addmm_(&g.tr(), x)),
         _ => add(sum, &g.tr().mm(x)),
     }
+}
+
+/// `[..., d]` as `[N, d]`.
+fn rows(x: &Tensor) -> Tensor {
+    x.reshape([-1, x.size()[x.dim() - 1]])
 }
 
 /// The rows of `weight [V, d]` that `ids [...]` (i64) name: `[..., d]`.
@@ -58,7 +78,7 @@ pub fn embedding(weight: Trained, ids: &Tensor) -> Tensor {
         let (ids, mut d_weight) = (ids.shallow_clone(), weight.gradient.shallow_clone());
         let backward = move |gradient: Tensor| {
             let ids = Vec::<i64>::try_from(ids.flatten(0, -1)).expect("ids are integers");
-            add_rows(&mut d_weight, &ids, &gradient.reshape([-1, gradient.size()[gradient.dim() - 1]]));
+            add_rows(&mut d_weight, &ids, &rows(&gradient));
             vec![None]
         };
         (out, backward)

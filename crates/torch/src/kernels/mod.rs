@@ -17,6 +17,7 @@ mod rows;
 mod selection;
 mod shares;
 mod simd;
+mod transpose;
 mod vector;
 mod walk;
 

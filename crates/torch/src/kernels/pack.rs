@@ -1,6 +1,7 @@
 //! Puts blocks of matrices into the layouts that products read: rows side by side in pairs, or transposed.
 
 use super::native::Element;
+use super::transpose::transpose_words;
 
 /// Rows of a matrix in memory: row r is `data[r * stride ..][.. width]`.
 #[derive(Clone, Copy)]
@@ -79,25 +80,10 @@ pub fn write_row<E: Element>(from: &[f32], turn: Option<(&[E], &[E])>, to: &mut 
     }
 }
 
-/// Transposes `rows` × `columns` words into `to`, whose rows are `stride` apart.
-#[inline(always)]
-pub fn transpose_words(from: &[u32], rows: usize, columns: usize, to: &mut [u32], stride: usize) {
-    const BLOCK: usize = 16;
-    for row in (0..rows).step_by(BLOCK) {
-        let height = BLOCK.min(rows - row);
-        for column in 0..columns {
-            let out = &mut to[column * stride + row..][..height];
-            for (r, out) in out.iter_mut().enumerate() {
-                *out = from[(row + r) * columns + column];
-            }
-        }
-    }
-}
-
 /// The right operand of a product with Xᵀ: `[width/PAIR][stride][PAIR]`, of `rows` rows of X that are `width` apart.
 #[inline(always)]
 pub fn pack_transposed<E: Element>(x: &[E], rows: usize, width: usize, to: &mut [E], stride: usize) {
-    transpose_words(E::words(x), rows, width / E::PAIR, E::words_mut(to), stride);
+    transpose_words(E::words(x), width / E::PAIR, [rows, width / E::PAIR], E::words_mut(to), stride);
 }
 
 /// The right operand of a product with X: `[rows/PAIR][width][PAIR]`, zero beyond the rows of X.
@@ -138,21 +124,6 @@ pub fn unpaired<E: Element>(packed: &[E], rows: usize, to: &mut [E]) {
             let (even, odd) = out.split_at_mut(rows);
             for (i, both) in from.chunks_exact(2).enumerate() {
                 (even[i], odd[i]) = (both[0], both[1]);
-            }
-        }
-    }
-}
-
-/// Xᵀ, its rows `stride` apart.
-#[inline(always)]
-pub fn transpose<E: Element>(x: Rows<E>, to: &mut [E], stride: usize) {
-    const BLOCK: usize = 16;
-    for first in (0..x.count).step_by(BLOCK) {
-        let height = BLOCK.min(x.count - first);
-        for column in 0..x.width {
-            let out = &mut to[column * stride + first..][..height];
-            for (r, out) in out.iter_mut().enumerate() {
-                *out = x.data[(first + r) * x.stride + column];
             }
         }
     }

@@ -3,6 +3,7 @@
 
 use tch::{Kind, Tensor};
 
+use super::matmul;
 use super::native::multiplies_bf16;
 
 #[cxx::bridge(namespace = "hydrometer")]
@@ -42,7 +43,7 @@ enum Route {
     Blocks,
     /// ATen, bf16 inputs and f32 results: on a GPU.
     Mixed,
-    /// ATen, in f32.
+    /// In f32: by ATen, or by our blocks where they suit the CPU.
     Single,
 }
 
@@ -67,7 +68,13 @@ impl Route {
                 done.expect("a product of bfloat16 blocks");
             }
             Route::Mixed => drop(hidden_cd.mm_dtype_out(z_cv, &weight_vd.tr(), Kind::Float)),
-            Route::Single => drop(single(hidden_cd).mm_out(z_cv, &single(weight_vd).tr())),
+            Route::Single => {
+                let (hidden_cd, weight_vd) = (single(hidden_cd), single(weight_vd));
+                match matmul::fit(z_cv) {
+                    true => matmul::times_transposed_into(&hidden_cd, &weight_vd, &mut z_cv.shallow_clone()),
+                    false => drop(hidden_cd.mm_out(z_cv, &weight_vd.tr())),
+                }
+            }
         }
     }
 
@@ -89,8 +96,13 @@ impl Route {
             }
             Route::Single => {
                 let rounded_cv = single(&gradient_cv.to_kind(hidden_cd.kind()));
-                let _ = rounded_cv.mm_out(d_hidden_cd, &single(weight_vd));
-                let _ = d_weight_vd.addmm_(&rounded_cv.tr(), &single(hidden_cd));
+                if matmul::fit(&rounded_cv) {
+                    matmul::times_into(&rounded_cv, &single(weight_vd), &mut d_hidden_cd.shallow_clone());
+                    matmul::add_transposed_times(&rounded_cv, &single(hidden_cd), &mut d_weight_vd);
+                } else {
+                    let _ = rounded_cv.mm_out(d_hidden_cd, &single(weight_vd));
+                    let _ = d_weight_vd.addmm_(&rounded_cv.tr(), &single(hidden_cd));
+                }
             }
         }
     }

@@ -71,6 +71,7 @@ fn multiply(x: &Tensor, weight: &Leaf, bias: Option<&Leaf>) -> Tensor {
     match (trained(weight), bias.map(trained)) {
         (Some(weight), None) if linear::fit(x) => linear::linear(x, weight, None),
         (Some(weight), Some(Some(bias))) if linear::fit(x) => linear::linear(x, weight, Some(bias)),
+        _ if weight.gradient.is_none() => linear::product(x, &weight.value, bias.map(|bias| &bias.value)),
         _ => x.linear(&weight.value, bias.map(|bias| &bias.value)),
     }
 }
