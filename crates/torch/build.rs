@@ -29,6 +29,8 @@ fn main() {
         .flag("-isystem")
         .flag(root.join("include/torch/csrc/api/include").to_str().expect("a UTF-8 path"))
         .flag_if_supported("-Wno-unused-parameter")
+        // gcc 12 takes its own _mm512_undefined_epi32 for a mistake.
+        .flag_if_supported("-Wno-maybe-uninitialized")
         .define("_GLIBCXX_USE_CXX11_ABI", "1");
     // Without OpenMP, at::parallel_for in ATen's headers is a plain loop. clang would link a second OpenMP runtime beside
     // torch's.

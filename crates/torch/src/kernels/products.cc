@@ -39,18 +39,6 @@ const bf16* numbers(const void* bits) {
   return static_cast<const bf16*>(bits);
 }
 
-// Rows of pairs: to[k][n] is the pair from[n][k], `columns` of them, zeros up to COLUMNS. `pairs` is the row length of `from`.
-HYDROMETER_BF16 void transpose_pairs(const uint32_t* from, int64_t columns, int64_t pairs, uint32_t* to) {
-  for (int64_t first = 0; first < COLUMNS; first += 16) {
-    int64_t here = std::clamp<int64_t>(columns - first, 0, 16);
-    for (int64_t k = 0; k < pairs; k++) {
-      uint32_t* out = to + k * COLUMNS + first;
-      for (int64_t n = 0; n < here; n++) out[n] = from[(first + n) * pairs + k];
-      for (int64_t n = here; n < 16; n++) out[n] = 0;
-    }
-  }
-}
-
 // Pairs of rows: to[r][k] is (from[2r][k], from[2r + 1][k]), zeros beyond `rows`, for `padded` rows.
 HYDROMETER_BF16 void interleave_rows(const uint16_t* from, int64_t rows, int64_t padded, int64_t width, uint32_t* to) {
   for (int64_t r = 0; r < padded; r += 2) {
@@ -64,24 +52,76 @@ HYDROMETER_BF16 void interleave_rows(const uint16_t* from, int64_t rows, int64_t
   }
 }
 
-// A block of `rows` × `columns` of g, rounded to bf16: once as [rows][COLUMNS], padded with zero columns, and once transposed,
-// [columns][stride], padded with zeros up to stride.
+// Transposes 16 × 16 words: within each quarter of a register, then the quarters.
+HYDROMETER_BF16 inline void transpose_words(__m512i words[16]) {
+  __m512i pairs[16], fours[16];
+  for (int i = 0; i < 8; i++) {
+    pairs[2 * i] = _mm512_unpacklo_epi32(words[2 * i], words[2 * i + 1]);
+    pairs[2 * i + 1] = _mm512_unpackhi_epi32(words[2 * i], words[2 * i + 1]);
+  }
+  for (int i = 0; i < 4; i++) {
+    for (int half = 0; half < 2; half++) {
+      fours[4 * i + 2 * half] = _mm512_unpacklo_epi64(pairs[4 * i + half], pairs[4 * i + 2 + half]);
+      fours[4 * i + 2 * half + 1] = _mm512_unpackhi_epi64(pairs[4 * i + half], pairs[4 * i + 2 + half]);
+    }
+  }
+  for (int c = 0; c < 4; c++) {
+    __m512i even_low = _mm512_shuffle_i32x4(fours[c], fours[4 + c], 0x88);
+    __m512i even_high = _mm512_shuffle_i32x4(fours[8 + c], fours[12 + c], 0x88);
+    __m512i odd_low = _mm512_shuffle_i32x4(fours[c], fours[4 + c], 0xdd);
+    __m512i odd_high = _mm512_shuffle_i32x4(fours[8 + c], fours[12 + c], 0xdd);
+    words[c] = _mm512_shuffle_i32x4(even_low, even_high, 0x88);
+    words[4 + c] = _mm512_shuffle_i32x4(odd_low, odd_high, 0x88);
+    words[8 + c] = _mm512_shuffle_i32x4(even_low, even_high, 0xdd);
+    words[12 + c] = _mm512_shuffle_i32x4(odd_low, odd_high, 0xdd);
+  }
+}
+
+// Rows of pairs: to[k][n] is the pair from[n][k], `columns` of them, zeros up to COLUMNS. `pairs` is the row length of `from`.
+HYDROMETER_BF16 void transpose_pairs(const uint32_t* from, int64_t columns, int64_t pairs, uint32_t* to) {
+  for (int64_t first = 0; first < COLUMNS; first += 16) {
+    int64_t here = std::clamp<int64_t>(columns - first, 0, 16);
+    int64_t k = 0;
+    for (; k + 16 <= pairs; k += 16) {
+      __m512i words[16];
+      for (int64_t n = 0; n < 16; n++) {
+        words[n] = n < here ? _mm512_loadu_si512(from + (first + n) * pairs + k) : _mm512_setzero_si512();
+      }
+      transpose_words(words);
+      for (int64_t i = 0; i < 16; i++) _mm512_storeu_si512(to + (k + i) * COLUMNS + first, words[i]);
+    }
+    for (; k < pairs; k++) {
+      uint32_t* out = to + k * COLUMNS + first;
+      for (int64_t n = 0; n < here; n++) out[n] = from[(first + n) * pairs + k];
+      for (int64_t n = here; n < 16; n++) out[n] = 0;
+    }
+  }
+}
+
+// A block of `rows` × `columns` of g, rounded: as it is [rows][COLUMNS], zeros in the last columns; and transposed
+// [COLUMNS][stride], zeros up to stride, a multiple of STEP.
 HYDROMETER_BF16 void round_block(
     const float* g, int64_t width, int64_t rows, int64_t columns, uint16_t* plain, uint16_t* transposed, int64_t stride) {
-  for (int64_t first = 0; first < stride; first += 16) {
-    int64_t here = std::clamp<int64_t>(rows - first, 0, 16);
-    for (int64_t r = first; r < first + here; r++) {
-      for (int64_t c = 0; c < COLUMNS; c += 16) {
-        int64_t left = std::clamp<int64_t>(columns - c, 0, 16);
-        __mmask16 mask = static_cast<__mmask16>((1u << left) - 1);
-        __m256i packed = (__m256i)_mm512_cvtneps_pbh(_mm512_maskz_loadu_ps(mask, g + r * width + c));
-        _mm256_storeu_si256(reinterpret_cast<__m256i*>(plain + r * COLUMNS + c), packed);
+  for (int64_t first = 0; first < stride; first += STEP) {
+    for (int64_t c = 0; c < COLUMNS; c += 16) {
+      int64_t left = std::clamp<int64_t>(columns - c, 0, 16);
+      __mmask16 mask = static_cast<__mmask16>((1u << left) - 1);
+      // Words of two neighbouring rows.
+      __m512i words[16];
+      for (int64_t pair = 0; pair < 16; pair++) {
+        __m256i halves[2] = {_mm256_setzero_si256(), _mm256_setzero_si256()};
+        for (int64_t half = 0; half < 2; half++) {
+          int64_t r = first + 2 * pair + half;
+          if (r >= rows) break;
+          halves[half] = (__m256i)_mm512_cvtneps_pbh(_mm512_maskz_loadu_ps(mask, g + r * width + c));
+          _mm256_storeu_si256(reinterpret_cast<__m256i*>(plain + r * COLUMNS + c), halves[half]);
+        }
+        words[pair] = _mm512_or_si512(_mm512_cvtepu16_epi32(halves[0]), _mm512_slli_epi32(_mm512_cvtepu16_epi32(halves[1]), 16));
       }
-    }
-    for (int64_t c = 0; c < columns; c++) {
-      uint16_t* out = transposed + c * stride + first;
-      for (int64_t r = 0; r < here; r++) out[r] = plain[(first + r) * COLUMNS + c];
-      for (int64_t r = here; r < 16; r++) out[r] = 0;
+      transpose_words(words);
+      for (int64_t column = 0; column < 16; column++) {
+        _mm512_storeu_si512(transposed + (c + column) * stride + first, words[column]);
+      }
     }
   }
 }
