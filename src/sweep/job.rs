@@ -38,6 +38,9 @@ pub struct Job {
     /// Tensor-parallel ranks share out the tokens between their parts.
     #[serde(default)]
     pub sequence_parallel: bool,
+    /// Most input tokens of a pass of one data-parallel rank, where training is not to use the recipe's default.
+    #[serde(default)]
+    pub pass_tokens: Option<usize>,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -72,6 +75,13 @@ pub enum Work {
     },
     /// Unigram frequencies of the train split, evaluated as a student would be.
     Unigram { recipe: Box<TrainRecipe> },
+}
+
+impl Job {
+    /// Most input tokens of a pass when it trains `recipe`.
+    pub fn pass_tokens_of(&self, recipe: &TrainRecipe) -> usize {
+        self.pass_tokens.unwrap_or_else(|| recipe.pass_tokens())
+    }
 }
 
 impl Work {

@@ -4,8 +4,7 @@ use anyhow::Result;
 use hydrometer_base::shortage::shown;
 use hydrometer_base::user_error;
 use hydrometer_data::recipe::Packing;
-use hydrometer_torch::model::variant::FeedForward;
-use hydrometer_torch::model::{ModelConfig, Precision};
+use hydrometer_torch::model::Precision;
 use hydrometer_torch::objective::head::{LOGIT_BYTES, chunk_length};
 
 use super::job::{Job, Work};
@@ -25,6 +24,8 @@ pub struct Spread {
     /// Activations are computed again on the way back.
     pub recompute: bool,
     pub sequence_parallel: bool,
+    /// Most input tokens of a pass; `None` for the recipe's default.
+    pub pass_tokens: Option<usize>,
 }
 
 impl Spread {
@@ -41,12 +42,16 @@ pub fn peak_bytes(recipe: &TrainRecipe, spread: &Spread) -> u64 {
     // Master weights, their gradient and two moments in f32; autograd's own gradients; in bf16, a copy of the weights.
     let copy = if recipe.precision == Precision::Bf16 { width } else { 0.0 };
     let weights = recipe.model.parameter_count() as f64 / tp * (16.0 + width + copy);
-    let tokens = (recipe.batch.min(recipe.tokens) as f64 / dp).ceil();
+    // Of a batch, one pass at a time.
+    let share = (recipe.batch.min(recipe.tokens) as f64 / dp).ceil();
+    let tokens = share.min(spread.pass_tokens.unwrap_or_else(|| recipe.pass_tokens()) as f64);
     // The way back holds a few gradients of the widest activations beside what is kept.
     let passing = 6.0 * recipe.model.intermediate_size as f64 / tp;
-    let packed =
-        if recipe.data.packing == Packing::Documents { packed_per_token(&recipe.model, recipe.data.context, tp) } else { 0.0 };
-    let all = activations_per_token(&recipe.model, tp, if spread.sequence_parallel { tp } else { 1.0 });
+    let packed = match recipe.data.packing {
+        Packing::Documents => recipe.model.packed_activations_per_token(recipe.data.context, tp),
+        Packing::None => 0.0,
+    };
+    let all = recipe.model.activations_per_token(tp, if spread.sequence_parallel { tp } else { 1.0 });
     // Each block's input is kept, and one block at a time has all of its activations.
     let kept = if spread.recompute {
         let blocks = recipe.model.num_hidden_layers.max(1) as f64;
@@ -67,17 +72,14 @@ fn forward_bytes(recipe: &TrainRecipe, tp: usize) -> u64 {
 }
 
 fn width(recipe: &TrainRecipe) -> f64 {
-    match recipe.precision {
-        Precision::F32 => 4.0,
-        Precision::Bf16 => 2.0,
-    }
+    recipe.precision.bytes() as f64
 }
 
 impl Job {
     /// Bytes that one of its ranks takes, about.
     pub fn memory_bytes(&self) -> u64 {
-        let Self { tp, dp, recompute, sequence_parallel, .. } = *self;
-        let spread = Spread { tp, dp, recompute, sequence_parallel };
+        let Self { tp, dp, recompute, sequence_parallel, pass_tokens, .. } = *self;
+        let spread = Spread { tp, dp, recompute, sequence_parallel, pass_tokens };
         match &self.work {
             Work::Train { recipe, .. } if !recipe.is_untrained() => peak_bytes(recipe, &spread),
             Work::Train { recipe, .. } | Work::Teach { recipe, .. } => forward_bytes(recipe, tp),
@@ -118,33 +120,16 @@ pub fn least(bytes: u64) -> u64 {
 /// What needs less memory.
 pub fn cure(recompute: bool) -> &'static str {
     match recompute {
-        false => "--recompute, a smaller batch or context, or a smaller model",
-        true => "a smaller batch or context, or a smaller model",
+        false => "--recompute, a smaller --pass-tokens, batch or context, or a smaller model",
+        true => "a smaller --pass-tokens, batch or context, or a smaller model",
     }
-}
-
-/// Numbers that autograd keeps of a token: of each block its two sums with the residual and their norms, queries, keys and values
-/// before and after rotation, what attention gives, and the feed-forward's inner activations.
-/// Norms and sums are shared out among `sharers`.
-fn activations_per_token(model: &ModelConfig, tp: f64, sharers: f64) -> f64 {
-    let (d, f) = (model.hidden_size as f64 / sharers, model.intermediate_size as f64 / tp);
-    let queries = (model.num_attention_heads * model.head_dim()) as f64 / tp;
-    let keys = (model.num_key_value_heads * model.head_dim()) as f64 / tp;
-    let inner = if model.variant.feed_forward == FeedForward::SwiGlu { 4.0 } else { 2.0 };
-    let block = 4.0 * d + 6.0 * queries + 7.0 * keys + inner * f;
-    model.num_hidden_layers as f64 * block + 4.0 * d
-}
-
-/// Numbers that a token takes more where sequences share rows: its line of the mask, and in each block the copies of keys and
-/// values that grouped queries do without.
-fn packed_per_token(model: &ModelConfig, context: usize, tp: f64) -> f64 {
-    let copies = (model.num_attention_heads != model.num_key_value_heads) as usize * model.num_hidden_layers;
-    context as f64 + 2.0 * (copies * model.num_attention_heads * model.head_dim()) as f64 / tp
 }
 
 #[cfg(test)]
 mod tests {
     use std::path::Path;
+
+    use hydrometer_torch::model::ModelConfig;
 
     use super::*;
     use crate::experiment::{Options, load};
@@ -155,8 +140,10 @@ mod tests {
         let quickstart = Path::new(env!("CARGO_MANIFEST_DIR")).join("experiments/quickstart.toml");
         let experiment = load(&quickstart, &Options { smoke: false, tp: 1, dp: 1 }).unwrap();
         let teacher = &experiment.teachers[0].recipe;
+        // As measured, with a batch in one pass.
+        let whole = |tp, dp| Spread { pass_tokens: Some(16_000), ..Spread::of(tp, dp) };
         let near = |recipe: &TrainRecipe, measured: f64| {
-            let ratio = peak_bytes(recipe, &Spread::of(1, 1)) as f64 / measured;
+            let ratio = peak_bytes(recipe, &whole(1, 1)) as f64 / measured;
             assert!((0.85..1.2).contains(&ratio), "{ratio}");
         };
         near(teacher, 512e6);
@@ -172,10 +159,16 @@ mod tests {
         };
         (large.batch, large.tokens, large.data.context) = (16_000, 32_000, 256);
         near(&large, 2908e6);
-        let on = |tp, dp| peak_bytes(&large, &Spread::of(tp, dp));
+        let on = |tp, dp| peak_bytes(&large, &whole(tp, dp));
         assert!(on(2, 1) < on(1, 1) && on(1, 2) < on(2, 1));
-        let again = peak_bytes(&large, &Spread { recompute: true, ..Spread::of(1, 1) });
+        let again = peak_bytes(&large, &Spread { recompute: true, ..whole(1, 1) });
         assert!(again < on(1, 1) / 2, "{again}");
+        // A larger batch is walked in more passes.
+        let passes = |batch: u64| {
+            let larger = TrainRecipe { batch, tokens: 1_000_000, ..large.clone() };
+            peak_bytes(&larger, &Spread::of(1, 1))
+        };
+        assert!(passes(16_000) < on(1, 1) && passes(500_000) == passes(16_000));
     }
 
     #[test]
@@ -194,6 +187,7 @@ mod tests {
             dp: 1,
             recompute: false,
             sequence_parallel: false,
+            pass_tokens: None,
         };
         let bytes = job(1, "cpu").memory_bytes();
         let machine = |all: u64| Machine { all: Some(all), ..Machine::default() };
@@ -201,7 +195,10 @@ mod tests {
         let error = fit([&job(1, "cpu")].into_iter(), &machine(bytes / 2)).unwrap_err();
         assert!(error.is::<hydrometer_base::UserError>(), "{error:#}");
         let said = format!("{error:#}");
-        assert!(said.contains("of memory, this machine has") && said.contains("try --recompute, a smaller batch"), "{said}");
+        assert!(
+            said.contains("of memory, this machine has") && said.contains("try --recompute, a smaller --pass-tokens"),
+            "{said}"
+        );
         assert!(fit([&job(1, "cuda:0")].into_iter(), &machine(bytes / 2)).is_ok());
         // Two ranks of a machine share it; an address space is each one's own.
         let two = job(2, "cpu");

@@ -115,13 +115,16 @@ fn a_model_that_does_not_fit_is_refused_and_an_allocation_that_fails_is_the_mach
     };
     let (code, said) = end(limited(6_000_000, "run large.toml"));
     assert_eq!((code, said.trim().lines().count()), (Some(2), 1), "{said}");
-    assert!(said.contains("of memory, `ulimit -v` allows 6.1 GB; try --recompute, a smaller batch"), "{said}");
+    assert!(said.contains("of memory, `ulimit -v` allows 6.1 GB; try --recompute, a smaller --pass-tokens"), "{said}");
     assert!(!lab.path().join("runs/data").exists());
     // What the formula lets pass and the address space, which has more in it than a model, does not.
     lab.write("tight.toml", &TINY.replace("hidden_size = 8,", "hidden_size = 4096,"));
     let (code, said) = end(limited(1_600_000, "run tight.toml"));
     assert_eq!(code, Some(1), "{said}");
-    assert!(said.contains("no memory: ") && said.contains("MB were asked for; try --recompute, a smaller batch"), "{said}");
+    assert!(
+        said.contains("no memory: ") && said.contains("MB were asked for; try --recompute, a smaller --pass-tokens"),
+        "{said}"
+    );
     assert!(!said.contains("panicked") && !said.contains("frame #") && !said.contains("ended with code"), "{said}");
     let status = String::from_utf8_lossy(&lab.run(&["status", "tight.toml"]).stdout).into_owned();
     assert!(status.contains("interrupted") && !status.contains("failed"), "it is no failure of the run's: {status}");

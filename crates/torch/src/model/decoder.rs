@@ -8,6 +8,7 @@
 use anyhow::Result;
 use tch::{Kind, Tensor};
 
+use super::activations::rows_per_forward;
 use super::attention::Attention;
 use super::config::ModelConfig;
 use super::layers::{Linear, Norm, ParamMap};
@@ -32,6 +33,7 @@ pub struct Decoder {
     norm: Option<Norm>,
     project_out: Option<Tensor>,
     sequence_parallel: bool,
+    widest_activation: usize,
 }
 
 struct Block {
@@ -92,7 +94,14 @@ impl Decoder {
             norm: named.norm("model.norm", eps),
             project_out: named.find("model.project_out.weight"),
             sequence_parallel: mesh.sequence_parallel,
+            widest_activation: config.widest_activation(),
         }
+    }
+
+    /// Rows of `width` tokens that a forward pass without gradients takes at a time, with `kept` numbers per token beside its
+    /// activations.
+    pub fn rows_per_forward(&self, width: usize, kept: usize) -> usize {
+        rows_per_forward(width, self.widest_activation.max(kept))
     }
 
     /// The output weight `[v, e]` of this rank's vocabulary shard; the embedding if they are tied.
