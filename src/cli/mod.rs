@@ -35,6 +35,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use hydrometer_base::{UserError, user_error};
 
 use crate::experiment::{Experiment, Options, load, name_of};
+use crate::sweep::memory::Spread;
 use crate::sweep::{alias, worker};
 
 /// Exit code: some run failed or diverged.
@@ -121,6 +122,10 @@ struct Common {
     /// Data-parallel ranks.
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
     dp: u32,
+    /// Pass size: the most input tokens of one forward and backward pass of a data-parallel rank. An update accumulates the
+    /// gradients of as many passes as its batch needs [default: by the recipe, for about 1 GiB of activations].
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pass_tokens: Option<u32>,
 }
 
 impl Common {
@@ -134,8 +139,35 @@ impl Common {
             place::outside(&self.runs, folder, "--runs DIR")?;
             place::outside(&self.results(&experiment), folder, "--results DIR")?;
         }
+        self.check_pass_tokens(&experiment)?;
         alias::link(&experiment, &self.runs)?;
         Ok(experiment)
+    }
+
+    /// Refuses passes that would be too small for a sequence.
+    fn check_pass_tokens(&self, experiment: &Experiment) -> Result<()> {
+        let students = experiment.students.iter().map(|student| (&student.run, &student.recipe));
+        let teachers = experiment.teachers.iter().map(|teacher| (&teacher.run, &teacher.recipe));
+        let trained = students.chain(teachers).filter(|(_, recipe)| !recipe.is_untrained());
+        let longest = trained.max_by_key(|(_, recipe)| recipe.data.context);
+        let (Some(tokens), Some((run, recipe))) = (self.pass_tokens(), longest) else { return Ok(()) };
+        let (file, context) = (self.experiment.display(), recipe.data.context);
+        match tokens < context {
+            true => Err(user_error!(
+                "--pass-tokens {tokens}: a pass takes whole sequences, which have up to {context} tokens ({file}: context of {run}); \
+                 use at least {context}"
+            )),
+            false => Ok(()),
+        }
+    }
+
+    fn pass_tokens(&self) -> Option<usize> {
+        self.pass_tokens.map(|tokens| tokens as usize)
+    }
+
+    /// How each run is distributed.
+    fn spread(&self) -> Spread {
+        Spread { pass_tokens: self.pass_tokens(), ..Spread::of(self.tp as usize, self.dp as usize) }
     }
 
     /// Loads the experiment for subcommands that do not use the runs folder.

@@ -75,6 +75,7 @@ fn plan(common: &Common, all: bool, output: Output) -> Result<ExitCode> {
                 axes,
                 tokens: student.recipe.tokens,
                 updates: student.recipe.updates(),
+                pass_tokens: common.pass_tokens().unwrap_or_else(|| student.recipe.pass_tokens()),
                 train_flops: student.recipe.train_flops(),
                 teacher_flops: student.recipe.teacher_flops(),
             })
@@ -82,8 +83,7 @@ fn plan(common: &Common, all: bool, output: Output) -> Result<ExitCode> {
         .collect::<Result<Vec<PlannedRun>>>()?;
     let teachers = teachers(&experiment, common)?;
     let budget = Budget::of(&experiment);
-    let ranks = (common.tp as usize, common.dp as usize);
-    let left = estimate(&experiment, &common.runs, &history, ranks)?;
+    let left = estimate(&experiment, &common.runs, &history, &common.spread())?;
     if output == Output::Json {
         let skipped: Vec<_> = experiment.skipped.iter().map(|s| json!({ "name": s.name, "because": s.because })).collect();
         let claims: Vec<_> = experiment.claims.iter().map(|c| json!({ "id": c.id, "a": c.a, "b": c.b })).collect();
@@ -256,7 +256,8 @@ fn say_cost(budget: &Budget, left: &Estimate) {
     }
     let (needed, machine) = (left.memory_bytes as f64, Machine::here());
     let there = machine.of_a_process().map_or(0.0, |(bytes, _)| bytes as f64);
-    let scarce = if there > 0.0 && needed > there { ", which is too little; try a smaller batch or --recompute" } else { "" };
+    let scarce =
+        if there > 0.0 && needed > there { ", which is too little; try a smaller --pass-tokens or --recompute" } else { "" };
     say!("memory: about {}B per rank of the largest run, of {}B on this machine{scarce}", quantity(needed), quantity(there));
 }
 

@@ -15,6 +15,8 @@ pub struct PlannedRun {
     pub axes: Map<String, Value>,
     pub tokens: u64,
     pub updates: u64,
+    /// Most input tokens of a forward and backward pass.
+    pub pass_tokens: usize,
     pub train_flops: f64,
     pub teacher_flops: f64,
 }

@@ -83,6 +83,7 @@ impl Run {
             dp: self.common.dp as usize,
             recompute: self.recompute,
             sequence_parallel: self.sequence_parallel,
+            pass_tokens: self.common.pass_tokens(),
             retries: self.retries,
             fail_fast: self.fail_fast,
         };

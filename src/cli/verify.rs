@@ -149,6 +149,9 @@ impl Verify {
             return Ok((Finding::Refuted, json!({ "file": kept.path, "fault": fault })));
         }
         let ranks = i64::from(self.common.tp) * i64::from(self.common.dp);
+        if self.write_golden && self.common.pass_tokens.is_some() {
+            return Err(user_error!("goldens are written with the default pass size; leave out --pass-tokens"));
+        }
         if self.write_golden && ranks > 1 {
             return Err(user_error!("goldens are written with one rank per run; leave out --tp and --dp"));
         }
@@ -164,7 +167,7 @@ impl Verify {
             return Ok((Finding::Agreement, json!({ "file": path })));
         };
         let threads = golden::threads(&frames)?;
-        let exact = ranks == 1 && golden.is_exact(threads, &torch_version());
+        let exact = ranks == 1 && self.common.pass_tokens.is_none() && golden.is_exact(threads, &torch_version());
         let mut agreements = golden.compare(&frames)?;
         if exact {
             agreements.iter_mut().filter(|one| one.rung != ReproLevel::Bitwise).for_each(|one| one.rung = ReproLevel::Refuted);
@@ -214,6 +217,7 @@ impl Verify {
             dp: self.common.dp as usize,
             recompute: false,
             sequence_parallel: false,
+            pass_tokens: self.common.pass_tokens(),
             retries: RETRIES,
             fail_fast: false,
         };

@@ -13,10 +13,8 @@ use tch::{Kind, Tensor};
 
 /// Number of most likely ids whose overlap is measured.
 pub const TOP: i64 = 10;
-/// Input tokens per forward pass.
-const ROWS_TOKENS: usize = 4096;
-/// Number of logits of one model that exist at a time.
-const LOGITS: i64 = 32 << 20;
+/// Number of logits of one model that exist at a time. The comparison holds several tensors of this size.
+const LOGITS: i64 = 8 << 20;
 
 /// Means over predicted tokens.
 #[derive(Clone, Debug, PartialEq)]
@@ -40,7 +38,8 @@ pub fn fidelity(student: &Model, teacher: &Model, split: &TokenizedSplit, contex
     let common = student.vocab_size.min(teacher.vocab_size) as i64;
     let at_a_time = (LOGITS / common).max(1);
     let mut sums = [0.0; 4];
-    for chunk in mine.chunks((ROWS_TOKENS / context).max(1)) {
+    let [own, theirs] = [student, teacher].map(|model| model.decoder.rows_per_forward(context, 0));
+    for chunk in mine.chunks(own.min(theirs)) {
         let batch = Batch::new(chunk, split, mesh.device);
         let hidden = |model: &Model| -> Result<Tensor> {
             let hidden = model.decoder.forward(&batch.inputs_bt, &mesh.tp)?;

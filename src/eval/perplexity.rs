@@ -13,8 +13,6 @@ use tch::Device;
 
 /// Equal-width bins of the top-1 probability (Guo et al. 2017 use 15).
 const BINS: usize = 15;
-/// Input tokens per forward pass.
-const ROWS_TOKENS: usize = 8192;
 
 /// Sums over the documents of a split.
 #[derive(Clone, Debug, PartialEq)]
@@ -120,7 +118,7 @@ pub fn evaluate_rows(
     let mine: Vec<Row> = rows.iter().copied().skip(mesh.dp.rank).step_by(mesh.dp.size).collect();
     let head =
         Head { weight_vd: decoder.head_weight(), vocab_start: decoder.vocab_start, vocab_size: vocab_size as i64, tp: &mesh.tp };
-    for chunk in mine.chunks((ROWS_TOKENS / context).max(1)) {
+    for chunk in mine.chunks(decoder.rows_per_forward(context, 0)) {
         let batch = Batch::new(chunk, split, mesh.device);
         let hidden = decoder.forward(&batch.inputs_bt, &mesh.tp)?;
         let hidden_nd = hidden.flatten(0, 1).index_select(0, &batch.positions_n);

@@ -183,6 +183,7 @@ impl Rows {
             tp: None,
             dp: None,
             threads: None,
+            pass_tokens: None,
             device: None,
             gradient_check: None,
             last_gradient_check: None,
@@ -191,9 +192,9 @@ impl Rows {
         let mut seconds = 0.0;
         for event in events {
             match event {
-                Event::Started { device, tp, dp, threads, params, .. } => {
+                Event::Started { device, tp, dp, threads, params, pass_tokens, .. } => {
                     (row.device, row.params) = (Some(device), Some(params));
-                    (row.tp, row.dp, row.threads) = (Some(tp), Some(dp), Some(threads));
+                    (row.tp, row.dp, row.threads, row.pass_tokens) = (Some(tp), Some(dp), Some(threads), pass_tokens);
                 }
                 Event::GradientChecked { updates: 0, slope } => row.gradient_check = slope,
                 Event::GradientChecked { slope, .. } => row.last_gradient_check = slope,

@@ -90,8 +90,8 @@ pub struct Estimate {
     pub memory_bytes: u64,
 }
 
-/// Estimates what is left of `experiment` under `runs`, each run on `tp` × `dp` ranks.
-pub fn estimate(experiment: &Experiment, runs: &Path, history: &History, (tp, dp): (usize, usize)) -> Result<Estimate> {
+/// Estimates what is left of `experiment` under `runs`, each run distributed as `spread` says.
+pub fn estimate(experiment: &Experiment, runs: &Path, history: &History, spread: &Spread) -> Result<Estimate> {
     let trained =
         experiment.students.iter().map(|s| (&s.run, &s.recipe)).chain(experiment.teachers.iter().map(|t| (&t.run, &t.recipe)));
     let trained: Vec<(&RunId, &TrainRecipe)> = trained.collect();
@@ -114,6 +114,6 @@ pub fn estimate(experiment: &Experiment, runs: &Path, history: &History, (tp, dp
         runs_left: left.len(),
         seconds_left: seconds.map(|seconds| seconds.iter().sum()).filter(|_| !left.is_empty() && !history.is_empty()),
         disk_bytes: kept + under_way + caches.sum::<u64>(),
-        memory_bytes: trained.iter().map(|(_, recipe)| peak_bytes(recipe, &Spread::of(tp, dp))).max().unwrap_or(0),
+        memory_bytes: trained.iter().map(|(_, recipe)| peak_bytes(recipe, spread)).max().unwrap_or(0),
     })
 }

@@ -38,6 +38,9 @@ pub struct Job {
     /// Sequence parallelism: tensor-parallel ranks shard norms and residual sums over the tokens.
     #[serde(default)]
     pub sequence_parallel: bool,
+    /// Most input tokens of a pass of one data-parallel rank, where training is not to use the recipe's default.
+    #[serde(default)]
+    pub pass_tokens: Option<usize>,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -73,6 +76,13 @@ pub enum Work {
     },
     /// The unigram baseline: token frequencies of the train split, evaluated like a student.
     Unigram { recipe: Box<TrainRecipe> },
+}
+
+impl Job {
+    /// Most input tokens of a pass when it trains `recipe`.
+    pub fn pass_tokens_of(&self, recipe: &TrainRecipe) -> usize {
+        self.pass_tokens.unwrap_or_else(|| recipe.pass_tokens())
+    }
 }
 
 impl Work {

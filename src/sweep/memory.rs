@@ -4,8 +4,7 @@ use anyhow::Result;
 use hydrometer_base::shortage::shown;
 use hydrometer_base::user_error;
 use hydrometer_data::recipe::Packing;
-use hydrometer_torch::model::variant::FeedForward;
-use hydrometer_torch::model::{ModelConfig, Precision};
+use hydrometer_torch::model::Precision;
 use hydrometer_torch::objective::head::{LOGIT_BYTES, chunk_length};
 
 use super::job::{Job, Work};
@@ -25,6 +24,8 @@ pub struct Spread {
     /// Activation recomputation: recompute activations in the backward pass.
     pub recompute: bool,
     pub sequence_parallel: bool,
+    /// Most input tokens of a pass; `None` for the recipe's default.
+    pub pass_tokens: Option<usize>,
 }
 
 impl Spread {
@@ -43,12 +44,16 @@ pub fn peak_bytes(recipe: &TrainRecipe, spread: &Spread) -> u64 {
     // of the weights.
     let copy = if recipe.precision == Precision::Bf16 { width } else { 0.0 };
     let weights = recipe.model.parameter_count() as f64 / tp * (16.0 + width + copy);
-    let tokens = (recipe.batch.min(recipe.tokens) as f64 / dp).ceil();
+    // Of a batch, one pass at a time.
+    let share = (recipe.batch.min(recipe.tokens) as f64 / dp).ceil();
+    let tokens = share.min(spread.pass_tokens.unwrap_or_else(|| recipe.pass_tokens()) as f64);
     // The backward pass also holds a few gradients of the widest activations.
     let passing = 6.0 * recipe.model.intermediate_size as f64 / tp;
-    let packed =
-        if recipe.data.packing == Packing::Documents { packed_per_token(&recipe.model, recipe.data.context, tp) } else { 0.0 };
-    let all = activations_per_token(&recipe.model, tp, if spread.sequence_parallel { tp } else { 1.0 });
+    let packed = match recipe.data.packing {
+        Packing::Documents => recipe.model.packed_activations_per_token(recipe.data.context, tp),
+        Packing::None => 0.0,
+    };
+    let all = recipe.model.activations_per_token(tp, if spread.sequence_parallel { tp } else { 1.0 });
     // With recomputation, only the input of each block is stored, and one block at a time has all its activations.
     let kept = if spread.recompute {
         let blocks = recipe.model.num_hidden_layers.max(1) as f64;
@@ -70,17 +75,14 @@ fn forward_bytes(recipe: &TrainRecipe, tp: usize) -> u64 {
 
 /// Bytes per number in the run's precision.
 fn width(recipe: &TrainRecipe) -> f64 {
-    match recipe.precision {
-        Precision::F32 => 4.0,
-        Precision::Bf16 => 2.0,
-    }
+    recipe.precision.bytes() as f64
 }
 
 impl Job {
     /// Estimated peak memory of one of its ranks in bytes.
     pub fn memory_bytes(&self) -> u64 {
-        let Self { tp, dp, recompute, sequence_parallel, .. } = *self;
-        let spread = Spread { tp, dp, recompute, sequence_parallel };
+        let Self { tp, dp, recompute, sequence_parallel, pass_tokens, .. } = *self;
+        let spread = Spread { tp, dp, recompute, sequence_parallel, pass_tokens };
         match &self.work {
             Work::Train { recipe, .. } if !recipe.is_untrained() => peak_bytes(recipe, &spread),
             Work::Train { recipe, .. } | Work::Teach { recipe, .. } => forward_bytes(recipe, tp),
@@ -122,33 +124,16 @@ pub fn least(bytes: u64) -> u64 {
 /// Suggestions that reduce memory.
 pub fn cure(recompute: bool) -> &'static str {
     match recompute {
-        false => "--recompute, a smaller batch or context, or a smaller model",
-        true => "a smaller batch or context, or a smaller model",
+        false => "--recompute, a smaller --pass-tokens, batch or context, or a smaller model",
+        true => "a smaller --pass-tokens, batch or context, or a smaller model",
     }
-}
-
-/// Number of activations that autograd stores per token. For each block: the two residual sums and their norms; queries, keys and
-/// values before and after rotation; the output of attention; and the inner activations of the feed-forward layer. Norms and sums
-/// are sharded over `sharers` ranks.
-fn activations_per_token(model: &ModelConfig, tp: f64, sharers: f64) -> f64 {
-    let (d, f) = (model.hidden_size as f64 / sharers, model.intermediate_size as f64 / tp);
-    let queries = (model.num_attention_heads * model.head_dim()) as f64 / tp;
-    let keys = (model.num_key_value_heads * model.head_dim()) as f64 / tp;
-    let inner = if model.variant.feed_forward == FeedForward::SwiGlu { 4.0 } else { 2.0 };
-    let block = 4.0 * d + 6.0 * queries + 7.0 * keys + inner * f;
-    model.num_hidden_layers as f64 * block + 4.0 * d
-}
-
-/// Number of additional activations per token for packed rows: a row of the attention mask, and in each block copies of keys and
-/// values that are not needed otherwise with grouped queries.
-fn packed_per_token(model: &ModelConfig, context: usize, tp: f64) -> f64 {
-    let copies = (model.num_attention_heads != model.num_key_value_heads) as usize * model.num_hidden_layers;
-    context as f64 + 2.0 * (copies * model.num_attention_heads * model.head_dim()) as f64 / tp
 }
 
 #[cfg(test)]
 mod tests {
     use std::path::Path;
+
+    use hydrometer_torch::model::ModelConfig;
 
     use super::*;
     use crate::experiment::{Options, load};
@@ -159,8 +144,10 @@ mod tests {
         let quickstart = Path::new(env!("CARGO_MANIFEST_DIR")).join("experiments/quickstart.toml");
         let experiment = load(&quickstart, &Options { smoke: false, tp: 1, dp: 1 }).unwrap();
         let teacher = &experiment.teachers[0].recipe;
+        // As measured, with a batch in one pass.
+        let whole = |tp, dp| Spread { pass_tokens: Some(16_000), ..Spread::of(tp, dp) };
         let near = |recipe: &TrainRecipe, measured: f64| {
-            let ratio = peak_bytes(recipe, &Spread::of(1, 1)) as f64 / measured;
+            let ratio = peak_bytes(recipe, &whole(1, 1)) as f64 / measured;
             assert!((0.85..1.2).contains(&ratio), "{ratio}");
         };
         near(teacher, 512e6);
@@ -176,10 +163,16 @@ mod tests {
         };
         (large.batch, large.tokens, large.data.context) = (16_000, 32_000, 256);
         near(&large, 2908e6);
-        let on = |tp, dp| peak_bytes(&large, &Spread::of(tp, dp));
+        let on = |tp, dp| peak_bytes(&large, &whole(tp, dp));
         assert!(on(2, 1) < on(1, 1) && on(1, 2) < on(2, 1));
-        let again = peak_bytes(&large, &Spread { recompute: true, ..Spread::of(1, 1) });
+        let again = peak_bytes(&large, &Spread { recompute: true, ..whole(1, 1) });
         assert!(again < on(1, 1) / 2, "{again}");
+        // A larger batch is walked in more passes.
+        let passes = |batch: u64| {
+            let larger = TrainRecipe { batch, tokens: 1_000_000, ..large.clone() };
+            peak_bytes(&larger, &Spread::of(1, 1))
+        };
+        assert!(passes(16_000) < on(1, 1) && passes(500_000) == passes(16_000));
     }
 
     #[test]
@@ -198,6 +191,7 @@ mod tests {
             dp: 1,
             recompute: false,
             sequence_parallel: false,
+            pass_tokens: None,
         };
         let bytes = job(1, "cpu").memory_bytes();
         let machine = |all: u64| Machine { all: Some(all), ..Machine::default() };
@@ -205,7 +199,10 @@ mod tests {
         let error = fit([&job(1, "cpu")].into_iter(), &machine(bytes / 2)).unwrap_err();
         assert!(error.is::<hydrometer_base::UserError>(), "{error:#}");
         let said = format!("{error:#}");
-        assert!(said.contains("of memory, this machine has") && said.contains("try --recompute, a smaller batch"), "{said}");
+        assert!(
+            said.contains("of memory, this machine has") && said.contains("try --recompute, a smaller --pass-tokens"),
+            "{said}"
+        );
         assert!(fit([&job(1, "cuda:0")].into_iter(), &machine(bytes / 2)).is_ok());
         // Two ranks share the machine's memory, but each has its own address space.
         let two = job(2, "cpu");

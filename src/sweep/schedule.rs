@@ -28,6 +28,8 @@ pub struct Settings {
     /// Activation recomputation: recompute activations in the backward pass.
     pub recompute: bool,
     pub sequence_parallel: bool,
+    /// Most input tokens of a pass; `None` for each recipe's default.
+    pub pass_tokens: Option<usize>,
     /// How often a job that was killed or could not start is retried.
     pub retries: u32,
     /// Stop at the first run that fails or diverges.
@@ -95,6 +97,7 @@ pub fn plan(experiment: &Experiment, settings: &Settings) -> Result<Vec<Planned>
             dp: if parallel { settings.dp } else { 1 },
             recompute: settings.recompute,
             sequence_parallel: settings.sequence_parallel,
+            pass_tokens: settings.pass_tokens,
         };
         planned.push(Planned { job, needs, flops: cost.0, tokens: cost.1 });
         planned.len() - 1

@@ -276,6 +276,13 @@ impl Session<'_> {
         }
         let mut job = job.clone();
         job.threads = threads(&job, &events).unwrap_or(job.threads);
+        if let Some(kept) = pass_tokens(&job, &events) {
+            if job.pass_tokens.is_some_and(|asked| asked != kept) {
+                let how = "as it started; --rerun all would start it anew";
+                self.progress.say(&format!("{}: resumes with passes of {kept} tokens, {how}", job.run));
+            }
+            job.pass_tokens = Some(kept);
+        }
         tracked.because = None;
         match Processes::start(index, &job, &lease.token(), &self.sender) {
             Ok(processes) => {
@@ -437,8 +444,21 @@ fn threads(job: &Job, events: &[Event]) -> Option<usize> {
         }
         _ => None,
     })?;
-    let resumes = job.device == "cpu" && journal::whole_steps(events) > 0 && !checkpoint::steps(&job.folder).is_empty();
-    (resumes && begun * job.tp * job.dp <= cores()).then_some(begun)
+    let goes_on = job.device == "cpu" && resumes(job, events);
+    (goes_on && begun * job.tp * job.dp <= cores()).then_some(begun)
+}
+
+/// The pass size that a run started with, if it resumes from a checkpoint: no run has steps of two sizes.
+fn pass_tokens(job: &Job, events: &[Event]) -> Option<usize> {
+    let started = events.iter().rev().find_map(|event| match event {
+        Event::Started { pass_tokens, .. } => pass_tokens.and_then(|tokens| usize::try_from(tokens).ok()),
+        _ => None,
+    });
+    started.filter(|&tokens| tokens > 0 && resumes(job, events))
+}
+
+fn resumes(job: &Job, events: &[Event]) -> bool {
+    journal::whole_steps(events) > 0 && !checkpoint::steps(&job.folder).is_empty()
 }
 
 impl Job {

@@ -152,7 +152,9 @@ fn dispatch(job: &Job, mesh: &Mesh, journal: Option<&Journal>, stop: &AtomicBool
             }
             let recompute = job.recompute;
             let start = start.as_deref();
-            let place = RunInputs { folder: &job.folder, start, train: &train_split, held_out: &held_out, cache, recompute };
+            let pass_tokens = job.pass_tokens_of(recipe);
+            let (train_split, held_out) = (&train_split, &held_out);
+            let place = RunInputs { folder: &job.folder, start, train: train_split, held_out, cache, recompute, pass_tokens };
             match train(recipe, &place, mesh, journal, stopped)? {
                 Outcome::Done | Outcome::Diverged | Outcome::Stopped => Ok(()),
             }
@@ -231,6 +233,7 @@ fn dispatch(job: &Job, mesh: &Mesh, journal: Option<&Journal>, stop: &AtomicBool
                 params: counts.len() as i64,
                 updates: 0,
                 numerics: NUMERICS,
+                pass_tokens: None,
             })?;
             journal.write(&Event::Resumed { step: 0 })?;
             let tokens = all.iter().map(|s| s.counted() as i64).sum();
@@ -243,6 +246,7 @@ fn dispatch(job: &Job, mesh: &Mesh, journal: Option<&Journal>, stop: &AtomicBool
 }
 
 fn started(job: &Job, recipe: &TrainRecipe) -> Event {
+    let trains = matches!(job.work, Work::Train { .. }) && !recipe.is_untrained();
     Event::Started {
         device: job.device.clone(),
         tp: job.tp as i64,
@@ -251,5 +255,6 @@ fn started(job: &Job, recipe: &TrainRecipe) -> Event {
         params: recipe.model.parameter_count() as i64,
         updates: recipe.updates() as i64,
         numerics: NUMERICS,
+        pass_tokens: trains.then(|| job.pass_tokens_of(recipe) as i64),
     }
 }

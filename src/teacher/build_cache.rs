@@ -9,6 +9,7 @@ use hydrometer_data::sequences::Sequence;
 use hydrometer_data::tokens::TokenizedSplit;
 use hydrometer_torch::dist::Mesh;
 use hydrometer_torch::model::Decoder;
+use hydrometer_torch::model::activations::FORWARD_NUMBERS;
 use hydrometer_torch::model::batch::Batch;
 use hydrometer_torch::objective::head::Head;
 use tch::{Device, Kind, Tensor};
@@ -18,9 +19,7 @@ use super::cache::Cache;
 use super::draws::numbers;
 use super::manifest::CacheManifest;
 
-/// Input tokens per forward pass.
-const PASS_TOKENS: usize = 8192;
-/// Number of forward passes collected into a block.
+/// Most forward passes that are collected into a block.
 const PASSES_PER_BLOCK: usize = 8;
 
 /// A teacher model, on each of its ranks.
@@ -54,7 +53,7 @@ impl TeacherPass<'_> {
             self.title.write(folder)?;
         }
         let per_pass = self.sequences_per_pass();
-        for group in missing.chunks(per_pass * PASSES_PER_BLOCK) {
+        for group in missing.chunks(per_pass * self.passes_per_block()) {
             let mut block = Block::default();
             for chunk in group.chunks(per_pass) {
                 block.keys.extend(chunk.iter().map(|s| s.key(split)));
@@ -75,7 +74,18 @@ impl TeacherPass<'_> {
 
     /// Number of sequences per forward pass.
     pub fn sequences_per_pass(&self) -> usize {
-        (PASS_TOKENS / self.context).max(1)
+        self.decoder.rows_per_forward(self.context, self.targets_per_token())
+    }
+
+    /// Number of forward passes per block: a block is in memory until it is written.
+    fn passes_per_block(&self) -> usize {
+        let targets = self.sequences_per_pass() * self.context * self.targets_per_token();
+        PASSES_PER_BLOCK.min(FORWARD_NUMBERS / targets.max(1)).max(1)
+    }
+
+    /// Number of ids that are stored per token.
+    fn targets_per_token(&self) -> usize {
+        self.title.kept.top_k + self.title.kept.drawn()
     }
 
     /// The targets for every token of `sequences`, in one forward pass.

@@ -12,6 +12,7 @@ use hydrometer_data::encode::Encoded;
 use hydrometer_data::import::Import;
 use hydrometer_data::sequences::sequences;
 use hydrometer_data::tokens::TokenizedSplit;
+use hydrometer_torch::model::activations::FORWARD_NUMBERS;
 
 use super::block::{Answers, Block};
 use super::manifest::CacheManifest;
@@ -19,7 +20,7 @@ use super::target_spec::TargetSpec;
 
 /// The report's file name in a cache's folder; its presence shows that the import is complete.
 pub const IMPORT: &str = "import.json";
-/// Number of tokens per block.
+/// Most tokens per block.
 const BLOCK_TOKENS: usize = 1 << 16;
 
 /// Some examples, and the teacher targets of each of their tokens.
@@ -66,7 +67,7 @@ impl<'a> Writer<'a> {
             self.import.examples += 1;
             self.import.counts.add(&encoded.counts);
         }
-        if self.part.answers.len() >= BLOCK_TOKENS {
+        if self.part.answers.len() >= BLOCK_TOKENS.min(FORWARD_NUMBERS / self.title.kept.top_k.max(1)) {
             self.flush()?;
         }
         Ok(())

@@ -1,24 +1,24 @@
 //! A training run from its recipe to its last evaluation, which can be interrupted and resumed at any moment.
 
 use std::path::{Path, PathBuf};
+use std::thread;
+use std::thread::Scope;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, anyhow};
 use hydrometer_data::batch::{Row, plan};
-use hydrometer_data::recipe::Packing;
 use hydrometer_data::sequences::sequences;
 use hydrometer_data::tokens::TokenizedSplit;
 use hydrometer_record::journal::{self, EvaluationEvent, Event, Journal, Step};
 use hydrometer_torch::dist::Mesh;
-use hydrometer_torch::model::batch::Batch;
-use hydrometer_torch::model::{Decoder, ForwardPass, Precision, Tokens, Weights};
-use hydrometer_torch::objective::head::{Head, LossSums};
-use hydrometer_torch::objective::targets::Targets;
+use hydrometer_torch::model::{Decoder, Precision, Weights};
 
 use super::checkpoint;
 use super::gradient_check::slope;
 use super::optimizer::AdamW;
+use super::passes::PassSource;
 use super::schedule::learning_rate;
+use super::update::Accumulator;
 use crate::eval::perplexity::{Evaluation, evaluate};
 use crate::teacher::cache::Cache;
 use crate::train::recipe::TrainRecipe;
@@ -35,6 +35,8 @@ pub struct RunInputs<'a> {
     /// Activation recomputation: recompute activations in the backward pass instead of storing them. It does not change the
     /// numbers.
     pub recompute: bool,
+    /// Most input tokens of a pass of one data-parallel rank, padding included: see [`super::passes`].
+    pub pass_tokens: usize,
 }
 
 /// How a run ended.
@@ -98,6 +100,29 @@ pub fn train(
     if recipe.is_untrained() {
         return measure(recipe, place, mesh, journal);
     }
+    let batches = plan(&sequences(place.train, recipe.data.context), recipe.tokens, recipe.batch, recipe.seed);
+    let source = PassSource {
+        recipe,
+        split: place.train,
+        cache: place.cache.as_ref(),
+        pass_tokens: place.pass_tokens,
+        dp: (mesh.dp.rank, mesh.dp.size),
+        device: mesh.device,
+    };
+    thread::scope(|scope| train_on(scope, &source, &batches, place, mesh, journal, stop))
+}
+
+/// The same on `batches`, which are read from `source` on a thread of `scope`.
+fn train_on<'scope, 'env, 'a: 'scope>(
+    scope: &'scope Scope<'scope, 'env>,
+    source: &'a PassSource<'a>,
+    batches: &'a [Vec<Row>],
+    place: &RunInputs,
+    mesh: &Mesh,
+    journal: Option<&Journal>,
+    stop: impl Fn() -> bool,
+) -> Result<Outcome> {
+    let recipe = source.recipe;
     let weights = match (&recipe.start, place.start) {
         (Some(of), Some(start)) => of.open(start)?.weights(recipe.precision.kind(), mesh)?,
         (Some(_), None) => return Err(anyhow!("no checkpoint for a run that starts from one")),
@@ -105,7 +130,6 @@ pub fn train(
     };
     let decoder = Decoder::new(&recipe.model, recipe.data.context, &weights.leaves, mesh);
     let mut optimizer = AdamW::new(&weights);
-    let batches = plan(&sequences(place.train, recipe.data.context), recipe.tokens, recipe.batch, recipe.seed);
     let updates = batches.len() as u64;
     let write = |event: Event| journal.map_or(Ok(()), |journal| journal.write(&event));
     let journal_events = journal::read(&place.folder.join(journal::FILE))?;
@@ -121,18 +145,20 @@ pub fn train(
         .find_map(|event| if let Event::Step(step) = event { Some(step.loss) } else { None })
         .filter(|_| optimizer.updates > 0);
     let (mut last_checkpoint, mut every) = (Instant::now(), CHECKPOINT_EVERY);
+    let batch = |step: u64| batches.get(step as usize).map(Vec::as_slice);
+    let accumulator = Accumulator::start(scope, source, (&weights, &decoder, mesh), place.recompute, batch(optimizer.updates))?;
     for step in optimizer.updates..updates {
         let begun = Instant::now();
         let rows = &batches[step as usize];
         let count: usize = rows.iter().map(Row::targets).sum();
         let lr = learning_rate(&recipe.optimizer, step, updates);
-        let loss_and_gradient = || accumulate(recipe, place, rows, &weights, &decoder, mesh);
         // Checked at the first and the last step: at first, when all is nearly uniform, a wrong gradient may look almost right.
         if (step == 0 || step + 1 == updates) && recipe.precision == Precision::F32 {
-            let slope = slope(&weights, mesh, || Ok(loss_and_gradient()?.loss / count as f64))?;
+            // After each of these, the same batch follows.
+            let slope = slope(&weights, mesh, || Ok(accumulator.accumulate(count, Some(rows))?.loss / count as f64))?;
             write(Event::GradientChecked { updates: step as i64, slope })?;
         }
-        let sums = loss_and_gradient()?;
+        let sums = accumulator.accumulate(count, batch(step + 1))?;
         let norm = optimizer.step(&weights, &recipe.optimizer, lr, mesh)?;
         tokens += count as u64;
         let mean = sums.per_token(count);
@@ -233,53 +259,6 @@ fn resume(folder: &Path, events: &[Event], weights: &Weights, optimizer: &mut Ad
     }
     let from = if picked == 0 { "the run starts over".into() } else { format!("the run resumes after step {picked}") };
     Ok(if mesh.is_first() { sentences.into_iter().map(|sentence| format!("{sentence}; {from}")).collect() } else { Vec::new() })
-}
-
-/// Accumulates the gradient of the mean loss over `rows`, the global batch, in `weights`; returns the loss sums over it.
-fn accumulate(
-    recipe: &TrainRecipe,
-    place: &RunInputs,
-    rows: &[Row],
-    weights: &Weights,
-    decoder: &Decoder,
-    mesh: &Mesh,
-) -> Result<LossSums> {
-    let count: usize = rows.iter().map(Row::targets).sum();
-    let mine = recipe.data.packing.share(rows, mesh.dp.rank, mesh.dp.size);
-    let _ = weights.gradient.shallow_clone().zero_();
-    let mut sums = LossSums::default();
-    if !mine.is_empty() {
-        let batch = match recipe.data.packing {
-            Packing::None => Batch::new(mine, place.train, mesh.device),
-            Packing::Documents => Batch::packed(mine, place.train, recipe.data.context, mesh.device),
-        };
-        let teacher = match (&recipe.teacher, &place.cache) {
-            (Some(teacher), Some(cache)) => {
-                Some(cache.answers(mine, place.train, recipe.loss.objective, teacher.top_k, mesh.device)?)
-            }
-            (Some(_), None) => return Err(anyhow!("no teacher cache for an arm that needs one")),
-            (None, _) => None,
-        };
-        let targets = Targets { labels_n: batch.labels_n, teacher };
-        let tokens = Tokens { ids_bt: &batch.inputs_bt, starts_bt: batch.starts_bt.as_ref() };
-        let pass = ForwardPass::forward(decoder, tokens, &mesh.tp, place.recompute)?;
-        let hidden_nd = pass.hidden.flatten(0, 1).index_select(0, &batch.positions_n);
-        let head = Head {
-            weight_vd: decoder.head_weight(),
-            vocab_start: decoder.vocab_start,
-            vocab_size: recipe.model.vocab_size as i64,
-            tp: &mesh.tp,
-        };
-        // With tied embeddings, the head's gradient is added to the embedding's.
-        let weight_gradient = weights.gradient_of(decoder.head_index());
-        let (found, d_hidden_nd) =
-            head.loss_and_gradients(&recipe.loss, &hidden_nd.detach(), &targets, 1.0 / count as f64, &weight_gradient)?;
-        sums = found.sums()?;
-        pass.backward(&hidden_nd, &d_hidden_nd.to_kind(recipe.precision.kind()))?;
-        weights.collect_gradients();
-    }
-    weights.reduce_gradients(mesh)?;
-    sums.reduced(&mesh.dp, mesh.device)
 }
 
 /// The journal events of an evaluation; with per-document results if `documents` is given (the last one).

@@ -39,6 +39,7 @@ mod objectives_equal_the_f64_reference;
 mod output_survives_closed_pipes_and_full_disks;
 mod packed_sequences_do_not_attend_to_each_other;
 mod packed_sequences_train_like_padded_ones;
+mod passes_learn_as_one;
 mod readme_quotes_what_the_frames_give;
 mod readme_samples_run;
 mod recomputed_activations_change_no_bit;

@@ -18,6 +18,7 @@ pub mod line_error;
 pub mod lines;
 pub mod packing;
 mod paragraphs;
+pub mod passes;
 pub mod recipe;
 pub mod sequences;
 pub mod special;

@@ -150,6 +150,8 @@ frame_rows! {
         tp: Option<i64>,
         dp: Option<i64>,
         threads: Option<i64>,
+        /// Most input tokens of a pass of one data-parallel rank.
+        pass_tokens: Option<i64>,
         device: Option<String>,
         /// Slope of the logged loss along its gradient, over the gradient's norm, before the first update.
         gradient_check: Option<f64>,

@@ -34,6 +34,9 @@ pub enum Event {
         /// Version of the arithmetic.
         #[serde(default = "unrecorded")]
         numerics: u32,
+        /// Most input tokens of a pass, of training alone; absent in journals from before batches were split into passes.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        pass_tokens: Option<i64>,
     },
     /// The run resumes after this step; at 0 it starts over.
     Resumed {

@@ -45,6 +45,7 @@ impl Made {
             tp: Some(1),
             dp: Some(1),
             threads: Some(2),
+            pass_tokens: Some(8192),
             device: Some("cpu".into()),
             gradient_check: Some(1.0),
             last_gradient_check: None,

@@ -2,6 +2,8 @@
 
 use hydrometer_data::batch::Row;
 use hydrometer_data::packing::PackedLayout;
+use hydrometer_data::passes::Pass;
+use hydrometer_data::recipe::Packing;
 use hydrometer_data::tokens::TokenizedSplit;
 use tch::{Device, Tensor};
 
@@ -26,8 +28,20 @@ impl Batch {
 
     /// Several sequences per row, of at most `context` inputs. The N targets are those of [`Batch::new`], in the same order.
     pub fn packed(rows: &[Row], split: &TokenizedSplit, context: usize, device: Device) -> Self {
-        let layout = PackedLayout::packed(rows, context);
-        let batch = Self::laid_out(&layout, rows, split, device);
+        Self::sharing_rows(&PackedLayout::packed(rows, context), rows, split, device)
+    }
+
+    /// The part of a batch that `pass` takes.
+    pub fn of_pass(pass: &Pass, packing: Packing, split: &TokenizedSplit, device: Device) -> Self {
+        match packing {
+            Packing::None => Self::laid_out(&pass.layout, &pass.rows, split, device),
+            Packing::Documents => Self::sharing_rows(&pass.layout, &pass.rows, split, device),
+        }
+    }
+
+    /// The rows of `layout`, with the starts of the sequences that share them.
+    fn sharing_rows(layout: &PackedLayout, rows: &[Row], split: &TokenizedSplit, device: Device) -> Self {
+        let batch = Self::laid_out(layout, rows, split, device);
         let (height, width) = batch.inputs_bt.size2().expect("inputs are [B, T]");
         let mut starts: Vec<i64> = (0..height).flat_map(|_| 0..width).collect();
         for (row, &(at, start)) in rows.iter().zip(&layout.places) {

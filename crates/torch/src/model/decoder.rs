@@ -8,6 +8,7 @@
 use anyhow::Result;
 use tch::{Kind, Tensor};
 
+use super::activations::rows_per_forward;
 use super::attention::Attention;
 use super::config::ModelConfig;
 use super::layers::{Linear, Norm, ParamMap, embedding};
@@ -34,6 +35,7 @@ pub struct Decoder {
     norm: Option<Norm>,
     project_out: Option<Tensor>,
     sequence_parallel: bool,
+    widest_activation: usize,
 }
 
 struct Block {
@@ -94,7 +96,14 @@ impl Decoder {
             norm: named.norm("model.norm", eps),
             project_out: named.find("model.project_out.weight").map(|weight| weight.value),
             sequence_parallel: mesh.sequence_parallel,
+            widest_activation: config.widest_activation(),
         }
+    }
+
+    /// Rows of `width` tokens that a forward pass without gradients takes at a time, with `kept` numbers per token beside its
+    /// activations.
+    pub fn rows_per_forward(&self, width: usize, kept: usize) -> usize {
+        rows_per_forward(width, self.widest_activation.max(kept))
     }
 
     /// The output weight `[v, e]` of this rank's vocabulary shard; the embedding if they are tied.

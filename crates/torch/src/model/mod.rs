@@ -1,5 +1,6 @@
 //! The decoder and its shards.
 
+pub mod activations;
 pub mod attention;
 pub mod batch;
 pub mod config;

@@ -18,4 +18,9 @@ impl Precision {
             Self::Bf16 => tch::Kind::BFloat16,
         }
     }
+
+    /// Bytes per number.
+    pub fn bytes(self) -> usize {
+        self.kind().elt_size_in_bytes()
+    }
 }

@@ -7,6 +7,7 @@
 //! need one more sum.
 
 use std::cell::RefCell;
+use std::ops::AddAssign;
 
 use anyhow::{Result, ensure};
 use tch::{Device, Kind, Tensor};
@@ -73,6 +74,15 @@ impl TokenLosses {
 impl From<[f64; 5]> for LossSums {
     fn from([loss, hard_loss, lse, retained_mass, teacher_entropy]: [f64; 5]) -> Self {
         Self { loss, hard_loss, lse, retained_mass, teacher_entropy }
+    }
+}
+
+/// The sums over the tokens of both.
+impl AddAssign for LossSums {
+    fn add_assign(&mut self, other: Self) {
+        let (mut numbers, others) = (self.numbers(), other.numbers());
+        numbers.iter_mut().zip(others).for_each(|(number, other)| *number += other);
+        *self = numbers.into();
     }
 }
 
