@@ -121,16 +121,11 @@ fn a_model_too_large_is_refused_and_a_failed_allocation_is_not_the_runs_failure(
     lab.write("tight.toml", &TINY.replace("hidden_size = 8,", "hidden_size = 4096,"));
     let (code, said) = end(limited(1_600_000, "run tight.toml"));
     assert_eq!(code, Some(1), "{said}");
-<<<<<<< HEAD:tests/promises/unreadable_state_is_reported.rs
-    assert!(said.contains("no memory: ") && said.contains("MB were asked for; try --recompute, a smaller batch"), "{said}");
-    assert!(!said.contains("panicked") && !said.contains("frame #") && !said.contains("exited with code"), "{said}");
-=======
     assert!(
         said.contains("no memory: ") && said.contains("MB were asked for; try --recompute, a smaller --pass-tokens"),
         "{said}"
     );
-    assert!(!said.contains("panicked") && !said.contains("frame #") && !said.contains("ended with code"), "{said}");
->>>>>>> w-passes:tests/promises/state_that_cannot_be_read_is_told.rs
+    assert!(!said.contains("panicked") && !said.contains("frame #") && !said.contains("exited with code"), "{said}");
     let status = String::from_utf8_lossy(&lab.run(&["status", "tight.toml"]).stdout).into_owned();
     assert!(status.contains("interrupted") && !status.contains("failed"), "the run itself did not fail: {status}");
 }
