@@ -3,7 +3,6 @@
 use anyhow::Result;
 use hydrometer_base::shortage::shown;
 use hydrometer_base::user_error;
-use hydrometer_data::recipe::Packing;
 use hydrometer_torch::model::Precision;
 use hydrometer_torch::objective::head::{LOGIT_BYTES, chunk_length};
 
@@ -40,19 +39,14 @@ impl Spread {
 pub fn peak_bytes(recipe: &TrainRecipe, spread: &Spread) -> u64 {
     let (tp, dp) = (spread.tp as f64, spread.dp as f64);
     let width = width(recipe);
-    // In f32: master weights, their gradients and two moments. In the run's precision: autograd's gradients and, for bf16, a copy
-    // of the weights.
+    // In f32: master weights, their gradients and two moments. For bf16, a copy of the weights.
     let copy = if recipe.precision == Precision::Bf16 { width } else { 0.0 };
-    let weights = recipe.model.parameter_count() as f64 / tp * (16.0 + width + copy);
+    let weights = recipe.model.parameter_count() as f64 / tp * (16.0 + copy);
     // Of a batch, one pass at a time.
     let share = (recipe.batch.min(recipe.tokens) as f64 / dp).ceil();
     let tokens = share.min(spread.pass_tokens.unwrap_or_else(|| recipe.pass_tokens()) as f64);
     // The backward pass also holds a few gradients of the widest activations.
     let passing = 6.0 * recipe.model.intermediate_size as f64 / tp;
-    let packed = match recipe.data.packing {
-        Packing::Documents => recipe.model.packed_activations_per_token(recipe.data.context, tp),
-        Packing::None => 0.0,
-    };
     let all = recipe.model.activations_per_token(tp, if spread.sequence_parallel { tp } else { 1.0 });
     // With recomputation, only the input of each block is stored, and one block at a time has all its activations.
     let kept = if spread.recompute {
@@ -61,7 +55,7 @@ pub fn peak_bytes(recipe: &TrainRecipe, spread: &Spread) -> u64 {
     } else {
         all
     };
-    let activations = tokens * width * (kept + packed + passing);
+    let activations = tokens * width * (kept + passing);
     let vocabulary = recipe.model.vocab_size.div_ceil(spread.tp) as i64;
     let logits = tokens.min(chunk_length(vocabulary) as f64) * (vocabulary * LOGIT_BYTES) as f64;
     // The logits, the workspace of their matrix product, and the passes over them.

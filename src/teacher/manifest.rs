@@ -13,8 +13,8 @@ use super::pack::id_bits;
 use super::target_spec::TargetSpec;
 
 pub const FILE: &str = "cache.json";
-/// Version of the block layout.
-const FORMAT: u32 = 2;
+/// Version of the blocks' layout and of the arithmetic behind their content.
+const FORMAT: u32 = 3;
 
 /// Which teacher a cache belongs to, in which tokens, and what it stores per token.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

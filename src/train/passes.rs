@@ -6,7 +6,6 @@
 use anyhow::{Result, anyhow};
 use hydrometer_data::batch::Row;
 use hydrometer_data::passes::Pass;
-use hydrometer_data::recipe::Packing;
 use hydrometer_data::tokens::TokenizedSplit;
 use hydrometer_torch::model::batch::Batch;
 use hydrometer_torch::objective::targets::Targets;
@@ -22,11 +21,7 @@ impl TrainRecipe {
     /// The default pass size in input tokens: the largest power of two whose activations fit in [`ACTIVATION_BYTES`], but at
     /// least the context. A change of the formula changes the numbers of the runs that it splits differently.
     pub fn pass_tokens(&self) -> usize {
-        let packed = match self.data.packing {
-            Packing::None => 0.0,
-            Packing::Documents => self.model.packed_activations_per_token(self.data.context, 1.0),
-        };
-        let per_token = (self.model.activations_per_token(1.0, 1.0) + packed) * self.precision.bytes() as f64;
+        let per_token = self.model.activations_per_token(1.0, 1.0) * self.precision.bytes() as f64;
         let fitting = (ACTIVATION_BYTES / per_token) as usize;
         let power = fitting.checked_ilog2().map_or(1, |exponent| 1 << exponent);
         power.max(self.data.context)
@@ -113,7 +108,7 @@ mod tests {
             recipe.data.context = context;
             recipe.pass_tokens()
         };
-        // By hand: 399,744 activations per token, 4 or 2 bytes each.
-        assert_eq!([of(Precision::F32, 512), of(Precision::Bf16, 512), of(Precision::Bf16, 3000)], [512, 1024, 3000]);
+        // By hand: 255,744 activations per token, 4 or 2 bytes each.
+        assert_eq!([of(Precision::F32, 512), of(Precision::Bf16, 512), of(Precision::Bf16, 3000)], [1024, 2048, 3000]);
     }
 }

@@ -21,23 +21,16 @@ impl ModelConfig {
         self.hidden_size.max(self.intermediate_size).max(self.embedding_size()).max(queries)
     }
 
-    /// Number of activations that autograd stores per token. For each block: the two residual sums and their norms; queries, keys
-    /// and values before and after rotation; the output of attention; and the inner activations of the feed-forward layer. `tp`
-    /// ranks shard the blocks; norms and sums are sharded over `sharers` ranks.
+    /// Number of activations that the backward pass reads, per token. For each block: the two residual sums and their norms; queries,
+    /// keys, values and the output of attention; and the inner activations of the feed-forward layer. `tp` ranks shard the blocks;
+    /// norms and sums are sharded over `sharers` ranks.
     pub fn activations_per_token(&self, tp: f64, sharers: f64) -> f64 {
         let (d, f) = (self.hidden_size as f64 / sharers, self.intermediate_size as f64 / tp);
         let queries = (self.num_attention_heads * self.head_dim()) as f64 / tp;
         let keys = (self.num_key_value_heads * self.head_dim()) as f64 / tp;
-        let inner = if self.variant.feed_forward == FeedForward::SwiGlu { 4.0 } else { 2.0 };
-        let block = 4.0 * d + 6.0 * queries + 7.0 * keys + inner * f;
+        let inner = if self.variant.feed_forward == FeedForward::SwiGlu { 3.0 } else { 2.0 };
+        let block = 4.0 * d + 2.0 * queries + 2.0 * keys + inner * f;
         self.num_hidden_layers as f64 * block + 4.0 * d
-    }
-
-    /// Number of additional activations per token for packed rows: a row of the attention mask, and in each block copies of keys
-    /// and values that are not needed otherwise with grouped queries.
-    pub fn packed_activations_per_token(&self, context: usize, tp: f64) -> f64 {
-        let copies = (self.num_attention_heads != self.num_key_value_heads) as usize * self.num_hidden_layers;
-        context as f64 + 2.0 * (copies * self.num_attention_heads * self.head_dim()) as f64 / tp
     }
 }
 
