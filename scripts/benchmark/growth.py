@@ -1,9 +1,8 @@
 """How hydrometer grows: time of a step against vocabulary, context and top-k; cache and memory; ranks.
 
-Documents are exactly as long as the context, so that no row has padding, and a byte is a token.
+Every document has exactly the targets of a full row, so that no row has padding, and a byte is a token.
 """
 
-import json
 from pathlib import Path
 
 from .ours import Ours, experiment, table
@@ -31,10 +30,9 @@ class Growth:
         folder.mkdir(parents=True, exist_ok=True)
         tokenizer, train, valid = folder / "tokenizer.json", folder / "train.jsonl", folder / "valid.jsonl"
         byte_tokenizer(tokenizer, vocab)
-        train.write_text(bytes_of(min(rows, 16 if top_k else 64), context))
-        valid.write_text(bytes_of(1, context))
-        # A document's first token is not predicted.
-        batch = rows * (context - 1)
+        train.write_text(bytes_of(min(rows, 16 if top_k else 64), context + 1))  # the first token is not predicted
+        valid.write_text(bytes_of(1, context + 1))
+        batch = rows * context
         data = f'{{ train = "{train}", valid = "{valid}", tokenizer = "{tokenizer}" }}'
         method = '[method.finetune]\nobjective = "hard-ce"\n'
         arm = "finetune"

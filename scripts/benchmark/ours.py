@@ -109,12 +109,15 @@ class Ours:
         return f'{{ train = "{CORPUS}", valid = "{valid}", tokenizer = {tokenizer} }}'
 
     def predicted_per_s(self, work: Work) -> float:
-        """Tokens per second of the work itself: the slope between a short and a long text, so that start-up and loading cancel."""
+        """Tokens per second of the work itself: the slope between a short and a long text, so that start-up and loading cancel.
+
+        A document has a token more than the context: the first is not predicted, and every window is full.
+        """
         points = []
         for count in (self.sizes.short, self.sizes.long):
             data, out = self.scratch / f"{count}.jsonl", self.scratch / "cache"
             if not data.exists():
-                data.write_text(documents_of(self.checkpoint / "tokenizer.json", count, work.context))
+                data.write_text(documents_of(self.checkpoint / "tokenizer.json", count, work.context + 1))
             shutil.rmtree(out, ignore_errors=True)
             common = ["--model", self.checkpoint, "--data", data, "--context", work.context, "--precision", work.precision]
             extra = ["--top-k", TOP_K, "--out", out] if work.kind == "teach" else []

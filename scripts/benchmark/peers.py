@@ -15,6 +15,7 @@ PROGRAM = Path(__file__).resolve().parent.parent / "bench_peer.py"
 # Freed memory stays with the process, instead of being mapped and cleared anew for every large tensor.
 KEPT = {"MALLOC_MMAP_THRESHOLD_": "8589934592", "MALLOC_TRIM_THRESHOLD_": "17179869184"}
 ROWS = [1, 4, 8]  # batches that a prediction is tried with
+CLOSE = 1.25  # what takes this many times the best one's time is not measured further
 
 
 class PeerError(Exception):
@@ -92,7 +93,7 @@ class Peer:
 
 
 def environment(scratch: Path, threads: int) -> dict:
-    """Neutral but for the number of threads, with compiled code kept for this run only."""
+    """Neutral but for the number of threads. Compiled code is kept for later processes and runs."""
     return neutral() | {
         "TORCHINDUCTOR_CACHE_DIR": str(scratch / "inductor"),
         "OMP_NUM_THREADS": str(threads),
@@ -104,12 +105,14 @@ def environment(scratch: Path, threads: int) -> dict:
 def contenders(work: Work, make, modes: list[str], tell) -> list[Variant]:
     """The variants that enter the rounds: of each mode the faster attention, with and without the allocator settings.
 
-    `make` gives the peer of a variant. Predictions also get the fastest of a few batches, found in eager mode.
+    `make` gives the peer of a variant. Predictions also get the fastest of a few batches, found in eager mode. An attention that is far
+    slower than the other in one mode is not tried in the next, since compiling SmolLM2 takes minutes.
     """
     found, rows = [], tuple(ROWS) if work.kind in ("teach", "eval") else ()
+    attentions = ("sdpa", "eager") if work.kind != "head" else ("sdpa",)
     for mode in modes:
         tried = []
-        for attention in ("sdpa", "eager") if work.kind != "head" else ("sdpa",):
+        for attention in attentions:
             peer = make(Variant(mode, attention, rows=rows))
             try:
                 speed = peer.tokens_per_s()
@@ -121,7 +124,8 @@ def contenders(work: Work, make, modes: list[str], tell) -> list[Variant]:
             finally:
                 peer.stop()
         if tried:
-            best = max(tried, key=lambda one: one[0])[1]
+            speed, best = max(tried, key=lambda one: one[0])
+            attentions = tuple(variant.attention for other, variant in tried if other * CLOSE >= speed)
             rows = best.rows
             found += [best, replace(best, kept=True)]
     if not found:
