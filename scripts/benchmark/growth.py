@@ -3,8 +3,6 @@
 Every document has exactly the targets of a full row, so that no row has padding, and a byte is a token.
 """
 
-from pathlib import Path
-
 from .ours import Ours, experiment, table
 from .texts import byte_tokenizer, bytes_of
 from .works import small
@@ -30,7 +28,8 @@ class Growth:
         folder.mkdir(parents=True, exist_ok=True)
         tokenizer, train, valid = folder / "tokenizer.json", folder / "train.jsonl", folder / "valid.jsonl"
         byte_tokenizer(tokenizer, vocab)
-        train.write_text(bytes_of(min(rows, 16 if top_k else 64), context + 1))  # the first token is not predicted
+        documents = min(rows, 64)
+        train.write_text(bytes_of(documents, context + 1))  # the first token is not predicted
         valid.write_text(bytes_of(1, context + 1))
         batch = rows * context
         data = f'{{ train = "{train}", valid = "{valid}", tokenizer = "{tokenizer}" }}'
@@ -44,6 +43,7 @@ class Growth:
         text = experiment(table(small(vocab)), data, context, batch, steps or self.steps, PRECISION, method)
         done = self.ours.train(folder.name, text, arm, batch, *flags)
         self.tell(f"growth: {curve} {name} {x}: {done.tokens_per_s:,.0f} tokens/s, {done.peak_mb:,.0f} MB")
+        blocks = sum(block.stat().st_size for block in done.runs.glob("cache-*/*.block"))
         return {
             "curve": curve,
             "series": name,
@@ -52,13 +52,8 @@ class Growth:
             "seconds_per_step": done.seconds_per_step,
             "tokens_per_s": done.tokens_per_s,
             "peak_mb": done.peak_mb,
-            "bytes_per_token": self.cache_bytes(done.runs) if top_k else None,
+            "bytes_per_token": blocks / (documents * context) if top_k else None,
         }
-
-    def cache_bytes(self, runs: Path) -> float:
-        (cache,) = runs.glob("cache-*")
-        said, _, _ = self.ours.call("teach", "--inspect", cache, "--sample", 0)
-        return said["bytes_per_token"]
 
     def vocabulary(self):
         for vocab in self.few(VOCABULARIES):
