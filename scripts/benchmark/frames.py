@@ -46,7 +46,7 @@ def git(*arguments) -> str:
     return done.stdout.strip() if done.returncode == 0 else ""
 
 
-def provenance(binary: Path, threads: int, arguments: list[str], load: list[float]) -> dict:
+def provenance(binary: Path, threads: int, asked: dict, load: float) -> dict:
     said = json.loads(subprocess.run([binary, "doctor", "--output", "json"], capture_output=True, text=True, check=True).stdout)
     found = {check["name"]: check["found"] for check in said["checks"]}
     versions = {name: importlib.metadata.version(name) for name in ("torch", "transformers", "pyarrow")}
@@ -63,9 +63,8 @@ def provenance(binary: Path, threads: int, arguments: list[str], load: list[floa
         "threads": threads,
         "python": platform.python_version(),
         **versions,
-        "arguments": arguments,
-        "load_at_start": load[0],
-        "load_at_end": load[1],
+        **asked,
+        "load_at_start": load,
     }
 
 

@@ -37,20 +37,12 @@ def table(head: list[str], rows: list[list[str]]) -> str:
     return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
 
 
-def limit_of(row: dict, limits: list[dict]) -> float | None:
-    """Tokens per second if the row's matrix products and attention ran at GEMM speed and all else took no time."""
-    speeds = [limit["value"] for limit in limits if limit["limit"].startswith(f"GEMM {row['precision']}")]
-    return max(speeds) * 1e9 / row["flops_per_token"] if speeds else None
-
-
 def ratios(folder: Path) -> str:
-    rows, limits = read(folder, "ratios"), read(folder, "limits")
-    lines = []
+    rows, lines = read(folder, "ratios"), []
     for row in rows:
-        limit = limit_of(row, limits)
         ratio = range_of(row, "ratio", lambda value: f"{value:.2f}")
         cells = [f"{row['title']}, {row['precision']}", range_of(row, "ours"), range_of(row, "peer"), row["best_peer"], f"**{ratio}**"]
-        lines.append([*cells, number(limit) if limit else ""])
+        lines.append([*cells, number(row["at_gemm_speed"])])
     return table(["work", "hydrometer, tokens/s", "best peer, tokens/s", "which peer", "ratio", "at GEMM speed, tokens/s"], lines) if rows else ""
 
 
