@@ -89,7 +89,7 @@ class Bench:
         """A row of the ratios, and one of the rounds for every time that anything was measured."""
         make = lambda variant: self.peer(work, variant)
         peers = [make(variant) for variant in contenders(work, make, self.modes, tell)]
-        table = []
+        table, every = [], {peer.variant.name: peer for peer in peers}
         try:
             for at in range(self.rounds):
                 table.append({"hydrometer": self.measure_ours(work)})
@@ -108,7 +108,7 @@ class Bench:
         finally:
             for peer in peers:
                 peer.stop()
-        return self.rows(work, table, {peer.variant.name: peer for peer in peers})
+        return self.rows(work, table, {peer.variant.name: peer for peer in peers}, every)
 
     def make_room(self, peers: list[Peer], wanted: Peer) -> None:
         """Ends waiting peers that would take memory from the measured one."""
@@ -127,7 +127,7 @@ class Bench:
                 found.append(peer)
         return found
 
-    def rows(self, work, table: list[dict], peers: dict) -> tuple[dict, list[dict]]:
+    def rows(self, work, table: list[dict], peers: dict, every: dict) -> tuple[dict, list[dict]]:
         ours = [found["hydrometer"] for found in table]
         best_of = [max(found[name] for name in found if name != "hydrometer") for found in table]
         median = {name: statistics.median(found[name] for found in table if name in found) for name in peers}
@@ -147,7 +147,7 @@ class Bench:
         }
         rounds = [
             {"work": work.key, "precision": work.precision, "round": at, "program": name, "tokens_per_s": speed}
-            | {"ready_s": peers[name].warm_s if name in peers else None}
+            | {"ready_s": every[name].warm_s if name in every else None}
             for at, found in enumerate(table, 1)
             for name, speed in found.items()
         ]
