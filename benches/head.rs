@@ -1,15 +1,14 @@
-//! Head and objective together, loss and both gradients, beside PyTorch eager on the same machine in the same run.
+//! Head and objective together, loss and both gradients. `make bench-parts` prints them.
 //!
-//! `make bench` prints both. PyTorch is asked through `HYDROMETER_PYTHON` (default `.oracle/bin/python`); without one, only
-//! our own time is printed.
+//! With `HYDROMETER_HEAD_CASE` set to one of [`CASES`], only that case is timed and its milliseconds are printed, one repetition
+//! a line. `make bench` measures peers on the same cases in the same run (scripts/bench_peer.py).
 
 #![allow(clippy::print_stdout)]
 
 use std::hint::black_box;
-use std::process::Command;
 use std::time::{Duration, Instant};
 
-use criterion::{Criterion, criterion_group, criterion_main};
+use criterion::{Criterion, criterion_group};
 use hydrometer::dist::ProcessGroup;
 use hydrometer::objective::head::Head;
 use hydrometer::objective::targets::{Targets, Teacher};
@@ -20,7 +19,14 @@ const N: i64 = 2048;
 const V: i64 = 49152;
 const D: i64 = 576;
 const K: i64 = 20;
-const ROUNDS: usize = 7;
+const REPETITIONS: usize = 8;
+const RAW: Objective = Objective::SoftCe { tail: Tail::Raw, temperature: 1.0 };
+/// The cases of `make bench`: name, objective, and the teacher's k. Teachers are top-k here, so dense KL is measured with a large k.
+const CASES: [(&str, Objective, i64); 3] = [
+    ("hard-ce", Objective::HardCe, K),
+    ("soft-ce", RAW, K),
+    ("kl", Objective::KlForward { tail: Tail::Bucket, temperature: 1.0 }, 4096),
+];
 
 struct Problem {
     hidden: Tensor,
@@ -30,13 +36,14 @@ struct Problem {
 }
 
 impl Problem {
-    fn new(n: i64) -> Self {
+    fn new(n: i64, k: i64) -> Self {
         tch::manual_seed(0);
         let random =
             |shape: [i64; 2], scale: f64| (Tensor::randn(shape, (Kind::Float, Device::Cpu)) * scale).to_kind(Kind::BFloat16);
-        // A teacher's top k of V, row by row: its dense logits need not exist.
-        let ids = Tensor::randint(V, [n, K], (Kind::Int64, Device::Cpu));
-        let logprobs = Tensor::rand([n, K], (Kind::Float, Device::Cpu)) - 4.0;
+        // A teacher's top k of V, row by row: its dense logits need not exist. Ids of a row differ; its mass is 0.9.
+        let first = Tensor::randint(V, [n, 1], (Kind::Int64, Device::Cpu));
+        let ids = (first + Tensor::arange(k, (Kind::Int64, Device::Cpu)) * (V / k)).remainder(V);
+        let logprobs = Tensor::rand([n, k], (Kind::Float, Device::Cpu)).log_softmax(-1, Kind::Float) + 0.9f64.ln();
         Self {
             hidden: random([n, D], 1.0),
             weight: random([V, D], 0.1),
@@ -67,22 +74,18 @@ fn peak_mb(reset: bool) -> f64 {
 }
 
 fn head(criterion: &mut Criterion) {
-    let threads = std::thread::available_parallelism().map_or(1, |n| n.get());
-    tch::set_num_threads(threads as i32);
-    let raw = Objective::SoftCe { tail: Tail::Raw, temperature: 1.0 };
-
-    let problem = Problem::new(4096);
+    let problem = Problem::new(4096, K);
     let before = peak_mb(true);
-    let _ = black_box(problem.run(raw));
+    let _ = black_box(problem.run(RAW));
     println!("peak memory above weights and gradients, N = 4096: {:.0} MB", peak_mb(false) - before);
     drop(problem);
 
-    let problem = Problem::new(N);
+    let problem = Problem::new(N, K);
     let mut group = criterion.benchmark_group("head 2048 x 49152, d 576, bf16");
     group.sample_size(10).measurement_time(Duration::from_secs(15));
     for (name, objective) in [
         ("hard-ce", Objective::HardCe),
-        ("soft-ce raw top-20", raw),
+        ("soft-ce raw top-20", RAW),
         ("soft-ce bucket top-20", Objective::SoftCe { tail: Tail::Bucket, temperature: 1.0 }),
         ("jsd top-20", Objective::Jsd { beta: 0.5, temperature: 1.0 }),
         ("soft-ce raw top-20, temperature 2", Objective::SoftCe { tail: Tail::Raw, temperature: 2.0 }),
@@ -90,32 +93,32 @@ fn head(criterion: &mut Criterion) {
         group.bench_function(name, |bencher| bencher.iter(|| black_box(problem.run(objective))));
     }
     group.finish();
+}
 
-    let ours = median_ms(ROUNDS, || drop(black_box(problem.run(raw))));
-    println!("hydrometer, soft-ce raw top-{K}: median of {ROUNDS}: {ours:.0} ms");
-    let python = std::env::var("HYDROMETER_PYTHON").unwrap_or_else(|_| ".oracle/bin/python".into());
-    let arguments = [N, V, D, K, threads as i64, ROUNDS as i64].map(|number| number.to_string());
-    match Command::new(&python).arg("benches/eager.py").args(arguments).output() {
-        Ok(said) if said.status.success() => {
-            let eager: f64 = String::from_utf8_lossy(&said.stdout).trim().parse().expect("milliseconds");
-            println!("PyTorch eager, the same: {eager:.0} ms, {:.2} times as long", eager / ours);
-        }
-        _ => println!("PyTorch eager: not measured (no torch behind {python}; set HYDROMETER_PYTHON)"),
+/// Prints the milliseconds of each repetition of one case, after an untimed one.
+fn time_case(name: &str) {
+    let Some(&(_, objective, k)) = CASES.iter().find(|(case, ..)| *case == name) else {
+        panic!("HYDROMETER_HEAD_CASE={name}: no such case");
+    };
+    let problem = Problem::new(N, k);
+    drop(black_box(problem.run(objective)));
+    for _ in 0..REPETITIONS {
+        let begun = Instant::now();
+        drop(black_box(problem.run(objective)));
+        println!("{}", begun.elapsed().as_secs_f64() * 1e3);
     }
 }
 
-fn median_ms(rounds: usize, mut work: impl FnMut()) -> f64 {
-    work();
-    let mut times: Vec<f64> = (0..rounds)
-        .map(|_| {
-            let begun = Instant::now();
-            work();
-            begun.elapsed().as_secs_f64() * 1e3
-        })
-        .collect();
-    times.sort_by(f64::total_cmp);
-    times[rounds / 2]
-}
-
 criterion_group!(name = benches; config = Criterion::default().without_plots(); targets = head);
-criterion_main!(benches);
+
+fn main() {
+    let threads = std::thread::available_parallelism().map_or(1, |n| n.get());
+    tch::set_num_threads(threads as i32);
+    match std::env::var("HYDROMETER_HEAD_CASE") {
+        Ok(case) => time_case(&case),
+        Err(_) => {
+            benches();
+            Criterion::default().configure_from_args().final_summary();
+        }
+    }
+}
