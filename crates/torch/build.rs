@@ -13,7 +13,7 @@ fn main() {
     if cuda && !lib.join("libtorch_cuda.so").exists() {
         panic!(
             "the cuda feature needs a CUDA libtorch, but {} has no libtorch_cuda.so; run `make libtorch-cuda` and set \
-             LIBTORCH to .libtorch-cuda",
+             LIBTORCH to the absolute path of .libtorch-cuda",
             lib.display()
         );
     }
@@ -38,8 +38,10 @@ fn main() {
         shim.flag("-fopenmp");
     }
     if cuda {
-        shim.define("HYDROMETER_CUDA", None);
-        if let Ok(dirs) = std::fs::read_to_string(root.join("cuda-include-dirs")) {
+        shim.define("HYDROMETER_CUDA", None).include("src/dist/cuda_headers");
+        let list = root.join("cuda-include-dirs");
+        println!("cargo:rerun-if-changed={}", list.display());
+        if let Ok(dirs) = std::fs::read_to_string(list) {
             for dir in dirs.lines() {
                 shim.flag("-isystem").flag(dir);
             }
@@ -59,7 +61,7 @@ fn main() {
     // For the tests of this crate; the build.rs of the program does the same.
     println!("cargo:rustc-link-arg=-Wl,-rpath,{}", lib.display());
     println!("cargo:rustc-link-arg=-Wl,--allow-shlib-undefined");
-    let dist = ["src/dist/c10d.rs", "src/dist/c10d.cc", "src/dist/c10d.h", "src/dist/gloo_headers"];
+    let dist = ["src/dist/c10d.rs", "src/dist/c10d.cc", "src/dist/c10d.h", "src/dist/gloo_headers", "src/dist/cuda_headers"];
     let kernels = ["autograd.rs", "autograd.cc", "autograd.h", "native.cc", "products.rs", "products.cc", "products.h"]
         .map(|file| format!("src/kernels/{file}"));
     for path in ["build.rs"].into_iter().chain(dist).map(String::from).chain(kernels) {

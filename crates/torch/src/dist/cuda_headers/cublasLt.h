@@ -1,0 +1,3 @@
+// ATen/cuda/CUDAContextLight.h names the handle.
+#pragma once
+typedef struct cublasLtContext* cublasLtHandle_t;

@@ -1,0 +1,3 @@
+// ATen/cuda/Exceptions.h names the status.
+#pragma once
+enum cusolverStatus_t : int;
