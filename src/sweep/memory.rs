@@ -11,7 +11,7 @@ use super::machine::Machine;
 use crate::train::recipe::TrainRecipe;
 
 /// Memory of the program with libtorch and its threads, before any model is created. Measured on x86-64 without CUDA.
-const PROGRAM_BYTES: f64 = 300e6;
+const PROGRAM_BYTES: f64 = 240e6;
 /// Factor by which the formula may overestimate (see the test). A job is refused only if it could not fit even then.
 const OVERESTIMATE: f64 = 1.2;
 
@@ -46,7 +46,7 @@ pub fn peak_bytes(recipe: &TrainRecipe, spread: &Spread) -> u64 {
     let share = (recipe.batch.min(recipe.tokens) as f64 / dp).ceil();
     let tokens = share.min(spread.pass_tokens.unwrap_or_else(|| recipe.pass_tokens()) as f64);
     // The backward pass also holds a few gradients of the widest activations.
-    let passing = 6.0 * recipe.model.intermediate_size as f64 / tp;
+    let passing = 8.0 * recipe.model.intermediate_size as f64 / tp;
     let all = recipe.model.activations_per_token(tp, if spread.sequence_parallel { tp } else { 1.0 });
     // With recomputation, only the input of each block is stored, and one block at a time has all its activations.
     let kept = if spread.recompute {
@@ -132,22 +132,21 @@ mod tests {
     use super::*;
     use crate::experiment::{Options, load};
 
-    /// Oracle: the peak memory of two processes that Linux reported (VmHWM; two threads, x86-64, no CUDA).
+    /// Oracle: the peak memory of two processes that Linux reported (VmHWM; two threads, x86-64, no CUDA), as scripts/memory.py measures.
     #[test]
     fn the_estimate_is_near_what_was_measured() {
         let quickstart = Path::new(env!("CARGO_MANIFEST_DIR")).join("experiments/quickstart.toml");
         let experiment = load(&quickstart, &Options { smoke: false, tp: 1, dp: 1 }).unwrap();
-        let teacher = &experiment.teachers[0].recipe;
-        // As measured, with a batch in one pass.
-        let whole = |tp, dp| Spread { pass_tokens: Some(16_000), ..Spread::of(tp, dp) };
+        let small = &experiment.students[0].recipe;
+        let whole = |tp, dp| Spread { pass_tokens: Some(16_384), ..Spread::of(tp, dp) };
         let near = |recipe: &TrainRecipe, measured: f64| {
             let ratio = peak_bytes(recipe, &whole(1, 1)) as f64 / measured;
-            assert!((0.85..1.2).contains(&ratio), "{ratio}");
+            assert!((0.85..1.15).contains(&ratio), "{ratio}");
         };
-        near(teacher, 512e6);
-        let mut large = teacher.clone();
+        near(small, 306e6);
+        let mut large = small.clone();
         large.model = ModelConfig {
-            vocab_size: 2000,
+            vocab_size: 2048,
             hidden_size: 256,
             intermediate_size: 704,
             num_hidden_layers: 5,
@@ -155,12 +154,13 @@ mod tests {
             num_key_value_heads: 4,
             ..large.model
         };
-        (large.batch, large.tokens, large.data.context) = (16_000, 32_000, 256);
-        near(&large, 2908e6);
+        // Measured with a batch of three such passes.
+        (large.batch, large.tokens, large.data.context) = (16_384, 16_384, 256);
+        near(&large, 2051e6);
         let on = |tp, dp| peak_bytes(&large, &whole(tp, dp));
         assert!(on(2, 1) < on(1, 1) && on(1, 2) < on(2, 1));
         let again = peak_bytes(&large, &Spread { recompute: true, ..whole(1, 1) });
-        assert!(again < on(1, 1) / 2, "{again}");
+        assert!(again < on(1, 1) * 3 / 5, "{again}");
         // A larger batch is walked in more passes.
         let passes = |batch: u64| {
             let larger = TrainRecipe { batch, tokens: 1_000_000, ..large.clone() };

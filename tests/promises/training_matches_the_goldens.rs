@@ -111,7 +111,10 @@ fn goldens_of_other_processor_families_are_compared_within_a_tolerance() {
     rewrite(&goldens, |golden| scale(golden, 1.001));
     let (code, said) = tell(&lab, &SMOKE);
     assert!(code == Some(0) && said.contains("within tolerance; nll on valid differs from step 1 on"), "{said}");
-    assert!(said.contains("made on other-unit,") && said.contains("evaluations are compared within 1%, not bit by bit"), "{said}");
+    assert!(
+        said.contains("made on other-unit,") && said.contains("evaluations are compared within 1%, not bit by bit"),
+        "{said}"
+    );
     rewrite(&goldens, |golden| scale(golden, 1.02));
     assert_eq!(tell(&lab, &SMOKE).0, Some(4));
     // With settings that emulate another processor, nothing is compared.
@@ -147,7 +150,10 @@ fn results_of_older_numerics_are_stale() {
         // The report shows the recorded version, so rewrite it.
         lab.ok(&["report", "tiny.toml"]);
         let (code, said) = tell(&lab, &["verify", "tiny.toml"]);
-        assert!(code == Some(4) && said.contains(&format!("results/tiny: stale: made by numerics {}", older.unwrap_or(1))), "{said}");
+        assert!(
+            code == Some(4) && said.contains(&format!("results/tiny: stale: made by numerics {}", older.unwrap_or(1))),
+            "{said}"
+        );
         assert_eq!(tell(&lab, &["verify", "tiny.toml", "--accept-stale"]).0, Some(0));
         exported(true);
     }
