@@ -61,8 +61,8 @@ pub fn ranks(world: usize) -> Result<ExitStatus> {
     failed.or(statuses.pop()).context("no rank was started")
 }
 
-/// Waits until all ranks have ended; how each did, with its number, in the order in which they ended. Once one has failed the
-/// others cannot go on: they get `grace` to say so and are killed then, of which nothing is told, for it is our doing.
+/// Waits until all ranks have ended. Returns each rank's number and exit status, in the order in which they ended. Once one has
+/// failed the others cannot continue: they get `grace` to report it and are then killed. Ranks killed here are left out.
 pub fn wait(ranks: &mut [Child], grace: Duration) -> Vec<(usize, io::Result<ExitStatus>)> {
     let mut ended = Vec::new();
     let mut failed: Option<Instant> = None;
