@@ -1,5 +1,6 @@
-//! CPU kernels: two passes over a chunk of logits instead of the ten that composed tensor operations take, one where only
-//! predictions are wanted, and products of bf16 matrices with f32 results.
+//! CPU kernels, where ATen takes several passes over memory or a slow path: attention, norms and gates, matrix products, sums over
+//! buffers, and passes over rows of logits. `autograd` makes them operations of autograd's graph; `native` wraps libtorch's threads and
+//! oneDNN's products; `simd` compiles loops for each instruction set.
 
 pub mod attention;
 mod autograd;
