@@ -1,4 +1,4 @@
-//! Compiles our C++ (c10d, autograd, matrix products) against libtorch's headers.
+//! Compiles our C++ (c10d, autograd, oneDNN's products) against libtorch's headers.
 
 #![allow(clippy::print_stdout)]
 
@@ -18,8 +18,8 @@ fn main() {
         );
     }
 
-    let mut shim = cxx_build::bridges(["src/dist/c10d.rs", "src/kernels/autograd.rs", "src/kernels/products.rs"]);
-    shim.files(["src/dist/c10d.cc", "src/kernels/autograd.cc", "src/kernels/native.cc", "src/kernels/products.cc"])
+    let mut shim = cxx_build::bridges(["src/dist/c10d.rs", "src/kernels/autograd.rs"]);
+    shim.files(["src/dist/c10d.cc", "src/kernels/autograd.cc", "src/kernels/native.cc"])
         .std("c++17")
         .include("src/dist")
         .include("src/kernels")
@@ -62,8 +62,7 @@ fn main() {
     println!("cargo:rustc-link-arg=-Wl,-rpath,{}", lib.display());
     println!("cargo:rustc-link-arg=-Wl,--allow-shlib-undefined");
     let dist = ["src/dist/c10d.rs", "src/dist/c10d.cc", "src/dist/c10d.h", "src/dist/gloo_headers", "src/dist/cuda_headers"];
-    let kernels = ["autograd.rs", "autograd.cc", "autograd.h", "native.cc", "products.rs", "products.cc", "products.h"]
-        .map(|file| format!("src/kernels/{file}"));
+    let kernels = ["autograd.rs", "autograd.cc", "autograd.h", "native.cc"].map(|file| format!("src/kernels/{file}"));
     for path in ["build.rs"].into_iter().chain(dist).map(String::from).chain(kernels) {
         println!("cargo:rerun-if-changed={path}");
     }

@@ -14,7 +14,7 @@ use super::target_spec::TargetSpec;
 
 pub const FILE: &str = "cache.json";
 /// Version of the blocks' layout and of the arithmetic behind their content.
-const FORMAT: u32 = 3;
+const FORMAT: u32 = 4;
 
 /// Which teacher a cache belongs to, in which tokens, and what it stores per token.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

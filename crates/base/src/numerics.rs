@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 
 /// The current numerics version. A commit that deliberately changes any number that training produces must raise it.
-pub const NUMERICS: u32 = 3;
+pub const NUMERICS: u32 = 4;
 
 /// The version assumed for results that record none.
 pub const UNRECORDED: u32 = 1;
@@ -21,7 +21,7 @@ pub struct Change {
 }
 
 /// All versions, oldest first.
-pub const HISTORY: [Change; 3] = [
+pub const HISTORY: [Change; 4] = [
     Change { version: 1, date: "2026-11-24", what: "the first arithmetic, and that of results which record no version" },
     Change {
         version: 2,
@@ -34,6 +34,12 @@ pub const HISTORY: [Change; 3] = [
         date: "2026-11-25",
         what: "the order of sums in attention, norms, gradients and predictions, and in bf16 the rounding between them, \
                which is less",
+    },
+    Change {
+        version: 4,
+        date: "2026-11-25",
+        what: "the rounding of residual sums, of queries, keys and values, of the feed-forward layer's inputs, each of which one \
+               operation computes, and of the labels' gradients",
     },
 ];
 

@@ -8,7 +8,8 @@ use super::exp::exp;
 use super::memory::{Parts, numbers};
 use super::native::{Bf16, Element, Multiplier, Product, multiplies_bf16, parallel};
 use super::pack::{Rows, Turn, copy_rows, pack_rows, pack_transposed, unpaired, write_row};
-use super::simd::{Vectorized, on_best_cpu};
+use super::simd::{LANES, Vectorized, halved, on_best_cpu};
+use super::transpose::transpose_words;
 
 /// Queries in a block.
 const QUERIES: usize = 64;
@@ -17,18 +18,14 @@ const KEYS: usize = 512;
 const KEYS_BACKWARD: usize = 256;
 /// Keys are padded to a multiple of this, so that products have few distinct shapes: each is a kernel that is generated once.
 const STEP: usize = 64;
-/// Numbers that a vector register holds.
-const LANES: usize = 16;
 
 /// The inputs of [`attend`].
 #[derive(Debug)]
 pub struct Heads<'a> {
-    /// `[B, T, H, D]`
-    pub query: &'a Tensor,
-    /// `[B, T, G, D]`; H is a multiple of G, and each key has H/G neighbouring queries.
-    pub key: &'a Tensor,
-    /// `[B, T, G, D]`
-    pub value: &'a Tensor,
+    /// `[B, T, H + 2G, D]`: H queries, G keys and G values. H is a multiple of G, and each key has H/G neighbouring queries.
+    pub all: &'a Tensor,
+    /// G
+    pub groups: i64,
     /// Cosines and sines by which queries and keys are rotated, both `[T, 1, D/2]` or `[B, T, 1, D/2]`.
     pub rotary: Option<(&'a Tensor, &'a Tensor)>,
     /// `[B, T]` i64: the column where each token's sequence starts, if sequences share rows.
@@ -37,47 +34,42 @@ pub struct Heads<'a> {
 
 /// Whether the kernel can attend with `heads`: floats on the CPU, heads of even width.
 pub fn fit(heads: &Heads) -> bool {
-    let all = [heads.query, heads.key, heads.value];
-    let kind = heads.query.kind();
-    let kinds = all.iter().all(|x| x.kind() == kind && x.device() == tch::Device::Cpu);
-    kinds && matches!(kind, Kind::Float | Kind::BFloat16) && heads.query.size()[3] % 2 == 0
+    let Heads { all, .. } = heads;
+    all.device() == tch::Device::Cpu && matches!(all.kind(), Kind::Float | Kind::BFloat16) && all.size()[3] % 2 == 0
 }
 
 /// softmax(q·kᵀ/√D)·v over the keys of the same sequence up to the query's own: `[B, T, H, D]`. Differentiable with respect to
-/// query, key and value. If the CPU does not multiply bf16, it computes in f32.
+/// all heads. If the CPU does not multiply bf16, it computes in f32.
 pub fn attend(heads: &Heads) -> Tensor {
     assert!(fit(heads), "the kernel attends with floats on the CPU");
-    match heads.query.kind() {
+    match heads.all.kind() {
         Kind::Float => attend_in::<f32>(heads),
         _ if multiplies_bf16() => attend_in::<Bf16>(heads),
         _ => {
             let single = |x: &Tensor| x.to_kind(Kind::Float);
             let rotary = heads.rotary.map(|(cos, sin)| (single(cos), single(sin)));
             let rotary = rotary.as_ref().map(|(cos, sin)| (cos, sin));
-            let (query, key, value) = (single(heads.query), single(heads.key), single(heads.value));
-            attend_in::<f32>(&Heads { query: &query, key: &key, value: &value, rotary, starts: heads.starts })
-                .to_kind(Kind::BFloat16)
+            attend_in::<f32>(&Heads { all: &single(heads.all), rotary, ..*heads }).to_kind(Kind::BFloat16)
         }
     }
 }
 
 fn attend_in<E: Element>(heads: &Heads) -> Tensor {
-    record(&[heads.query, heads.key, heads.value], || {
+    record(&[heads.all], || {
         let kept = Kept::new(heads);
         let (out, lse) = forward::<E>(&kept);
         let read = (out.detach(), lse);
         (out, move |gradient: Tensor| {
             let (out, lse) = read;
-            backward::<E>(&kept, &out, &lse, &gradient.contiguous()).map(Some).into()
+            vec![Some(backward::<E>(&kept, &out, &lse, &gradient.contiguous()))]
         })
     })
 }
 
 /// What forward and backward read.
 struct Kept {
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
+    all: Tensor,
+    groups: i64,
     rotary: Option<(Tensor, Tensor)>,
     /// Of each token, the first and the end of the columns of its sequence, `[B·T]`.
     sequences: Option<Vec<(usize, usize)>>,
@@ -87,35 +79,30 @@ impl Kept {
     fn new(of: &Heads) -> Self {
         // Without the history of autograd, which the graph already holds.
         let whole = |x: &Tensor| x.detach().contiguous();
-        let length = of.query.size()[1] as usize;
+        let length = of.all.size()[1] as usize;
         Self {
-            query: whole(of.query),
-            key: whole(of.key),
-            value: whole(of.value),
+            all: whole(of.all),
+            groups: of.groups,
             rotary: of.rotary.map(|(cos, sin)| (whole(cos), whole(sin))),
             sequences: of.starts.map(|starts| sequences(starts, length)),
         }
     }
 
     fn view<E: Element>(&self) -> View<'_, E> {
-        let size = |x: &Tensor| -> [usize; 4] {
-            let size: [i64; 4] = x.size().try_into().expect("heads are [B, T, heads, D]");
-            size.map(|n| n as usize)
-        };
-        let [batch, length, heads, dim] = size(&self.query);
-        let groups = size(&self.key)[2];
-        let matching = size(&self.key) == [batch, length, groups, dim] && size(&self.value) == size(&self.key);
-        assert!(matching && heads % groups == 0, "keys and values match queries");
+        let size: [i64; 4] = self.all.size().try_into().expect("heads are [B, T, heads, D]");
+        let ([batch, length, all_heads, dim], groups) = (size.map(|n| n as usize), self.groups as usize);
+        assert!(
+            groups > 0 && all_heads > 2 * groups && all_heads % groups == 0,
+            "{groups} keys and values match {all_heads} heads"
+        );
         View {
-            query: numbers(&self.query),
-            key: numbers(&self.key),
-            value: numbers(&self.value),
+            all: numbers(&self.all),
             rotary: self.rotary.as_ref().map(|(cos, sin)| (numbers(cos), numbers(sin))),
             per_row: self.rotary.as_ref().is_some_and(|(cos, _)| cos.dim() == 4),
             sequences: self.sequences.as_deref(),
             batch,
             length,
-            heads,
+            heads: all_heads - 2 * groups,
             groups,
             dim,
         }
@@ -125,9 +112,7 @@ impl Kept {
 /// The numbers of [`Kept`], for all threads.
 #[derive(Clone, Copy)]
 struct View<'a, E> {
-    query: &'a [E],
-    key: &'a [E],
-    value: &'a [E],
+    all: &'a [E],
     rotary: Option<(&'a [E], &'a [E])>,
     /// Whether each row of the batch has its own rotary tables.
     per_row: bool,
@@ -160,6 +145,17 @@ impl<'a, E: Element> View<'a, E> {
         let half = self.dim / 2;
         let first = (if self.per_row { row * self.length } else { 0 } + column) * half;
         Some(Turn { cos: &cos[first..], sin: &sin[first..], stride: half })
+    }
+
+    /// Place of head `index` of all H + 2G heads at a token.
+    fn place(&self, row: usize, column: usize, index: usize) -> usize {
+        ((row * self.length + column) * (self.heads + 2 * self.groups) + index) * self.dim
+    }
+
+    /// The rows of head `index` of all H + 2G heads: `count` columns of row `row` from `column` on.
+    fn head(&self, index: usize, row: usize, (column, count): (usize, usize)) -> Rows<'a, E> {
+        let stride = (self.heads + 2 * self.groups) * self.dim;
+        Rows { data: &self.all[self.place(row, column, index)..], stride, count, width: self.dim }
     }
 
     /// The rows of a head of `x [B, T, heads, D]`: `count` columns of row `row` from `column` on.
@@ -195,9 +191,10 @@ struct Forward<E: Element> {
 
 /// The output `[B, T, H, D]` and the logsumexp of the scaled scores, `[B, H, T]`.
 fn forward<E: Element>(kept: &Kept) -> (Tensor, Tensor) {
-    let mut out = kept.query.empty_like();
     let kept = kept.view::<E>();
     let (padded, dim) = (kept.padded(), kept.dim);
+    let out_size = [kept.batch, kept.length, kept.heads, dim].map(|n| n as i64);
+    let mut out = Tensor::empty(out_size, (E::KIND, tch::Device::Cpu));
     let lse_size = [kept.batch, kept.heads, kept.length].map(|n| n as i64);
     let mut lse = Tensor::empty(lse_size, (Kind::Float, tch::Device::Cpu));
     let (out_parts, lse_parts) = (Parts::<E>::of(&mut out), Parts::<f32>::of(&mut lse));
@@ -237,14 +234,14 @@ impl<E: Element> Vectorized for ForwardGroup<'_, E> {
         let View { length, heads, groups, dim, .. } = kept;
         let (padded, scale) = (kept.padded(), kept.scale());
         let Forward { multiplier, rows, keys_t, values, query, probabilities, scores, out } = scratch;
-        copy_rows(kept.rows(kept.key, (group, groups), row, (0, length)), kept.turn(row, 0), rows);
+        copy_rows(kept.head(heads + group, row, (0, length)), kept.turn(row, 0), rows);
         pack_transposed(rows, padded, dim, keys_t, padded);
-        pack_rows(kept.rows(kept.value, (group, groups), row, (0, length)), values);
+        pack_rows(kept.head(heads + groups + group, row, (0, length)), values);
         let per_group = heads / groups;
         for head in group * per_group..(group + 1) * per_group {
             for first in (0..length).step_by(QUERIES) {
                 let count = QUERIES.min(length - first);
-                copy_rows(kept.rows(kept.query, (head, heads), row, (first, count)), kept.turn(row, first), query);
+                copy_rows(kept.head(head, row, (first, count)), kept.turn(row, first), query);
                 let (mut maxima, mut sums) = ([f32::NEG_INFINITY; QUERIES], [0.0f32; QUERIES]);
                 let begin = kept.sequence(row, first).0 / STEP * STEP;
                 for chunk in (begin..first + count).step_by(KEYS) {
@@ -266,13 +263,17 @@ impl<E: Element> Vectorized for ForwardGroup<'_, E> {
                             weights.fill(E::default());
                             continue;
                         }
-                        let seen = low - chunk..high - chunk;
-                        let scores = &scores[r * KEYS..][seen.clone()];
+                        // Whole registers: what they hold beside the keys that this query sees has no weight.
+                        let (low, high) = (low - chunk, high - chunk);
+                        let (begin, end) = (low / LANES * LANES, high.next_multiple_of(LANES));
+                        let scores = &mut scores[r * KEYS..][..width];
+                        scores[begin..low].fill(f32::NEG_INFINITY);
+                        scores[high..end].fill(f32::NEG_INFINITY);
+                        weights[..begin].fill(E::default());
+                        weights[end..].fill(E::default());
                         let before = maxima[r];
-                        let max = maximum(scores, before);
-                        weights[..seen.start].fill(E::default());
-                        weights[seen.end..].fill(E::default());
-                        let sum = exponentials::<FMA, E>(scores, max, scale, &mut weights[seen]);
+                        let max = maximum(&scores[begin..end], before);
+                        let sum = exponentials::<FMA, E>(&scores[begin..end], max, scale, &mut weights[begin..end]);
                         if before > f32::NEG_INFINITY && max != before {
                             let shrink = exp::<FMA>((before - max) * scale);
                             sums[r] *= shrink;
@@ -308,35 +309,27 @@ impl<E: Element> Vectorized for ForwardGroup<'_, E> {
 /// The largest of `scores` and `least`.
 #[inline(always)]
 fn maximum(scores: &[f32], least: f32) -> f32 {
-    let (chunks, rest) = scores.as_chunks::<LANES>();
     let mut lanes = [least; LANES];
-    for chunk in chunks {
+    for chunk in scores.as_chunks::<LANES>().0 {
         for i in 0..LANES {
             lanes[i] = if chunk[i] > lanes[i] { chunk[i] } else { lanes[i] };
         }
     }
-    rest.iter().chain(&lanes).fold(least, |max, &x| if x > max { x } else { max })
+    halved(lanes, |a, b| if a > b { a } else { b })
 }
 
 /// Writes exp((score − max)·scale) to `weights`, rounded; returns the sum before rounding.
 #[inline(always)]
 fn exponentials<const FMA: bool, E: Element>(scores: &[f32], max: f32, scale: f32, weights: &mut [E]) -> f32 {
     let mut lanes = [0.0f32; LANES];
-    let (chunks, rest) = scores.as_chunks::<LANES>();
-    let (out, out_rest) = weights.as_chunks_mut::<LANES>();
-    for (chunk, out) in chunks.iter().zip(out) {
+    for (chunk, out) in scores.as_chunks::<LANES>().0.iter().zip(weights.as_chunks_mut::<LANES>().0) {
         for i in 0..LANES {
             let x = exp::<FMA>((chunk[i] - max) * scale);
             lanes[i] += x;
             out[i] = E::round(x);
         }
     }
-    for (i, (&score, out)) in rest.iter().zip(out_rest).enumerate() {
-        let x = exp::<FMA>((score - max) * scale);
-        lanes[i] += x;
-        *out = E::round(x);
-    }
-    lanes.into_iter().sum()
+    halved(lanes, |a, b| a + b)
 }
 
 /// Memory of a thread for the backward pass.
@@ -362,17 +355,15 @@ struct Backward<E: Element> {
     d_query_t: Vec<f32>,
     d_key: Vec<f32>,
     d_value: Vec<f32>,
-    /// A row of the gradient with respect to the queries.
-    line: Vec<f32>,
+    d_query: Vec<f32>,
 }
 
-/// The gradients with respect to query, key and value.
-fn backward<E: Element>(kept: &Kept, out: &Tensor, lse: &Tensor, gradient: &Tensor) -> [Tensor; 3] {
-    let mut found = [&kept.query, &kept.key, &kept.value].map(Tensor::empty_like);
+/// The gradient with respect to all heads.
+fn backward<E: Element>(kept: &Kept, out: &Tensor, lse: &Tensor, gradient: &Tensor) -> Tensor {
+    let mut found = kept.all.empty_like();
     let kept = kept.view::<E>();
     let (padded, dim) = (kept.padded(), kept.dim);
-    let [query, key, value] = &mut found;
-    let parts = [Parts::<E>::of(query), Parts::of(key), Parts::of(value)];
+    let parts = Parts::<E>::of(&mut found);
     let (out, lse, gradient) = (numbers(out), numbers(lse), numbers(gradient));
     let of = |count: usize| vec![E::default(); count];
     let scratch = || Backward {
@@ -395,7 +386,7 @@ fn backward<E: Element>(kept: &Kept, out: &Tensor, lse: &Tensor, gradient: &Tens
         d_query_t: vec![0.0; QUERIES * dim],
         d_key: vec![0.0; padded * dim],
         d_value: vec![0.0; padded * dim],
-        line: vec![0.0; dim],
+        d_query: vec![0.0; QUERIES * dim],
     };
     parallel(kept.batch * kept.groups, scratch, |scratch, item| {
         let (row, group) = (item / kept.groups, item % kept.groups);
@@ -413,8 +404,8 @@ struct BackwardGroup<'a, E: Element> {
     out: &'a [E],
     lse: &'a [f32],
     gradient: &'a [E],
-    /// Of query, key and value.
-    parts: &'a [Parts<E>; 3],
+    /// The gradient with respect to all heads.
+    parts: &'a Parts<E>,
 }
 
 impl<E: Element> Vectorized for BackwardGroup<'_, E> {
@@ -423,12 +414,11 @@ impl<E: Element> Vectorized for BackwardGroup<'_, E> {
     #[inline(always)]
     fn run<const FMA: bool>(self) {
         let Self { kept, row, group, scratch, out, lse, gradient, parts } = self;
-        let [d_query_parts, d_key_parts, d_value_parts] = parts;
         let View { length, heads, groups, dim, .. } = kept;
         let (padded, scale) = (kept.padded(), kept.scale());
         let s = scratch;
-        copy_rows(kept.rows(kept.key, (group, groups), row, (0, length)), kept.turn(row, 0), &mut s.keys);
-        copy_rows(kept.rows(kept.value, (group, groups), row, (0, length)), None, &mut s.values);
+        copy_rows(kept.head(heads + group, row, (0, length)), kept.turn(row, 0), &mut s.keys);
+        copy_rows(kept.head(heads + groups + group, row, (0, length)), None, &mut s.values);
         pack_transposed(&s.keys, padded, dim, &mut s.packed, padded);
         unpaired(&s.packed, padded, &mut s.keys_t);
         s.d_key.fill(0.0);
@@ -438,7 +428,7 @@ impl<E: Element> Vectorized for BackwardGroup<'_, E> {
             for first in (0..length).step_by(QUERIES) {
                 let count = QUERIES.min(length - first);
                 let rows_of = |x| kept.rows(x, (head, heads), row, (first, count));
-                copy_rows(rows_of(kept.query), kept.turn(row, first), &mut s.query);
+                copy_rows(kept.head(head, row, (first, count)), kept.turn(row, first), &mut s.query);
                 copy_rows(rows_of(gradient), None, &mut s.gradient);
                 pack_transposed(&s.query, QUERIES, dim, &mut s.query_t, QUERIES);
                 pack_transposed(&s.gradient, QUERIES, dim, &mut s.gradient_t, QUERIES);
@@ -492,21 +482,19 @@ impl<E: Element> Vectorized for BackwardGroup<'_, E> {
                     );
                 }
                 let turn = kept.turn(row, first);
+                transpose_words(f32::words(&s.d_query_t), QUERIES, [dim, QUERIES], f32::words_mut(&mut s.d_query), dim);
                 for r in 0..count {
-                    for (d, x) in s.line.iter_mut().enumerate() {
-                        *x = s.d_query_t[d * QUERIES + r];
-                    }
                     // SAFETY: every (row, token, head) belongs to one call.
-                    let to = unsafe { d_query_parts.get(((row * length + first + r) * heads + head) * dim, dim) };
-                    write_row(&s.line, turn.map(|turn| turn.at(r)), to);
+                    let to = unsafe { parts.get(kept.place(row, first + r, head), dim) };
+                    write_row(&s.d_query[r * dim..][..dim], turn.map(|turn| turn.at(r)), to);
                 }
             }
         }
         let turn = kept.turn(row, 0);
         for token in 0..length {
-            let first = ((row * length + token) * groups + group) * dim;
+            let place = |first_head| kept.place(row, token, first_head + group);
             // SAFETY: every (row, token, group) belongs to one call.
-            let (d_key, d_value) = unsafe { (d_key_parts.get(first, dim), d_value_parts.get(first, dim)) };
+            let (d_key, d_value) = unsafe { (parts.get(place(heads), dim), parts.get(place(heads + groups), dim)) };
             write_row(&s.d_key[token * dim..][..dim], turn.map(|turn| turn.at(token)), d_key);
             write_row(&s.d_value[token * dim..][..dim], None, d_value);
         }
@@ -523,7 +511,7 @@ fn dot<E: Element>(a: &[E], b: &[E]) -> f32 {
         }
     }
     let rest: f32 = a_rest.iter().zip(b_rest).map(|(a, b)| a.widen() * b.widen()).sum();
-    lanes.into_iter().sum::<f32>() + rest
+    halved(lanes, |a, b| a + b) + rest
 }
 
 #[cfg(test)]
@@ -541,10 +529,12 @@ mod tests {
                 Tensor::cat(&[&halves[0] * cos - &halves[1] * sin, &halves[1] * cos + &halves[0] * sin], -1)
             }
         };
-        let shared = heads.query.size()[2] / heads.key.size()[2];
+        let queries = heads.all.size()[2] - 2 * heads.groups;
+        let part = |first, count| heads.all.narrow(2, first, count);
         let placed = |x: Tensor, copies: i64| x.repeat_interleave_self_int(copies, 2, None).transpose(1, 2);
-        let (query, key) = (placed(turned(heads.query), 1), placed(turned(heads.key), shared));
-        let value = placed(heads.value.shallow_clone(), shared);
+        let (query, shared) = (placed(turned(&part(0, queries)), 1), queries / heads.groups);
+        let key = placed(turned(&part(queries, heads.groups)), shared);
+        let value = placed(part(queries + heads.groups, heads.groups), shared);
         let length = query.size()[2];
         let columns = Tensor::arange(length, (Kind::Int64, Device::Cpu));
         let mut hidden = columns.unsqueeze(0).gt_tensor(&columns.unsqueeze(1)).unsqueeze(0);
@@ -558,7 +548,9 @@ mod tests {
 
     /// Random inputs of a shape, rounded to `kind`; sequences of random lengths share rows if `packed`.
     struct Case {
-        heads: [Tensor; 3],
+        /// Queries, keys and values.
+        heads: Tensor,
+        groups: i64,
         rotary: Option<(Tensor, Tensor)>,
         starts: Option<Tensor>,
         gradient: Tensor,
@@ -578,22 +570,24 @@ mod tests {
                 (angle.cos().to_kind(kind), angle.sin().to_kind(kind))
             });
             Self {
-                heads: [heads, groups, groups].map(|n| normal(&[batch, length, n, dim]) * 1.5),
+                heads: normal(&[batch, length, heads + 2 * groups, dim]) * 1.5,
+                groups,
                 rotary,
                 starts,
                 gradient: normal(&[batch, length, heads, dim]),
             }
         }
 
-        /// The output and the gradients of query, key and value, by `attend` in `kind`.
+        /// The output and the gradients of queries, keys and values, by `attend` in `kind`.
         fn run(&self, kind: Kind, attend: impl Fn(&Heads) -> Tensor) -> Vec<Tensor> {
-            let leaves = self.heads.each_ref().map(|x| x.to_kind(kind).detach().copy().set_requires_grad(true));
+            let all = self.heads.to_kind(kind).detach().copy().set_requires_grad(true);
             let rotary = self.rotary.as_ref().map(|(cos, sin)| (cos.to_kind(kind), sin.to_kind(kind)));
-            let [query, key, value] = &leaves;
             let rotary = rotary.as_ref().map(|(cos, sin)| (cos, sin));
-            let out = attend(&Heads { query, key, value, rotary, starts: self.starts.as_ref() });
+            let out = attend(&Heads { all: &all, groups: self.groups, rotary, starts: self.starts.as_ref() });
             (&out * &self.gradient.to_kind(kind)).sum(kind).backward();
-            [out].into_iter().chain(leaves.iter().map(Tensor::grad)).map(|x| x.to_kind(Kind::Double)).collect()
+            let queries = all.size()[2] - 2 * self.groups;
+            let parts = all.grad().split_with_sizes([queries, self.groups, self.groups], 2);
+            [out].into_iter().chain(parts).map(|x| x.to_kind(Kind::Double)).collect()
         }
     }
 
@@ -632,7 +626,7 @@ mod tests {
     #[test]
     fn what_is_not_a_number_stays_so() {
         let case = Case::new([1, 70, 1, 1, 4], Kind::Float, false, false);
-        let _ = case.heads[1].get(0).get(3).fill_(f64::NAN);
+        let _ = case.heads.get(0).get(3).get(1).fill_(f64::NAN);
         let out = case.run(Kind::Float, attend).remove(0);
         assert!(out.narrow(1, 0, 3).isfinite().all().int64_value(&[]) == 1);
         assert!(out.narrow(1, 3, 67).isnan().all().int64_value(&[]) == 1);

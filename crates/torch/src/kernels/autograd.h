@@ -9,7 +9,8 @@ namespace hydrometer {
 
 struct Backward;
 
-// Makes `output` the result of an operation on `inputs` (addresses of tensors), if autograd records and one of them needs a gradient.
-void record(at::Tensor* output, rust::Slice<const size_t> inputs, rust::Box<Backward> backward);
+// Makes `outputs` the results of one operation on `inputs` (addresses of tensors), if autograd records and one of the inputs needs a
+// gradient.
+void record(rust::Slice<const size_t> outputs, rust::Slice<const size_t> inputs, rust::Box<Backward> backward);
 
 }  // namespace hydrometer

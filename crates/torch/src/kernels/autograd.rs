@@ -7,41 +7,40 @@ mod ffi {
     extern "Rust" {
         type Backward;
 
-        unsafe fn run(self: &mut Backward, gradient: *mut Tensor) -> Vec<usize>;
+        unsafe fn run(self: &mut Backward, gradients: Vec<usize>) -> Vec<usize>;
         fn release(self: &mut Backward);
     }
 
     unsafe extern "C++" {
         include!("autograd.h");
 
-        #[namespace = "at"]
-        type Tensor;
-
-        unsafe fn record(output: *mut Tensor, inputs: &[usize], backward: Box<Backward>) -> Result<()>;
+        unsafe fn record(outputs: &[usize], inputs: &[usize], backward: Box<Backward>) -> Result<()>;
     }
 }
 
+/// Of each output or input; `None` is zero.
 type Gradients = Vec<Option<Tensor>>;
 
 /// The backward pass of one operation, which is run at most once.
-struct Backward(Option<Box<dyn FnOnce(Tensor) -> Gradients>>);
+struct Backward(Option<Box<dyn FnOnce(Gradients) -> Gradients>>);
 
 impl Backward {
     /// # Safety
-    /// `gradient` is an `at::Tensor` on the heap, which this call takes over.
-    unsafe fn run(&mut self, gradient: *mut ffi::Tensor) -> Vec<usize> {
+    /// `gradients` are addresses of `at::Tensor` on the heap, which this call takes over, or 0.
+    unsafe fn run(&mut self, gradients: Vec<usize>) -> Vec<usize> {
         // SAFETY: promised by the caller; tch owns such a tensor from now on.
-        let gradient = unsafe { Tensor::from_ptr(gradient.cast()) };
+        let owned = |address| unsafe { Tensor::from_ptr(std::ptr::with_exposed_provenance_mut(address)) };
+        let given = gradients.into_iter().map(|address| (address != 0).then(|| owned(address))).collect();
         let backward = self.0.take().expect("a graph is walked backward once");
         let address = |gradient: Option<Tensor>| {
             gradient.map_or(0, |gradient| {
-                let address = gradient.as_ptr() as usize;
+                let address = gradient.as_ptr().expose_provenance();
                 // The caller frees it.
                 std::mem::forget(gradient);
                 address
             })
         };
-        no_grad(|| backward(gradient)).into_iter().map(address).collect()
+        no_grad(|| backward(given)).into_iter().map(address).collect()
     }
 
     /// Frees what the backward pass would have read.
@@ -57,10 +56,25 @@ pub fn record<B>(inputs: &[&Tensor], forward: impl FnOnce() -> (Tensor, B)) -> T
 where
     B: FnOnce(Tensor) -> Gradients + 'static,
 {
-    let (output, backward) = no_grad(forward);
-    let addresses: Vec<usize> = inputs.iter().map(|input| input.as_ptr() as usize).collect();
-    // SAFETY: a tensor of tch is an `at::Tensor`; all of them outlive the call.
-    unsafe { ffi::record(output.as_ptr().cast_mut().cast(), &addresses, Box::new(Backward(Some(Box::new(backward))))) }
-        .expect("a floating-point tensor can have a gradient");
+    let [output] = record_all(inputs, || {
+        let (output, backward) = forward();
+        let backward = |[gradient]: [Option<Tensor>; 1]| backward(gradient.expect("the gradient of the only output"));
+        ([output], backward)
+    });
     output
+}
+
+/// [`record`] for an operation with N outputs. Gradients of outputs that nothing was computed from are `None`, but not all of them.
+pub fn record_all<B, const N: usize>(inputs: &[&Tensor], forward: impl FnOnce() -> ([Tensor; N], B)) -> [Tensor; N]
+where
+    B: FnOnce([Option<Tensor>; N]) -> Gradients + 'static,
+{
+    let (outputs, backward) = no_grad(forward);
+    let backward = |gradients: Gradients| backward(gradients.try_into().expect("a gradient for each output"));
+    let address = |tensor: &Tensor| tensor.as_ptr().expose_provenance();
+    let inputs: Vec<usize> = inputs.iter().map(|input| address(input)).collect();
+    // SAFETY: a tensor of tch is an `at::Tensor`; all of them outlive the call.
+    unsafe { ffi::record(&outputs.each_ref().map(address), &inputs, Box::new(Backward(Some(Box::new(backward))))) }
+        .expect("a floating-point tensor can have a gradient");
+    outputs
 }

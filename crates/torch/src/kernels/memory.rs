@@ -34,6 +34,12 @@ impl<E: Copy> Parts<E> {
         Self(x.as_mut_ptr(), x.len())
     }
 
+    /// Where the numbers from `first` on are, and how many they are.
+    pub fn rest(&self, first: usize) -> (*mut E, usize) {
+        assert!(first <= self.1);
+        (self.0.wrapping_add(first), self.1 - first)
+    }
+
     /// # Safety
     /// The memory still exists, and nobody else has any of this part at the same time.
     #[expect(clippy::mut_from_ref, reason = "parts do not overlap, as the caller promises")]

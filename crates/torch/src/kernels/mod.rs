@@ -5,6 +5,7 @@
 pub mod attention;
 mod autograd;
 mod best;
+mod blocks;
 pub mod elementwise;
 mod exp;
 pub mod linear;
@@ -26,5 +27,6 @@ mod walk;
 pub const EMPTY_MAX: f64 = -1e30;
 
 pub use best::{RowBest, best};
+pub use blocks::LogitParts;
 pub use rows::{RowFactors, RowSums, fit, gradient, sums};
 pub use shares::RowShares;

@@ -6,6 +6,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use tch::Kind;
 
+use super::memory::Parts;
+
 unsafe extern "C" {
     fn hydrometer_parallel(count: i64, run: extern "C" fn(*const c_void, i64, i64), task: *const c_void);
     #[allow(clippy::too_many_arguments, reason = "BLAS's own")]
@@ -81,7 +83,10 @@ pub trait Element: Copy + Default + Send + Sync + 'static {
     fn words_mut(of: &mut [Self]) -> &mut [u32];
 
     /// See [`Multiplier`].
-    fn multiply(of: Product, a: &[Self], b: &[Self], c: &mut [f32]);
+    ///
+    /// # Safety
+    /// `length` numbers can be read and written at `c`, and nobody else has those of the product at the same time.
+    unsafe fn multiply(of: Product, a: &[Self], b: &[Self], c: *mut f32, length: usize);
     fn end_multiplying();
 }
 
@@ -96,7 +101,18 @@ impl<E: Element> Multiplier<E> {
 
     /// C `[m, n]` = A `[m, k]` · B, plus C if `add`; rows of A, B and C are `lda`, `ldb` and `ldc` apart.
     pub fn multiply(&self, of: Product, a: &[E], b: &[E], c: &mut [f32]) {
-        E::multiply(of, a, b, c);
+        // SAFETY: the slice is the caller's own.
+        unsafe { E::multiply(of, a, b, c.as_mut_ptr(), c.len()) }
+    }
+
+    /// [`Self::multiply`] with C at `first` in memory that several threads write.
+    ///
+    /// # Safety
+    /// The memory still exists, and nobody else has the n columns of the m rows of C at the same time.
+    pub unsafe fn multiply_in(&self, of: Product, a: &[E], b: &[E], c: &Parts<f32>, first: usize) {
+        let (c, length) = c.rest(first);
+        // SAFETY: promised by the caller; the length was checked.
+        unsafe { E::multiply(of, a, b, c, length) }
     }
 }
 
@@ -153,10 +169,10 @@ impl Element for f32 {
         unsafe { std::slice::from_raw_parts_mut(of.as_mut_ptr().cast(), of.len()) }
     }
 
-    fn multiply(of: Product, a: &[Self], b: &[Self], c: &mut [f32]) {
-        let [m, n, k, lda, ldb, ldc] = of.check(a.len(), b.len(), c.len(), Self::PAIR);
+    unsafe fn multiply(of: Product, a: &[Self], b: &[Self], c: *mut f32, length: usize) {
+        let [m, n, k, lda, ldb, ldc] = of.check(a.len(), b.len(), length, Self::PAIR);
         // SAFETY: the operands are as long as the product reads and writes.
-        unsafe { hydrometer_multiply_f32(m, n, k, lda, ldb, ldc, of.add, a.as_ptr(), b.as_ptr(), c.as_mut_ptr()) }
+        unsafe { hydrometer_multiply_f32(m, n, k, lda, ldb, ldc, of.add, a.as_ptr(), b.as_ptr(), c) }
     }
 
     fn end_multiplying() {
@@ -204,11 +220,11 @@ impl Element for Bf16 {
         unsafe { std::slice::from_raw_parts_mut(of.as_mut_ptr().cast(), of.len() / 2) }
     }
 
-    fn multiply(of: Product, a: &[Self], b: &[Self], c: &mut [f32]) {
-        let [m, n, k, lda, ldb, ldc] = of.check(a.len(), b.len(), c.len(), Self::PAIR);
+    unsafe fn multiply(of: Product, a: &[Self], b: &[Self], c: *mut f32, length: usize) {
+        let [m, n, k, lda, ldb, ldc] = of.check(a.len(), b.len(), length, Self::PAIR);
         let bits = |of: &[Self]| of.as_ptr().cast::<u16>();
         // SAFETY: the operands are as long as the product reads and writes.
-        unsafe { hydrometer_multiply_bf16(m, n, k, lda, ldb, ldc, of.add, bits(a), bits(b), c.as_mut_ptr()) }
+        unsafe { hydrometer_multiply_bf16(m, n, k, lda, ldb, ldc, of.add, bits(a), bits(b), c) }
     }
 
     fn end_multiplying() {

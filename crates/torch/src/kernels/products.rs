@@ -3,27 +3,9 @@
 
 use tch::{Kind, Tensor};
 
+use super::blocks::{self, LogitParts, Source};
 use super::matmul;
 use super::native::multiplies_bf16;
-
-#[cxx::bridge(namespace = "hydrometer")]
-mod ffi {
-    unsafe extern "C++" {
-        include!("products.h");
-
-        #[namespace = "at"]
-        type Tensor;
-
-        unsafe fn bf16_logits(hidden: *const Tensor, weight: *const Tensor, logits: *mut Tensor) -> Result<()>;
-        unsafe fn bf16_gradients(
-            gradient: *const Tensor,
-            hidden: *const Tensor,
-            weight: *const Tensor,
-            d_hidden: *mut Tensor,
-            d_weight: *mut Tensor,
-        ) -> Result<()>;
-    }
-}
 
 /// Writes h·Wᵀ, for h `[C, d]` and W `[V, d]` (f32 or bf16), into `z_cv` (f32).
 pub fn logits(hidden_cd: &Tensor, weight_vd: &Tensor, z_cv: &Tensor) {
@@ -34,6 +16,22 @@ pub fn logits(hidden_cd: &Tensor, weight_vd: &Tensor, z_cv: &Tensor) {
 /// rounded to bf16.
 pub fn gradients(gradient_cv: &Tensor, hidden_cd: &Tensor, weight_vd: &Tensor, d_hidden_cd: &Tensor, d_weight_vd: &Tensor) {
     Route::of(hidden_cd, weight_vd).gradients(gradient_cv, hidden_cd, weight_vd, d_hidden_cd, d_weight_vd);
+}
+
+/// [`gradients`] where g is computed from logits block by block, while a block is in cache. Only if [`from_logits_fit`].
+pub fn gradients_from_logits(
+    of: &LogitParts,
+    hidden_cd: &Tensor,
+    weight_vd: &Tensor,
+    d_hidden_cd: &Tensor,
+    d_weight_vd: &Tensor,
+) {
+    blocks::gradients(&Source::logits(of), hidden_cd, weight_vd, d_hidden_cd, d_weight_vd);
+}
+
+/// Whether [`gradients_from_logits`] can compute with them.
+pub fn from_logits_fit(hidden_cd: &Tensor, weight_vd: &Tensor) -> bool {
+    Route::of(hidden_cd, weight_vd) == Route::Blocks
 }
 
 /// Which implementation computes.
@@ -60,13 +58,7 @@ impl Route {
 
     fn logits(self, hidden_cd: &Tensor, weight_vd: &Tensor, z_cv: &Tensor) {
         match self {
-            Route::Blocks => {
-                let (hidden_cd, weight_vd) = (hidden_cd.contiguous(), weight_vd.contiguous());
-                // SAFETY: `of` checked the kinds; shapes agree and z is contiguous, as the head made it; all tensors outlive the
-                // call.
-                let done = unsafe { ffi::bf16_logits(pointer(&hidden_cd), pointer(&weight_vd), pointer(z_cv).cast_mut()) };
-                done.expect("a product of bfloat16 blocks");
-            }
+            Route::Blocks => blocks::logits(hidden_cd, weight_vd, z_cv),
             Route::Mixed => drop(hidden_cd.mm_dtype_out(z_cv, &weight_vd.tr(), Kind::Float)),
             Route::Single => {
                 let (hidden_cd, weight_vd) = (single(hidden_cd), single(weight_vd));
@@ -81,14 +73,7 @@ impl Route {
     fn gradients(self, gradient_cv: &Tensor, hidden_cd: &Tensor, weight_vd: &Tensor, d_hidden_cd: &Tensor, d_weight_vd: &Tensor) {
         let mut d_weight_vd = d_weight_vd.shallow_clone();
         match self {
-            Route::Blocks => {
-                let (hidden_cd, weight_vd) = (hidden_cd.contiguous(), weight_vd.contiguous());
-                let read = [gradient_cv, &hidden_cd, &weight_vd].map(pointer);
-                let written = [d_hidden_cd, &d_weight_vd].map(|t| pointer(t).cast_mut());
-                // SAFETY: as above; the gradients are contiguous, as the head and the weights' buffer made them.
-                unsafe { ffi::bf16_gradients(read[0], read[1], read[2], written[0], written[1]) }
-                    .expect("a product of bfloat16 blocks");
-            }
+            Route::Blocks => blocks::gradients(&Source::gradient(gradient_cv), hidden_cd, weight_vd, d_hidden_cd, &d_weight_vd),
             Route::Mixed => {
                 let rounded_cv = gradient_cv.to_kind(Kind::BFloat16);
                 let _ = rounded_cv.mm_dtype_out(d_hidden_cd, weight_vd, Kind::Float);
@@ -110,10 +95,6 @@ impl Route {
 
 fn single(t: &Tensor) -> Tensor {
     t.to_kind(Kind::Float)
-}
-
-fn pointer(tensor: &Tensor) -> *const ffi::Tensor {
-    tensor.as_ptr().cast()
 }
 
 #[cfg(test)]

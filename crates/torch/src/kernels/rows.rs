@@ -55,24 +55,28 @@ pub fn sums(z_cv: &Tensor, temperature: f64, difference: bool) -> RowSums {
 }
 
 /// Overwrites the logits `z_cv` with the gradient.
-pub fn gradient(z_cv: &mut Tensor, temperature: f64, factors: &RowFactors) {
-    let numbers = |t: &Tensor| Vec::<f64>::try_from(t.flatten(0, -1)).expect("a column of doubles");
-    let (max, exp) = (numbers(factors.max), numbers(factors.exp));
-    let (plain_exp, constant) = (factors.plain_exp.map(numbers), factors.constant.map(numbers));
-    let factors: Vec<Factors> = (0..max.len())
-        .map(|row| Factors {
-            inverse_temperature: (1.0 / temperature) as f32,
-            max: max[row] as f32,
-            exp: exp[row] as f32,
-            plain_exp: plain_exp.as_ref().map(|factors| factors[row] as f32),
-            constant: constant.as_ref().map_or(0.0, |constants| constants[row] as f32),
-        })
-        .collect();
+pub fn gradient(z_cv: &mut Tensor, temperature: f64, of: &RowFactors) {
+    let factors = factors(temperature, of);
     let width = z_cv.size()[1] as usize;
     split_rows(logits(z_cv), width, |first, rows| {
         vector::gradient(rows, width, &factors[first..first + rows.len() / width]);
         Vec::<()>::new()
     });
+}
+
+/// The factors of each row, in single precision.
+pub(super) fn factors(temperature: f64, of: &RowFactors) -> Vec<Factors> {
+    let numbers = |t: &Tensor| Vec::<f64>::try_from(t.flatten(0, -1)).expect("a column of doubles");
+    let (max, exp) = (numbers(of.max), numbers(of.exp));
+    let (plain_exp, constant) = (of.plain_exp.map(numbers), of.constant.map(numbers));
+    let row = |row: usize| Factors {
+        inverse_temperature: (1.0 / temperature) as f32,
+        max: max[row] as f32,
+        exp: exp[row] as f32,
+        plain_exp: plain_exp.as_ref().map(|factors| factors[row] as f32),
+        constant: constant.as_ref().map_or(0.0, |constants| constants[row] as f32),
+    };
+    (0..max.len()).map(row).collect()
 }
 
 /// The logits of a tensor that satisfies [`fit`].

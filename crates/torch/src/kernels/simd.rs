@@ -9,6 +9,35 @@ pub trait Vectorized {
     fn run<const FMA: bool>(self) -> Self::Output;
 }
 
+/// f32 numbers that the widest vector register holds.
+pub const LANES: usize = 16;
+
+/// All lanes combined: each of the first half with its counterpart in the second, and so on.
+#[inline(always)]
+pub fn halved(mut lanes: [f32; LANES], of: impl Fn(f32, f32) -> f32) -> f32 {
+    let mut half = LANES / 2;
+    while half > 0 {
+        for i in 0..half {
+            lanes[i] = of(lanes[i], lanes[half + i]);
+        }
+        half /= 2;
+    }
+    lanes[0]
+}
+
+/// Asks for memory that will be read soon. It changes no result.
+#[inline(always)]
+pub fn prefetch(numbers: &[f32]) {
+    #[cfg(target_arch = "x86_64")]
+    for line in numbers.chunks(LANES) {
+        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        // SAFETY: SSE is part of x86-64, and a prefetch reads nothing.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(line.as_ptr().cast()) };
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = numbers;
+}
+
 /// Runs `job` with the widest vectors that this CPU has.
 pub fn on_best_cpu<V: Vectorized>(job: V) -> V::Output {
     #[cfg(target_arch = "x86_64")]

@@ -83,21 +83,30 @@ fn sums_of<const FMA: bool>(row: &[f32], wanted: StatRequest) -> RowStats {
     found
 }
 
+/// The gradient with respect to a logit.
 #[inline(always)]
-fn gradient_of<const FMA: bool>(row: &mut [f32], factors: Factors) {
-    let Factors { inverse_temperature, max, exp: factor, plain_exp, constant } = factors;
-    match plain_exp {
-        None => {
-            for z in row {
-                *z = factor * exp::<FMA>((*z - max) * inverse_temperature) + constant;
-            }
-        }
-        Some(plain) => {
-            for z in row {
-                let x = *z - max;
-                *z = factor * exp::<FMA>(x * inverse_temperature) + plain * exp::<FMA>(x) + constant;
-            }
-        }
+fn at<const FMA: bool>(z: f32, factors: Factors) -> f32 {
+    let x = z - factors.max;
+    let plain = factors.plain_exp.map_or(0.0, |plain| plain * exp::<FMA>(x));
+    factors.exp * exp::<FMA>(x * factors.inverse_temperature) + plain + factors.constant
+}
+
+/// Writes the gradient with respect to the logits `row` to `out`.
+#[inline(always)]
+pub fn gradient_of<const FMA: bool>(row: &[f32], factors: Factors, out: &mut [f32]) {
+    // Two loops, so that neither has a branch.
+    match factors.plain_exp {
+        None => row.iter().zip(out).for_each(|(&z, out)| *out = at::<FMA>(z, Factors { plain_exp: None, ..factors })),
+        Some(_) => row.iter().zip(out).for_each(|(&z, out)| *out = at::<FMA>(z, factors)),
+    }
+}
+
+/// The same in place.
+#[inline(always)]
+fn gradient_in_place<const FMA: bool>(row: &mut [f32], factors: Factors) {
+    match factors.plain_exp {
+        None => row.iter_mut().for_each(|z| *z = at::<FMA>(*z, Factors { plain_exp: None, ..factors })),
+        Some(_) => row.iter_mut().for_each(|z| *z = at::<FMA>(*z, factors)),
     }
 }
 
@@ -110,7 +119,7 @@ macro_rules! kernels {
         }
         $(#[target_feature(enable = $features)])?
         fn $gradient(rows: &mut [f32], width: usize, factors: &[Factors]) {
-            rows.chunks_exact_mut(width).zip(factors).for_each(|(row, &factors)| gradient_of::<$fma>(row, factors));
+            rows.chunks_exact_mut(width).zip(factors).for_each(|(row, &factors)| gradient_in_place::<$fma>(row, factors));
         }
     };
 }

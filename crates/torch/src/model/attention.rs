@@ -3,7 +3,7 @@
 use anyhow::Result;
 use tch::Tensor;
 
-use super::layers::{Linear, Norm, ParamMap};
+use super::layers::{JoinedLinear, Linear, Norm, ParamMap};
 use super::layout::AttentionLayout;
 use super::region::TpRegion;
 use super::rotary::Rotary;
@@ -11,9 +11,8 @@ use crate::kernels::attention::{self, Heads};
 
 /// The attention of a block: this rank's heads.
 pub struct Attention {
-    query: Linear,
-    key: Linear,
-    value: Linear,
+    /// Queries, keys and values.
+    inputs: JoinedLinear,
     output: Linear,
     query_norm: Option<Norm>,
     key_norm: Option<Norm>,
@@ -23,13 +22,11 @@ pub struct Attention {
 impl Attention {
     /// Attention `name`, e.g. `model.layers.0.self_attn`.
     pub fn new(named: &ParamMap, name: &str, head_dim: usize, eps: f64) -> Self {
-        let linear = |part: &str| named.linear(&format!("{name}.{part}"));
-        let norm = |part: &str| named.norm(&format!("{name}.{part}"), eps);
+        let at = |part: &str| format!("{name}.{part}");
+        let norm = |part: &str| named.norm(&at(part), eps);
         Self {
-            query: linear("q_proj"),
-            key: linear("k_proj"),
-            value: linear("v_proj"),
-            output: linear("o_proj"),
+            inputs: named.joined([&at("q_proj"), &at("k_proj"), &at("v_proj")]),
+            output: named.linear(&at("o_proj")),
             query_norm: norm("q_norm"),
             key_norm: norm("k_norm"),
             head_dim: head_dim as i64,
@@ -40,27 +37,38 @@ impl Attention {
     pub fn forward(&self, x: &Tensor, region: &TpRegion) -> Result<Tensor> {
         let x = region.enter(x)?;
         let (batch, length) = (x.size()[0], x.size()[1]);
-        let heads = |x: Tensor| x.view([batch, length, -1, self.head_dim]);
-        let normed = |x: Tensor, norm: &Option<Norm>| norm.as_ref().map_or_else(|| x.shallow_clone(), |norm| norm.forward(&x));
-        let query = normed(heads(self.query.forward(&x)), &self.query_norm);
-        let key = normed(heads(self.key.forward(&x)), &self.key_norm);
-        let value = heads(self.value.forward(&x));
-        let mixed = mix(&query, &key, &value, region.layout()).reshape([batch, length, -1]);
+        let groups = self.inputs.width(1) / self.head_dim;
+        let heads = self.normed(self.inputs.forward(&x).view([batch, length, -1, self.head_dim]), groups);
+        let mixed = mix(&heads, groups, region.layout()).reshape([batch, length, -1]);
         Ok(self.output.finish(region.leave(&self.output.partial(&mixed))?))
+    }
+
+    /// `heads [B, T, H + 2G, D]` with its queries and keys normed, in families that do so.
+    fn normed(&self, heads: Tensor, groups: i64) -> Tensor {
+        let (Some(query_norm), Some(key_norm)) = (&self.query_norm, &self.key_norm) else { return heads };
+        let [query, key, value] = parts(&heads, groups);
+        Tensor::cat(&[query_norm.forward(&query), key_norm.forward(&key), value], 2)
     }
 }
 
-/// Mixes `value [B, T, G, D]` by the attention of `query [B, T, H, D]` to `key [B, T, G, D]`: `[B, T, H, D]`.
-fn mix(query: &Tensor, key: &Tensor, value: &Tensor, layout: &AttentionLayout) -> Tensor {
+/// Queries, keys and values of `heads [B, T, H + 2G, D]`.
+fn parts(heads: &Tensor, groups: i64) -> [Tensor; 3] {
+    let queries = heads.size()[2] - 2 * groups;
+    heads.split_with_sizes([queries, groups, groups], 2).try_into().expect("three parts")
+}
+
+/// Mixes the G values by the attention of H queries to G keys, all in `heads [B, T, H + 2G, D]`: `[B, T, H, D]`.
+fn mix(heads: &Tensor, groups: i64, layout: &AttentionLayout) -> Tensor {
     let rotary = layout.rotary.as_ref().map(|Rotary { cos, sin }| (cos, sin));
-    let heads = Heads { query, key, value, rotary, starts: layout.starts_bt.as_ref() };
+    let heads = Heads { all: heads, groups, rotary, starts: layout.starts_bt.as_ref() };
     if attention::fit(&heads) { attention::attend(&heads) } else { composed(&heads, layout) }
 }
 
 /// [`mix`] by operations of ATen, for devices that our kernel does not run on.
 fn composed(heads: &Heads, layout: &AttentionLayout) -> Tensor {
+    let [query, key, value] = parts(heads.all, heads.groups);
     let placed = |x: &Tensor| layout.rotary.as_ref().map_or_else(|| x.shallow_clone(), |rotary| rotary.rotate(x)).transpose(1, 2);
-    let (query, key, value) = (placed(heads.query), placed(heads.key), heads.value.transpose(1, 2));
+    let (query, key, value) = (placed(&query), placed(&key), value.transpose(1, 2));
     let queries_per_key = query.size()[1] / key.size()[1];
     let mixed = match layout.mask_b1tt(query.kind()) {
         None => {
@@ -99,8 +107,7 @@ mod tests {
     /// Oracle: ATen's attention.
     #[test]
     fn our_kernel_and_aten_agree() {
-        let normal = |heads: i64| Tensor::randn([2, 70, heads, 8], (Kind::Float, Device::Cpu));
-        let (query, key, value) = (normal(4), normal(2), normal(2));
+        let all = Tensor::randn([2, 70, 4 + 2 * 2, 8], (Kind::Float, Device::Cpu));
         let ids_bt = Tensor::zeros([2, 70], (Kind::Int64, Device::Cpu));
         let starts_bt = Tensor::from_slice(&[vec![0i64; 30], vec![30; 40], vec![0; 64], vec![64; 6]].concat()).view([2, 70]);
         let rotary = Rotary::new(70, 8, 1e4, Kind::Float, Device::Cpu);
@@ -108,7 +115,7 @@ mod tests {
             for rotary in [None, Some(&rotary)] {
                 let layout = AttentionLayout::new(Tokens { ids_bt: &ids_bt, starts_bt }, rotary);
                 let rotary = layout.rotary.as_ref().map(|Rotary { cos, sin }| (cos, sin));
-                let heads = Heads { query: &query, key: &key, value: &value, rotary, starts: starts_bt };
+                let heads = Heads { all: &all, groups: 2, rotary, starts: starts_bt };
                 let off = (attention::attend(&heads) - composed(&heads, &layout)).abs().max().double_value(&[]);
                 assert!(off < 2e-6, "{off}");
             }

@@ -11,7 +11,7 @@ use tch::{Kind, Tensor};
 use super::activations::rows_per_forward;
 use super::attention::Attention;
 use super::config::ModelConfig;
-use super::layers::{Linear, Norm, ParamMap, embedding};
+use super::layers::{JoinedLinear, Linear, Norm, ParamMap, embedding};
 use super::layout::{AttentionLayout, Tokens};
 use super::region::TpRegion;
 use super::rotary::Rotary;
@@ -48,8 +48,8 @@ struct Block {
 
 struct Mlp {
     kind: FeedForward,
-    gate: Option<Linear>,
-    up: Linear,
+    /// Gates, in families that have them, and the layer's inner activations.
+    inputs: JoinedLinear,
     down: Linear,
 }
 
@@ -64,15 +64,13 @@ impl Decoder {
         let norm = |name: &str| named.norm(name, eps).unwrap_or_else(|| panic!("no norm {name}"));
         let blocks = (0..config.num_hidden_layers).map(|layer| {
             let at = |part: &str| format!("model.layers.{layer}.{part}");
-            let gated = config.variant.feed_forward == FeedForward::SwiGlu;
+            let inputs = match config.variant.feed_forward {
+                FeedForward::SwiGlu => named.joined([&at("mlp.gate_proj"), &at("mlp.up_proj")]),
+                _ => named.joined([&at("mlp.up_proj")]),
+            };
             Block {
                 attention: Attention::new(&named, &at("self_attn"), config.head_dim(), eps),
-                feed_forward: Mlp {
-                    kind: config.variant.feed_forward,
-                    gate: gated.then(|| named.linear(&at("mlp.gate_proj"))),
-                    up: named.linear(&at("mlp.up_proj")),
-                    down: named.linear(&at("mlp.down_proj")),
-                },
+                feed_forward: Mlp { kind: config.variant.feed_forward, inputs, down: named.linear(&at("mlp.down_proj")) },
                 attention_norm: norm(&at("input_layernorm")),
                 feed_forward_norm: norm(&at("post_attention_layernorm")),
                 post_norm: config.variant.post_norm,
@@ -195,24 +193,26 @@ impl Block {
             let hidden = self.attention_norm.forward(&(hidden + self.attention.forward(hidden, region)?));
             return Ok(self.feed_forward_norm.forward(&(&hidden + self.feed_forward.forward(&hidden, region)?)));
         }
-        let hidden = hidden + self.attention.forward(&self.attention_norm.forward(hidden), region)?;
-        Ok(&hidden + self.feed_forward.forward(&self.feed_forward_norm.forward(&hidden), region)?)
+        let [hidden, normal] = self.attention_norm.of_sum(hidden, None);
+        let attended = self.attention.forward(&normal, region)?;
+        let [hidden, normal] = self.feed_forward_norm.of_sum(&hidden, Some(&attended));
+        Ok(&hidden + self.feed_forward.forward(&normal, region)?)
     }
 }
 
 impl Mlp {
     fn forward(&self, x: &Tensor, region: &TpRegion) -> Result<Tensor> {
         let x = region.enter(x)?;
-        let up = self.up.forward(&x);
-        let active = match (self.kind, &self.gate) {
-            (FeedForward::SwiGlu, Some(gate)) => {
-                let gate = gate.forward(&x);
-                if elementwise::fit(&[&gate, &up]) { elementwise::swiglu(&gate, &up) } else { gate.silu() * up }
+        let inputs = self.inputs.forward(&x);
+        let active = match self.kind {
+            FeedForward::SwiGlu if elementwise::fit(&[&inputs]) => elementwise::swiglu(&inputs),
+            FeedForward::SwiGlu => {
+                let halves = inputs.chunk(2, -1);
+                halves[0].silu() * &halves[1]
             }
-            (FeedForward::SwiGlu, None) => unreachable!("a gated feed-forward has a gate"),
-            (FeedForward::Gelu, _) => up.gelu("none"),
-            (FeedForward::GeluTanh, _) => up.gelu("tanh"),
-            (FeedForward::Relu, _) => up.relu(),
+            FeedForward::Gelu => inputs.gelu("none"),
+            FeedForward::GeluTanh => inputs.gelu("tanh"),
+            FeedForward::Relu => inputs.relu(),
         };
         Ok(self.down.finish(region.leave(&self.down.partial(&active))?))
     }

@@ -34,6 +34,11 @@ impl ParamMap {
         Linear { weight: self.get(&format!("{name}.weight")), bias: self.find(&format!("{name}.bias")) }
     }
 
+    /// Linear layers of the same input, as one.
+    pub fn joined<const N: usize>(&self, names: [&str; N]) -> JoinedLinear {
+        JoinedLinear::new(names.map(|name| self.linear(name)).into())
+    }
+
     /// Norm `name`, if the model has it.
     pub fn norm(&self, name: &str, eps: f64) -> Option<Norm> {
         let weight = self.find(&format!("{name}.weight"))?.value;
@@ -63,6 +68,42 @@ impl Linear {
         match &self.bias {
             Some(bias) => sum + &bias.value,
             None => sum,
+        }
+    }
+}
+
+/// Linear layers of the same input, whose outputs are side by side in the last dimension. Where their weights are side by side in memory, one
+/// product computes all.
+pub struct JoinedLinear {
+    parts: Vec<Linear>,
+    whole: Option<Linear>,
+}
+
+impl JoinedLinear {
+    fn new(parts: Vec<Linear>) -> Self {
+        let whole = || {
+            let weights: Vec<Leaf> = parts.iter().map(|part| part.weight.shallow_clone()).collect();
+            let biases: Option<Vec<Leaf>> = parts.iter().map(|part| part.bias.as_ref().map(Leaf::shallow_clone)).collect();
+            let bias = match biases {
+                None if parts.iter().any(|part| part.bias.is_some()) => return None,
+                None => None,
+                Some(biases) => Some(Leaf::joined(&biases)?),
+            };
+            Some(Linear { weight: Leaf::joined(&weights)?, bias })
+        };
+        Self { whole: whole(), parts }
+    }
+
+    /// The number of outputs of part `index` on this rank.
+    pub fn width(&self, index: usize) -> i64 {
+        self.parts[index].weight.value.size()[0]
+    }
+
+    /// The outputs of all parts, `[..., Σ out]`, of replicated or column-parallel layers.
+    pub fn forward(&self, x: &Tensor) -> Tensor {
+        match &self.whole {
+            Some(whole) if linear::fit(x) => whole.forward(x),
+            _ => Tensor::cat(&self.parts.iter().map(|part| part.forward(x)).collect::<Vec<Tensor>>(), -1),
         }
     }
 }
@@ -102,5 +143,15 @@ impl Norm {
             None if elementwise::fit(&[x, &self.weight]) => elementwise::rms_norm(x, &self.weight, self.eps),
             None => x.rms_norm(self.weight.size(), Some(&self.weight), self.eps),
         }
+    }
+
+    /// The residual sum of x and `added`, if there is one, and its norm.
+    pub fn of_sum(&self, x: &Tensor, added: Option<&Tensor>) -> [Tensor; 2] {
+        if self.bias.is_none() && elementwise::fit(&[x, &self.weight]) {
+            return elementwise::add_norm(x, added, &self.weight, self.eps);
+        }
+        let sum = added.map_or_else(|| x.shallow_clone(), |added| x + added);
+        let normal = self.forward(&sum);
+        [sum, normal]
     }
 }

@@ -3,7 +3,7 @@
 use anyhow::Result;
 use tch::Tensor;
 
-use super::parameters::Shard;
+use super::parameters::{Parameter, Shard};
 use crate::dist::{ProcessGroup, part};
 
 impl Shard {
@@ -32,6 +32,16 @@ pub fn shard(full: &Tensor, how: Shard, tp: &ProcessGroup) -> Tensor {
     }
     let (dim, start, length) = how.piece(&full.size(), tp.rank, tp.size);
     full.narrow(dim as i64, start, length).contiguous()
+}
+
+/// The size of the shard of `parameter` that this rank holds.
+pub fn shard_size(parameter: &Parameter, tp: &ProcessGroup) -> Vec<i64> {
+    let (how, mut size) = (parameter.shard, parameter.shape.clone());
+    if how.copies(tp.size) != tp.size {
+        let (dim, _, length) = how.piece(&size, tp.rank, tp.size);
+        size[dim] = length;
+    }
+    size
 }
 
 /// The whole tensor (`shape`), gathered from the shards of all ranks.

@@ -14,11 +14,12 @@ use tch::{Device, Kind, Tensor};
 
 use super::exchange::{LogSumExp, merge, row_sum};
 use super::listed_ids::{ListedColumns, columns};
+use super::logit_gradient::LogitGradient;
 use super::targets::{Ids, Targets};
 use super::terms::{Rows, Weights, difference};
 use super::{Loss, Objective, Tail, rows};
 use crate::dist::ProcessGroup;
-use crate::kernels::{RowFactors, products};
+use crate::kernels::products;
 
 /// Bytes of logits that exist at a time: enough that the products with a chunk are large and passes over the weight's gradient
 /// few.
@@ -126,9 +127,8 @@ impl Head<'_> {
         let measured = self.chunks(hidden_nd.size()[0], |start, length| {
             let hidden_cd = hidden_nd.narrow(0, start, length);
             let z_cv = self.logits(&hidden_cd);
-            let (measured_c5, d_logits_cv) = self.chunk(loss, z_cv, &targets.narrow(start, length), scale)?;
-            let d_hidden_cd = d_hidden_nd.narrow(0, start, length);
-            products::gradients(&d_logits_cv, &hidden_cd, self.weight_vd, &d_hidden_cd, weight_gradient_vd);
+            let (measured_c5, gradient_cv) = self.chunk(loss, z_cv, &targets.narrow(start, length), scale)?;
+            gradient_cv.products(&hidden_cd, self.weight_vd, &d_hidden_nd.narrow(0, start, length), weight_gradient_vd);
             Ok(measured_c5)
         })?;
         self.tp.all_reduce_sum(&d_hidden_nd)?;
@@ -147,8 +147,8 @@ impl Head<'_> {
         let gradient_nv = z_nv.zeros_like();
         let measured = self.chunks(z_nv.size()[0], |start, length| {
             let z_cv = z_nv.narrow(0, start, length).copy();
-            let (measured_c5, d_logits_cv) = self.chunk(loss, z_cv, &targets.narrow(start, length), scale)?;
-            gradient_nv.narrow(0, start, length).copy_(&d_logits_cv);
+            let (measured_c5, gradient_cv) = self.chunk(loss, z_cv, &targets.narrow(start, length), scale)?;
+            gradient_nv.narrow(0, start, length).copy_(&gradient_cv.write());
             Ok(measured_c5)
         })?;
         Ok((measured, gradient_nv))
@@ -182,9 +182,9 @@ impl Head<'_> {
         Ok(TokenLosses(measured_n5))
     }
 
-    /// This rank's part of the token losses `[C, 5]`, and the gradient of `scale · Σ loss` with respect to this shard's logits,
-    /// which overwrites `z_cv`.
-    fn chunk(&self, loss: &Loss, mut z_cv: Tensor, targets: &Targets, scale: f64) -> Result<(Tensor, Tensor)> {
+    /// This rank's part of the token losses `[C, 5]`, and the gradient of `scale · Σ loss` with respect to this shard's logits
+    /// `z_cv`, whose memory it keeps.
+    fn chunk(&self, loss: &Loss, mut z_cv: Tensor, targets: &Targets, scale: f64) -> Result<(Tensor, LogitGradient)> {
         let Loss { objective, .. } = *loss;
         // Without one, logits are compared as they are.
         let temperature = objective.temperature().unwrap_or(1.0);
@@ -242,7 +242,7 @@ impl Head<'_> {
         };
         let terms = seen.terms(objective, weights.as_ref(), teacher)?;
 
-        // Second pass: the gradient, in place of the logits.
+        // The second pass computes the gradient from these.
         let (weight, hard_weight) = (loss.objective_weight(), loss.hard_weight());
         let (g, hard_g) = (scale * weight / temperature, scale * hard_weight);
         let max_u_c1 = &row_sums.max / temperature;
@@ -261,26 +261,30 @@ impl Head<'_> {
         if hard_weight > 0.0 && !tempered {
             factor_c1 += &plain_factor_c1;
         }
-        let plain_exp = tempered.then_some(&plain_factor_c1);
-        let factors = RowFactors { max: &row_sums.max, exp: &factor_c1, plain_exp, constant: constant_c1.as_ref() };
-        rows::gradient(&mut z_cv, temperature, &factors);
-        own.add(&mut z_cv, &listed_grad_ck);
-        if hard_weight > 0.0 {
-            // The label, if it is not listed: its gradient is set from f64, like that of listed ids, instead of added in f32.
+        let plain_exp_c1 = tempered.then_some(plain_factor_c1);
+        let label = (hard_weight > 0.0).then(|| {
+            // The label, if it is not listed: its gradient is computed in f64, like that of listed ids.
             let x_c1 = &label_z_c1 - &row_sums.max;
             let mut exact_c1 = (&x_c1 / temperature).exp() * &factor_c1 - hard_g;
-            if let Some(factor) = plain_exp {
-                exact_c1 += x_c1.exp() * factor;
+            if let Some(factor_c1) = &plain_exp_c1 {
+                exact_c1 += x_c1.exp() * factor_c1;
             }
-            if let Some(constant) = &constant_c1 {
-                exact_c1 += constant;
+            if let Some(constant_c1) = &constant_c1 {
+                exact_c1 += constant_c1;
             }
             let unlisted_c1 = &label_here_c1 - row_sum(&own.at(&labels_c1, self.vocab_start));
-            let written_c1 = z_cv.gather(1, &label_column_c1, false).to_kind(Kind::Double);
-            // For a listed label this may hold any finite value: it is multiplied by zero.
-            let missing_c1 = (exact_c1.nan_to_num(0.0, 0.0, 0.0) - written_c1) * unlisted_c1;
-            let _ = z_cv.scatter_add_(1, &label_column_c1, &missing_c1.to_kind(z_cv.kind()));
-        }
+            [label_column_c1, exact_c1, unlisted_c1]
+        });
+        let gradient_cv = LogitGradient {
+            z_cv,
+            temperature,
+            max_c1: row_sums.max.shallow_clone(),
+            exp_c1: factor_c1,
+            plain_exp_c1,
+            constant_c1,
+            listed: own.placed(&listed_grad_ck),
+            label,
+        };
 
         let hard_loss_c1 = (plain.log_sum() + (&plain.max - label_z_c1)) * label_here_c1;
         let value_c1 = terms.value_c1 * weight + &hard_loss_c1 * hard_weight;
@@ -289,6 +293,6 @@ impl Head<'_> {
             Some(weights) if teacher.is_some() => (&weights.mass_c1 * once, &weights.entropy_c1 * once),
             _ => (value_c1.zeros_like(), value_c1.zeros_like()),
         };
-        Ok((Tensor::cat(&[value_c1, hard_loss_c1, plain.value() * once, mass_c1, entropy_c1], 1), z_cv))
+        Ok((Tensor::cat(&[value_c1, hard_loss_c1, plain.value() * once, mass_c1, entropy_c1], 1), gradient_cv))
     }
 }

@@ -61,13 +61,12 @@ impl ListedColumns {
         };
     }
 
-    /// Adds `values_ck` at the ids on this rank.
-    pub fn add(&self, into_cv: &mut Tensor, values_ck: &Tensor) {
-        let kind = into_cv.kind();
-        let _ = match &self.columns_ck {
-            None => into_cv.g_add_(&values_ck.to_kind(kind)),
-            Some(columns) => into_cv.scatter_add_(1, columns, &(values_ck * &self.here_ck).to_kind(kind)),
-        };
+    /// The columns of the ids, or `None` if they are all columns; and `values_ck` there, f32, zero for ids on other ranks.
+    pub fn placed(&self, values_ck: &Tensor) -> (Option<Tensor>, Tensor) {
+        match &self.columns_ck {
+            None => (None, values_ck.to_kind(Kind::Float)),
+            Some(columns_ck) => (Some(columns_ck.shallow_clone()), (values_ck * &self.here_ck).to_kind(Kind::Float)),
+        }
     }
 
     /// 1 at the outcome that is the row's label (`[C, 1]`, global ids), if it is listed and on this rank, `[C, k]` f64.

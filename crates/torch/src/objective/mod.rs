@@ -7,6 +7,7 @@ mod draw;
 mod exchange;
 pub mod head;
 mod listed_ids;
+mod logit_gradient;
 pub mod predict;
 pub mod reference;
 pub mod rows;
