@@ -60,6 +60,8 @@ impl Criterion {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
 
     #[test]
@@ -84,5 +86,44 @@ mod tests {
             assert!(!criterion.applies_to("none") && criterion.applies_to("1"));
             assert!(criterion.accepts_any("5", &["four", "5"]) && !criterion.accepts_any("5", &[]));
         }
+    }
+
+    /// Oracle: reasoning-gym's `score_answer`, which gives 1 to a right answer; `experiments/corpora/tasks/make_tasks.py` asked it. The kinds of
+    /// answer that only we accept, and those that only reasoning-gym accepts, are exactly these.
+    #[test]
+    fn answers_are_accepted_as_by_reasoning_gym_but_for_the_listed_kinds() {
+        let table = include_str!("../../../tests/fixtures/scores/reasoning-gym.jsonl");
+        let rows: Vec<serde_json::Value> = table.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        assert!(rows.len() > 1000);
+        let different = |task: &str, criterion: Criterion| {
+            let mut kinds = [BTreeSet::new(), BTreeSet::new()];
+            for row in rows.iter().filter(|row| row["task"] == task) {
+                let text = |key: &str| row[key].as_str().unwrap();
+                let accepted = criterion.accepts(text("answer"), text("reference"));
+                if accepted != (row["score"] == 1.0) {
+                    kinds[usize::from(!accepted)].insert(text("kind"));
+                }
+            }
+            kinds.map(|kinds| kinds.into_iter().collect::<Vec<_>>().join(" "))
+        };
+        // reasoning-gym wants the number alone; then it reads what Python's `Decimal` does, after leaving out all commas. Strings it
+        // compares as they are, except that `spell_backward` ignores case.
+        let spaces = "newline-after space-after space-before";
+        let decimal = "full-width stray-comma underscore";
+        let first = "doubled fraction more-after quoted sentence sentence-full-stop twice two-numbers-first";
+        let last = "fraction more-after quoted sentence sentence-full-stop twice two-numbers";
+        let cases = [
+            ("chain-sum", Criterion::FirstNumber, first, decimal),
+            ("chain-sum", Criterion::LastNumber, last, decimal),
+            ("basic-arithmetic", Criterion::Exact, spaces, ""),
+            ("letter-counting", Criterion::Exact, spaces, ""),
+            ("spell-backward", Criterion::Exact, spaces, "capitalised upper-case"),
+        ];
+        for (task, criterion, ours, theirs) in cases {
+            assert_eq!(different(task, criterion), [ours, theirs], "{task}, {}", criterion.name());
+        }
+        // By exact match, a sum written in another way is wrong.
+        let ways = "decimal doubled exponent full-stop full-width leading-zero plus stray-comma thousands underscore";
+        assert_eq!(different("chain-sum", Criterion::Exact), ["", ways]);
     }
 }
