@@ -4,6 +4,7 @@ use std::fmt;
 
 use hydrometer_base::suggest::unknown;
 use hydrometer_base::text::quoted;
+use serde::{Deserialize, Serialize};
 
 use crate::answer::Criterion;
 use crate::distinct::distinct;
@@ -14,7 +15,9 @@ use crate::rouge::Rouge;
 const K_MAX: usize = 10_000;
 
 /// What is measured on the samples of a prompt. A higher value is better, except for `Truncated`, `TeacherNll` and `ExposureBias`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+/// Serialized as its name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(into = "String", try_from = "String")]
 pub enum Score {
     /// The share of samples that are correct.
     Correct(Criterion),
@@ -64,9 +67,23 @@ impl fmt::Display for Unscored {
 
 impl std::error::Error for Unscored {}
 
+impl From<Score> for String {
+    fn from(score: Score) -> Self {
+        score.name()
+    }
+}
+
+impl TryFrom<String> for Score {
+    type Error = String;
+
+    fn try_from(name: String) -> Result<Self, String> {
+        Self::parse(&name)
+    }
+}
+
 impl Score {
-    /// The scores with fixed names.
-    const NAMED: [Self; 11] = [
+    /// The scores with fixed names: all but pass@k.
+    pub const NAMED: [Self; 11] = [
         Self::Correct(Criterion::Exact),
         Self::Correct(Criterion::FirstNumber),
         Self::Correct(Criterion::LastNumber),
