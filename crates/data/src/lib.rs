@@ -19,6 +19,7 @@ pub mod lines;
 pub mod packing;
 mod paragraphs;
 pub mod passes;
+pub mod prompts;
 pub mod recipe;
 pub mod sequences;
 pub mod special;
