@@ -6,7 +6,7 @@
 //! 2. [`data`]: file formats, tokenizers, examples, sequences and the plan of batches;
 //! 3. [`record`]: journals, Parquet frames, provenance and their export;
 //! 4. [`report`], with its [`stats`] and [`verify`]: tables, plots, pages and verdicts from the frames alone;
-//! 5. [`dist`], [`model`] and [`objective`]: process groups, sharded decoders and loss functions, on libtorch;
+//! 5. [`dist`], [`model`], [`objective`] and [`generate`]: process groups, sharded decoders, loss functions and generation, on libtorch;
 //! 6. [`teacher`]: top-k logprobs from checkpoints, files and endpoints, cached;
 //! 7. [`eval`]: perplexity and fidelity on held-out text;
 //! 8. [`train`]: recipes, the training loop, checkpoints;
@@ -26,4 +26,4 @@ pub use hydrometer_data as data;
 pub use hydrometer_record as record;
 pub use hydrometer_report as report;
 pub use hydrometer_report::{stats, verify};
-pub use hydrometer_torch::{dist, model, objective};
+pub use hydrometer_torch::{dist, generate, model, objective};

@@ -45,6 +45,7 @@ mod readme_samples_run;
 mod recomputed_activations_change_no_bit;
 mod rooms_import_in_one_direction;
 mod sampled_tails_are_unbiased_on_any_mesh;
+mod samples_depend_on_the_prompt_alone;
 mod sessions_on_one_folder_share_the_work;
 mod shards_of_every_family_give_the_same_gradients;
 mod shards_train_like_one_rank;

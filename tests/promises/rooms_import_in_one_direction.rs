@@ -13,7 +13,7 @@ const ORDER: [(&str, &[&str]); 6] = [
     ("data", &[]),
     ("record", &[]),
     ("report", &[]),
-    ("torch", &["dist", "kernels", "model", "objective"]),
+    ("torch", &["dist", "kernels", "model", "objective", "generate"]),
     ("hydrometer", &["teacher", "eval", "train", "experiment", "sweep", "cli"]),
 ];
 

@@ -5,6 +5,7 @@
 pub mod attention;
 mod autograd;
 mod best;
+pub mod decode;
 pub mod elementwise;
 mod exp;
 pub mod linear;
@@ -18,6 +19,7 @@ mod rows;
 mod selection;
 mod shares;
 mod simd;
+pub mod step_attention;
 mod transpose;
 mod vector;
 mod walk;
