@@ -2,10 +2,16 @@
 
 use std::path::Path;
 
+use hydrometer::UserError;
+use hydrometer::data::prompts::PromptReader;
+use hydrometer::data::template::Template;
+use hydrometer::data::tokenizer;
+use hydrometer::data::vocabulary::Vocabulary;
 use serde_json::{Value, json};
 
 use super::fixtures::folder;
 use super::lab::{Lab, three_arms};
+use super::mutation::{of_bytes, rounds};
 
 /// `generate` with checkpoint `model` after the prompts in `prompts`; output, success and standard error.
 fn generate(lab: &Lab, model: &Path, prompts: &str, out: &str, more: &[&str]) -> (Value, Option<i32>, String) {
@@ -166,7 +172,7 @@ fn templates_and_chat_templates_make_the_prompts() {
     lab.write("chat.jsonl", "{\"messages\": [{\"role\": \"u\", \"content\": \" Hi \"}]}\n");
     ok(&lab, &model, "chat.jsonl", "chat.out", &["--max-new-tokens", "1"]);
     let line = &lines(&lab, "chat.out")[0];
-    assert_eq!(line["prompt"], "\n<u>Hi\n<a>", "as jinja2 with trim_blocks and lstrip_blocks renders it");
+    assert_eq!(line["prompt"], "<u>Hi\n<a>", "as jinja2 with trim_blocks and lstrip_blocks renders it");
     assert_ne!(line["prompt_ids"][0], 0, "the template writes special tokens itself");
 
     lab.write("fields.jsonl", "{\"q\": \"1+1\"}\n");
@@ -238,4 +244,39 @@ fn wrong_input_is_one_sentence_before_any_work() {
     }
     let (_, code, said) = generate(&lab, Path::new("nothing"), "ok.txt", "out.jsonl", &[]);
     assert!(code == Some(2) && said.contains("there is no folder nothing, and no run of that name under runs"), "{said}");
+}
+
+/// Oracle: either prompts or one user error; never a panic.
+#[test]
+fn damaged_prompts_and_templates_are_read_or_refused() {
+    let lab = Lab::empty();
+    let tokenizer = tokenizer::open(&folder("llama").join("tokenizer.json")).unwrap();
+    let vocabulary = Vocabulary::new(&tokenizer, 97, None).unwrap();
+    let source = "{% for m in messages %}<{{ m['role'] }}>{{ m.content.strip() | tojson(indent=1) }}\n{% endfor %}{% if prompt is defined %}{{ prompt[0] }}{% endif %}";
+    let whole = format!("{PROMPTS}{{\"messages\": [{{\"role\": \"u\", \"content\": \"Hi \"}}]}}\n");
+    let (mut read, mut refused) = (0, 0);
+    for (round, mut random) in rounds(300) {
+        let prompts = lab.path().join("prompts.jsonl");
+        std::fs::write(&prompts, of_bytes(whole.as_bytes(), &mut random)).unwrap();
+        std::fs::write(lab.path().join("t.jinja"), of_bytes(source.as_bytes(), &mut random)).unwrap();
+        let template = Template::of_file(&lab.path().join("t.jinja"));
+        for template in [None, Some(&template)] {
+            let found = match template {
+                Some(Err(error)) => Err(anyhow::Error::new(error.downcast_ref::<UserError>().expect("a user error").clone())),
+                template => {
+                    let template = template.and_then(|template| template.as_ref().ok());
+                    PromptReader { tokenizer: &tokenizer, vocabulary: &vocabulary, template, chat: None, longest: 63 }
+                        .read(&prompts)
+                }
+            };
+            match found {
+                Ok(_) => read += 1,
+                Err(error) => {
+                    assert!(error.chain().any(|cause| cause.is::<UserError>()), "round {round}: {error:#}");
+                    refused += 1;
+                }
+            }
+        }
+    }
+    assert!(read > 0 && refused > 0);
 }

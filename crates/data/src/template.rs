@@ -90,7 +90,7 @@ impl Template {
         if let Json::Object(fields) = fields {
             all.extend(fields.iter().map(|(name, value)| (name.as_str(), value_of(value))));
         }
-        let rendered = self.environment.get_template(NAME).and_then(|template| template.render(Value::from_iter(all)));
+        let rendered = self.environment.get_template(NAME).and_then(|template| template.render(Value::from_pairs(all)));
         rendered.map_err(|error| format!("the template fails: {}", told(&self.from, &error)))
     }
 }
@@ -122,7 +122,7 @@ fn value_of(json: &Json) -> Value {
         Json::Number(value) => Value::from(*value),
         Json::Text(value) => Value::from(value.as_str()),
         Json::List(values) => Value::from(values.iter().map(value_of).collect::<Vec<_>>()),
-        Json::Object(fields) => Value::from_iter(fields.iter().map(|(name, value)| (name.as_str(), value_of(value)))),
+        Json::Object(fields) => Value::from_pairs(fields.iter().map(|(name, value)| (name.as_str(), value_of(value)))),
     }
 }
 
