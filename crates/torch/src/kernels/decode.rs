@@ -101,9 +101,9 @@ pub struct Sums<'a, E> {
 
 impl<E: Element> Sums<'_, E> {
     /// Walks over tiles of the result. `tile` gives the sums of up to [`TALL`] input rows, which are one after the other, with
-    /// [`WIDE`] weight rows.
+    /// [`WIDE`] weight rows; it is told whether it is the first to read these weight rows.
     #[inline(always)]
-    fn tiles(self, mut tile: impl FnMut(usize, &[E], [&[E]; WIDE]) -> [[f32; WIDE]; TALL]) {
+    fn tiles(self, mut tile: impl FnMut(usize, bool, &[E], [&[E]; WIDE]) -> [[f32; WIDE]; TALL]) {
         let Self { x, weight, k, count, sums } = self;
         let m = x.len() / k.max(1);
         for column in (0..count).step_by(WIDE) {
@@ -111,7 +111,7 @@ impl<E: Element> Sums<'_, E> {
             let rows: [&[E]; WIDE] = std::array::from_fn(|i| &weight[(column + i).min(count - 1) * k..][..k]);
             for row in (0..m).step_by(TALL) {
                 let tall = TALL.min(m - row);
-                let found = tile(tall, &x[row * k..][..tall * k], rows);
+                let found = tile(tall, row == 0, &x[row * k..][..tall * k], rows);
                 let wide = WIDE.min(count - column);
                 for (i, found) in found.iter().take(tall).enumerate() {
                     sums[(row + i) * count + column..][..wide].copy_from_slice(&found[..wide]);
@@ -127,7 +127,7 @@ impl<E: Element> Vectorized for Sums<'_, E> {
     #[inline(always)]
     fn run<const FMA: bool>(self) {
         let k = self.k;
-        self.tiles(|tall, x, w| {
+        self.tiles(|tall, _, x, w| {
             let mut out = [[0.0; WIDE]; TALL];
             match tall {
                 1 => out[..1].copy_from_slice(&tile::<E, FMA, 1>(x, w, k)),
@@ -217,25 +217,30 @@ mod pairs {
     pub unsafe fn sums<E: Element>(of: Sums<E>) {
         assert!(size_of::<E>() == 2);
         let k = of.k;
-        of.tiles(|tall, x, w| {
+        of.tiles(|tall, first, x, w| {
             assert!(x.len() == tall * k && w.iter().all(|row| row.len() == k));
             let (x, w) = (x.as_ptr().cast(), w.map(|row| row.as_ptr().cast()));
             // SAFETY: there are `tall` rows of `k` numbers at `x`, and `k` numbers at each of `w`, as was checked. The features are
             // those of this function.
             unsafe {
-                match tall {
-                    1 => tile::<1>(x, w, k),
-                    2 => tile::<2>(x, w, k),
-                    3 => tile::<3>(x, w, k),
-                    _ => tile::<TALL>(x, w, k),
+                match (tall, first) {
+                    (1, true) => tile::<1, true>(x, w, k),
+                    (1, false) => tile::<1, false>(x, w, k),
+                    (2, true) => tile::<2, true>(x, w, k),
+                    (2, false) => tile::<2, false>(x, w, k),
+                    (3, true) => tile::<3, true>(x, w, k),
+                    (3, false) => tile::<3, false>(x, w, k),
+                    (_, true) => tile::<TALL, true>(x, w, k),
+                    (_, false) => tile::<TALL, false>(x, w, k),
                 }
             }
         });
     }
 
+    /// With `FETCH`, the weight rows after these are fetched meanwhile: rows are too short for the hardware to foresee them.
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,fma")]
-    unsafe fn tile<const M: usize>(x: *const u16, w: [*const u16; WIDE], k: usize) -> [[f32; WIDE]; TALL] {
+    unsafe fn tile<const M: usize, const FETCH: bool>(x: *const u16, w: [*const u16; WIDE], k: usize) -> [[f32; WIDE]; TALL] {
         let mut sums = [[_mm512_setzero_ps(); WIDE]; M];
         let whole = k / STEP * STEP;
         let mut at = 0;
@@ -244,6 +249,9 @@ mod pairs {
             unsafe {
                 let x: [__m512i; M] = std::array::from_fn(|i| _mm512_loadu_si512(x.add(i * k + at).cast()));
                 for j in 0..WIDE {
+                    if FETCH {
+                        _mm_prefetch::<_MM_HINT_T0>(w[j].wrapping_add(at + WIDE * k).cast());
+                    }
                     let w = _mm512_loadu_si512(w[j].add(at).cast());
                     for i in 0..M {
                         sums[i][j] =
