@@ -7,7 +7,7 @@
 //! 3. [`score`]: scores of generated text against references;
 //! 4. [`record`]: journals, Parquet frames, provenance and their export;
 //! 5. [`report`], with its [`stats`] and [`verify`]: tables, plots, pages and verdicts from the frames alone;
-//! 6. [`dist`], [`model`] and [`objective`]: process groups, sharded decoders and loss functions, on libtorch;
+//! 6. [`dist`], [`model`], [`objective`] and [`generate`]: process groups, sharded decoders, loss functions and generation, on libtorch;
 //! 7. [`teacher`]: top-k logprobs from checkpoints, files and endpoints, cached;
 //! 8. [`eval`]: perplexity and fidelity on held-out text;
 //! 9. [`train`]: recipes, the training loop, checkpoints;
@@ -28,4 +28,4 @@ pub use hydrometer_record as record;
 pub use hydrometer_report as report;
 pub use hydrometer_report::{stats, verify};
 pub use hydrometer_score as score;
-pub use hydrometer_torch::{dist, model, objective};
+pub use hydrometer_torch::{dist, generate, model, objective};

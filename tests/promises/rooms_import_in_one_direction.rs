@@ -14,7 +14,7 @@ const ORDER: [(&str, &[&str]); 7] = [
     ("score", &[]),
     ("record", &[]),
     ("report", &[]),
-    ("torch", &["dist", "kernels", "model", "objective"]),
+    ("torch", &["dist", "kernels", "model", "objective", "generate"]),
     ("hydrometer", &["teacher", "eval", "train", "experiment", "sweep", "cli"]),
 ];
 
