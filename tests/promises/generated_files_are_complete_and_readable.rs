@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use hydrometer::UserError;
-use hydrometer::data::prompts::PromptReader;
+use hydrometer::data::prompt_file::PromptReader;
 use hydrometer::data::template::Template;
 use hydrometer::data::tokenizer;
 use hydrometer::data::vocabulary::Vocabulary;

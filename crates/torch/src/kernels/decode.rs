@@ -267,10 +267,9 @@ mod pairs {
             unsafe {
                 for j in 0..WIDE {
                     let w = _mm512_maskz_loadu_epi16(mask, w[j].add(at).cast());
-                    for i in 0..M {
+                    for (i, sums) in sums.iter_mut().enumerate() {
                         let x = _mm512_maskz_loadu_epi16(mask, x.add(i * k + at).cast());
-                        sums[i][j] =
-                            _mm512_dpbf16_ps(sums[i][j], transmute::<__m512i, __m512bh>(x), transmute::<__m512i, __m512bh>(w));
+                        sums[j] = _mm512_dpbf16_ps(sums[j], transmute::<__m512i, __m512bh>(x), transmute::<__m512i, __m512bh>(w));
                     }
                 }
             }
@@ -392,7 +391,7 @@ impl<E: Element> Vectorized for TanhGelu<'_, E> {
 
     #[inline(always)]
     fn run<const FMA: bool>(self) {
-        const FACTOR: f32 = 1.595_769_1; // 2·√(2/π)
+        const FACTOR: f32 = 1.595_769_2; // 2·√(2/π)
         for out in self.0.iter_mut() {
             let x = out.widen();
             // (1 + tanh(y))/2 is the logistic function of 2y.

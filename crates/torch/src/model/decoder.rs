@@ -149,7 +149,7 @@ impl Decoder {
         if let Some(positions_td) = &self.positions_td {
             let at: Vec<i64> = caches.iter().map(|cache| cache.len() as i64).collect();
             let at = Tensor::from_slice(&at).to_device(self.device());
-            hidden = hidden + Tensor::embedding(positions_td, &at, -1, false, false);
+            hidden += Tensor::embedding(positions_td, &at, -1, false, false);
         }
         let mut kept: Vec<Kept> = caches.iter_mut().map(|cache| cache.kept()).collect();
         for (layer, block) in self.blocks.iter().enumerate() {
