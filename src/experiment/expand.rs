@@ -169,7 +169,6 @@ fn add_runs(
     let read = settings.resolve_data(&keys::STUDENT, at, presets)?;
     let (mut recipe, model) = settings.recipe(&keys::STUDENT, loss, 0, &experiment.revision, at, presets, &read, true)?;
     check(&recipe, &settings, at, &keys::STUDENT, options)?;
-    recipe.tasks = experiment.tasks.iter().map(|task| (task.name.clone(), task.recipe.clone())).collect();
     let teacher = match loss.objective.needs_teacher() {
         false => None,
         true => Some(resolve_teacher::find_or_add(experiment, file, presets, &settings, &recipe, &read, at, options)?),
