@@ -6,7 +6,6 @@ use std::os::unix::fs::symlink;
 use hydrometer_data::prompts;
 
 use super::super::load;
-use super::super::task::refuse_to_run;
 use super::{BASE, Bench, OPTIONS};
 use crate::eval::task::Decode;
 
@@ -161,20 +160,6 @@ fn every_mistake_in_a_task_is_reported_with_its_place_and_a_remedy() {
         found,
         "words/valid/x.jsonl:2: number-last compares numbers, but the reference \"two\" has none; use exact-match, or correct the line"
     );
-}
-
-#[test]
-fn tasks_are_not_run_yet() {
-    let bench = bench();
-    let experiment = bench.good(&with("data = \"sums\"\nscore = [\"exact-match\"]\n"));
-    let error = refuse_to_run(&experiment).unwrap_err();
-    assert!(error.is::<hydrometer_base::UserError>());
-    assert!(
-        error
-            .to_string()
-            .ends_with("x.toml:9:7: tasks are not run yet, only planned; remove [task.a] to run the experiment without it")
-    );
-    assert!(refuse_to_run(&bench.good(&format!("{BASE}{HARD}"))).is_ok());
 }
 
 /// The presets that ship: they are read, no prompt is in two splits, and the scores that their README suggests apply.
