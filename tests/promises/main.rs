@@ -52,6 +52,7 @@ mod shards_of_every_family_give_the_same_gradients;
 mod shards_train_like_one_rank;
 mod state_files_are_read_or_refused;
 mod sweeps_explain_themselves;
+mod tasks_are_written_and_scored;
 mod text_is_split_as_by_python_tokenizers;
 mod texts_are_those_of_transformers;
 mod the_next_run_repairs_damage;
