@@ -23,7 +23,7 @@ const REPETITIONS: usize = 8;
 const RAW: Objective = Objective::SoftCe { tail: Tail::Raw, temperature: 1.0 };
 /// The cases of `make bench`: name, objective, and the teacher's k. Teachers are top-k here, so dense KL is measured with a large k.
 const CASES: [(&str, Objective, i64); 3] = [
-    ("hard-ce", Objective::HardCe, K),
+    ("hard-ce", Objective::HARD_CE, K),
     ("soft-ce", RAW, K),
     ("kl", Objective::KlForward { tail: Tail::Bucket, temperature: 1.0 }, 4096),
 ];
@@ -84,7 +84,7 @@ fn head(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("head 2048 x 49152, d 576, bf16");
     group.sample_size(10).measurement_time(Duration::from_secs(15));
     for (name, objective) in [
-        ("hard-ce", Objective::HardCe),
+        ("hard-ce", Objective::HARD_CE),
         ("soft-ce raw top-20", RAW),
         ("soft-ce bucket top-20", Objective::SoftCe { tail: Tail::Bucket, temperature: 1.0 }),
         ("jsd top-20", Objective::Jsd { beta: 0.5, temperature: 1.0 }),

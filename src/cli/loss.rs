@@ -28,6 +28,9 @@ pub struct LossArgs {
     /// The objective.
     #[arg(long, value_parser = clap::builder::PossibleValuesParser::new(Objective::NAMES))]
     objective: String,
+    /// hard-ce: the fraction of the target that is spread evenly over all ids [default: 0].
+    #[arg(long, value_name = "EPSILON", allow_negative_numbers = true)]
+    label_smoothing: Option<f64>,
     /// How to treat the teacher's probability mass outside the listed ids [default: raw for soft-ce, bucket for kl-forward].
     #[arg(long, value_parser = clap::builder::PossibleValuesParser::new(Tail::ALL.map(Tail::name)))]
     tail: Option<String>,
@@ -70,6 +73,7 @@ impl LossArgs {
         let lambda = self.lambda.filter(|lambda| *lambda != 0.0);
         let given = [
             (&keys::OBJECTIVE, Some(Value::from(&self.objective))),
+            (&keys::LABEL_SMOOTHING, self.label_smoothing.map(Value::from)),
             (&keys::TAIL, self.tail.as_ref().map(Value::from)),
             (&keys::TEMPERATURE, temperature.map(Value::from)),
             (&keys::TEMPERATURE_SQUARED, self.temperature_squared.then_some(true.into())),

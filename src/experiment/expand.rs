@@ -195,7 +195,7 @@ fn add_runs(
         let swept: Vec<&str> = cell.values.iter().map(|(key, _)| key.as_str()).collect();
         let words = describe(&recipe, teacher_name, &swept);
         experiment.methods.push(Method { name: arm.name.clone(), objective: words });
-        if experiment.reference.is_empty() && loss.objective == Objective::HardCe {
+        if experiment.reference.is_empty() && loss.objective == Objective::HARD_CE {
             experiment.reference = arm.name.clone();
         }
     }
@@ -259,8 +259,10 @@ fn describe(recipe: &TrainRecipe, teacher: &str, swept: &[&str]) -> String {
         Some(teacher) => format!("top-{}", teacher.top_k),
         None => String::new(),
     };
-    if objective == Objective::HardCe {
-        return "hard-ce".to_string();
+    match objective {
+        Objective::HARD_CE => return "hard-ce".to_string(),
+        Objective::HardCe { label_smoothing } => return format!("hard-ce, label smoothing {label_smoothing}"),
+        _ => {}
     }
     let mut words = format!("{} on {k} of {teacher}", objective.name());
     if let Some(tail) = objective.tail() {

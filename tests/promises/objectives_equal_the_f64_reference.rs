@@ -130,7 +130,7 @@ pub fn losses(temperature: f64) -> Vec<Loss> {
     all.push(Objective::Jsd { beta: 0.1, temperature });
     all.push(Objective::LogprobMse { mse_mean: false, temperature });
     if temperature == 1.0 {
-        all.push(Objective::HardCe);
+        all.extend([0.0, 0.1, 0.9].map(|label_smoothing| Objective::HardCe { label_smoothing }));
         for (centered, mse_mean) in [(false, false), (true, false), (false, true), (true, true)] {
             all.push(Objective::LogitMse { centered, mse_mean });
         }

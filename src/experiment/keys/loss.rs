@@ -5,7 +5,7 @@ use hydrometer_base::suggest::unknown;
 use hydrometer_base::user_error;
 use hydrometer_torch::objective::{Loss, Objective, Tail};
 
-use super::{BETA, CENTERED, LAMBDA, MSE_MEAN, OBJECTIVE, ON_PURPOSE, Settings, TAIL, TEMPERATURE, TEMPERATURE_SQUARED};
+use super::{BETA, CENTERED, LABEL_SMOOTHING, LAMBDA, MSE_MEAN, OBJECTIVE, ON_PURPOSE, Settings, TAIL, TEMPERATURE, TEMPERATURE_SQUARED};
 use crate::experiment::source::{Setting, SourceSpan};
 
 /// metaseq's modes and the objective that each corresponds to.
@@ -36,7 +36,7 @@ impl Settings {
         })?;
         let (temperature, mse_mean) = (self.number(&TEMPERATURE)?, self.flag(&MSE_MEAN)?);
         let objective = match objective_name(named)? {
-            "hard-ce" => Objective::HardCe,
+            "hard-ce" => Objective::HardCe { label_smoothing: self.number(&LABEL_SMOOTHING)? },
             "soft-ce" => Objective::SoftCe { tail: self.tail(Tail::Raw)?, temperature },
             "kl-forward" => Objective::KlForward { tail: self.tail(Tail::Bucket)?, temperature },
             "kl-reverse" => Objective::KlReverse { temperature },

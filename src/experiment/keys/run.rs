@@ -196,6 +196,15 @@ keys! { RUN_AND_TEACHER_KEYS:
         places: &[Place::Base, Place::Method, Place::Selector, Place::Smoke],
         ..RUN
     };
+    LABEL_SMOOTHING = Key {
+        name: "label_smoothing",
+        doc: "fraction of the target that is spread evenly over all ids (hard-ce), at least 0 and below 1",
+        value: Value::Number(&FROM_0_TO_BELOW_1),
+        default: Some("0"),
+        objectives: Objectives::Only(&["hard-ce"]),
+        example: "[0.0, 0.1]",
+        ..RUN
+    };
     TEACHER = Key {
         name: "teacher",
         doc: "a `[teacher.NAME]`; may be omitted if there is only one",

@@ -171,7 +171,7 @@ impl Case {
         };
         let labels_n = match file.get("labels", &[rows], true)? {
             Some(labels) => in_vocabulary("labels", rows_of(labels))?,
-            None if loss.objective == Objective::HardCe || loss.lambda > 0.0 => {
+            None if !loss.objective.needs_teacher() || loss.lambda > 0.0 => {
                 return Err(file.error("labels [N] are missing, which cross-entropy on labels needs".into()));
             }
             None => kept.zeros_like(),

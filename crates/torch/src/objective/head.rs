@@ -17,7 +17,7 @@ use super::listed_ids::{ListedColumns, columns};
 use super::logit_gradient::LogitGradient;
 use super::targets::{Ids, Targets};
 use super::terms::{Rows, Weights, difference};
-use super::{Loss, Objective, Tail, rows};
+use super::{Loss, Objective, rows};
 use crate::dist::ProcessGroup;
 use crate::kernels::products;
 
@@ -200,7 +200,7 @@ impl Head<'_> {
         own.hide(&mut z_cv);
 
         // First pass; then the sums over the listed and the other ids are merged across shards.
-        let row_sums = rows::sums(&z_cv, temperature, objective.tail() == Some(Tail::Uniform));
+        let row_sums = rows::sums(&z_cv, temperature, objective.spreads_evenly());
         let mut sets =
             vec![LogSumExp { max: &row_sums.max / temperature, sum: row_sums.exp }, LogSumExp::among(&u_ck, &own.outcome_ck)];
         // Cross-entropy on the labels uses the softmax at temperature 1, apart from the objective's own.
@@ -226,7 +226,7 @@ impl Head<'_> {
 
         let weights = match teacher {
             Some(teacher) => Weights::of(teacher, self.vocab_size, self.tp)?,
-            None => Some(Weights::label(&labels_c1, self.vocab_size)),
+            None => Some(Weights::label(&labels_c1, self.vocab_size, objective.label_smoothing())),
         };
         let seen = Rows {
             own: &own,

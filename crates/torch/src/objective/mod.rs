@@ -35,7 +35,11 @@ pub struct Loss {
 #[serde(rename_all = "kebab-case", tag = "name")]
 pub enum Objective {
     /// Cross-entropy on the label.
-    HardCe,
+    HardCe {
+        /// ε: the target is 1 − ε on the label plus ε/V on each of the V ids, the label included.
+        #[serde(default, skip_serializing_if = "is_zero")]
+        label_smoothing: f64,
+    },
     /// Cross-entropy on the teacher's probabilities.
     SoftCe { tail: Tail, temperature: f64 },
     /// KL(teacher ‖ student): soft-ce minus the entropy of its target.
@@ -92,12 +96,18 @@ impl Tail {
     }
 }
 
+fn is_zero(number: &f64) -> bool {
+    *number == 0.0
+}
+
 impl Objective {
+    /// Cross-entropy on the label, without smoothing.
+    pub const HARD_CE: Objective = Objective::HardCe { label_smoothing: 0.0 };
     pub const NAMES: [&str; 7] = ["hard-ce", "soft-ce", "kl-forward", "kl-reverse", "jsd", "logit-mse", "logprob-mse"];
 
     pub fn name(self) -> &'static str {
         match self {
-            Objective::HardCe => "hard-ce",
+            Objective::HardCe { .. } => "hard-ce",
             Objective::SoftCe { .. } => "soft-ce",
             Objective::KlForward { .. } => "kl-forward",
             Objective::KlReverse { .. } => "kl-reverse",
@@ -109,7 +119,7 @@ impl Objective {
 
     /// Whether the objective needs teacher targets.
     pub fn needs_teacher(self) -> bool {
-        self != Objective::HardCe
+        !matches!(self, Objective::HardCe { .. })
     }
 
     /// τ, if the objective has one.
@@ -120,7 +130,7 @@ impl Objective {
             | Objective::KlReverse { temperature }
             | Objective::Jsd { temperature, .. }
             | Objective::LogprobMse { temperature, .. } => Some(temperature),
-            Objective::HardCe | Objective::LogitMse { .. } => None,
+            Objective::HardCe { .. } | Objective::LogitMse { .. } => None,
         }
     }
 
@@ -130,6 +140,16 @@ impl Objective {
             Objective::SoftCe { tail, .. } | Objective::KlForward { tail, .. } => Some(tail),
             _ => None,
         }
+    }
+
+    /// ε of label smoothing; 0 for every objective on a teacher.
+    pub fn label_smoothing(self) -> f64 {
+        if let Objective::HardCe { label_smoothing } = self { label_smoothing } else { 0.0 }
+    }
+
+    /// Whether the target gives every unlisted id the same mass.
+    pub(crate) fn spreads_evenly(self) -> bool {
+        self.label_smoothing() > 0.0 || self.tail() == Some(Tail::Uniform)
     }
 
     /// Whether the objective compares logits rather than logprobs.
@@ -153,7 +173,7 @@ impl Loss {
 
     /// The factor of cross-entropy on the labels, added to the objective.
     pub fn hard_weight(&self) -> f64 {
-        if self.objective == Objective::HardCe { 0.0 } else { self.lambda }
+        if self.objective.needs_teacher() { self.lambda } else { 0.0 }
     }
 }
 

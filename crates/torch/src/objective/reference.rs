@@ -30,7 +30,7 @@ fn objective(objective: Objective, z: &[f64], token: &Token) -> (f64, Vec<f64>) 
     let max = z.iter().copied().fold(f64::NEG_INFINITY, f64::max);
     let u: Vec<f64> = z.iter().map(|z| (z - max) / temperature).collect();
     let (value, gradient_u) = match objective {
-        Objective::HardCe => hard_ce(z, token.label),
+        Objective::HardCe { label_smoothing } => smoothed_ce(&u, token.label, label_smoothing),
         Objective::SoftCe { tail, .. } => soft_ce(&u, token, tail),
         Objective::KlForward { tail, .. } => {
             let (value, gradient) = soft_ce(&u, token, tail);
@@ -70,6 +70,13 @@ fn hard_ce(z: &[f64], label: usize) -> (f64, Vec<f64>) {
     let mut gradient = softmax(z);
     gradient[label] -= 1.0;
     (log_sum_exp(z) - z[label], gradient)
+}
+
+/// Cross-entropy with 1 − ε on the label plus ε/V on each of the V ids.
+fn smoothed_ce(z: &[f64], label: usize, smoothing: f64) -> (f64, Vec<f64>) {
+    let mut target = vec![smoothing / z.len() as f64; z.len()];
+    target[label] += 1.0 - smoothing;
+    cross_entropy(z, &target)
 }
 
 /// The teacher's weight of every id, and whether the teacher lists the id.

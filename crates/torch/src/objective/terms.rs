@@ -79,17 +79,19 @@ impl Weights {
         Ok(Some(Self { logw_ck, w_ck, mass_c1, tail_mass_c1, unlisted_c1, entropy_c1 }))
     }
 
-    /// The label alone, with weight 1.
-    pub fn label(labels_c1: &Tensor, vocab_size: i64) -> Self {
+    /// The label alone, whose weight is 1 less the part of `smoothing` that the other ids of the vocabulary have as their tail.
+    pub fn label(labels_c1: &Tensor, vocab_size: i64, smoothing: f64) -> Self {
         let one = labels_c1.ones_like().to_kind(Kind::Double);
-        let zero = one.zeros_like();
+        let others = (vocab_size - 1) as f64;
+        let tail_mass = smoothing * others / vocab_size as f64;
+        let mass_c1 = one.full_like(1.0 - tail_mass);
         Self {
-            logw_ck: zero.shallow_clone(),
-            w_ck: one.shallow_clone(),
-            unlisted_c1: one.full_like((vocab_size - 1) as f64),
-            mass_c1: one,
-            tail_mass_c1: zero.shallow_clone(),
-            entropy_c1: zero,
+            logw_ck: mass_c1.log(),
+            w_ck: mass_c1.shallow_clone(),
+            mass_c1,
+            tail_mass_c1: one.full_like(tail_mass),
+            unlisted_c1: one.full_like(others),
+            entropy_c1: one.zeros_like(),
         }
     }
 }
@@ -99,7 +101,10 @@ impl Rows<'_> {
     pub fn terms(&self, objective: Objective, weights: Option<&Weights>, teacher: Option<&Teacher>) -> Result<Terms> {
         let weights = || weights.expect("checked: this objective has log-probabilities");
         Ok(match objective {
-            Objective::HardCe => self.cross_entropy(&weights().w_ck, &weights().mass_c1),
+            Objective::HardCe { .. } => {
+                // The mass that smoothing gives to the other ids is a uniform tail.
+                self.soft_ce(weights(), if objective.spreads_evenly() { Tail::Uniform } else { Tail::Raw })
+            }
             Objective::SoftCe { tail, .. } => self.soft_ce(weights(), tail),
             Objective::KlForward { tail, .. } => {
                 let terms = self.soft_ce(weights(), tail);
