@@ -25,7 +25,7 @@ const RAW: Objective = Objective::SoftCe { tail: Tail::Raw, temperature: 1.0 };
 const CASES: [(&str, Objective, i64); 3] = [
     ("hard-ce", Objective::HARD_CE, K),
     ("soft-ce", RAW, K),
-    ("kl", Objective::KlForward { tail: Tail::Bucket, temperature: 1.0 }, 4096),
+    ("kl", Objective::KlForward { tail: Tail::Bucket, temperature: 1.0, skew: 0.0 }, 4096),
 ];
 
 struct Problem {

@@ -31,7 +31,7 @@ pub struct LossArgs {
     /// hard-ce: the fraction of the target that is spread evenly over all ids [default: 0].
     #[arg(long, value_name = "EPSILON", allow_negative_numbers = true)]
     label_smoothing: Option<f64>,
-    /// How to treat the teacher's probability mass outside the listed ids [default: raw for soft-ce, bucket for kl-forward].
+    /// How to treat the teacher's probability mass outside the listed ids [default: raw for soft-ce, bucket for the KLs].
     #[arg(long, value_parser = clap::builder::PossibleValuesParser::new(Tail::ALL.map(Tail::name)))]
     tail: Option<String>,
     /// Temperature of student and teacher. target_logprobs must already be at this temperature [default: 1].
@@ -43,6 +43,9 @@ pub struct LossArgs {
     /// jsd: the teacher's weight in the mixture [default: 0.5].
     #[arg(long, allow_negative_numbers = true)]
     beta: Option<f64>,
+    /// kl-forward, kl-reverse: the share of its first distribution that is mixed into its second [default: 0].
+    #[arg(long, value_name = "ALPHA", allow_negative_numbers = true)]
+    skew: Option<f64>,
     /// Weight of hard-ce in the loss [default: 0].
     #[arg(long, allow_negative_numbers = true)]
     lambda: Option<f64>,
@@ -78,6 +81,7 @@ impl LossArgs {
             (&keys::TEMPERATURE, temperature.map(Value::from)),
             (&keys::TEMPERATURE_SQUARED, self.temperature_squared.then_some(true.into())),
             (&keys::BETA, self.beta.map(Value::from)),
+            (&keys::SKEW, self.skew.map(Value::from)),
             (&keys::LAMBDA, lambda.map(Value::from)),
             (&keys::CENTERED, self.centered.then_some(true.into())),
             (&keys::MSE_MEAN, self.mse_mean.then_some(true.into())),

@@ -265,12 +265,15 @@ fn describe(recipe: &TrainRecipe, teacher: &str, swept: &[&str]) -> String {
         _ => {}
     }
     let mut words = format!("{} on {k} of {teacher}", objective.name());
-    if let Some(tail) = objective.tail() {
+    // Without skew, kl-reverse had no other tail than `bucket` once, and reports name it as they did.
+    if let Some(tail) = objective.tail().filter(|tail| !matches!((objective, tail), (Objective::KlReverse { .. }, Tail::Bucket)))
+    {
         words += &format!(", tail {}", tail.name());
     }
     match objective {
         Objective::LogitMse { centered: true, .. } => words += ", centered",
         Objective::Jsd { beta, .. } => words += &format!(", beta {beta}"),
+        _ if objective.skew() > 0.0 => words += &format!(", skew {}", objective.skew()),
         _ => {}
     }
     if let Some(temperature) = objective.temperature().filter(|&temperature| temperature != 1.0) {

@@ -122,10 +122,13 @@ impl Case {
 /// Every objective, with and without a hard term, at `temperature`.
 pub fn losses(temperature: f64) -> Vec<Loss> {
     let mut all: Vec<Objective> = Tail::ALL.into_iter().map(|tail| Objective::SoftCe { tail, temperature }).collect();
-    for tail in Tail::ALL.into_iter().filter(|tail| *tail != Tail::Metaseq) {
-        all.push(Objective::KlForward { tail, temperature });
+    for tail in Tail::ALL {
+        for skew in [0.0, 0.1, 0.9] {
+            all.push(Objective::KlForward { tail, temperature, skew });
+            all.push(Objective::KlReverse { tail, temperature, skew });
+        }
     }
-    all.push(Objective::KlReverse { temperature });
+    all.retain(|objective| objective.undefined().is_none());
     all.push(Objective::Jsd { beta: 0.5, temperature });
     all.push(Objective::Jsd { beta: 0.1, temperature });
     all.push(Objective::LogprobMse { mse_mean: false, temperature });
@@ -150,7 +153,8 @@ fn difference(found: &Tensor, expected: &[f64], least: f64) -> f64 {
 
 fn hold(case: &Case, temperature: f64, tp: usize) {
     // KL(student ‖ teacher) is infinite if the teacher lists an id with weight 0.
-    let finite = |loss: &Loss| case.listing != Listing::Untidy || !matches!(loss.objective, Objective::KlReverse { .. });
+    let finite =
+        |loss: &Loss| case.listing != Listing::Untidy || !matches!(loss.objective, Objective::KlReverse { skew: 0.0, .. });
     let losses: Vec<Loss> = losses(temperature).into_iter().filter(finite).collect();
     let store = Store::in_process();
     let ranks: Vec<Vec<(Tensor, Tensor)>> = thread::scope(|scope| {

@@ -5,7 +5,10 @@ use hydrometer_base::suggest::unknown;
 use hydrometer_base::user_error;
 use hydrometer_torch::objective::{Loss, Objective, Tail};
 
-use super::{BETA, CENTERED, LABEL_SMOOTHING, LAMBDA, MSE_MEAN, OBJECTIVE, ON_PURPOSE, Settings, TAIL, TEMPERATURE, TEMPERATURE_SQUARED};
+use super::{
+    BETA, CENTERED, LABEL_SMOOTHING, LAMBDA, MSE_MEAN, OBJECTIVE, ON_PURPOSE, SKEW, Settings, TAIL, TEMPERATURE,
+    TEMPERATURE_SQUARED,
+};
 use crate::experiment::source::{Setting, SourceSpan};
 
 /// metaseq's modes and the objective that each corresponds to.
@@ -35,11 +38,12 @@ impl Settings {
             user_error!("{}: this method has no objective; add e.g. objective = \"hard-ce\" (known are {known})", of.0)
         })?;
         let (temperature, mse_mean) = (self.number(&TEMPERATURE)?, self.flag(&MSE_MEAN)?);
+        let skew = self.number(&SKEW)?;
         let objective = match objective_name(named)? {
             "hard-ce" => Objective::HardCe { label_smoothing: self.number(&LABEL_SMOOTHING)? },
             "soft-ce" => Objective::SoftCe { tail: self.tail(Tail::Raw)?, temperature },
-            "kl-forward" => Objective::KlForward { tail: self.tail(Tail::Bucket)?, temperature },
-            "kl-reverse" => Objective::KlReverse { temperature },
+            "kl-forward" => Objective::KlForward { tail: self.tail(Tail::Bucket)?, temperature, skew },
+            "kl-reverse" => Objective::KlReverse { tail: self.tail(Tail::Bucket)?, temperature, skew },
             "jsd" => Objective::Jsd { beta: self.beta()?, temperature },
             "logit-mse" => Objective::LogitMse { centered: self.flag(&CENTERED)?, mse_mean },
             _ if !self.flag(&ON_PURPOSE)? => {
@@ -50,9 +54,8 @@ impl Settings {
             }
             _ => Objective::LogprobMse { mse_mean, temperature },
         };
-        if let (Objective::KlForward { tail: Tail::Metaseq, .. }, Some(tail)) = (objective, self.get(&TAIL)) {
-            let tail = tail.subject_with_value(TAIL.name);
-            return Err(user_error!("{tail} is metaseq's soft-ce, which is not a divergence; use it with soft-ce"));
+        if let (Some(why), Some(tail)) = (objective.undefined(), self.get(&TAIL)) {
+            return Err(user_error!("{} {why}", tail.subject_with_value(TAIL.name)));
         }
         Ok(Loss { objective, lambda: self.number(&LAMBDA)?, temperature_squared: self.flag(&TEMPERATURE_SQUARED)? })
     }

@@ -221,12 +221,12 @@ keys! { RUN_AND_TEACHER_KEYS:
     };
     TAIL = Key {
         name: "tail",
-        doc: "how the teacher's mass outside its top-k is treated (soft-ce, kl-forward): `\"raw\"`, `\"metaseq\"` (soft-ce \
-              only), `\"renormalize\"`, `\"double-renormalize\"`, `\"bucket\"`, `\"uniform\"`, or `\"sampled\"`: there is no \
-              tail, because the targets are draws from the teacher's full distribution. Default `\"raw\"` for soft-ce, \
-              `\"bucket\"` for kl-forward",
+        doc: "how the teacher's mass outside its top-k is treated (soft-ce, kl-forward, kl-reverse): `\"raw\"`, `\"metaseq\"` \
+              (soft-ce only), `\"renormalize\"` (kl-reverse: only with `skew`), `\"double-renormalize\"`, `\"bucket\"`, \
+              `\"uniform\"`, or `\"sampled\"` (not kl-reverse): there is no tail, because the targets are draws from the \
+              teacher's full distribution. Default `\"raw\"` for soft-ce, `\"bucket\"` for the KLs",
         value: Value::Choice(|| Tail::ALL.map(Tail::name).to_vec()),
-        objectives: Objectives::Only(&["soft-ce", "kl-forward"]),
+        objectives: Objectives::Only(&["soft-ce", "kl-forward", "kl-reverse"]),
         example: r#"["raw", "bucket"]"#,
         ..RUN
     };
@@ -264,6 +264,15 @@ keys! { RUN_AND_TEACHER_KEYS:
         default: Some("0.5"),
         objectives: Objectives::Only(&["jsd"]),
         example: "[0.1, 0.5]",
+        ..RUN
+    };
+    SKEW = Key {
+        name: "skew",
+        doc: "share of the KL's first distribution that is mixed into its second (kl-forward, kl-reverse), at least 0 and below 1",
+        value: Value::Number(&FROM_0_TO_BELOW_1),
+        default: Some("0"),
+        objectives: Objectives::Only(&["kl-forward", "kl-reverse"]),
+        example: "[0.0, 0.1]",
         ..RUN
     };
     LAMBDA = Key {

@@ -342,7 +342,7 @@ fn read_teacher(
         let why = "but the weights of draws (tail sampled) must sum to 1";
         file.refuse("the mass of target_logprobs", &mass, &mass.lt(1.0 - MASS_TOLERANCE), kept, why)?;
     }
-    if matches!(loss.objective, Objective::KlReverse { .. }) {
+    if matches!(loss.objective, Objective::KlReverse { skew: 0.0, .. }) {
         // A repeated id carries no weight of its own by construction.
         let first = match &teacher.ids {
             Ids::Listed { first_nk: Some(first), .. } => first.shallow_clone(),

@@ -192,7 +192,22 @@ impl Head<'_> {
         let labels_c1 = targets.labels_n.unsqueeze(1);
         let (label_column_c1, label_here_c1) = columns(&labels_c1, self.vocab_start, width);
         let label_z_c1 = z_cv.gather(1, &label_column_c1, false).to_kind(Kind::Double);
-        let teacher = targets.teacher.as_ref().filter(|_| objective.needs_teacher());
+        let given = targets.teacher.as_ref().filter(|_| objective.needs_teacher());
+        let given_weights = match given {
+            Some(teacher) => Weights::of(teacher, self.vocab_size, self.tp)?,
+            None => Some(Weights::label(&labels_c1, self.vocab_size, objective.label_smoothing())),
+        };
+        let spread = match (given, &given_weights) {
+            (Some(teacher), Some(weights)) if objective.spreads_over_all() => {
+                Some(weights.spread_over_all(teacher, &z_cv, self.vocab_start, objective.min_tail_mass()))
+            }
+            _ => None,
+        };
+        let spread_weights = match &spread {
+            Some(teacher) => Weights::of(teacher, self.vocab_size, self.tp)?,
+            None => None,
+        };
+        let (teacher, weights) = (spread.as_ref().or(given), spread_weights.as_ref().or(given_weights.as_ref()));
         let label_only = Ids::distinct(labels_c1.shallow_clone());
         let own = ListedColumns::of(teacher.map_or(&label_only, |teacher| &teacher.ids), &z_cv, self.vocab_start);
         let z_ck = own.take(&z_cv);
@@ -224,10 +239,6 @@ impl Head<'_> {
             difference / temperature + count * (&row_sums.max / temperature - &whole.max - whole.log_sum())
         });
 
-        let weights = match teacher {
-            Some(teacher) => Weights::of(teacher, self.vocab_size, self.tp)?,
-            None => Some(Weights::label(&labels_c1, self.vocab_size, objective.label_smoothing())),
-        };
         let seen = Rows {
             own: &own,
             u_ck: &u_ck,
@@ -240,7 +251,7 @@ impl Head<'_> {
             vocab_size: self.vocab_size,
             tp: self.tp,
         };
-        let terms = seen.terms(objective, weights.as_ref(), teacher)?;
+        let terms = seen.terms(objective, weights, teacher)?;
 
         // The second pass computes the gradient from these.
         let (weight, hard_weight) = (loss.objective_weight(), loss.hard_weight());
@@ -289,7 +300,7 @@ impl Head<'_> {
         let hard_loss_c1 = (plain.log_sum() + (&plain.max - label_z_c1)) * label_here_c1;
         let value_c1 = terms.value_c1 * weight + &hard_loss_c1 * hard_weight;
         let once = if self.tp.rank == 0 { 1.0 } else { 0.0 };
-        let (mass_c1, entropy_c1) = match &weights {
+        let (mass_c1, entropy_c1) = match &given_weights {
             Some(weights) if teacher.is_some() => (&weights.mass_c1 * once, &weights.entropy_c1 * once),
             _ => (value_c1.zeros_like(), value_c1.zeros_like()),
         };

@@ -42,10 +42,23 @@ pub enum Objective {
     },
     /// Cross-entropy on the teacher's probabilities.
     SoftCe { tail: Tail, temperature: f64 },
-    /// KL(teacher ‖ student): soft-ce minus the entropy of its target.
-    KlForward { tail: Tail, temperature: f64 },
-    /// KL(student ‖ teacher) over the teacher's ids and one more outcome, "something else".
-    KlReverse { temperature: f64 },
+    /// KL(teacher ‖ m) with m = α·teacher + (1 − α)·student. Without skew it is soft-ce minus the entropy of its target.
+    KlForward {
+        tail: Tail,
+        temperature: f64,
+        /// α, at least 0 and below 1.
+        #[serde(default, skip_serializing_if = "is_zero")]
+        skew: f64,
+    },
+    /// KL(student ‖ m) with m = (1 − α)·teacher + α·student.
+    KlReverse {
+        #[serde(default = "bucket", skip_serializing_if = "is_bucket")]
+        tail: Tail,
+        temperature: f64,
+        /// α, at least 0 and below 1.
+        #[serde(default, skip_serializing_if = "is_zero")]
+        skew: f64,
+    },
     /// β·KL(teacher ‖ m) + (1 − β)·KL(student ‖ m) with m = β·teacher + (1 − β)·student, over the same outcomes.
     Jsd { beta: f64, temperature: f64 },
     /// Squared difference from the teacher's logits. `centered` subtracts the mean over the compared ids from both sides;
@@ -100,6 +113,14 @@ fn is_zero(number: &f64) -> bool {
     *number == 0.0
 }
 
+fn bucket() -> Tail {
+    Tail::Bucket
+}
+
+fn is_bucket(tail: &Tail) -> bool {
+    *tail == Tail::Bucket
+}
+
 impl Objective {
     /// Cross-entropy on the label, without smoothing.
     pub const HARD_CE: Objective = Objective::HardCe { label_smoothing: 0.0 };
@@ -127,7 +148,7 @@ impl Objective {
         match self {
             Objective::SoftCe { temperature, .. }
             | Objective::KlForward { temperature, .. }
-            | Objective::KlReverse { temperature }
+            | Objective::KlReverse { temperature, .. }
             | Objective::Jsd { temperature, .. }
             | Objective::LogprobMse { temperature, .. } => Some(temperature),
             Objective::HardCe { .. } | Objective::LogitMse { .. } => None,
@@ -137,7 +158,7 @@ impl Objective {
     /// The tail, if the objective has that setting.
     pub fn tail(self) -> Option<Tail> {
         match self {
-            Objective::SoftCe { tail, .. } | Objective::KlForward { tail, .. } => Some(tail),
+            Objective::SoftCe { tail, .. } | Objective::KlForward { tail, .. } | Objective::KlReverse { tail, .. } => Some(tail),
             _ => None,
         }
     }
@@ -147,9 +168,48 @@ impl Objective {
         if let Objective::HardCe { label_smoothing } = self { label_smoothing } else { 0.0 }
     }
 
-    /// Whether the target gives every unlisted id the same mass.
+    /// α of the skewed divergences.
+    pub fn skew(self) -> f64 {
+        match self {
+            Objective::KlForward { skew, .. } | Objective::KlReverse { skew, .. } => skew,
+            _ => 0.0,
+        }
+    }
+
+    /// Why the loss has no definition with its tail and skew, as a clause about the tail.
+    pub fn undefined(self) -> Option<&'static str> {
+        match self {
+            Objective::KlForward { tail: Tail::Metaseq, .. } | Objective::KlReverse { tail: Tail::Metaseq, .. } => {
+                Some("is metaseq's soft-ce, which is not a divergence; use it with soft-ce")
+            }
+            Objective::KlForward { tail: Tail::Sampled, skew, .. } if skew > 0.0 => Some(
+                "gives draws, whose weights are unbiased only where the loss is linear in them, and with skew it is not; remove skew, or \
+                 use \"bucket\"",
+            ),
+            Objective::KlReverse { tail: Tail::Sampled, .. } => Some(
+                "gives draws of the teacher, but kl-reverse is a mean over ids of the student, most of which are not drawn; use \
+                 \"bucket\"",
+            ),
+            Objective::KlReverse { tail: Tail::Renormalize, skew: 0.0, .. } => Some(
+                "gives unlisted ids no mass, where kl-reverse is infinite; use \"double-renormalize\" or \"bucket\", or set skew above 0",
+            ),
+            _ => None,
+        }
+    }
+
+    /// Whether the target gives every unlisted id the same mass, and the loss is linear in it.
     pub(crate) fn spreads_evenly(self) -> bool {
-        self.label_smoothing() > 0.0 || self.tail() == Some(Tail::Uniform)
+        self.label_smoothing() > 0.0 || self.tail() == Some(Tail::Uniform) && !self.spreads_over_all()
+    }
+
+    /// Whether the target gives every unlisted id the same mass, and the loss needs each of them separately.
+    pub(crate) fn spreads_over_all(self) -> bool {
+        self.tail() == Some(Tail::Uniform) && (self.skew() > 0.0 || matches!(self, Objective::KlReverse { .. }))
+    }
+
+    /// The minimum of the teacher's mass on "something else".
+    pub(crate) fn min_tail_mass(self) -> f64 {
+        if matches!(self, Objective::KlReverse { skew: 0.0, .. }) { MIN_TAIL_MASS } else { 0.0 }
     }
 
     /// Whether the objective compares logits rather than logprobs.
@@ -182,6 +242,6 @@ pub const TEMPERATURES: RangeInclusive<f64> = 1e-6..=1e6;
 /// The same range, for messages.
 pub const TEMPERATURES_WORDS: &str = "a number from 1e-6 to 1e6";
 
-/// The minimum weight of the teacher's "something else" in `kl-reverse`, whose loss would be infinite without any: stored
+/// The minimum weight of the teacher's "something else" in `kl-reverse` without skew, whose loss would be infinite without any: stored
 /// logprobs are rounded, and a smaller remainder of their sum carries no information.
 pub const MIN_TAIL_MASS: f64 = 1e-6;

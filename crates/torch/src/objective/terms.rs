@@ -10,7 +10,7 @@ use tch::{Kind, Tensor};
 use super::exchange::{LogSumExp, row_sum};
 use super::listed_ids::ListedColumns;
 use super::targets::{Ids, Teacher};
-use super::{MIN_TAIL_MASS, Objective, Tail};
+use super::{Objective, Tail};
 use crate::dist::ProcessGroup;
 
 /// C rows, as seen from one vocabulary shard.
@@ -79,6 +79,22 @@ impl Weights {
         Ok(Some(Self { logw_ck, w_ck, mass_c1, tail_mass_c1, unlisted_c1, entropy_c1 }))
     }
 
+    /// The same teacher with its mass on unlisted ids, at least `min_tail_mass`, spread evenly over all of them in the shard with the logits
+    /// `z_cv`, whose first id is `start`.
+    pub fn spread_over_all(&self, teacher: &Teacher, z_cv: &Tensor, start: i64, min_tail_mass: f64) -> Teacher {
+        let logits_nk = None;
+        let own = ListedColumns::of(&teacher.ids, z_cv, start);
+        if own.is_all() {
+            let logprobs_nk = teacher.logprobs_nk.as_ref().map(Tensor::shallow_clone);
+            return Teacher { ids: Ids::All, logprobs_nk, logits_nk };
+        }
+        let tail_mass_c1 = self.tail_mass_c1.clamp_min(min_tail_mass.max(f64::MIN_POSITIVE));
+        let each_c1 = (tail_mass_c1 / self.unlisted_c1.clamp_min(1.0)).log();
+        let logprobs_cv = each_c1.expand_as(z_cv).contiguous();
+        let added_ck = (&self.logw_ck - each_c1).masked_fill(&own.outcome_ck.eq(0.0), 0.0);
+        Teacher { ids: Ids::All, logprobs_nk: Some(own.added(logprobs_cv, &added_ck)), logits_nk }
+    }
+
     /// The label alone, whose weight is 1 less the part of `smoothing` that the other ids of the vocabulary have as their tail.
     pub fn label(labels_c1: &Tensor, vocab_size: i64, smoothing: f64) -> Self {
         let one = labels_c1.ones_like().to_kind(Kind::Double);
@@ -106,13 +122,20 @@ impl Rows<'_> {
                 self.soft_ce(weights(), if objective.spreads_evenly() { Tail::Uniform } else { Tail::Raw })
             }
             Objective::SoftCe { tail, .. } => self.soft_ce(weights(), tail),
-            Objective::KlForward { tail, .. } => {
+            Objective::KlForward { tail, skew: 0.0, .. } => {
                 let terms = self.soft_ce(weights(), tail);
                 let least_c1 = self.once(&entropy_of_target(weights(), tail));
                 Terms { value_c1: &terms.value_c1 - least_c1, ..terms }
             }
-            Objective::KlReverse { .. } => self.kl_reverse(weights())?,
-            Objective::Jsd { beta, .. } => self.jsd(weights(), beta)?,
+            Objective::KlForward { tail, skew, .. } => {
+                self.divergence(weights(), tail, objective.min_tail_mass(), |logq, logw, w| skew_forward(logq, logw, w, skew))?
+            }
+            Objective::KlReverse { tail, skew, .. } => {
+                self.divergence(weights(), tail, objective.min_tail_mass(), |logq, logw, _| kl_reverse(logq, logw, skew))?
+            }
+            Objective::Jsd { beta, .. } => {
+                self.divergence(weights(), Tail::Bucket, objective.min_tail_mass(), |logq, logw, w| jsd(logq, logw, w, beta))?
+            }
             Objective::LogitMse { centered, mse_mean } => {
                 let logits = teacher.and_then(|t| t.logits_nk.as_ref()).expect("checked: this objective has logits");
                 self.logit_mse(logits, centered, mse_mean)
@@ -193,40 +216,48 @@ impl Rows<'_> {
         &self.others.max - &self.whole.max + self.others.log_sum() - self.whole.log_sum()
     }
 
-    /// The gradient if the value is Σ f over the listed ids and "something else", with t = q·∂f/∂q of each.
-    fn divergence(&self, value_c1: Tensor, t_ck: &Tensor, t_others_c1: &Tensor) -> Result<Terms> {
-        let sum_c1 = self.sum(t_ck);
+    /// Σ f(ln q, ln w, w) over the outcomes that count with `tail`. f gives its value and t = q·∂f/∂q.
+    fn divergence(
+        &self,
+        weights: &Weights,
+        tail: Tail,
+        min_tail_mass: f64,
+        f: impl Fn(&Tensor, &Tensor, &Tensor) -> (Tensor, Tensor),
+    ) -> Result<Terms> {
+        let Weights { logw_ck, w_ck, mass_c1, tail_mass_c1, .. } = weights;
+        let on_others = |w: &Tensor| f(&self.log_others(), &w.clamp_min(min_tail_mass.max(f64::MIN_POSITIVE)).log(), w);
+        let divided = |w: &Tensor| w / mass_c1.clamp_min(f64::MIN_POSITIVE);
+        let scaled = || (logw_ck - mass_c1.clamp_min(f64::MIN_POSITIVE).log(), divided(w_ck));
+        let nothing_c1 = mass_c1.zeros_like();
+        let (logq_ck, (value_ck, t_ck), (value_others, t_others)) = match tail {
+            Tail::Bucket => (self.logp_ck.shallow_clone(), f(self.logp_ck, logw_ck, w_ck), on_others(tail_mass_c1)),
+            Tail::Renormalize => {
+                let (logw_ck, w_ck) = scaled();
+                (self.logp_ck.shallow_clone(), f(self.logp_ck, &logw_ck, &w_ck), on_others(&nothing_c1))
+            }
+            Tail::DoubleRenormalize => {
+                let (logw_ck, w_ck) = scaled();
+                // For ids on other ranks u is that of another id, so its exponential is unbounded.
+                let logq_ck = (self.u_ck - &self.ids.max - self.ids.log_sum()).clamp_max(0.0);
+                let on_listed = f(&logq_ck, &logw_ck, &w_ck);
+                (logq_ck, on_listed, (nothing_c1.shallow_clone(), nothing_c1.shallow_clone()))
+            }
+            // A uniform tail has been spread over all ids.
+            Tail::Raw | Tail::Uniform | Tail::Metaseq | Tail::Sampled => {
+                let on_listed = f(self.logp_ck, logw_ck, w_ck);
+                (self.logp_ck.shallow_clone(), on_listed, (nothing_c1.shallow_clone(), nothing_c1.shallow_clone()))
+            }
+        };
+        let sum_c1 = self.sum(&t_ck);
         self.tp.all_reduce_sum(&sum_c1)?;
-        let sum_c1 = sum_c1 + t_others_c1;
+        let sum_c1 = sum_c1 + &t_others;
         Ok(Terms {
-            value_c1,
-            listed_grad_ck: (t_ck - self.logp_ck.exp() * &sum_c1) * &self.own.outcome_ck,
-            softmax_coef_c1: -sum_c1,
-            tail_coef_c1: Some(t_others_c1.shallow_clone()),
+            value_c1: self.sum(&value_ck) + self.once(&value_others),
+            listed_grad_ck: (t_ck - logq_ck.exp() * &sum_c1) * &self.own.outcome_ck,
+            softmax_coef_c1: if tail == Tail::DoubleRenormalize { nothing_c1 } else { -sum_c1 },
+            tail_coef_c1: Some(t_others),
             constant_c1: None,
         })
-    }
-
-    fn kl_reverse(&self, weights: &Weights) -> Result<Terms> {
-        let value = |logq: &Tensor, logw: &Tensor| logq.exp() * (logq - logw);
-        let logq = self.log_others();
-        let log_rest = weights.tail_mass_c1.clamp_min(MIN_TAIL_MASS).log();
-        let (value_ck, value_others) = (value(self.logp_ck, &weights.logw_ck), value(&logq, &log_rest));
-        let value_c1 = self.sum(&value_ck) + self.once(&value_others);
-        self.divergence(value_c1, &(value_ck + self.logp_ck.exp()), &(value_others + logq.exp()))
-    }
-
-    fn jsd(&self, weights: &Weights, beta: f64) -> Result<Terms> {
-        // The value, and q·∂/∂q of it.
-        let of = |logq: &Tensor, logw: &Tensor, w: &Tensor| {
-            let log_m = (logw + beta.ln()).logaddexp(&(logq + (1.0 - beta).ln()));
-            let t = logq.exp() * (logq - &log_m) * (1.0 - beta);
-            (w * (logw - log_m) * beta + &t, t)
-        };
-        let (value_ck, t_ck) = of(self.logp_ck, &weights.logw_ck, &weights.w_ck);
-        let log_rest = weights.tail_mass_c1.clamp_min(f64::MIN_POSITIVE).log();
-        let (value_others, t_others) = of(&self.log_others(), &log_rest, &weights.tail_mass_c1);
-        self.divergence(self.sum(&value_ck) + self.once(&value_others), &t_ck, &t_others)
     }
 
     fn logit_mse(&self, y_ck: &Tensor, centered: bool, mse_mean: bool) -> Terms {
@@ -268,6 +299,34 @@ impl Rows<'_> {
     fn count(&self, compared: &Tensor) -> Tensor {
         if self.own.is_all() { self.others.sum.full_like(self.vocab_size as f64) } else { row_sum(compared).clamp_min(1.0) }
     }
+}
+
+/// q ln(q/m) with m = (1 − α) w + α q.
+fn kl_reverse(logq: &Tensor, logw: &Tensor, skew: f64) -> (Tensor, Tensor) {
+    if skew == 0.0 {
+        let value = logq.exp() * (logq - logw);
+        let t = &value + logq.exp();
+        return (value, t);
+    }
+    let of_student = logq + skew.ln();
+    let log_m = (logw + (1.0 - skew).ln()).logaddexp(&of_student);
+    let value = logq.exp() * (logq - &log_m);
+    let t = &value - logq.exp() * (of_student - log_m).expm1();
+    (value, t)
+}
+
+/// w ln(w/m) with m = α w + (1 − α) q.
+fn skew_forward(logq: &Tensor, logw: &Tensor, w: &Tensor, skew: f64) -> (Tensor, Tensor) {
+    let of_student = logq + (1.0 - skew).ln();
+    let log_m = (logw + skew.ln()).logaddexp(&of_student);
+    (w * (logw - &log_m), -(w * (of_student - log_m).exp()))
+}
+
+/// β w ln(w/m) + (1 − β) q ln(q/m) with m = β w + (1 − β) q.
+fn jsd(logq: &Tensor, logw: &Tensor, w: &Tensor, beta: f64) -> (Tensor, Tensor) {
+    let log_m = (logw + beta.ln()).logaddexp(&(logq + (1.0 - beta).ln()));
+    let t = logq.exp() * (logq - &log_m) * (1.0 - beta);
+    (w * (logw - log_m) * beta + &t, t)
 }
 
 /// x − y where `compared` is 1, else 0.
