@@ -6,6 +6,8 @@ pub mod attention;
 mod autograd;
 mod best;
 mod blocks;
+pub mod dense;
+mod double;
 pub mod elementwise;
 mod exp;
 pub mod linear;

@@ -12,9 +12,10 @@ use std::ops::AddAssign;
 use anyhow::{Result, ensure};
 use tch::{Device, Kind, Tensor};
 
+use super::dense::{Dense, lacks_logprobs, with_logprobs};
 use super::exchange::{LogSumExp, merge, row_sum};
 use super::listed_ids::{ListedColumns, columns};
-use super::logit_gradient::LogitGradient;
+use super::logit_gradient::{GradientParts, LogitGradient};
 use super::targets::{Ids, Targets};
 use super::terms::{Rows, Weights, difference};
 use super::{Loss, Objective, rows};
@@ -189,10 +190,18 @@ impl Head<'_> {
         // Without one, logits are compared as they are.
         let temperature = objective.temperature().unwrap_or(1.0);
         let width = z_cv.size()[1];
+        if let Some(dense) = Dense::of(self, loss, &z_cv, targets, scale) {
+            return dense.chunk(self, z_cv, &targets.labels_n);
+        }
         let labels_c1 = targets.labels_n.unsqueeze(1);
         let (label_column_c1, label_here_c1) = columns(&labels_c1, self.vocab_start, width);
         let label_z_c1 = z_cv.gather(1, &label_column_c1, false).to_kind(Kind::Double);
         let given = targets.teacher.as_ref().filter(|_| objective.needs_teacher());
+        let normalized = match given {
+            Some(teacher) if lacks_logprobs(teacher, objective) => Some(with_logprobs(teacher, temperature, self.tp)?),
+            _ => None,
+        };
+        let given = normalized.as_ref().or(given);
         let given_weights = match given {
             Some(teacher) => Weights::of(teacher, self.vocab_size, self.tp)?,
             None => Some(Weights::label(&labels_c1, self.vocab_size, objective.label_smoothing())),
@@ -286,7 +295,7 @@ impl Head<'_> {
             let unlisted_c1 = &label_here_c1 - row_sum(&own.at(&labels_c1, self.vocab_start));
             [label_column_c1, exact_c1, unlisted_c1]
         });
-        let gradient_cv = LogitGradient {
+        let gradient_cv = LogitGradient::Parts(GradientParts {
             z_cv,
             temperature,
             max_c1: row_sums.max.shallow_clone(),
@@ -295,7 +304,7 @@ impl Head<'_> {
             constant_c1,
             listed: own.placed(&listed_grad_ck),
             label,
-        };
+        });
 
         let hard_loss_c1 = (plain.log_sum() + (&plain.max - label_z_c1)) * label_here_c1;
         let value_c1 = terms.value_c1 * weight + &hard_loss_c1 * hard_weight;

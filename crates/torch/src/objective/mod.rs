@@ -3,6 +3,7 @@
 //! Formulas, gradients and their sources are in docs/objectives.md; [`reference`] states the same in readable code.
 
 pub mod case;
+mod dense;
 mod draw;
 mod exchange;
 pub mod head;

@@ -195,7 +195,12 @@ fn divergence(u: &[f64], token: &Token, tail: Tail, min_tail_mass: f64, f: impl 
             (u[i] - lse_others).exp() * t_others
         }
     };
-    (value, (0..u.len()).map(|i| own(i) - (u[i] - lse).exp() * sum).collect())
+    let mut gradient: Vec<f64> = (0..u.len()).map(|i| own(i) - (u[i] - lse).exp() * sum).collect();
+    // Where p is almost 1, own and p·sum are almost equal. The entries of the gradient sum to zero, so that one follows from the others.
+    let largest = (0..u.len()).fold(0, |best, i| if u[i] > u[best] { i } else { best });
+    gradient[largest] = 0.0;
+    gradient[largest] = -gradient.iter().sum::<f64>();
+    (value, gradient)
 }
 
 fn logit_mse(z: &[f64], token: &Token, centered: bool, mse_mean: bool) -> (f64, Vec<f64>) {

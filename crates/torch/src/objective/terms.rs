@@ -128,13 +128,18 @@ impl Rows<'_> {
                 Terms { value_c1: &terms.value_c1 - least_c1, ..terms }
             }
             Objective::KlForward { tail, skew, .. } => {
-                self.divergence(weights(), tail, objective.min_tail_mass(), |logq, logw, w| skew_forward(logq, logw, w, skew))?
+                let f = |logq: &Tensor, logw: &Tensor, w: &Tensor| skew_forward(logq, logw, w, skew);
+                self.divergence(weights(), tail, objective.min_tail_mass(), true, f)?
             }
             Objective::KlReverse { tail, skew, .. } => {
-                self.divergence(weights(), tail, objective.min_tail_mass(), |logq, logw, _| kl_reverse(logq, logw, skew))?
+                // Without, trained numbers of older versions are the same bit for bit.
+                let exact_at_largest = tail != Tail::Bucket || skew > 0.0;
+                let f = |logq: &Tensor, logw: &Tensor, _: &Tensor| kl_reverse(logq, logw, skew);
+                self.divergence(weights(), tail, objective.min_tail_mass(), exact_at_largest, f)?
             }
             Objective::Jsd { beta, .. } => {
-                self.divergence(weights(), Tail::Bucket, objective.min_tail_mass(), |logq, logw, w| jsd(logq, logw, w, beta))?
+                let f = |logq: &Tensor, logw: &Tensor, w: &Tensor| jsd(logq, logw, w, beta);
+                self.divergence(weights(), Tail::Bucket, objective.min_tail_mass(), false, f)?
             }
             Objective::LogitMse { centered, mse_mean } => {
                 let logits = teacher.and_then(|t| t.logits_nk.as_ref()).expect("checked: this objective has logits");
@@ -216,12 +221,27 @@ impl Rows<'_> {
         &self.others.max - &self.whole.max + self.others.log_sum() - self.whole.log_sum()
     }
 
-    /// Σ f(ln q, ln w, w) over the outcomes that count with `tail`. f gives its value and t = q·∂f/∂q.
+    /// The gradient, whose entries and `elsewhere_c1` sum to zero, with the entry of the id whose u is `max_c1`, if one of the listed ids
+    /// alone has it, computed from the others: it is a small difference where the student is certain of that id.
+    fn balanced(&self, gradient_ck: &Tensor, max_c1: &Tensor, elsewhere_c1: Option<Tensor>) -> Result<Tensor> {
+        let largest_ck = self.u_ck.eq_tensor(max_c1).to_kind(Kind::Double) * &self.own.outcome_ck;
+        let others_c1 = row_sum(&gradient_ck.masked_fill(&largest_ck.not_equal(0.0), 0.0));
+        let sums_c2 = Tensor::cat(&[others_c1, row_sum(&largest_ck)], 1);
+        self.tp.all_reduce_sum(&sums_c2)?;
+        let (others_c1, count_c1) = (sums_c2.narrow(1, 0, 1), sums_c2.narrow(1, 1, 1));
+        let exact_c1 = -elsewhere_c1.map_or_else(|| others_c1.shallow_clone(), |elsewhere| &others_c1 + elsewhere);
+        let chosen_ck = largest_ck.not_equal(0.0).logical_and(&count_c1.eq(1.0));
+        Ok(exact_c1.where_self(&chosen_ck, gradient_ck))
+    }
+
+    /// Σ f(ln q, ln w, w) over the outcomes that count with `tail`. f gives its value and t = q·∂f/∂q. `exact_at_largest`: see
+    /// [`Self::balanced`].
     fn divergence(
         &self,
         weights: &Weights,
         tail: Tail,
         min_tail_mass: f64,
+        exact_at_largest: bool,
         f: impl Fn(&Tensor, &Tensor, &Tensor) -> (Tensor, Tensor),
     ) -> Result<Terms> {
         let Weights { logw_ck, w_ck, mass_c1, tail_mass_c1, .. } = weights;
@@ -251,9 +271,17 @@ impl Rows<'_> {
         let sum_c1 = self.sum(&t_ck);
         self.tp.all_reduce_sum(&sum_c1)?;
         let sum_c1 = sum_c1 + &t_others;
+        let mut listed_grad_ck = (t_ck - logq_ck.exp() * &sum_c1) * &self.own.outcome_ck;
+        if exact_at_largest {
+            let (among, elsewhere_c1) = match tail {
+                Tail::DoubleRenormalize => (self.ids, None),
+                _ => (self.whole, Some(&t_others - self.log_others().exp() * &sum_c1)),
+            };
+            listed_grad_ck = self.balanced(&listed_grad_ck, &among.max, elsewhere_c1)?;
+        }
         Ok(Terms {
             value_c1: self.sum(&value_ck) + self.once(&value_others),
-            listed_grad_ck: (t_ck - logq_ck.exp() * &sum_c1) * &self.own.outcome_ck,
+            listed_grad_ck,
             softmax_coef_c1: if tail == Tail::DoubleRenormalize { nothing_c1 } else { -sum_c1 },
             tail_coef_c1: Some(t_others),
             constant_c1: None,
