@@ -164,6 +164,7 @@ fn add_runs(
     let at = &arm.at;
     let mut settings = cell.settings[0].clone();
     settings.overlay(smoke(file, arm, options));
+    settings.check_writer()?;
     let loss = settings.loss(at)?;
     let read = settings.resolve_data(&keys::STUDENT, at, presets)?;
     let (mut recipe, model) = settings.recipe(&keys::STUDENT, loss, 0, &experiment.revision, at, presets, &read, true)?;
@@ -273,6 +274,7 @@ fn describe(recipe: &TrainRecipe, teacher: &str, swept: &[&str]) -> String {
     match objective {
         Objective::LogitMse { centered: true, .. } => words += ", centered",
         Objective::Jsd { beta, .. } => words += &format!(", beta {beta}"),
+        Objective::SampledKl { estimator, .. } => words += &format!(", estimator {}", estimator.name()),
         _ if objective.skew() > 0.0 => words += &format!(", skew {}", objective.skew()),
         _ => {}
     }

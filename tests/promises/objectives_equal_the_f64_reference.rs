@@ -8,9 +8,9 @@ use hydrometer::dist::{Mesh, ProcessGroup};
 use hydrometer::model::parallel::shard;
 use hydrometer::model::parameters::Shard;
 use hydrometer::objective::head::Head;
-use hydrometer::objective::reference::{Token, log_sum_exp, loss_and_gradient};
+use hydrometer::objective::reference::{Token, log_sum_exp, loss_and_gradient, softmax};
 use hydrometer::objective::targets::{Ids, Targets, Teacher};
-use hydrometer::objective::{Loss, Objective, Tail};
+use hydrometer::objective::{Estimator, Loss, Objective, Tail};
 use proptest::prelude::*;
 use proptest::test_runner::RngSeed;
 use rand::{RngExt, SeedableRng};
@@ -24,6 +24,8 @@ enum Listing {
     Top(f64),
     /// The same, with some ids listed twice and some with weight 0.
     Untidy,
+    /// The label alone, drawn from the student.
+    Drawn,
     /// All ids, with their log-probabilities.
     All,
     /// The same in double precision, which the CPU's kernels for dense targets do not take.
@@ -59,7 +61,19 @@ impl Case {
         for _ in 0..n {
             let shift = uniform() * 10.0 * peak.min(1e3);
             z.extend((0..v).map(|_| (uniform() * peak + shift) as f32));
-            labels.push(((uniform() * 0.5 + 0.5) * (v - 1) as f64) as i64);
+            let at = uniform() * 0.5 + 0.5;
+            labels.push(match listing {
+                Listing::Drawn => {
+                    let u: Vec<f64> = z[z.len() - v..].iter().map(|&z| f64::from(z) / temperature).collect();
+                    let mut left = at;
+                    let drawn = softmax(&u).into_iter().position(|p| {
+                        left -= p;
+                        left < 0.0
+                    });
+                    drawn.unwrap_or(0) as i64
+                }
+                _ => (at * (v - 1) as f64) as i64,
+            });
             // With few digits, so that every format has them exactly.
             let teacher: Vec<f64> = (0..v).map(|_| (uniform() * 128.0).round() / 32.0).collect();
             let warm: Vec<f64> = teacher.iter().map(|z| z / temperature).collect();
@@ -68,6 +82,7 @@ impl Case {
             match listing {
                 Listing::All | Listing::AllDouble | Listing::AllLogits(_) => order.sort_unstable(),
                 Listing::Top(_) | Listing::Untidy => order.truncate(k),
+                Listing::Drawn => order = vec![labels[labels.len() - 1] as usize],
             }
             let scale = if let Listing::Top(part) = listing { part.ln() } else { 0.0 };
             let (first, mut row) = (logprobs.len(), order.clone());
@@ -120,7 +135,7 @@ impl Case {
             Listing::All => all(mine(logprobs, Kind::Float), mine(logits, Kind::Float)),
             Listing::AllDouble => all(mine(logprobs, Kind::Double), mine(logits, Kind::Double)),
             Listing::AllLogits(kind) => all(None, mine(logits, kind)),
-            Listing::Top(_) | Listing::Untidy => {
+            Listing::Top(_) | Listing::Untidy | Listing::Drawn => {
                 Teacher::listed(Tensor::from_slice(&self.ids).view([self.n as i64, -1]), Some(logprobs), Some(logits))
             }
         };
@@ -156,8 +171,18 @@ pub fn losses(temperature: f64) -> Vec<Loss> {
             all.push(Objective::LogitMse { centered, mse_mean });
         }
     }
+    mixed(&all)
+}
+
+/// Every estimate from drawn ids, with and without a hard term, at `temperature`.
+pub fn estimates(temperature: f64) -> Vec<Loss> {
+    mixed(&Estimator::ALL.map(|estimator| Objective::SampledKl { estimator, temperature }))
+}
+
+fn mixed(all: &[Objective]) -> Vec<Loss> {
+    let temperature_squared = |objective: Objective| objective.temperature().is_some_and(|temperature| temperature != 1.0);
     let plain = all.iter().map(|&objective| Loss::from(objective));
-    let mixed = all.iter().map(|&objective| Loss { objective, lambda: 0.3, temperature_squared: temperature != 1.0 });
+    let mixed = all.iter().map(|&objective| Loss { objective, lambda: 0.3, temperature_squared: temperature_squared(objective) });
     plain.chain(mixed).collect()
 }
 
@@ -173,7 +198,8 @@ fn hold(case: &Case, temperature: f64, tp: usize) {
     // KL(student ‖ teacher) is infinite if the teacher lists an id with weight 0.
     let finite =
         |loss: &Loss| case.listing != Listing::Untidy || !matches!(loss.objective, Objective::KlReverse { skew: 0.0, .. });
-    let losses: Vec<Loss> = losses(temperature).into_iter().filter(finite).collect();
+    let all = if case.listing == Listing::Drawn { estimates(temperature) } else { losses(temperature) };
+    let losses: Vec<Loss> = all.into_iter().filter(finite).collect();
     let store = Store::in_process();
     let ranks: Vec<Vec<(Tensor, Tensor)>> = thread::scope(|scope| {
         let ranks: Vec<_> = (0..tp)
@@ -203,7 +229,7 @@ fn hold(case: &Case, temperature: f64, tp: usize) {
 fn listings() -> impl Strategy<Value = Listing> {
     // Weights that sum to (almost) one, and to more than one by rounding.
     prop_oneof![
-        3 => Just(Listing::Top(1.0)), 1 => Just(Listing::Top(0.01)), 1 => Just(Listing::Untidy), 1 => Just(Listing::All),
+        3 => Just(Listing::Top(1.0)), 1 => Just(Listing::Top(0.01)), 1 => Just(Listing::Untidy), 1 => Just(Listing::Drawn), 1 => Just(Listing::All),
         1 => Just(Listing::AllDouble), 1 => Just(Listing::AllLogits(Kind::Float)), 1 => Just(Listing::AllLogits(Kind::BFloat16))
     ]
 }

@@ -1,9 +1,9 @@
 //! Oracle: finite differences of the reference's own values, and minima derived by hand.
 
 use hydrometer::objective::reference::{Token, log_sum_exp, loss_and_gradient, softmax};
-use hydrometer::objective::{Loss, Objective, Tail};
+use hydrometer::objective::{Estimator, Loss, Objective, Tail};
 
-use super::objectives_equal_the_f64_reference::losses;
+use super::objectives_equal_the_f64_reference::{estimates, losses};
 
 /// The reference's gradient is the gradient of its loss, for every objective except metaseq's.
 #[test]
@@ -37,6 +37,33 @@ fn finite_differences_confirm_the_references_gradients() {
                     assert!(worst < 1e-8, "{loss:?}: off by {worst}");
                 }
             }
+        }
+    }
+}
+
+/// The estimates' gradients are those of their values, except k1's: its value is −L, and its gradient is k2's.
+#[test]
+fn finite_differences_confirm_the_gradients_of_estimates() {
+    let z = [0.3, -0.2, 0.5, 0.1];
+    for temperature in [1.0, 0.5, 2.0] {
+        for drawn in [1, 2] {
+            let token = Token { label: drawn, ids: &[drawn], logprobs: &[-0.9], logits: &[] };
+            let gradients = estimates(temperature).into_iter().map(|loss| {
+                let (_, gradient) = loss_and_gradient(&loss, &z, &token);
+                let at = |i: usize, step: f64| {
+                    let mut moved = z;
+                    moved[i] += step;
+                    loss_and_gradient(&loss, &moved, &token).0
+                };
+                let slopes = (0..z.len()).map(|i| (at(i, 1e-5) - at(i, -1e-5)) / 2e-5);
+                let worst = slopes.zip(&gradient).map(|(slope, g)| (slope - g).abs()).fold(0.0, f64::max);
+                let k1 = loss.objective.estimator() == Some(Estimator::K1);
+                assert!(if k1 { worst > 1e-2 } else { worst < 1e-8 }, "{loss:?}: off by {worst}");
+                assert_eq!(loss.objective.gradient_is_of_the_loss(), !k1);
+                gradient
+            });
+            let gradients: Vec<Vec<f64>> = gradients.collect();
+            assert!(gradients[0] == gradients[1] && gradients[3] == gradients[4], "k1 and k2, plain and mixed");
         }
     }
 }

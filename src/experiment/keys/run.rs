@@ -7,7 +7,7 @@ use hydrometer_torch::objective::Tail;
 use super::value::{
     ABOVE_0, AMOUNTS, AT_LEAST_0, BETWEEN_0_AND_1, FROM_0_TO_1, FROM_0_TO_BELOW_1, SECONDS, TEMPERATURE_NUMBERS, Value,
 };
-use super::{Key, Objectives, Place, keys};
+use super::{ESTIMATORS, Key, Objectives, Place, keys};
 use crate::teacher::recipe::{EchoRows, Sent};
 
 const EVERYWHERE: &[Place] = &[Place::Base, Place::Method, Place::Axis, Place::Selector, Place::Smoke];
@@ -273,6 +273,16 @@ keys! { RUN_AND_TEACHER_KEYS:
         default: Some("0"),
         objectives: Objectives::Only(&["kl-forward", "kl-reverse"]),
         example: "[0.0, 0.1]",
+        ..RUN
+    };
+    ESTIMATOR = Key {
+        name: "estimator",
+        doc: "how kl-reverse on text that the student writes is computed: over all ids (`\"exact\"`), over the teacher's \
+              (`\"top-k\"`), or from the written id alone, by `\"k1\"`, `\"k2\"` or `\"k3-as-loss\"`, which descends the forward KL and \
+              is refused under the name `\"k3\"`: [estimators](objectives.md#estimators)",
+        value: Value::Choice(|| ESTIMATORS.to_vec()),
+        objectives: Objectives::Only(&["kl-reverse"]),
+        example: r#"["k1", "k2"]"#,
         ..RUN
     };
     LAMBDA = Key {

@@ -526,3 +526,125 @@ fn total(mut lanes: [f64; LANES]) -> f64 {
     }
     lanes[0]
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const KINDS: [Divergence; 7] = [
+        Divergence::CrossEntropy,
+        Divergence::Forward { skew: 0.0 },
+        Divergence::Forward { skew: 0.2 },
+        Divergence::Reverse { skew: 0.0 },
+        Divergence::Reverse { skew: 0.2 },
+        Divergence::Jsd { beta: 0.3 },
+        Divergence::Squared { mean: 0.1 },
+    ];
+
+    fn softmax(row: &[f32], inverse_temperature: f64) -> Softmax {
+        let of = LogSum::of(row, inverse_temperature);
+        Softmax { inverse_temperature, max: of.max, log_sum: of.sum.ln() }
+    }
+
+    /// Value and t of an id, by the formulas.
+    fn by_hand(divergence: Divergence, z: f64, y: f64, p: f64, w: f64) -> [f64; 2] {
+        let ratio = |x: f64, m: f64| if x == 0.0 { 0.0 } else { x * (x / m).ln() };
+        match divergence {
+            Divergence::CrossEntropy => [-w * p.ln(), -w],
+            Divergence::Forward { skew } => {
+                let m = skew * w + (1.0 - skew) * p;
+                [ratio(w, m), -w * (1.0 - skew) * p / m]
+            }
+            Divergence::Reverse { skew } => {
+                let m = (1.0 - skew) * w + skew * p;
+                // Up to a constant in ∂/∂p.
+                [ratio(p, m), ratio(p, m) + p * (1.0 - skew * p / m) - if skew == 0.0 { p } else { 0.0 }]
+            }
+            Divergence::Jsd { beta } => {
+                let m = beta * w + (1.0 - beta) * p;
+                [beta * ratio(w, m) + (1.0 - beta) * ratio(p, m), (1.0 - beta) * ratio(p, m)]
+            }
+            Divergence::Squared { mean } => [(z - y - mean).powi(2), 2.0 * (z - y - mean)],
+        }
+    }
+
+    /// Oracle: the formulas, one id at a time with the standard library's exp and ln. On a row that fills no whole number of lanes.
+    #[test]
+    fn sums_and_gradients_are_those_of_the_formulas() {
+        let width = 5 * LANES + 7;
+        let z: Vec<f32> = (0..width).map(|i| ((i * 7919) % 100) as f32 * 0.11 - 3.0).collect();
+        let y: Vec<f32> = (0..width).map(|i| ((i * 104_729) % 90) as f32 * 0.07 + 1.0).collect();
+        let (student, teacher) = (softmax(&z, 0.5), softmax(&y, 0.5));
+        let hard_softmax = softmax(&z, 1.0);
+        for divergence in KINDS {
+            let pair = Pair { student, teacher, divergence, shift: 0.0 };
+            let wide: Vec<(f64, f64)> = z.iter().zip(&y).map(|(&z, &y)| (f64::from(z), f64::from(y))).collect();
+            let probabilities = |&(z, y): &(f64, f64)| (student.log(z).exp(), teacher.log(y).exp());
+            let terms: Vec<[f64; 2]> = wide
+                .iter()
+                .map(|at| {
+                    let (p, w) = probabilities(at);
+                    by_hand(divergence, at.0, at.1, p, w)
+                })
+                .collect();
+            let found = measure(&z, &y, pair);
+            let sum = |of: fn(&[f64; 2]) -> f64| terms.iter().map(of).sum::<f64>();
+            let entropy: f64 = wide.iter().map(|at| -probabilities(at).1 * probabilities(at).1.ln()).sum();
+            for (found, expected) in
+                [(found.value, sum(|t| t[0])), (found.t, sum(|t| t[1])), (found.mass, 1.0), (found.entropy, entropy)]
+            {
+                assert!((found - expected).abs() < 1e-12 * expected.abs().max(1.0), "{divergence:?}: {found}, not {expected}");
+            }
+            // A shift changes no gradient.
+            for shift in [0.0, slope(z[3], y[3], pair)] {
+                let pair = Pair { shift, ..pair };
+                let t_sum = measure(&z, &y, pair).t;
+                let of = RowGradient { factor: 0.5, t_sum, hard: 0.25, hard_softmax, label: Some(9) };
+                let mut gradient = z.clone();
+                write_gradient(&mut gradient, &y, pair, of);
+                for (i, (at, term)) in wide.iter().zip(&terms).enumerate() {
+                    let t_sum = if matches!(divergence, Divergence::Squared { .. }) { t_sum } else { found.t };
+                    let hard = hard_softmax.log(at.0).exp() - if i == 9 { 1.0 } else { 0.0 };
+                    let expected = 0.5 * (term[1] - probabilities(at).0 * t_sum) + 0.25 * hard;
+                    assert!(
+                        (f64::from(gradient[i]) - expected).abs() < 1e-6,
+                        "{divergence:?} {i}: {}, not {expected}",
+                        gradient[i]
+                    );
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn ids_without_weight_or_probability_give_numbers() {
+        // The student is certain, the teacher excludes ids, and neither gives the third any weight that a double can hold.
+        let (z, y) = ([0.0f32, -2000.0, -3000.0, -1.0], [-1.0f32, f32::NEG_INFINITY, -3000.0, 0.0]);
+        let (student, teacher) = (softmax(&z, 1.0), softmax(&y, 1.0));
+        for divergence in KINDS {
+            let pair = Pair { student, teacher, divergence, shift: 0.0 };
+            let Measured { value, t, mass, entropy } = measure(&z, &y, pair);
+            assert!([value, t, mass, entropy].into_iter().all(f64::is_finite), "{divergence:?}: {value} {t} {mass} {entropy}");
+            let of = RowGradient { factor: 1.0, t_sum: t, hard: 0.0, hard_softmax: student, label: None };
+            let mut gradient = z;
+            write_gradient(&mut gradient, &y, pair, of);
+            assert!(gradient.into_iter().all(f32::is_finite), "{divergence:?}: {gradient:?}");
+        }
+    }
+
+    #[test]
+    fn rows_are_visited_once_and_bf16_targets_are_widened() {
+        let (rows, width) = (37, 1000);
+        let z_cv = Tensor::zeros([rows, width], (Kind::Float, Device::Cpu));
+        let y_cv = Tensor::arange(rows * width, (Kind::Float, Device::Cpu)).remainder(256.0).view([rows, width]);
+        for y_cv in [y_cv.to_kind(Kind::BFloat16), y_cv] {
+            let found = for_each_row(&z_cv, &y_cv, |row, z, y| {
+                z.iter_mut().zip(y).for_each(|(z, y)| *z += y);
+                row
+            });
+            assert_eq!(found, (0..rows as usize).collect::<Vec<_>>());
+        }
+        let expected = Tensor::arange(rows * width, (Kind::Float, Device::Cpu)).remainder(256.0).view([rows, width]) * 2.0;
+        assert!(z_cv == expected);
+    }
+}

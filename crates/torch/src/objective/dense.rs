@@ -70,7 +70,8 @@ impl<'a> Dense<'a> {
             Objective::KlReverse { skew, .. } => Divergence::Reverse { skew },
             Objective::Jsd { beta, .. } => Divergence::Jsd { beta },
             Objective::LogitMse { .. } => Divergence::Squared { mean: 0.0 },
-            Objective::HardCe { .. } | Objective::LogprobMse { .. } => return None,
+            // An estimate takes one id of a token, which its targets list.
+            Objective::HardCe { .. } | Objective::SampledKl { .. } | Objective::LogprobMse { .. } => return None,
         };
         let logprobs = teacher.logprobs_nk.as_ref().filter(|_| !loss.objective.compares_logits());
         let y_cv = logprobs.or(teacher.logits_nk.as_ref())?;

@@ -310,7 +310,10 @@ impl Head<'_> {
         let value_c1 = terms.value_c1 * weight + &hard_loss_c1 * hard_weight;
         let once = if self.tp.rank == 0 { 1.0 } else { 0.0 };
         let (mass_c1, entropy_c1) = match &given_weights {
-            Some(weights) if teacher.is_some() => (&weights.mass_c1 * once, &weights.entropy_c1 * once),
+            // One id's weight is no retained mass.
+            Some(weights) if teacher.is_some() && objective.estimator().is_none() => {
+                (&weights.mass_c1 * once, &weights.entropy_c1 * once)
+            }
             _ => (value_c1.zeros_like(), value_c1.zeros_like()),
         };
         Ok((Tensor::cat(&[value_c1, hard_loss_c1, plain.value() * once, mass_c1, entropy_c1], 1), gradient_cv))

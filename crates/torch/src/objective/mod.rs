@@ -60,6 +60,9 @@ pub enum Objective {
         #[serde(default, skip_serializing_if = "is_zero")]
         skew: f64,
     },
+    /// A divergence estimated from one id per token, which the student itself has drawn from its softmax at this temperature: the id that
+    /// the teacher lists, with its log-probability. Reported as `kl-reverse`.
+    SampledKl { estimator: Estimator, temperature: f64 },
     /// β·KL(teacher ‖ m) + (1 − β)·KL(student ‖ m) with m = β·teacher + (1 − β)·student, over the same outcomes.
     Jsd { beta: f64, temperature: f64 },
     /// Squared difference from the teacher's logits. `centered` subtracts the mean over the compared ids from both sides;
@@ -87,6 +90,34 @@ pub enum Tail {
     Uniform,
     /// There is none: the ids are draws from the whole distribution of the teacher, with unbiased weights that sum to one.
     Sampled,
+}
+
+/// An estimate of a KL from an id y that the student has drawn, with L = ln t(y) − ln s(y) of the teacher's t and the student's s.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Estimator {
+    /// Value −L; descends −L·∇ln s(y), the policy gradient of KL(student ‖ teacher): its value has no gradient of its own in expectation.
+    K1,
+    /// Value L²/2, and the gradient of that, which is the same.
+    K2,
+    /// Value e^L − 1 − L, and the gradient of that, which is that of KL(teacher ‖ student) in expectation.
+    K3AsLoss,
+}
+
+impl Estimator {
+    pub const ALL: [Estimator; 3] = [Estimator::K1, Estimator::K2, Estimator::K3AsLoss];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Estimator::K1 => "k1",
+            Estimator::K2 => "k2",
+            Estimator::K3AsLoss => "k3-as-loss",
+        }
+    }
+
+    pub fn named(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|estimator| estimator.name() == name)
+    }
 }
 
 impl Tail {
@@ -132,7 +163,7 @@ impl Objective {
             Objective::HardCe { .. } => "hard-ce",
             Objective::SoftCe { .. } => "soft-ce",
             Objective::KlForward { .. } => "kl-forward",
-            Objective::KlReverse { .. } => "kl-reverse",
+            Objective::KlReverse { .. } | Objective::SampledKl { .. } => "kl-reverse",
             Objective::Jsd { .. } => "jsd",
             Objective::LogitMse { .. } => "logit-mse",
             Objective::LogprobMse { .. } => "logprob-mse",
@@ -150,6 +181,7 @@ impl Objective {
             Objective::SoftCe { temperature, .. }
             | Objective::KlForward { temperature, .. }
             | Objective::KlReverse { temperature, .. }
+            | Objective::SampledKl { temperature, .. }
             | Objective::Jsd { temperature, .. }
             | Objective::LogprobMse { temperature, .. } => Some(temperature),
             Objective::HardCe { .. } | Objective::LogitMse { .. } => None,
@@ -175,6 +207,16 @@ impl Objective {
             Objective::KlForward { skew, .. } | Objective::KlReverse { skew, .. } => skew,
             _ => 0.0,
         }
+    }
+
+    /// The estimator, if the loss is estimated from ids that the student has drawn.
+    pub fn estimator(self) -> Option<Estimator> {
+        if let Objective::SampledKl { estimator, .. } = self { Some(estimator) } else { None }
+    }
+
+    /// Whether the gradient is that of the value.
+    pub fn gradient_is_of_the_loss(self) -> bool {
+        self.tail() != Some(Tail::Metaseq) && self.estimator() != Some(Estimator::K1)
     }
 
     /// Why the loss has no definition with its tail and skew, as a clause about the tail.

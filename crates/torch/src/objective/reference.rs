@@ -3,7 +3,7 @@
 //! z are the student's V logits, u = z/τ, p = softmax(u); the teacher gives weights w over some ids, M = Σ w and R = 1 − M.
 //! Sources and derivations: docs/objectives.md.
 
-use super::{Loss, MIN_TAIL_MASS, Objective, Tail};
+use super::{Estimator, Loss, MIN_TAIL_MASS, Objective, Tail};
 
 /// Targets of one token. An id may be listed more than once; its weights are added.
 pub struct Token<'a> {
@@ -53,6 +53,7 @@ fn objective(objective: Objective, z: &[f64], token: &Token) -> (f64, Vec<f64>) 
             let m = (1.0 - skew) * w + skew * q;
             if q == 0.0 { (0.0, 0.0) } else { (q * (q / m).ln(), q * ((q / m).ln() + 1.0 - skew * q / m)) }
         }),
+        Objective::SampledKl { estimator, .. } => sampled_kl(&u, token, estimator),
         // β w ln(w/m) + (1 − β) q ln(q/m) with m = β w + (1 − β) q: the derivatives through m cancel.
         Objective::Jsd { beta, .. } => divergence(&u, token, Tail::Bucket, 0.0, |log_q, w| {
             let q = log_q.exp();
@@ -72,10 +73,12 @@ pub fn log_sum_exp(z: &[f64]) -> f64 {
     if max == f64::NEG_INFINITY { max } else { max + z.iter().map(|x| (x - max).exp()).sum::<f64>().ln() }
 }
 
-/// exp(z − lse(z)).
+/// exp(z − lse(z)), with all digits for z of any size.
 pub fn softmax(z: &[f64]) -> Vec<f64> {
-    let lse = log_sum_exp(z);
-    z.iter().map(|x| (x - lse).exp()).collect()
+    let max = z.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+    let from_max: Vec<f64> = z.iter().map(|x| x - max).collect();
+    let lse = log_sum_exp(&from_max);
+    from_max.iter().map(|x| (x - lse).exp()).collect()
 }
 
 fn hard_ce(z: &[f64], label: usize) -> (f64, Vec<f64>) {
@@ -200,6 +203,21 @@ fn divergence(u: &[f64], token: &Token, tail: Tail, min_tail_mass: f64, f: impl 
     let largest = (0..u.len()).fold(0, |best, i| if u[i] > u[best] { i } else { best });
     gradient[largest] = 0.0;
     gradient[largest] = -gradient.iter().sum::<f64>();
+    (value, gradient)
+}
+
+/// An estimate from the one id that the token lists, which the student has drawn. With ∇ln q_y = e_y − p, the gradient is −L·∇ln q_y, or
+/// (1 − e^L)·∇ln q_y for [`Estimator::K3AsLoss`].
+fn sampled_kl(u: &[f64], token: &Token, estimator: Estimator) -> (f64, Vec<f64>) {
+    assert_eq!(token.ids.len(), 1, "the id that was drawn");
+    let (y, p) = (token.ids[0], softmax(u));
+    let l = token.logprobs[0] - (u[y] - log_sum_exp(u));
+    let (value, factor) = match estimator {
+        Estimator::K1 => (-l, -l),
+        Estimator::K2 => (l * l / 2.0, -l),
+        Estimator::K3AsLoss => (l.exp() - 1.0 - l, 1.0 - l.exp()),
+    };
+    let gradient = p.iter().enumerate().map(|(i, p)| factor * (f64::from(i == y) - p)).collect();
     (value, gradient)
 }
 

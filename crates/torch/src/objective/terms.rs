@@ -10,7 +10,7 @@ use tch::{Kind, Tensor};
 use super::exchange::{LogSumExp, row_sum};
 use super::listed_ids::ListedColumns;
 use super::targets::{Ids, Teacher};
-use super::{Objective, Tail};
+use super::{Estimator, Objective, Tail};
 use crate::dist::ProcessGroup;
 
 /// C rows, as seen from one vocabulary shard.
@@ -137,6 +137,7 @@ impl Rows<'_> {
                 let f = |logq: &Tensor, logw: &Tensor, _: &Tensor| kl_reverse(logq, logw, skew);
                 self.divergence(weights(), tail, objective.min_tail_mass(), exact_at_largest, f)?
             }
+            Objective::SampledKl { estimator, .. } => self.sampled_kl(weights(), estimator)?,
             Objective::Jsd { beta, .. } => {
                 let f = |logq: &Tensor, logw: &Tensor, w: &Tensor| jsd(logq, logw, w, beta);
                 self.divergence(weights(), Tail::Bucket, objective.min_tail_mass(), false, f)?
@@ -284,6 +285,30 @@ impl Rows<'_> {
             listed_grad_ck,
             softmax_coef_c1: if tail == Tail::DoubleRenormalize { nothing_c1 } else { -sum_c1 },
             tail_coef_c1: Some(t_others),
+            constant_c1: None,
+        })
+    }
+
+    fn sampled_kl(&self, weights: &Weights, estimator: Estimator) -> Result<Terms> {
+        let l_ck = &weights.logw_ck - self.logp_ck;
+        // The gradient is this times p − e_y.
+        let (value_ck, factor_ck) = match estimator {
+            Estimator::K1 => (-&l_ck, l_ck),
+            Estimator::K2 => (l_ck.square() / 2.0, l_ck),
+            Estimator::K3AsLoss => {
+                let factor_ck = l_ck.expm1();
+                (&factor_ck - l_ck, factor_ck)
+            }
+        };
+        // The id is on one of the shards; on others the ratio is that of another id, and may be infinite.
+        let own = |of: &Tensor| row_sum(&of.masked_fill(&self.own.outcome_ck.eq(0.0), 0.0));
+        let factor_c1 = own(&factor_ck);
+        self.tp.all_reduce_sum(&factor_c1)?;
+        Ok(Terms {
+            value_c1: own(&value_ck),
+            listed_grad_ck: self.logp_ck.expm1() * &factor_c1 * &self.own.outcome_ck,
+            softmax_coef_c1: factor_c1,
+            tail_coef_c1: None,
             constant_c1: None,
         })
     }
