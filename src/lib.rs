@@ -4,15 +4,16 @@
 //!
 //! 1. `hydrometer-base`: errors, files, text, units, the version of the arithmetic;
 //! 2. [`data`]: file formats, tokenizers, examples, sequences and the plan of batches;
-//! 3. [`record`]: journals, Parquet frames, provenance and their export;
-//! 4. [`report`], with its [`stats`] and [`verify`]: tables, plots, pages and verdicts from the frames alone;
-//! 5. [`dist`], [`model`] and [`objective`]: process groups, sharded decoders and loss functions, on libtorch;
-//! 6. [`teacher`]: top-k logprobs from checkpoints, files and endpoints, cached;
-//! 7. [`eval`]: perplexity and fidelity on held-out text;
-//! 8. [`train`]: recipes, the training loop, checkpoints;
-//! 9. [`experiment`]: the TOML file, resolved into the runs it means;
-//! 10. [`sweep`]: scheduling, leases, workers, and frames built from journals;
-//! 11. [`cli`]: one file per subcommand.
+//! 3. [`score`]: scores of generated text against references;
+//! 4. [`record`]: journals, Parquet frames, provenance and their export;
+//! 5. [`report`], with its [`stats`] and [`verify`]: tables, plots, pages and verdicts from the frames alone;
+//! 6. [`dist`], [`model`], [`objective`] and [`generate`]: process groups, sharded decoders, loss functions and generation, on libtorch;
+//! 7. [`teacher`]: top-k logprobs from checkpoints, files and endpoints, cached;
+//! 8. [`eval`]: perplexity and fidelity on held-out text;
+//! 9. [`train`]: recipes, the training loop, checkpoints;
+//! 10. [`experiment`]: the TOML file, resolved into the runs it means;
+//! 11. [`sweep`]: scheduling, leases, workers, and frames built from journals;
+//! 12. [`cli`]: one file per subcommand.
 
 pub mod cli;
 pub mod eval;
@@ -26,4 +27,5 @@ pub use hydrometer_data as data;
 pub use hydrometer_record as record;
 pub use hydrometer_report as report;
 pub use hydrometer_report::{stats, verify};
-pub use hydrometer_torch::{dist, model, objective};
+pub use hydrometer_score as score;
+pub use hydrometer_torch::{dist, generate, model, objective};

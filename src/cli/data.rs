@@ -36,7 +36,8 @@ impl Data {
         let (mut reader, format) = self.reading.examples(&self.path, keys)?;
         let unused = match format {
             _ if source && format.is_plain() => Some("--source-key"),
-            Format::OpenAi | Format::Vllm if target => Some("--target-key"),
+            Format::Generated if source => Some("--source-key"),
+            Format::OpenAi | Format::Vllm | Format::Generated if target => Some("--target-key"),
             _ => None,
         };
         if let Some(flag) = unused {

@@ -9,8 +9,13 @@ mod doctor;
 mod eval;
 mod export;
 mod export_checkpoint;
+mod finished_run;
+mod generate;
+mod generated_file;
+mod generated_line;
 mod log;
 mod loss;
+mod named_model;
 mod place;
 mod plan;
 mod planned_run;
@@ -88,6 +93,8 @@ enum Verb {
     Eval(eval::Eval),
     /// Build a teacher cache from a checkpoint or an API; inspect or export one.
     Teach(Box<teach::Teach>),
+    /// Write texts after prompts with a checkpoint or a finished run: greedy, sampled or by beam search.
+    Generate(Box<generate::Generate>),
     /// Evaluate an objective and its gradients on tensors from a file.
     Loss(loss::LossArgs),
     /// Check this machine and this build, and show what is missing.
@@ -239,6 +246,7 @@ impl Cli {
             Verb::Data(data) => data.run(self.output),
             Verb::Eval(eval) => eval.run(self.output),
             Verb::Teach(teach) => teach.run(self.output),
+            Verb::Generate(generate) => generate.run(self.output),
             Verb::Loss(args) => loss::loss(&args, self.output),
             Verb::Doctor => doctor::doctor(self.output),
             Verb::Worker { job, lease } => worker::work(&job, lease.as_deref()),

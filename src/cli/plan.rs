@@ -100,6 +100,7 @@ fn plan(common: &Common, all: bool, output: Output) -> Result<ExitCode> {
                 "from": ends.from,
                 "ignored": ends.ignored,
             })).collect::<Vec<_>>(),
+            "tasks": experiment.tasks.iter().map(|task| json!({ "name": task.name, "recipe": task.recipe })).collect::<Vec<_>>(),
             "skipped": skipped,
             "claims": claims,
             "fair": fair(&experiment),
@@ -141,6 +142,9 @@ fn plan(common: &Common, all: bool, output: Output) -> Result<ExitCode> {
     }
     for (data, ends) in ends(&experiment) {
         say!("a text of {data} ends in {}", ends.words());
+    }
+    for task in &experiment.tasks {
+        say!("task {}: {}", task.name, task.words());
     }
     say_skipped(&experiment.skipped, brief);
     say_fair(&experiment, brief);

@@ -2,4 +2,5 @@
 
 pub mod fidelity;
 pub mod perplexity;
+pub mod task;
 pub mod windows;

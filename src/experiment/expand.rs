@@ -18,7 +18,7 @@ use super::preset::Presets;
 use super::resolve::check;
 use super::source::Setting;
 use super::sweep::{self, UsedBlocks};
-use super::{Experiment, Method, Options, Skipped, Student, TeacherRef, resolve_teacher};
+use super::{Experiment, Method, Options, Skipped, Student, TeacherRef, resolve_teacher, task};
 use crate::teacher::recording::Origin;
 use crate::train::recipe::{TeacherRecipe, TrainRecipe};
 
@@ -61,6 +61,7 @@ fn expand(file: File, options: &Options) -> Result<Experiment> {
         recordings: Vec::new(),
         students: Vec::new(),
         skipped: Vec::new(),
+        tasks: task::resolve(&file, &presets, options)?,
         fairness: Fairness::default(),
         claims: Vec::new(),
         data_name: String::new(),
@@ -169,6 +170,7 @@ fn add_runs(
     let read = settings.resolve_data(&keys::STUDENT, at, presets)?;
     let (mut recipe, model) = settings.recipe(&keys::STUDENT, loss, 0, &experiment.revision, at, presets, &read, true)?;
     check(&recipe, &settings, at, &keys::STUDENT, options)?;
+    recipe.tasks = experiment.tasks.iter().map(|task| (task.name.clone(), task.recipe.clone())).collect();
     let teacher = match loss.objective.needs_teacher() {
         false => None,
         true => Some(resolve_teacher::find_or_add(experiment, file, presets, &settings, &recipe, &read, at, options)?),

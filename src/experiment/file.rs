@@ -30,11 +30,19 @@ pub struct File {
     pub base: Table,
     pub teachers: BTreeMap<String, (Table, SourceSpan)>,
     pub methods: Vec<Method>,
+    pub tasks: Vec<TaskSpec>,
     pub sweep: Sweep,
     pub fair: Option<Rule>,
     pub smoke: BTreeMap<String, Setting>,
     pub smoke_teacher_tokens: Option<Setting>,
     pub claims: Vec<ClaimSpec>,
+}
+
+/// `[task.NAME]`.
+pub struct TaskSpec {
+    pub name: String,
+    pub own: Table,
+    pub at: SourceSpan,
 }
 
 /// `[method.NAME]`.
@@ -78,6 +86,12 @@ impl File {
             name::check(&name, "method", "[method.finetune]", &at.0)?;
             methods.push(Method::read(name, source.settings(table)?, at, &base)?);
         }
+        let mut tasks = Vec::new();
+        for (name, table, at) in source.tables(top.get("task"), "task")? {
+            name::check(&name, "task", "[task.sums]", &at.0)?;
+            let own = checked(source.settings(table)?, &format!("[task.{name}]"), Place::Task)?;
+            tasks.push(TaskSpec { name, own, at });
+        }
         let whole = SourceSpan(path.display().to_string());
         let names: Vec<&str> = methods.iter().map(|method| method.name.as_str()).collect();
         Ok(Self {
@@ -95,6 +109,7 @@ impl File {
             smoke_teacher_tokens,
             claims: claim::read(&source, top.get("claim"), &names)?,
             methods,
+            tasks,
             text: source.text.clone(),
         })
     }

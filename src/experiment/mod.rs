@@ -16,6 +16,7 @@ mod resolve_teacher;
 mod selector;
 pub(crate) mod source;
 mod sweep;
+pub mod task;
 #[cfg(test)]
 pub(crate) mod tests;
 
@@ -29,6 +30,7 @@ pub use expand::{load, load_smoke_in};
 use fair::Fairness;
 pub use keys::AMOUNT_MAX;
 pub use name::experiment as name_of;
+use task::Task;
 
 use crate::teacher::recording::Recording;
 use crate::teacher::target_spec::TargetSpec;
@@ -66,6 +68,8 @@ pub struct Experiment {
     pub students: Vec<Student>,
     /// Points of the sweep that are left out.
     pub skipped: Vec<Skipped>,
+    /// In the order of the file; every student writes all of them.
+    pub tasks: Vec<Task>,
     pub fairness: Fairness,
     pub claims: Vec<Claim>,
     pub data_name: String,

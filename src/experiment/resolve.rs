@@ -1,5 +1,6 @@
 //! Turns the settings of a run into its recipe.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use anyhow::Result;
@@ -92,6 +93,7 @@ impl Settings {
             seed,
             precision,
             eval,
+            tasks: BTreeMap::new(),
             revision: revision.to_string(),
         };
         Ok((recipe, model))

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, anyhow, ensure};
 use hydrometer_base::fs::{replace_bytes, sha256_file, sha256_hex};
 use hydrometer_torch::dist::Mesh;
+use hydrometer_torch::model::weights::{Leaf, frozen};
 use hydrometer_torch::model::{ModelConfig, Weights};
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use tch::{Device, Kind, Tensor};
@@ -94,6 +95,13 @@ pub fn load_weights(path: &Path, config: &ModelConfig, kind: Kind, mesh: &Mesh) 
     let bytes = verified(path)?;
     let tensors = SafeTensors::deserialize(&bytes).map_err(|error| anyhow!("{}: {error}", path.display()))?;
     Weights::build(config, kind, mesh, |parameter| read(&tensors, &parameter.name, &parameter.shape))
+}
+
+/// This rank's parameters of a checkpoint, for a model that is not trained.
+pub fn load_frozen(path: &Path, config: &ModelConfig, kind: Kind, mesh: &Mesh) -> Result<Vec<Leaf>> {
+    let bytes = verified(path)?;
+    let tensors = SafeTensors::deserialize(&bytes).map_err(|error| anyhow!("{}: {error}", path.display()))?;
+    frozen(config, kind, mesh, |parameter| read(&tensors, &parameter.name, &parameter.shape))
 }
 
 /// Restores weights and optimizer in place from `bytes`, which [`verified`] gave of `path`.

@@ -3,6 +3,7 @@
 //! Paths, device, parallelism and names are not part of it; they belong to execution and display. The hash of a recipe is its
 //! identity.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use anyhow::Result;
@@ -14,6 +15,7 @@ use hydrometer_torch::model::{Precision, hf};
 use hydrometer_torch::objective::Loss;
 use serde::{Deserialize, Serialize};
 
+use crate::eval::task::TaskRecipe;
 use crate::teacher::recipe::{EndpointRecipe, RecordedRecipe};
 
 /// AdamW (Loshchilov & Hutter 2019) with linear warm-up and cosine decay.
@@ -99,6 +101,9 @@ pub struct TrainRecipe {
     pub seed: u64,
     pub precision: Precision,
     pub eval: EvalRecipe,
+    /// What it is asked to write, by the task's name, under which its texts and scores are recorded.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub tasks: BTreeMap<String, TaskRecipe>,
     /// The experiment's `revision`.
     pub revision: String,
 }

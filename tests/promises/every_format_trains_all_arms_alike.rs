@@ -102,6 +102,13 @@ fn completions_and_chats_of_an_api_train_all_arms() {
 }
 
 #[test]
+fn generated_files_train_all_arms() {
+    let (lab, _) = arms("generated.jsonl", &recorded("generated.jsonl"), "centered = true", "");
+    alike(&lab, "generated.jsonl");
+    assert_eq!((imported(&lab, "rows"), imported(&lab, "unmapped")), (7.0, 0.0));
+}
+
+#[test]
 fn prompts_and_generations_of_vllm_train_all_arms() {
     for (file, rows) in [("vllm-prompt.jsonl", 16.0), ("vllm-outputs.jsonl", 7.0)] {
         let (lab, _) = arms(file, &recorded(file), "centered = true", "");

@@ -11,7 +11,7 @@ use rand::{Rng, RngExt};
 
 use super::mutation::rounds;
 
-/// A file with axes, knobs and a smoke tier.
+/// A file with axes, knobs, a task and a smoke tier.
 const SAMPLE: &str = r#"question = "With few target tokens, does distillation beat finetuning?"
 [base]
 data = "shakespeare"
@@ -31,6 +31,14 @@ tail = "bucket"
 objective = "logit-mse"
 [sweep]
 grid = { tokens = ["100k", "1M"], top_k = [5, 20], temperature = [1.0, 2.0] }
+[task.sums]
+data = "chain-sum"
+prompts = 10
+samples = 4
+decode = { temperature = 0.8, top_p = 0.95 }
+stop = ["\n"]
+shots = 2
+score = ["exact-match", "pass@4", "rouge-l"]
 [smoke]
 tokens = "64k"
 teacher_tokens = "96k"

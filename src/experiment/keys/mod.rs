@@ -10,6 +10,7 @@ mod run;
 pub mod schema;
 mod settings;
 mod tables;
+mod task;
 mod value;
 
 use anyhow::Result;
@@ -21,6 +22,7 @@ pub use loss::{ESTIMATORS, objective_name};
 pub use run::*;
 pub use settings::Settings;
 pub use tables::*;
+pub use task::*;
 pub use value::{AMOUNT_MAX, LEVELS, Shape, Value};
 
 use super::source::Setting;
@@ -79,6 +81,9 @@ pub enum Place {
     Skip,
     Fair,
     Claim,
+    Task,
+    /// `decode` of a task.
+    Decode,
 }
 
 /// Declares keys as statics, and a list of them.
@@ -104,7 +109,7 @@ impl Objectives {
 
 /// Every key, in the order of the manual.
 pub fn all() -> impl Iterator<Item = &'static Key> {
-    [TOP_KEYS, RUN_AND_TEACHER_KEYS, DATA_KEYS, MODEL_KEYS, TABLE_KEYS].into_iter().flatten().copied()
+    [TOP_KEYS, RUN_AND_TEACHER_KEYS, DATA_KEYS, MODEL_KEYS, TABLE_KEYS, TASK_KEYS, DECODE_KEYS].into_iter().flatten().copied()
 }
 
 /// The keys that may appear in `place`.

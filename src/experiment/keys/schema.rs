@@ -2,6 +2,7 @@
 
 use std::ops::Bound;
 
+use hydrometer_score::Score;
 use serde_json::{Map, Value as Json, json};
 
 use super::loss::known_names;
@@ -9,7 +10,7 @@ use super::value::{HELD_OUT, Numbers, SEEDS_MAX};
 use super::{Key, MODEL_MAX, Objectives, Place, Shape, Value, keys_of};
 
 /// Places whose tables others refer to.
-const DEFINED: [Place; 18] = [
+const DEFINED: [Place; 20] = [
     Place::Base,
     Place::Method,
     Place::Axis,
@@ -27,6 +28,8 @@ const DEFINED: [Place; 18] = [
     Place::Skip,
     Place::Fair,
     Place::Claim,
+    Place::Task,
+    Place::Decode,
     Place::Top,
 ];
 
@@ -110,6 +113,11 @@ fn value(key: &Key) -> Json {
                 "additionalProperties": false,
             },
         ] }),
+        Value::Texts => one_or_list(json!({ "type": "string", "minLength": 1 })),
+        Value::Scores => list(json!({ "anyOf": [
+            { "enum": Score::NAMED.map(Score::name) },
+            { "type": "string", "pattern": "^pass@[1-9][0-9]*(-(exact-match|number-first|number-last))?$" },
+        ] })),
         Value::Layers => list(json!({ "type": "integer", "minimum": 0 })),
         Value::Preset(place) => json!({ "anyOf": [{ "type": "string" }, reference(*place)] }),
         Value::Fields(place) | Value::Table(Shape::One, place) => json!({ "allOf": [reference(*place)] }),

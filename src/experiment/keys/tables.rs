@@ -61,6 +61,12 @@ keys! { TOP_KEYS:
         value: Value::Table(Shape::One, Place::Fair),
         ..IN_FILE
     };
+    TASKS = Key {
+        name: "task",
+        doc: "`[task.NAME]`, any number: what the students are asked to write: [tasks](#tasks)",
+        value: Value::Table(Shape::Named, Place::Task),
+        ..IN_FILE
+    };
     SMOKE = Key {
         name: "smoke",
         doc: "a small version of the same experiment: [smoke](#smoke)",

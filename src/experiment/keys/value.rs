@@ -8,6 +8,7 @@ use hydrometer_base::suggest::unknown;
 use hydrometer_base::text::quoted;
 use hydrometer_base::user_error;
 use hydrometer_data::format::Format;
+use hydrometer_score::Score;
 use hydrometer_torch::objective::{TEMPERATURES, TEMPERATURES_WORDS};
 
 use super::loss::objective_name;
@@ -43,6 +44,10 @@ pub enum Value {
     Tokenizer,
     /// Indices of a checkpoint's blocks.
     Layers,
+    /// A text, or a list of texts, none of them empty.
+    Texts,
+    /// A list of different scores.
+    Scores,
     /// The name of a preset, or a table of this place's keys; checked with the presets.
     Preset(Place),
     /// An inline table of this place's keys.
@@ -109,6 +114,7 @@ impl Key {
             Some(Place::Eval) => "eval.",
             Some(Place::Price) => "price.",
             Some(Place::Budget) => "budget.",
+            Some(Place::Decode) => "decode.",
             _ => "",
         };
         format!("{table}{}", self.name)
@@ -129,6 +135,8 @@ impl Key {
             Value::Objective => objective_name(setting).map(drop),
             Value::Seeds => seeds(setting).map(drop),
             Value::HeldOutSplit => self.held_out_split(setting).map(drop),
+            Value::Texts => self.texts(setting).map(drop),
+            Value::Scores => self.scores(setting).map(drop),
             Value::Fields(place) => self.fields(*place, setting).map(drop),
             Value::Tokenizer | Value::Layers | Value::Preset(_) | Value::Table(..) | Value::Axes | Value::Select => Ok(()),
         }
@@ -183,6 +191,30 @@ impl Key {
         }
         let (at, splits, found) = (&setting.at.0, HELD_OUT.join(" or "), quoted(name));
         Err(user_error!("{at}: {label} must be a held-out split of the data ({splits}), not {found}"))
+    }
+
+    pub fn texts(&self, setting: &Setting) -> Result<Vec<String>> {
+        let wrong = || setting.wrong(&self.label(), "a string or a list of strings, none of them empty");
+        let texts: Option<Vec<String>> = match setting.value.as_array() {
+            Some(list) => list.iter().map(|text| text.as_str().map(str::to_string)).collect(),
+            None => setting.value.as_str().map(|text| vec![text.to_string()]),
+        };
+        texts.filter(|texts| !texts.is_empty() && texts.iter().all(|text| !text.is_empty())).ok_or_else(wrong)
+    }
+
+    pub fn scores(&self, setting: &Setting) -> Result<Vec<Score>> {
+        let at = &setting.at.0;
+        let wrong = || setting.wrong(&self.label(), "a list of scores, e.g. [\"exact-match\"]");
+        let names = setting.value.as_array().filter(|names| !names.is_empty()).ok_or_else(wrong)?;
+        let mut scores = Vec::new();
+        for name in names {
+            let score = Score::parse(name.as_str().ok_or_else(wrong)?).map_err(|why| user_error!("{at}: {why}"))?;
+            if scores.contains(&score) {
+                return Err(user_error!("{at}: {} lists {} twice", self.label(), score.name()));
+            }
+            scores.push(score);
+        }
+        Ok(scores)
     }
 
     /// The settings of an inline table of `place`'s keys, each checked.

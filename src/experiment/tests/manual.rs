@@ -8,7 +8,7 @@ use super::expansion::DESIGN;
 const MANUAL: &str = include_str!("../../../docs/experiment-file.md");
 
 /// The section of each table of the file.
-const SECTIONS: [(Place, &str); 11] = [
+const SECTIONS: [(Place, &str); 13] = [
     (Place::Top, "## Top level"),
     (Place::Base, "## Keys of a run"),
     (Place::Data, "## Data"),
@@ -20,6 +20,8 @@ const SECTIONS: [(Place, &str); 11] = [
     (Place::Fair, "## Fair"),
     (Place::Smoke, "## Smoke"),
     (Place::Claim, "## Claims"),
+    (Place::Task, "## Tasks"),
+    (Place::Decode, "### Decode"),
 ];
 
 /// The text under `heading`, up to the next one.

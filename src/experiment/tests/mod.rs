@@ -5,6 +5,7 @@ mod manual;
 mod mistakes;
 mod oracle;
 mod schema;
+mod tasks;
 
 use std::path::PathBuf;
 

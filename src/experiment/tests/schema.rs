@@ -35,6 +35,7 @@ fn misfit(root: &Value, schema: &Value, found: &Value, at: &str) -> Option<Strin
             "maximum" => wrong(found.as_f64() > wanted.as_f64()),
             "exclusiveMinimum" => wrong(found.as_f64() <= wanted.as_f64()),
             "exclusiveMaximum" => wrong(found.as_f64() >= wanted.as_f64()),
+            "minLength" => wrong((found.as_str()?.len() as u64) < wanted.as_u64()?),
             "minItems" => wrong((found.as_array()?.len() as u64) < wanted.as_u64()?),
             "uniqueItems" => None,
             "items" => found.as_array()?.iter().find_map(|item| fit(wanted, item, at)),
@@ -106,6 +107,10 @@ fn mistakes_do_not_fit_the_schema() {
         "[smoke]\nteacher_token = 1",
         "[[claim]]\nlevel = 95",
         "[base]\nstudent = { hidden = 3 }",
+        "[task.a]\nsample = 2",
+        "[task.a]\nstop = \"\"",
+        "[task.a]\nscore = [true]",
+        "[task.a]\ndecode = { beams = 1 }",
     ];
     for mistake in mistakes {
         assert!(misfit(&schema, &schema, &parsed(mistake), "").is_some(), "{mistake}");

@@ -1,6 +1,7 @@
 //! The supported formats, one file per format; docs/data-formats.md has an example of each.
 
 mod finish;
+mod generated;
 mod metaseq;
 pub mod openai;
 mod pairs;
@@ -43,6 +44,8 @@ formats! {
     OpenAi = "openai-jsonl",
     /// `prompt_logprobs`, or `outputs` with `logprobs`.
     Vllm = "vllm-jsonl",
+    /// What `hydrometer generate` writes: `prompt_ids` and `ids`, and maybe `top_logprobs`.
+    Generated = "generated-jsonl",
 }
 
 /// Names of a line's keys, where they differ from the default.
@@ -76,7 +79,7 @@ impl Format {
 
     /// Whether lines have a teacher's logprobs beside the text.
     pub fn has_answers(self) -> bool {
-        matches!(self, Self::Metaseq | Self::OpenAi | Self::Vllm)
+        matches!(self, Self::Metaseq | Self::OpenAi | Self::Vllm | Self::Generated)
     }
 
     /// Detects the format by the keys of a line.
@@ -88,6 +91,7 @@ impl Format {
         let has_answers = |json: &Json| json.has("prompt_logprobs");
         let first = |key: &str| line.get(key).and_then(|list| list.list(key).ok()?.first());
         Some(match line {
+            _ if generated::is(line) => Self::Generated,
             _ if line.has("top_logprobs") || line.has("top_logits") || line.has("beam_results") => Self::Metaseq,
             _ if has_answers(line) || choice.is_some_and(has_answers) => Self::Vllm,
             _ if first("outputs").is_some_and(|output| output.has("token_ids")) => Self::Vllm,
@@ -116,6 +120,7 @@ impl Format {
             Self::Metaseq => metaseq::parse(&json, keys, &mut example)?,
             Self::OpenAi => openai::parse(&json, keys, &mut example)?,
             Self::Vllm => vllm::parse(&json, keys, &mut example)?,
+            Self::Generated => generated::parse(&json, keys, &mut example)?,
         }
         let empty = |piece: &Segment| match piece {
             Segment::Text(text) => text.trim().is_empty(),
@@ -176,7 +181,7 @@ pub(super) mod tests {
                 lines += 1;
             }
         }
-        assert_eq!(lines, 7);
+        assert_eq!(lines, 8);
     }
 
     #[test]

@@ -131,7 +131,7 @@ pub fn logits(hidden_cd: &Tensor, weight_vd: &Tensor, z_cv: &Tensor) {
             let count = ROWS.min(rows - row);
             let product = Product { m: count, n: columns, k: d, lda: d, ldb: COLUMNS, ldc: vocab, add: false };
             // SAFETY: every block of columns belongs to one call.
-            unsafe { multiplier.multiply_in(product, &h[row * d..], packed, &z, row * vocab + first) };
+            unsafe { multiplier.multiply_at(product, &h[row * d..], packed, z.rest(row * vocab + first)) };
         }
     });
 }

@@ -6,8 +6,6 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use tch::Kind;
 
-use super::memory::Parts;
-
 unsafe extern "C" {
     fn hydrometer_parallel(count: i64, run: extern "C" fn(*const c_void, i64, i64), task: *const c_void);
     #[allow(clippy::too_many_arguments, reason = "BLAS's own")]
@@ -105,13 +103,12 @@ impl<E: Element> Multiplier<E> {
         unsafe { E::multiply(of, a, b, c.as_mut_ptr(), c.len()) }
     }
 
-    /// [`Self::multiply`] with C at `first` in memory that several threads write.
+    /// [`Self::multiply`] into memory that several threads write.
     ///
     /// # Safety
-    /// The memory still exists, and nobody else has the n columns of the m rows of C at the same time.
-    pub unsafe fn multiply_in(&self, of: Product, a: &[E], b: &[E], c: &Parts<f32>, first: usize) {
-        let (c, length) = c.rest(first);
-        // SAFETY: promised by the caller; the length was checked.
+    /// `length` numbers at `c` exist, and nobody else has the n columns of the m rows of C at the same time.
+    pub unsafe fn multiply_at(&self, of: Product, a: &[E], b: &[E], (c, length): (*mut f32, usize)) {
+        // SAFETY: promised by the caller.
         unsafe { E::multiply(of, a, b, c, length) }
     }
 }

@@ -7,7 +7,9 @@ use super::layers::{JoinedLinear, Linear, Norm, ParamMap};
 use super::layout::AttentionLayout;
 use super::region::TpRegion;
 use super::rotary::Rotary;
+use crate::dist::ProcessGroup;
 use crate::kernels::attention::{self, Heads};
+use crate::kernels::step_attention::{self, Kept};
 
 /// The attention of a block: this rank's heads.
 pub struct Attention {
@@ -35,10 +37,24 @@ impl Attention {
 
     /// The attention output for `x`; both are in the layout used between tensor-parallel regions.
     pub fn forward(&self, x: &Tensor, region: &TpRegion) -> Result<Tensor> {
+        self.forward_with(x, region, |_, _| ())
+    }
+
+    /// [`Self::forward`] for one sequence, whose keys and values are kept in layer `layer` of a cache.
+    pub fn read(&self, x: &Tensor, region: &TpRegion, cache: &mut Tensor, layer: usize) -> Result<Tensor> {
+        self.forward_with(x, region, |heads, groups| {
+            let [_, key, value] = parts(heads, groups);
+            keep(&key.get(0), &value.get(0), region.layout().rotary.as_ref(), cache, layer);
+        })
+    }
+
+    /// [`Self::forward`], which shows heads `[B, T, H + 2G, D]` (not yet rotated) and G to `see`.
+    fn forward_with(&self, x: &Tensor, region: &TpRegion, see: impl FnOnce(&Tensor, i64)) -> Result<Tensor> {
         let x = region.enter(x)?;
         let (batch, length) = (x.size()[0], x.size()[1]);
         let groups = self.inputs.width(1) / self.head_dim;
         let heads = self.normed(self.inputs.forward(&x).view([batch, length, -1, self.head_dim]), groups);
+        see(&heads, groups);
         let mixed = mix(&heads, groups, region.layout()).reshape([batch, length, -1]);
         Ok(self.output.finish(region.leave(&self.output.partial(&mixed))?))
     }
@@ -49,6 +65,70 @@ impl Attention {
         let [query, key, value] = parts(&heads, groups);
         Tensor::cat(&[query_norm.forward(&query), key_norm.forward(&key), value], 2)
     }
+
+    /// The attention output for the next token `x [m, d]` of each of m sequences, each row by itself. Its keys and values are added
+    /// to layer `layer` of the sequences' caches.
+    pub fn step(
+        &self,
+        x: &Tensor,
+        rotary: Option<&Rotary>,
+        kept: &mut [Kept],
+        layer: usize,
+        tp: &ProcessGroup,
+    ) -> Result<Tensor> {
+        let (rows, groups) = (x.size()[0], self.inputs.width(1) / self.head_dim);
+        let heads = self.normed(self.inputs.step(x).view([1, rows, -1, self.head_dim]), groups);
+        let [query, key, value] = parts(&heads, groups).map(|part| part.get(0).contiguous());
+        let mixed = append(&query, &key, &value, rotary, kept, layer).view([rows, -1]);
+        self.output.step_over(&mixed, tp)
+    }
+}
+
+/// Keeps the first keys and values `[T, G, D]` of a sequence.
+fn keep(key: &Tensor, value: &Tensor, rotary: Option<&Rotary>, cache: &mut Tensor, layer: usize) {
+    if step_attention::fit(key) {
+        return step_attention::keep(key, value, rotary.map(|rotary| (&rotary.cos, &rotary.sin)), cache, layer);
+    }
+    let length = key.size()[0];
+    let key = rotary.map_or_else(|| key.shallow_clone(), |rotary| rotary.first(length).rotate(key));
+    for (which, x) in [(0, &key), (1, value)] {
+        cache.get(layer as i64).get(which).narrow(1, 0, length).copy_(&x.transpose(0, 1));
+    }
+}
+
+/// Adds the keys and values `[m, G, D]` of one token to each of m caches; what their queries `[m, H, D]` attend to, `[m, H, D]`.
+fn append(query: &Tensor, key: &Tensor, value: &Tensor, rotary: Option<&Rotary>, kept: &mut [Kept], layer: usize) -> Tensor {
+    if step_attention::fit(query) {
+        let tables = rotary.map(|rotary| (&rotary.cos, &rotary.sin));
+        return step_attention::attend(query, key, value, tables, kept, layer);
+    }
+    appended(query, key, value, rotary, kept, layer)
+}
+
+/// [`append`] by operations of ATen, for devices that our kernel does not run on.
+fn appended(query: &Tensor, key: &Tensor, value: &Tensor, rotary: Option<&Rotary>, kept: &mut [Kept], layer: usize) -> Tensor {
+    let rows = kept.iter_mut().enumerate().map(|(row, kept)| {
+        let at = Tensor::from_slice(&[kept.length as i64]).to_device(query.device());
+        let own = |x: &Tensor| x.narrow(0, row as i64, 1);
+        let turned = |x: &Tensor| rotary.map_or_else(|| own(x), |rotary| rotary.at(&at).rotate(&own(x)));
+        let length = kept.length as i64 + 1;
+        let layer = kept.numbers.get(layer as i64);
+        layer.select(2, length - 1).copy_(&Tensor::cat(&[turned(key), own(value)], 0));
+        let whole = layer.narrow(2, 0, length);
+        let grouped = query.size()[1] > key.size()[1];
+        Tensor::scaled_dot_product_attention(
+            &turned(query).transpose(0, 1).unsqueeze(0),
+            &whole.get(0).unsqueeze(0),
+            &whole.get(1).unsqueeze(0),
+            None::<Tensor>,
+            0.0,
+            false,
+            None::<f64>,
+            grouped,
+        )
+        .squeeze_dim(2)
+    });
+    Tensor::cat(&rows.collect::<Vec<_>>(), 0)
 }
 
 /// Queries, keys and values of `heads [B, T, H + 2G, D]`.
@@ -101,6 +181,29 @@ mod tests {
             let heads = Tensor::ones([2, 4, 19, 6], (kind, Device::Cpu)).set_requires_grad(true);
             let mask = layout.mask_b1tt(kind);
             assert!(Tensor::internal_fused_sdp_choice(&heads, &heads, &heads, mask, 0.0, false, None::<f64>, false) > 0);
+        }
+    }
+
+    /// Oracle: ATen's attention, one sequence at a time.
+    #[test]
+    fn steps_of_our_kernel_and_of_aten_agree() {
+        for dim in [6, 64, 80] {
+            let rotary = Rotary::new(80, dim, 1e4, Kind::Float, Device::Cpu);
+            let normal = |heads: i64| Tensor::randn([2, heads, dim as i64], (Kind::Float, Device::Cpu));
+            let filled = Tensor::randn([3, 2, 2, 80, dim as i64], (Kind::Float, Device::Cpu));
+            for rotary in [None, Some(&rotary)] {
+                let (query, key, value) = (normal(4), normal(2), normal(2));
+                let step = |ours: bool| {
+                    let (mut a, mut b) = (filled.copy(), filled.copy());
+                    let mut kept = [Kept { numbers: &mut a, length: 0 }, Kept { numbers: &mut b, length: 71 }];
+                    let of = if ours { append } else { appended };
+                    let out = of(&query, &key, &value, rotary, &mut kept, 1);
+                    (out, Tensor::stack(&[a, b], 0))
+                };
+                let ((ours, kept), (aten, expected)) = (step(true), step(false));
+                assert!((ours - aten).abs().max().double_value(&[]) < 2e-6);
+                assert!((kept - expected).abs().max().double_value(&[]) < 1e-6);
+            }
         }
     }
 

@@ -6,19 +6,21 @@
 //! belongs to the objective.
 
 use anyhow::Result;
-use tch::{Kind, Tensor};
+use tch::{Device, Kind, Tensor};
 
 use super::activations::rows_per_forward;
 use super::attention::Attention;
+use super::cache::KvCache;
 use super::config::ModelConfig;
-use super::layers::{JoinedLinear, Linear, Norm, ParamMap, embedding};
+use super::layers::{JoinedLinear, Linear, Norm, ParamMap, embedding, project};
 use super::layout::{AttentionLayout, Tokens};
 use super::region::TpRegion;
 use super::rotary::Rotary;
 use super::variant::{FeedForward, Positions};
 use super::weights::Leaf;
 use crate::dist::{Mesh, ProcessGroup, part};
-use crate::kernels::elementwise;
+use crate::kernels::step_attention::Kept;
+use crate::kernels::{decode, elementwise};
 
 /// The forward pass over a rank's parameters.
 pub struct Decoder {
@@ -36,6 +38,9 @@ pub struct Decoder {
     project_out: Option<Tensor>,
     sequence_parallel: bool,
     widest_activation: usize,
+    vocab_size: usize,
+    /// The shape of a cache without its capacity: layers, G, D.
+    cached: [i64; 3],
 }
 
 struct Block {
@@ -95,7 +100,70 @@ impl Decoder {
             project_out: named.find("model.project_out.weight").map(|weight| weight.value),
             sequence_parallel: mesh.sequence_parallel,
             widest_activation: config.widest_activation(),
+            vocab_size: config.vocab_size,
+            cached: [
+                config.num_hidden_layers as i64,
+                (config.num_key_value_heads / mesh.tp.size).max(1) as i64,
+                config.head_dim() as i64,
+            ],
         }
+    }
+
+    /// Number of ids of the whole vocabulary.
+    pub fn vocab_size(&self) -> usize {
+        self.vocab_size
+    }
+
+    pub(super) fn device(&self) -> Device {
+        self.head_ve.device()
+    }
+
+    /// A cache with room for `capacity` tokens.
+    pub(super) fn empty_cache(&self, capacity: usize) -> KvCache {
+        let [layers, groups, dim] = self.cached;
+        KvCache::new(Tensor::empty([layers, 2, groups, capacity as i64, dim], (self.head_ve.kind(), self.device())))
+    }
+
+    /// The forward pass over one sequence `[1, T]`, whose keys and values are kept in `cache`.
+    pub(super) fn read(&self, ids_1t: &Tensor, cache: &mut KvCache, tp: &ProcessGroup) -> Result<Tensor> {
+        let region = self.region(ids_1t.into(), tp);
+        let mut hidden = self.begin(ids_1t, &region)?;
+        for (layer, block) in self.blocks.iter().enumerate() {
+            hidden = block.around(
+                &hidden,
+                |x| block.attention.read(x, &region, cache.numbers_mut(), layer),
+                |x| block.feed_forward.forward(x, &region),
+            )?;
+        }
+        cache.set_length(ids_1t.size()[1] as usize);
+        self.finish(&hidden, &region)
+    }
+
+    /// The forward pass over the next token of each of several sequences, `[m, 1]`: `[m, e]`.
+    pub(super) fn step(&self, ids_m1: &Tensor, caches: &mut [&mut KvCache], tp: &ProcessGroup) -> Result<Tensor> {
+        let region = TpRegion::new(ids_m1.into(), AttentionLayout::new(ids_m1.into(), None), tp, false);
+        let mut hidden = self.embed(ids_m1, &region)?.squeeze_dim(1);
+        if let Some(weight) = &self.project_in {
+            hidden = project(&hidden, weight);
+        }
+        if let Some(positions_td) = &self.positions_td {
+            let at: Vec<i64> = caches.iter().map(|cache| cache.len() as i64).collect();
+            let at = Tensor::from_slice(&at).to_device(self.device());
+            hidden += Tensor::embedding(positions_td, &at, -1, false, false);
+        }
+        let mut kept: Vec<Kept> = caches.iter_mut().map(|cache| cache.kept()).collect();
+        for (layer, block) in self.blocks.iter().enumerate() {
+            hidden = block.around(
+                &hidden,
+                |x| block.attention.step(x, self.rotary.as_ref(), &mut kept, layer, tp),
+                |x| block.feed_forward.step(x, tp),
+            )?;
+        }
+        let hidden = self.norm.as_ref().map_or_else(|| hidden.shallow_clone(), |norm| norm.forward(&hidden));
+        Ok(match &self.project_out {
+            Some(weight) => project(&hidden, weight),
+            None => hidden,
+        })
     }
 
     /// Rows of `width` tokens that a forward pass without gradients takes at a time, with `kept` numbers per token beside its
@@ -189,23 +257,49 @@ impl Decoder {
 
 impl Block {
     fn forward(&self, hidden: &Tensor, region: &TpRegion) -> Result<Tensor> {
+        self.around(hidden, |x| self.attention.forward(x, region), |x| self.feed_forward.forward(x, region))
+    }
+
+    /// The residual sums and norms around the two parts of the block.
+    fn around(
+        &self,
+        hidden: &Tensor,
+        attention: impl FnOnce(&Tensor) -> Result<Tensor>,
+        feed_forward: impl FnOnce(&Tensor) -> Result<Tensor>,
+    ) -> Result<Tensor> {
         if self.post_norm {
-            let hidden = self.attention_norm.forward(&(hidden + self.attention.forward(hidden, region)?));
-            return Ok(self.feed_forward_norm.forward(&(&hidden + self.feed_forward.forward(&hidden, region)?)));
+            let hidden = self.attention_norm.forward(&(hidden + attention(hidden)?));
+            return Ok(self.feed_forward_norm.forward(&(&hidden + feed_forward(&hidden)?)));
         }
         let [hidden, normal] = self.attention_norm.of_sum(hidden, None);
-        let attended = self.attention.forward(&normal, region)?;
-        let [hidden, normal] = self.feed_forward_norm.of_sum(&hidden, Some(&attended));
-        Ok(&hidden + self.feed_forward.forward(&normal, region)?)
+        let [hidden, normal] = self.feed_forward_norm.of_sum(&hidden, Some(&attention(&normal)?));
+        Ok(&hidden + feed_forward(&normal)?)
     }
 }
 
 impl Mlp {
     fn forward(&self, x: &Tensor, region: &TpRegion) -> Result<Tensor> {
         let x = region.enter(x)?;
-        let inputs = self.inputs.forward(&x);
+        let active = self.activate(&self.inputs.forward(&x));
+        Ok(self.down.finish(region.leave(&self.down.partial(&active))?))
+    }
+
+    /// The output for `x [m, d]`, each row by itself.
+    fn step(&self, x: &Tensor, tp: &ProcessGroup) -> Result<Tensor> {
+        let inputs = self.inputs.step(x);
         let active = match self.kind {
-            FeedForward::SwiGlu if elementwise::fit(&[&inputs]) => elementwise::swiglu(&inputs),
+            // ATen's depends on a number's place.
+            FeedForward::Gelu if decode::fit(x) => decode::gelu(&inputs, false),
+            FeedForward::GeluTanh if decode::fit(x) => decode::gelu(&inputs, true),
+            _ => self.activate(&inputs),
+        };
+        self.down.step_over(&active, tp)
+    }
+
+    /// The activation of the layer's inputs.
+    fn activate(&self, inputs: &Tensor) -> Tensor {
+        match self.kind {
+            FeedForward::SwiGlu if elementwise::fit(&[inputs]) => elementwise::swiglu(inputs),
             FeedForward::SwiGlu => {
                 let halves = inputs.chunk(2, -1);
                 halves[0].silu() * &halves[1]
@@ -213,7 +307,6 @@ impl Mlp {
             FeedForward::Gelu => inputs.gelu("none"),
             FeedForward::GeluTanh => inputs.gelu("tanh"),
             FeedForward::Relu => inputs.relu(),
-        };
-        Ok(self.down.finish(region.leave(&self.down.partial(&active))?))
+        }
     }
 }

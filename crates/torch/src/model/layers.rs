@@ -2,11 +2,15 @@
 
 use std::collections::HashMap;
 
-use tch::Tensor;
+use anyhow::Result;
+use tch::{Kind, Tensor};
 
 use super::config::ModelConfig;
-use super::parameters::parameters;
+use super::parallel::unshard;
+use super::parameters::{Shard, parameters};
 use super::weights::Leaf;
+use crate::dist::ProcessGroup;
+use crate::kernels::decode::{self, Layer};
 use crate::kernels::elementwise;
 use crate::kernels::linear::{self, Trained};
 
@@ -63,6 +67,25 @@ impl Linear {
         multiply(x, &self.weight, None)
     }
 
+    /// The output of a replicated or column-parallel layer for `x [m, d]`, each row by itself.
+    pub fn step(&self, x: &Tensor) -> Tensor {
+        if !decode::fit(x) {
+            return self.forward(x);
+        }
+        let layer = Layer { weight: &self.weight.value, bias: self.bias.as_ref().map(|bias| &bias.value) };
+        decode::products(x, &[layer], x.kind()).remove(0)
+    }
+
+    /// The output of a row-parallel layer for `x [m, d]`, each row by itself: the sum over the ranks is in their order.
+    pub fn step_over(&self, x: &Tensor, tp: &ProcessGroup) -> Result<Tensor> {
+        if tp.size == 1 {
+            return Ok(self.step(x));
+        }
+        let all = tp.all_gather(&project(x, &self.weight.value))?;
+        let sum = (1..tp.size as i64).fold(all.get(0), |sum, rank| sum + all.get(rank));
+        Ok(self.finish(sum))
+    }
+
     /// Adds the bias to the sum over the ranks.
     pub fn finish(&self, sum: Tensor) -> Tensor {
         match &self.bias {
@@ -99,6 +122,14 @@ impl JoinedLinear {
         self.parts[index].weight.value.size()[0]
     }
 
+    /// The outputs of all parts for `x [m, d]`, `[m, Σ out]`, each row by itself.
+    pub fn step(&self, x: &Tensor) -> Tensor {
+        match &self.whole {
+            Some(whole) => whole.step(x),
+            None => Tensor::cat(&self.parts.iter().map(|part| part.step(x)).collect::<Vec<Tensor>>(), -1),
+        }
+    }
+
     /// The outputs of all parts, `[..., Σ out]`, of replicated or column-parallel layers.
     pub fn forward(&self, x: &Tensor) -> Tensor {
         match &self.whole {
@@ -106,6 +137,26 @@ impl JoinedLinear {
             _ => Tensor::cat(&self.parts.iter().map(|part| part.forward(x)).collect::<Vec<Tensor>>(), -1),
         }
     }
+}
+
+/// x·Wᵀ for `x [m, d]`, each row by itself.
+pub fn project(x: &Tensor, weight: &Tensor) -> Tensor {
+    match decode::fit(x) {
+        true => decode::products(x, &[Layer { weight, bias: None }], x.kind()).remove(0),
+        false => x.linear(weight, None::<Tensor>),
+    }
+}
+
+/// Logits f32 `[m, V]` of the whole vocabulary, each row by itself, from `x [m, e]` and this rank's shard of the output weight.
+pub fn gather_logits(x: &Tensor, weight: &Tensor, vocab_size: usize, tp: &ProcessGroup) -> Result<Tensor> {
+    let own = match decode::fit(x) {
+        true => decode::products(x, &[Layer { weight, bias: None }], Kind::Float).remove(0),
+        false => x.linear(weight, None::<Tensor>).to_kind(Kind::Float),
+    };
+    if tp.size == 1 {
+        return Ok(own);
+    }
+    unshard(&own.tr().contiguous(), Shard::Dim0, &[vocab_size as i64, own.size()[0]], tp).map(|all| all.tr().contiguous())
 }
 
 fn multiply(x: &Tensor, weight: &Leaf, bias: Option<&Leaf>) -> Tensor {

@@ -3,10 +3,12 @@
 pub mod activations;
 pub mod attention;
 pub mod batch;
+pub mod cache;
 pub mod config;
 mod cost;
 pub mod decoder;
 pub mod hf;
+mod incremental;
 mod layers;
 pub mod layout;
 pub mod parallel;
@@ -18,6 +20,7 @@ pub mod rotary;
 pub mod variant;
 pub mod weights;
 
+pub use cache::KvCache;
 pub use config::ModelConfig;
 pub use decoder::Decoder;
 pub use layout::Tokens;
