@@ -15,6 +15,7 @@ mod comparisons_are_exported_as_tables;
 mod damaged_checkpoints_give_a_one_line_error;
 mod damaged_lines_are_reported_or_counted;
 mod endpoint_requests_are_never_paid_twice;
+mod estimators_descend_what_they_are_named_after;
 mod every_format_trains_all_arms_alike;
 mod every_objective_trains_the_same_on_any_mesh;
 mod examples_end_with_the_checkpoints_end_token;
