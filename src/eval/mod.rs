@@ -4,3 +4,4 @@ pub mod fidelity;
 pub mod perplexity;
 pub mod task;
 pub mod windows;
+pub mod writing;

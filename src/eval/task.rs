@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use hydrometer_data::format::{Format, Keys};
 use hydrometer_score::Score;
+use hydrometer_torch::generate::{Beams, Sampling};
 use serde::{Deserialize, Serialize};
 
 /// `[task.NAME]`, resolved.
@@ -35,6 +36,16 @@ pub struct TaskRecipe {
     pub score: Vec<Score>,
 }
 
+/// A prompt as a model reads it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct TaskPrompt {
+    pub id: String,
+    /// File and line, for messages.
+    pub place: String,
+    pub input: String,
+    pub references: Vec<String>,
+}
+
 /// How the next token is chosen.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -54,6 +65,15 @@ pub enum Decode {
 }
 
 impl Decode {
+    /// As the generator takes it.
+    pub fn settings(self) -> (Sampling, Option<Beams>) {
+        match self {
+            Self::Greedy => (Sampling::GREEDY, None),
+            Self::Beams(count) => (Sampling::GREEDY, Some(Beams { count, length_penalty: 1.0 })),
+            Self::Sample { temperature, top_k, top_p } => (Sampling { temperature, top_k, top_p, listed: 0 }, None),
+        }
+    }
+
     /// In a few words, for people.
     pub fn words(self) -> String {
         match self {

@@ -1,6 +1,5 @@
 //! Turns the settings of a run into its recipe.
 
-use std::collections::BTreeMap;
 use std::path::Path;
 
 use anyhow::Result;
@@ -93,7 +92,6 @@ impl Settings {
             seed,
             precision,
             eval,
-            tasks: BTreeMap::new(),
             revision: revision.to_string(),
         };
         Ok((recipe, model))

@@ -5,16 +5,17 @@ use std::path::Path;
 
 use anyhow::Result;
 use hydrometer_base::user_error;
+use hydrometer_data::json::Json;
 use hydrometer_data::prompts::{self, Prompt};
-use hydrometer_data::recipe::DataFiles;
+use hydrometer_data::template::Template;
 use hydrometer_score::Score;
 
+use super::Options;
 use super::file::{File, TaskSpec};
 use super::keys::{self, Key, Settings};
 use super::preset::Presets;
 use super::source::{Setting, Source, SourceSpan};
-use super::{Experiment, Options};
-use crate::eval::task::{Decode, TaskRecipe};
+use crate::eval::task::{Decode, TaskPrompt, TaskRecipe};
 
 /// A task.
 #[derive(Clone, Debug)]
@@ -23,8 +24,8 @@ pub struct Task {
     /// For display.
     pub data_name: String,
     pub recipe: TaskRecipe,
-    pub data: DataFiles,
-    at: SourceSpan,
+    /// The prompts, after the template.
+    pub asked: Vec<TaskPrompt>,
 }
 
 /// Context of the data of a task, which depends on none.
@@ -37,17 +38,6 @@ const OF_TRAINING: [&Key; 6] =
 /// Resolves the tasks of `file` in its order.
 pub fn resolve(file: &File, presets: &Presets, options: &Options) -> Result<Vec<Task>> {
     file.tasks.iter().map(|spec| Task::resolve(spec, file, presets, options)).collect()
-}
-
-/// An error if there are tasks: nothing generates yet. To be removed, with its only call, when runs do.
-pub fn refuse_to_run(experiment: &Experiment) -> Result<()> {
-    match experiment.tasks.first() {
-        Some(Task { name, at, .. }) => {
-            let at = &at.0;
-            Err(user_error!("{at}: tasks are not run yet, only planned; remove [task.{name}] to run the experiment without it"))
-        }
-        None => Ok(()),
-    }
 }
 
 impl Task {
@@ -90,10 +80,13 @@ impl Task {
         let prompts = prompts::read(&files, &on, limit)?;
         enough(&prompts, limit.unwrap_or(1), &keys::TASK_PROMPTS, &on, settings.place(&keys::TASK_PROMPTS, &data.at))?;
         prompts.iter().try_for_each(|prompt| check_references(prompt, &score))?;
+        let mut shown = Vec::new();
         if shots > 0 {
-            let examples = prompts::read(&files, "train", Some(shots))?;
-            enough(&examples, shots, &keys::SHOTS, "train", settings.place(&keys::SHOTS, at))?;
+            shown = prompts::read(&files, "train", Some(shots))?;
+            enough(&shown, shots, &keys::SHOTS, "train", settings.place(&keys::SHOTS, at))?;
         }
+        let template = settings.get(&keys::TEMPLATE).map(|path| template(path, &file.folder)).transpose()?;
+        let asked = asked(prompts, &shown, template.as_ref())?;
         let read = |split: &String| split == "all" || *split == on || (split == "train" && shots > 0);
         let content: BTreeMap<_, _> = recipe.content.into_iter().filter(|(split, _)| read(split)).collect();
         let stop = settings.get(&keys::STOP).map(|stop| keys::STOP.texts(stop)).transpose()?.unwrap_or_default();
@@ -103,16 +96,16 @@ impl Task {
             keys: examples.keys,
             prompt_eos: examples.prompt_eos,
             on,
-            prompts: prompts.len(),
+            prompts: asked.len(),
             samples,
             decode,
             max_new_tokens: settings.whole(&keys::MAX_NEW_TOKENS)? as usize,
             stop,
             shots,
-            template: settings.get(&keys::TEMPLATE).map(|path| template(path, &file.folder)).transpose()?,
+            template: template.map(|(source, _)| source),
             score,
         };
-        Ok(Self { name: name.clone(), data_name, recipe, data: files, at: at.clone() })
+        Ok(Self { name: name.clone(), data_name, recipe, asked })
     }
 
     /// In a sentence, for people.
@@ -133,6 +126,10 @@ fn scores(settings: &Settings, name: &str, file: &File, at: &SourceSpan) -> Resu
         return Err(user_error!("{}: task {name} has no score; add e.g. score = [\"exact-match\"]", at.0));
     };
     let scores = keys::SCORE.scores(setting)?;
+    if scores.contains(&Score::ExposureBias) {
+        let score = Score::ExposureBias.name();
+        return Err(user_error!("{}: {score} is defined, but not measured by this version; remove the score", setting.at.0));
+    }
     if scores.contains(&Score::TeacherNll) && file.teachers.is_empty() {
         let score = Score::TeacherNll.name();
         return Err(user_error!("{}: {score} needs a teacher; add a [teacher.NAME], or remove the score", setting.at.0));
@@ -233,11 +230,36 @@ fn check_references(prompt: &Prompt, scores: &[Score]) -> Result<()> {
     Ok(())
 }
 
-/// The content of the template file.
-fn template(setting: &Setting, folder: &Path) -> Result<String> {
+/// The content of the template file, and the template.
+fn template(setting: &Setting, folder: &Path) -> Result<(String, Template)> {
     let path = folder.join(keys::TEMPLATE.text(setting)?);
     if !path.is_file() {
         return Err(user_error!("{}: no template file at {}; check template", setting.at.0, path.display()));
     }
-    Ok(Source::read(&path, "template")?.text)
+    Ok((Source::read(&path, "template")?.text, Template::of_file(&path)?))
+}
+
+/// What a model reads of each prompt: after the template, or after the shots, each with a line break.
+fn asked(prompts: Vec<Prompt>, shots: &[Prompt], template: Option<&(String, Template)>) -> Result<Vec<TaskPrompt>> {
+    let text = |text: &str| Json::Text(text.to_string());
+    let completion = |shot: &Prompt| shot.references.first().cloned().unwrap_or_default();
+    let shown = |shot: &Prompt| {
+        let fields = [("prompt", text(&shot.text)), ("completion", text(&completion(shot)))];
+        Json::Object(fields.map(|(name, value)| (name.to_string(), value)).into())
+    };
+    let before: String = shots.iter().map(|shot| format!("{}{}\n", shot.text, completion(shot))).collect();
+    let shots = Json::List(shots.iter().map(shown).collect());
+    let render = |prompt: Prompt| {
+        let Prompt { id, place, text: own, references } = prompt;
+        let input = match template {
+            None => format!("{before}{own}"),
+            Some((_, template)) => {
+                let fields = [("prompt", text(&own)), ("shots", shots.clone())];
+                let fields = Json::Object(fields.map(|(name, value)| (name.to_string(), value)).into());
+                template.render(&fields).map_err(|why| user_error!("{place}: {why}; correct the template"))?
+            }
+        };
+        Ok(TaskPrompt { id, place: place.to_string(), input, references })
+    };
+    prompts.into_iter().map(render).collect()
 }

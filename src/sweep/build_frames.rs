@@ -4,13 +4,13 @@ use std::path::Path;
 
 use anyhow::Result;
 use hydrometer_base::run_id::recipe_of;
-use hydrometer_record::frames::{CurveRow, DocumentRow, EvalRow, Frames, RunRow, axes_of, runs_frame};
-use hydrometer_record::journal::{self, EvaluationEvent, Event};
+use hydrometer_record::frames::{CurveRow, DocumentRow, EvalRow, Frames, GenerationRow, RunRow, ScoreRow, axes_of, runs_frame};
+use hydrometer_record::journal::{self, EvaluationEvent, Event, ScoreEvent, TextEvent};
 use hydrometer_record::run_status::RunStatus;
 
 use crate::experiment::Experiment;
 use crate::sweep::ending::Ending;
-use crate::sweep::job::{baselines, cache_place, fidelity_run, fidelity_teacher, journal_path, recording_place};
+use crate::sweep::job::{Writer, baselines, cache_place, fidelity_run, fidelity_teacher, journal_path, recording_place, writers};
 use crate::train::recipe::TrainRecipe;
 
 /// An experiment's frames.
@@ -74,6 +74,10 @@ pub fn build_frames(experiment: &Experiment, runs: &Path, earlier: Option<&Frame
             rows.values.push(mine);
         }
     }
+    for writer in writers(experiment) {
+        rows.add_texts(&writer, &runs.join(&writer.run))?;
+    }
+    let tasks = !experiment.tasks.is_empty() || !rows.scores.is_empty();
     let values = |axis: usize| rows.values.iter().map(|values| values.get(axis).cloned().flatten()).collect();
     let axes: Vec<(String, Vec<Option<String>>)> =
         rows.axes.iter().enumerate().map(|(at, axis)| (axis.clone(), values(at))).collect();
@@ -83,6 +87,8 @@ pub fn build_frames(experiment: &Experiment, runs: &Path, earlier: Option<&Frame
         evals: EvalRow::frame(&rows.evals)?,
         documents: DocumentRow::frame(&rows.documents)?,
         imports: None,
+        generations: tasks.then(|| GenerationRow::frame(&rows.generations)).transpose()?,
+        scores: tasks.then(|| ScoreRow::frame(&rows.scores)).transpose()?,
     };
     Ok(BuiltFrames { frames, kept: rows.kept, numerics: rows.numerics })
 }
@@ -93,6 +99,8 @@ struct Rows {
     curves: Vec<CurveRow>,
     evals: Vec<EvalRow>,
     documents: Vec<DocumentRow>,
+    generations: Vec<GenerationRow>,
+    scores: Vec<ScoreRow>,
     axes: Vec<String>,
     /// The axis values of each run. A row may be shorter than `axes`, because axes can be added after it.
     values: Vec<Vec<Option<String>>>,
@@ -112,6 +120,8 @@ impl Rows {
             curves: CurveRow::rows(&frames.curves)?,
             evals: EvalRow::rows(&frames.evals)?,
             documents: DocumentRow::rows(&frames.documents)?,
+            generations: frames.generations.as_ref().map_or(Ok(Vec::new()), GenerationRow::rows)?,
+            scores: frames.scores.as_ref().map_or(Ok(Vec::new()), ScoreRow::rows)?,
             axes,
             values,
             kept: Vec::new(),
@@ -124,7 +134,41 @@ impl Rows {
         self.curves.extend(other.curves.iter().filter(|row| row.run == run).cloned());
         self.evals.extend(other.evals.iter().filter(|row| row.run == run).cloned());
         self.documents.extend(other.documents.iter().filter(|row| row.run == run).cloned());
+        self.generations.extend(other.generations.iter().filter(|row| row.run == run).cloned());
+        self.scores.extend(other.scores.iter().filter(|row| row.run == run).cloned());
         self.kept.push(run.into());
+    }
+
+    /// Adds what `writer` wrote, from its journal in `folder`, and its scores, in place of rows that were carried over.
+    fn add_texts(&mut self, writer: &Writer, folder: &Path) -> Result<()> {
+        let events = journal::read(&journal_path(folder))?;
+        if Ending::of_events(&events) != Ending::Done {
+            return Ok(());
+        }
+        let (run, task) = (writer.model.to_string(), writer.task.name.clone());
+        self.generations.retain(|row| (&row.run, &row.task) != (&run, &task));
+        self.scores.retain(|row| (&row.run, &row.task) != (&run, &task));
+        let step = if writer.recipe.is_untrained() { 0 } else { writer.recipe.updates() as i64 };
+        for event in events {
+            match event {
+                Event::Wrote(TextEvent { prompt, sample, input, text, tokens, finish }) => self.generations.push(GenerationRow {
+                    run: run.clone(),
+                    step,
+                    task: task.clone(),
+                    prompt,
+                    sample,
+                    input,
+                    text,
+                    tokens,
+                    finish,
+                }),
+                Event::Scored(ScoreEvent { prompt, score, value }) => {
+                    self.scores.push(ScoreRow { run: run.clone(), step, task: task.clone(), prompt, score, value });
+                }
+                _ => {}
+            }
+        }
+        Ok(())
     }
 
     /// Adds the fidelity that the job in `folder` has measured, if any, to the last evaluation of `run`.

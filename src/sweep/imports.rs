@@ -6,7 +6,7 @@ use anyhow::Result;
 use hydrometer_base::run_id::{RunId, recipe_of};
 use hydrometer_data::import::Import;
 use hydrometer_data::recipe::DataFiles;
-use hydrometer_record::frames::{OPTIONAL, read_frame};
+use hydrometer_record::frames::{IMPORTS, read_frame};
 use hydrometer_record::imports::ImportRow;
 use polars::prelude::DataFrame;
 
@@ -44,7 +44,7 @@ pub fn frame(experiment: &Experiment, runs: &Path, results: &Path) -> Result<Dat
 
 /// The rows of the frame in `results`; empty if there is none or it cannot be read.
 fn earlier(results: &Path) -> Vec<ImportRow> {
-    read_frame(results, OPTIONAL).and_then(|frame| ImportRow::rows(&frame)).unwrap_or_default()
+    read_frame(results, IMPORTS).and_then(|frame| ImportRow::rows(&frame)).unwrap_or_default()
 }
 
 /// The hash in the name of a data or cache folder.

@@ -8,9 +8,12 @@ use hydrometer_base::run_id::RunId;
 use hydrometer_data::batch::DataView;
 use hydrometer_data::recipe::{DataFiles, DataRecipe};
 use hydrometer_record::journal;
+use hydrometer_score::Score;
 use serde::{Deserialize, Serialize};
 
 use super::ending::Ending;
+use crate::eval::task::{TaskPrompt, TaskRecipe};
+use crate::experiment::task::Task;
 use crate::experiment::{Experiment, Student, Teacher};
 use crate::teacher::manifest::CacheManifest;
 use crate::teacher::recipe::EndpointRecipe;
@@ -74,8 +77,31 @@ pub enum Work {
         #[serde(default)]
         start: Option<PathBuf>,
     },
+    /// Has the model of `recipe` write the texts of a task, and scores them.
+    Write {
+        recipe: Box<TrainRecipe>,
+        /// The folder of the model's run; `start` is the folder of the checkpoint that it is or started from.
+        weights: PathBuf,
+        #[serde(default)]
+        start: Option<PathBuf>,
+        task: Box<TaskRecipe>,
+        asked: Vec<TaskPrompt>,
+        /// The teacher that judges the texts, if a score needs one.
+        #[serde(default)]
+        judge: Option<Judge>,
+    },
     /// The unigram baseline: token frequencies of the train split, evaluated like a student.
     Unigram { recipe: Box<TrainRecipe> },
+}
+
+/// A teacher that judges what others wrote.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Judge {
+    pub recipe: Box<TrainRecipe>,
+    /// The folder of its run; `start` is the folder of the checkpoint that it is or started from.
+    pub weights: PathBuf,
+    #[serde(default)]
+    pub start: Option<PathBuf>,
 }
 
 impl Job {
@@ -152,6 +178,51 @@ pub fn fidelity_teacher(experiment: &Experiment, student: &Student) -> Option<us
 /// The id of the job that measures the fidelity of `student` to `teacher`.
 pub fn fidelity_run(student: &Student, teacher: &Teacher) -> RunId {
     RunId::new("fidelity", &(&student.recipe, teacher.recipe.answers_identity()))
+}
+
+/// A model that is asked to write, and the job in which it does.
+pub struct Writer<'a> {
+    pub run: RunId,
+    /// The run of the model, its recipe, and the folder of the checkpoint that it is or started from.
+    pub model: &'a RunId,
+    pub recipe: &'a TrainRecipe,
+    pub start: Option<&'a PathBuf>,
+    pub task: &'a Task,
+    /// Index of the teacher that judges the texts, if a score needs one.
+    pub judge: Option<usize>,
+}
+
+/// The writers of all tasks: students in the order of the plan, then teachers.
+pub fn writers(experiment: &Experiment) -> Vec<Writer<'_>> {
+    let students = experiment
+        .students
+        .iter()
+        .map(|student| (&student.run, &student.recipe, student.start.as_ref(), fidelity_teacher(experiment, student)));
+    let teachers = experiment
+        .teachers
+        .iter()
+        .enumerate()
+        .map(|(index, teacher)| (&teacher.run, &teacher.recipe, teacher.start.as_ref(), Some(index)));
+    let models: Vec<_> = students.chain(teachers).collect();
+    let of_task = |task| {
+        let writer = move |(model, recipe, start, judge): (_, _, _, Option<usize>)| {
+            writer(experiment, task, (model, recipe, start), judge)
+        };
+        models.clone().into_iter().map(writer)
+    };
+    experiment.tasks.iter().flat_map(of_task).collect()
+}
+
+fn writer<'a>(
+    experiment: &'a Experiment,
+    task: &'a Task,
+    (model, recipe, start): (&'a RunId, &'a TrainRecipe, Option<&'a PathBuf>),
+    judge: Option<usize>,
+) -> Writer<'a> {
+    let judge = judge.filter(|_| task.recipe.score.contains(&Score::TeacherNll));
+    let by = judge.map(|index| experiment.teachers[index].recipe.answers_identity());
+    let run = RunId::new("task", &(recipe, &task.recipe, by));
+    Writer { run, model, recipe, start, task, judge }
 }
 
 /// The teacher cache of a recording.

@@ -8,6 +8,7 @@ use hydrometer_torch::objective::head::{LOGIT_BYTES, chunk_length};
 
 use super::job::{Job, Work};
 use super::machine::Machine;
+use crate::eval::writing::BATCH;
 use crate::train::recipe::TrainRecipe;
 
 /// Memory of the program with libtorch and its threads, before any model is created. Measured on x86-64 without CUDA.
@@ -82,6 +83,11 @@ impl Job {
             Work::Train { recipe, .. } | Work::Teach { recipe, .. } => forward_bytes(recipe, tp),
             Work::Fidelity { recipe, teacher, .. } => {
                 forward_bytes(recipe, tp) + forward_bytes(teacher, tp) - PROGRAM_BYTES as u64
+            }
+            Work::Write { recipe, judge, .. } => {
+                let judge = judge.as_ref().map_or(0, |judge| forward_bytes(&judge.recipe, tp) - PROGRAM_BYTES as u64);
+                let numbers = recipe.model.cached_numbers_per_token(tp) * recipe.data.context * BATCH;
+                forward_bytes(recipe, tp) + judge + (numbers as f64 * width(recipe)) as u64
             }
             Work::Unigram { .. } => PROGRAM_BYTES as u64,
         }

@@ -13,9 +13,10 @@ use hydrometer_data::tokens::{self, TokenizedSplit};
 use hydrometer_torch::model::hf;
 
 use super::ending::Ending;
-use super::job::{answers_folder, data_folder, data_sets, ending, recording_place};
+use super::job::{answers_folder, data_folder, data_sets, ending, recording_place, writers};
 use super::lease::{Lease, LeaseObserver};
 use super::schedule::{Settings, views};
+use crate::eval::writing::Prompts;
 use crate::experiment::Experiment;
 use crate::teacher::cache::Cache;
 use crate::teacher::endpoint::prompt_scorer::PromptScorer;
@@ -34,6 +35,10 @@ pub fn prepare(experiment: &Experiment, settings: &Settings, interrupts: &Atomic
         let Some(_lease) = lease(&folder)? else { return Ok(false) };
         remove_parts(&folder, Duration::ZERO);
         tokens::prepare(&recipe.data, &files, &splits, &folder)?;
+    }
+    for writer in writers(experiment) {
+        let data = data_folder(&settings.runs, &writer.recipe.data);
+        Prompts::encode(&writer.task.recipe, &writer.task.asked, writer.recipe.writing(), &data)?;
     }
     for recording in &experiment.recordings {
         let place = recording_place(&settings.runs, recording);

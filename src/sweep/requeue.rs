@@ -52,6 +52,11 @@ pub fn requeue_damaged_weights(planned: &[Planned]) -> Result<bool> {
             Work::Fidelity { student, recipe, weights, teacher, .. } => {
                 vec![(student, "student", recipe.is_untrained()), (weights, "teacher", teacher.is_untrained())]
             }
+            Work::Write { weights, recipe, judge, .. } => {
+                let mut read: Vec<(&Path, &str, bool)> = vec![(weights, "model", recipe.is_untrained())];
+                read.extend(judge.iter().map(|judge| (judge.weights.as_path(), "teacher", judge.recipe.is_untrained())));
+                read
+            }
             _ => continue,
         };
         for (folder, what, untrained) in read {

@@ -10,7 +10,9 @@ use hydrometer_base::run_id::RunId;
 use hydrometer_data::batch::DataView;
 
 use super::ending::Ending;
-use super::job::{Job, Work, baselines, cache_place, data_folder, ending, fidelity_run, fidelity_teacher, recording_place};
+use super::job::{
+    Job, Judge, Work, baselines, cache_place, data_folder, ending, fidelity_run, fidelity_teacher, recording_place, writers,
+};
 use crate::experiment::{Experiment, Student, TeacherRef};
 
 /// The settings of a session of `run`.
@@ -86,6 +88,8 @@ pub fn plan(experiment: &Experiment, settings: &Settings) -> Result<Vec<Planned>
     let mut planned: Vec<Planned> = Vec::new();
     let mut add = |run: &RunId, recipe: &crate::train::recipe::TrainRecipe, work: Work, needs: Vec<usize>, cost: (f64, u64)| {
         let parallel = !matches!(work, Work::Unigram { .. });
+        // A text does not depend on the others, and there are few.
+        let divided = parallel && !matches!(work, Work::Write { .. });
         let job = Job {
             run: run.clone(),
             folder: runs.join(run),
@@ -94,7 +98,7 @@ pub fn plan(experiment: &Experiment, settings: &Settings) -> Result<Vec<Planned>
             device: if parallel { settings.device.clone() } else { "cpu".into() },
             threads,
             tp: if parallel { settings.tp } else { 1 },
-            dp: if parallel { settings.dp } else { 1 },
+            dp: if divided { settings.dp } else { 1 },
             recompute: settings.recompute,
             sequence_parallel: settings.sequence_parallel,
             pass_tokens: settings.pass_tokens,
@@ -166,5 +170,35 @@ pub fn plan(experiment: &Experiment, settings: &Settings) -> Result<Vec<Planned>
         };
         add(&run, &student.recipe, work, own.into_iter().chain(trained[index]).collect(), (0.0, 0));
     }
+    for writer in writers(experiment) {
+        let own = jobs.get(writer.model.as_str()).copied().or_else(|| trained_by(experiment, &trained, writer.model));
+        let judge = writer.judge.map(|index| &experiment.teachers[index]);
+        let of_judge = writer.judge.and_then(|index| trained[index]);
+        let there = |run: &str| -> Result<bool> { Ok(ending(runs, run)? == Ending::Done) };
+        let wanted = own.is_some() || (settings.selects(writer.model) && there(writer.model)?);
+        let judged = judge.map_or(Ok(true), |judge| Ok::<bool, anyhow::Error>(of_judge.is_some() || there(&judge.run)?))?;
+        if !wanted || !judged || !pending(&writer.run)? {
+            continue;
+        }
+        let work = Work::Write {
+            recipe: Box::new(writer.recipe.clone()),
+            weights: runs.join(writer.model),
+            start: writer.start.cloned(),
+            task: Box::new(writer.task.recipe.clone()),
+            asked: writer.task.asked.clone(),
+            judge: judge.map(|judge| Judge {
+                recipe: Box::new(judge.recipe.clone()),
+                weights: runs.join(&judge.run),
+                start: judge.start.clone(),
+            }),
+        };
+        add(&writer.run, writer.recipe, work, own.into_iter().chain(of_judge).collect(), (0.0, 0));
+    }
     Ok(planned)
+}
+
+/// The job that trains the teacher whose run is `run`.
+fn trained_by(experiment: &Experiment, trained: &[Option<usize>], run: &RunId) -> Option<usize> {
+    let index = experiment.teachers.iter().position(|teacher| teacher.run == *run)?;
+    trained[index]
 }

@@ -25,7 +25,6 @@ use super::progress::Progress;
 use super::requeue::{requeue, requeue_damaged_weights};
 use super::schedule::{Planned, Settings, plan};
 use crate::experiment::Experiment;
-use crate::experiment::task::refuse_to_run;
 use crate::train::checkpoint;
 
 /// Time between two checks of a lease that another session holds.
@@ -56,7 +55,6 @@ pub struct SweepSummary {
 /// Runs the unfinished jobs of `experiment`. `interrupts` counts ctrl-C: after the first, running jobs write a checkpoint and
 /// exit; after the second, they are killed. A user error if a job cannot fit into memory.
 pub fn run(experiment: &Experiment, settings: &Settings, interrupts: &Arc<AtomicUsize>) -> Result<SweepSummary> {
-    refuse_to_run(experiment)?;
     std::fs::create_dir_all(&settings.runs).map_err(|error| uncreated(&settings.runs, error))?;
     let mut planned = plan(experiment, settings)?;
     let machine = Machine::here();

@@ -12,7 +12,7 @@ use hydrometer_record::run_status::RunStatus;
 use serde::Serialize;
 
 use super::ending::Ending;
-use super::job::{baselines, cache_place, fidelity_run, fidelity_teacher, journal_path};
+use super::job::{baselines, cache_place, fidelity_run, fidelity_teacher, journal_path, writers};
 use super::lease::{holder, holder_name};
 use super::local::log_path;
 use crate::experiment::Experiment;
@@ -24,7 +24,7 @@ const LOG_LINES: usize = 8;
 #[derive(Clone, Debug, Serialize)]
 pub struct State {
     pub run: RunId,
-    /// `student`, `teacher`, `cache`, `baseline` or `fidelity`.
+    /// `student`, `teacher`, `cache`, `baseline`, `fidelity` or `task`.
     pub role: &'static str,
     pub status: RunStatus,
     /// Target tokens processed so far, and in total.
@@ -61,6 +61,9 @@ pub fn states(experiment: &Experiment, runs: &Path) -> Result<Vec<State>> {
         if let Some(teacher) = fidelity_teacher(experiment, student) {
             all.push(state(runs, &fidelity_run(student, &experiment.teachers[teacher]), "fidelity", 0)?);
         }
+    }
+    for writer in writers(experiment) {
+        all.push(state(runs, &writer.run, "task", 0)?);
     }
     Ok(all)
 }

@@ -25,6 +25,7 @@ use super::job::{CachePlace, Job, Work, journal_path};
 use super::lease::{Lease, LeaseObserver};
 use crate::eval::fidelity::{Model, fidelity};
 use crate::eval::perplexity::Evaluation;
+use crate::eval::writing::Prompts;
 use crate::teacher::build_cache::TeacherPass;
 use crate::teacher::cache::Cache;
 use crate::train::recipe::TrainRecipe;
@@ -110,6 +111,7 @@ impl Work {
             Work::Train { recipe, .. }
             | Work::Teach { recipe, .. }
             | Work::Fidelity { recipe, .. }
+            | Work::Write { recipe, .. }
             | Work::Unigram { recipe } => recipe,
         }
     }
@@ -206,6 +208,32 @@ fn dispatch(job: &Job, mesh: &Mesh, journal: Option<&Journal>, stop: &AtomicBool
                 tokens: found.tokens as i64,
                 scores: found.scores,
             })?;
+            journal.write(&Event::Done)
+        }
+        Work::Write { recipe, weights, start, task, asked, judge } => {
+            if let Some(journal) = journal {
+                journal.write(&started(job, recipe))?;
+                journal.write(&Event::Resumed { step: 0 })?;
+            }
+            let prompts = Prompts::encode(task, asked, recipe.writing(), &job.data)?;
+            let decoder = trained_decoder(recipe, start.as_deref(), weights, mesh)?;
+            let total = (asked.len() * task.samples) as u64;
+            let written = prompts.write(&decoder, mesh, |done| match journal {
+                Some(journal) if done % 32 == 0 => journal.write(&Event::Progress { done, total }),
+                _ => Ok(()),
+            })?;
+            let judge = match judge {
+                Some(judge) => {
+                    Some((trained_decoder(&judge.recipe, judge.start.as_deref(), &judge.weights, mesh)?, &judge.recipe))
+                }
+                None => None,
+            };
+            let judge = judge.as_ref().map(|(decoder, recipe)| (decoder, recipe.writing()));
+            let scores = prompts.scores(&written, judge, mesh)?;
+            let Some(journal) = journal else { return Ok(()) };
+            for event in written.iter().map(|written| prompts.event(written)).chain(scores) {
+                journal.write(&event)?;
+            }
             journal.write(&Event::Done)
         }
         Work::Unigram { recipe } => {

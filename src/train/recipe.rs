@@ -3,7 +3,6 @@
 //! Paths, device, parallelism and names are not part of it; they belong to execution and display. The hash of a recipe is its
 //! identity.
 
-use std::collections::BTreeMap;
 use std::path::Path;
 
 use anyhow::Result;
@@ -15,7 +14,7 @@ use hydrometer_torch::model::{Precision, hf};
 use hydrometer_torch::objective::Loss;
 use serde::{Deserialize, Serialize};
 
-use crate::eval::task::TaskRecipe;
+use crate::eval::writing::WritingModel;
 use crate::teacher::recipe::{EndpointRecipe, RecordedRecipe};
 
 /// AdamW (Loshchilov & Hutter 2019) with linear warm-up and cosine decay.
@@ -101,14 +100,17 @@ pub struct TrainRecipe {
     pub seed: u64,
     pub precision: Precision,
     pub eval: EvalRecipe,
-    /// What it is asked to write, by the task's name, under which its texts and scores are recorded.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub tasks: BTreeMap<String, TaskRecipe>,
     /// The experiment's `revision`.
     pub revision: String,
 }
 
 impl TrainRecipe {
+    /// What generation needs to know of the model.
+    pub fn writing(&self) -> WritingModel<'_> {
+        let examples = self.data.examples.as_ref();
+        WritingModel { vocab_size: self.model.vocab_size, context: self.data.context, examples, seed: self.seed }
+    }
+
     /// What it sees of its data.
     pub fn view(&self) -> DataView {
         DataView { tokens: self.tokens, batch: self.batch, seed: self.seed }

@@ -7,7 +7,7 @@ use std::path::Path;
 
 use anyhow::Result;
 
-use super::frames::{Frames, NAMES, OPTIONAL, file_of};
+use super::frames::{Frames, IMPORTS, NAMES, OPTIONAL, file_of};
 use super::provenance::{Provenance, frame_hashes};
 
 /// The results in a folder.
@@ -42,7 +42,8 @@ pub fn changed(folder: &Path, provenance: &Provenance) -> Vec<String> {
             (Some(recorded), Some(hash)) => recorded != hash,
             (Some(_), None) => true,
             // Results that predate the hash of this frame; `verify` checks its numbers.
-            (None, _) => *name != OPTIONAL,
+            (None, Some(_)) => *name != IMPORTS,
+            (None, None) => !OPTIONAL.contains(name),
         }
     };
     NAMES.into_iter().filter(differs).map(file_of).collect()

@@ -31,12 +31,21 @@ pub struct Frames {
     pub documents: DataFrame,
     /// One row per split of the data and per recorded teacher; `None` in results that predate this frame.
     pub imports: Option<DataFrame>,
+    /// One row per text that a model wrote for a task; `None` without tasks.
+    pub generations: Option<DataFrame>,
+    /// One row per prompt and score of a task; `None` without tasks.
+    pub scores: Option<DataFrame>,
 }
 
 /// Names of the frames; their files end in `.parquet`. Writing, reading, hashing and verifying follow this list.
-pub const NAMES: [&str; 5] = ["runs", "curves", "evals", "documents", "imports"];
+pub const NAMES: [&str; 7] = ["runs", "curves", "evals", "documents", IMPORTS, GENERATIONS, SCORES];
 /// The frame that older results do not have.
-pub const OPTIONAL: &str = "imports";
+pub const IMPORTS: &str = "imports";
+/// The frames that only results of experiments with tasks have.
+pub const GENERATIONS: &str = "generations";
+pub const SCORES: &str = "scores";
+/// The frames that may be absent.
+pub const OPTIONAL: [&str; 3] = [IMPORTS, GENERATIONS, SCORES];
 
 /// Maximum number of rows per byte of a frame's file. More mean that the stored number of rows is damaged: not even constant
 /// columns compress that well.
@@ -53,15 +62,17 @@ pub fn file_of(name: &str) -> String {
 impl Frames {
     /// The frames with their names, in the order of [`NAMES`], without an absent optional one.
     pub fn named(&self) -> Vec<(&'static str, &DataFrame)> {
-        let [runs, curves, evals, documents, imports] = NAMES;
-        let all = [(runs, &self.runs), (curves, &self.curves), (evals, &self.evals), (documents, &self.documents)];
-        all.into_iter().chain(self.imports.as_ref().map(|frame| (imports, frame))).collect()
+        let Self { runs, curves, evals, documents, imports, generations, scores } = self;
+        let always = [runs, curves, evals, documents].map(Some);
+        let all = always.into_iter().chain([imports, generations, scores].map(Option::as_ref));
+        NAMES.into_iter().zip(all).filter_map(|(name, frame)| Some((name, frame?))).collect()
     }
 
     /// Writes one file per frame into `folder`; returns the paths.
     pub fn write(&mut self, folder: &Path) -> Result<Vec<PathBuf>> {
-        let Self { runs, curves, evals, documents, imports } = self;
-        let frames = [Some(runs), Some(curves), Some(evals), Some(documents), imports.as_mut()];
+        let Self { runs, curves, evals, documents, imports, generations, scores } = self;
+        let optional = [imports, generations, scores].map(Option::as_mut);
+        let frames = [runs, curves, evals, documents].map(Some).into_iter().chain(optional);
         let there = NAMES.into_iter().zip(frames).filter_map(|(name, frame)| Some((name, frame?)));
         there
             .map(|(name, frame)| {
@@ -77,10 +88,18 @@ impl Frames {
 
     /// Reads the frames of `folder`. An error if a column is missing, or has a null where a value is required.
     pub fn read(folder: &Path) -> Result<Self> {
-        let [runs, curves, evals, documents, imports] = NAMES;
         let read = |name: &str| read_frame(folder, name);
-        let imports = if folder.join(file_of(imports)).exists() { Some(read(imports)?) } else { None };
-        Ok(Self { runs: read(runs)?, curves: read(curves)?, evals: read(evals)?, documents: read(documents)?, imports })
+        let optional = |name: &str| folder.join(file_of(name)).exists().then(|| read(name)).transpose();
+        let [runs, curves, evals, documents, ..] = NAMES;
+        Ok(Self {
+            runs: read(runs)?,
+            curves: read(curves)?,
+            evals: read(evals)?,
+            documents: read(documents)?,
+            imports: optional(IMPORTS)?,
+            generations: optional(GENERATIONS)?,
+            scores: optional(SCORES)?,
+        })
     }
 }
 
@@ -93,6 +112,8 @@ pub fn read_frame(folder: &Path, name: &str) -> Result<DataFrame> {
         "curves" => CurveRow::rows(&frame).map(drop),
         "evals" => EvalRow::rows(&frame).map(drop),
         "documents" => DocumentRow::rows(&frame).map(drop),
+        GENERATIONS => GenerationRow::rows(&frame).map(drop),
+        SCORES => ScoreRow::rows(&frame).map(drop),
         _ => ImportRow::rows(&frame).map(drop),
     };
     checked.map_err(|error| user_error!("{} is damaged: {error:#}; {CURE}", path.display()))?;
@@ -245,6 +266,31 @@ frame_rows! {
     DocumentRow { run: String, split: String, document: String, nll_sum: f64, tokens: i64 }
 }
 
+frame_rows! {
+    /// A text that a model wrote for a task.
+    GenerationRow {
+        run: String,
+        /// Number of updates before it.
+        step: i64,
+        task: String,
+        /// Id of the prompt.
+        prompt: String,
+        sample: i64,
+        /// What the model read, after the template.
+        input: String,
+        text: String,
+        /// New tokens, an end token included.
+        tokens: i64,
+        /// Why it ended: `end-token`, `stop`, `length` or `context`.
+        finish: String,
+    }
+}
+
+frame_rows! {
+    /// A score of a task at one prompt.
+    ScoreRow { run: String, step: i64, task: String, prompt: String, score: String, value: f64 }
+}
+
 /// Prefix of a swept axis whose name is already a column: `tokens` is the number that a run was trained on, `swept_tokens` the
 /// value in the sweep, as written.
 pub const SWEPT: &str = "swept_";
@@ -285,8 +331,15 @@ mod tests {
 
     #[test]
     fn every_column_is_documented_with_its_type_and_in_order() {
-        let frames =
-            [RunRow::frame(&[]), CurveRow::frame(&[]), EvalRow::frame(&[]), DocumentRow::frame(&[]), ImportRow::frame(&[])];
+        let frames = [
+            RunRow::frame(&[]),
+            CurveRow::frame(&[]),
+            EvalRow::frame(&[]),
+            DocumentRow::frame(&[]),
+            ImportRow::frame(&[]),
+            GenerationRow::frame(&[]),
+            ScoreRow::frame(&[]),
+        ];
         for (name, frame) in NAMES.into_iter().zip(frames) {
             let frame = frame.unwrap();
             let columns = frame.columns().iter().map(|column| (column.name().to_string(), column.dtype().to_string()));

@@ -71,6 +71,10 @@ pub enum Event {
         #[serde(flatten)]
         scores: Scores,
     },
+    /// A text that a model wrote for a task.
+    Wrote(TextEvent),
+    /// A score of what it wrote.
+    Scored(ScoreEvent),
     /// Progress of work that is not training, such as a teacher's pass.
     Progress {
         done: u64,
@@ -118,6 +122,26 @@ pub enum Event {
 
 fn unrecorded() -> u32 {
     UNRECORDED
+}
+
+/// A text written after a prompt; see [`super::frames::GenerationRow`].
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct TextEvent {
+    pub prompt: String,
+    pub sample: i64,
+    pub input: String,
+    pub text: String,
+    pub tokens: i64,
+    pub finish: String,
+}
+
+/// A score at one prompt.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ScoreEvent {
+    pub prompt: String,
+    pub score: String,
+    #[serde(with = "number")]
+    pub value: f64,
 }
 
 /// A training step, after its update.

@@ -95,6 +95,8 @@ impl Made {
             evals: EvalRow::frame(&self.evals).unwrap(),
             documents: DocumentRow::frame(&[]).unwrap(),
             imports: None,
+            generations: None,
+            scores: None,
         }
     }
 }

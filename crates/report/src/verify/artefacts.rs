@@ -7,7 +7,7 @@ use anyhow::Result;
 use hydrometer_base::guard::caught;
 use hydrometer_base::shortage::first_words;
 use hydrometer_record::fingerprint::Fingerprint;
-use hydrometer_record::frames::{Frames, NAMES, OPTIONAL, file_of, read_frame};
+use hydrometer_record::frames::{Frames, IMPORTS, NAMES, OPTIONAL, file_of, read_frame};
 use hydrometer_record::provenance::{self, Provenance, frame_hashes};
 use serde::Serialize;
 
@@ -87,12 +87,12 @@ pub fn compare(folder: &Path, claims: &[Claim]) -> Result<Findings> {
                 let (runs, columns) = both.map(|(then, now)| then.differences(now)).unwrap_or_default();
                 all.fault(file, Mismatch::Changed { columns, runs });
             }
-            (None, None) if name == OPTIONAL => {}
+            (None, None) if OPTIONAL.contains(&name) => {}
             // It may exist but not be a file, or not be readable.
             (_, None) if folder.join(&file).exists() => all.fault(file, Mismatch::Damaged("it is not a readable file".into())),
             (_, None) => all.fault(file, Mismatch::Missing),
             // Its numbers are checked against each other below.
-            (None, Some(_)) if name == OPTIONAL => all.same.push(file.into()),
+            (None, Some(_)) if name == IMPORTS => all.same.push(file.into()),
             (None, Some(_)) => all.fault(file, Mismatch::Unrecorded),
         }
     }
