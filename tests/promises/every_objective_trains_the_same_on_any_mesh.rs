@@ -8,8 +8,9 @@ use hydrometer::record::journal::{self, Event};
 
 use super::lab::{EXPERIMENT, Lab};
 
-const METHODS: [(&str, &str); 13] = [
+const METHODS: [(&str, &str); 17] = [
     ("hard", "objective = \"hard-ce\""),
+    ("smooth", "objective = \"hard-ce\"\nlabel_smoothing = 0.1"),
     ("raw", "objective = \"soft-ce\""),
     ("metaseq", "objective = \"soft-ce\"\ntail = \"metaseq\""),
     ("renormalize", "objective = \"soft-ce\"\ntail = \"renormalize\"\ntemperature = 2.0"),
@@ -19,6 +20,9 @@ const METHODS: [(&str, &str); 13] = [
     ("sampled", "objective = \"soft-ce\"\ntail = \"sampled\"\ntemperature = 2.0\nlambda = 0.3"),
     ("forward", "objective = \"kl-forward\""),
     ("reverse", "objective = \"kl-reverse\""),
+    ("skewed", "objective = \"kl-forward\"\nskew = 0.1\ntemperature = 2.0"),
+    ("even", "objective = \"kl-reverse\"\ntail = \"uniform\"\nlambda = 0.3"),
+    ("halves", "objective = \"kl-reverse\"\ntail = \"double-renormalize\"\nskew = 0.2"),
     ("jsd", "objective = \"jsd\"\nbeta = 0.3"),
     ("mse", "objective = \"logit-mse\"\ncentered = true\nmse_mean = true\nlambda = 0.5"),
     ("logprobs", "objective = \"logprob-mse\"\nmse_mean = true\non_purpose = true"),
@@ -70,7 +74,7 @@ fn trained_on_one_rank() -> Lab {
         .replace("every = \"4k\"", "every = \"12k\"");
     let methods = METHODS.map(|(name, settings)| {
         let teacher = match name {
-            "hard" => "",
+            "hard" | "smooth" => "",
             "sampled" => "teacher = \"drawn\"\ntop_k = 10\n",
             _ => "teacher = \"big\"\ntop_k = 10\n",
         };

@@ -135,7 +135,12 @@ impl Case {
             Listing::All => all(mine(logprobs, Kind::Float), mine(logits, Kind::Float)),
             Listing::AllDouble => all(mine(logprobs, Kind::Double), mine(logits, Kind::Double)),
             Listing::AllLogits(kind) => all(None, mine(logits, kind)),
-            Listing::Top(_) | Listing::Untidy | Listing::Drawn => {
+            // In double precision, which the CPU's kernels for uniform tails do not take.
+            Listing::Untidy => {
+                let ids = Tensor::from_slice(&self.ids).view([self.n as i64, -1]);
+                Teacher::listed(ids, Some(logprobs.to_kind(Kind::Double)), Some(logits))
+            }
+            Listing::Top(_) | Listing::Drawn => {
                 Teacher::listed(Tensor::from_slice(&self.ids).view([self.n as i64, -1]), Some(logprobs), Some(logits))
             }
         };

@@ -76,6 +76,8 @@ pub enum Divergence {
 pub struct Pair {
     pub student: Softmax,
     pub teacher: Softmax,
+    /// ln w of an id whose target is +∞: one that the teacher does not list.
+    pub unlisted: f64,
     pub divergence: Divergence,
     /// Subtracted from every id's ∂/∂p, if t has that as its factor: no gradient depends on it. Where p is almost 1, that of this id
     /// makes t small there, so that t − p·Σt keeps its digits: see [`slope`].
@@ -236,7 +238,8 @@ impl Id {
     #[inline(always)]
     fn new<const FMA: bool>(z: f32, y: f32, pair: &Pair) -> Self {
         let (z, y) = (f64::from(z), f64::from(y));
-        let (log_p, log_w) = (pair.student.log(z), pair.teacher.log(y));
+        let log_p = pair.student.log(z);
+        let log_w = if y == f64::INFINITY { pair.unlisted } else { pair.teacher.log(y) };
         // Finite, so that its product with no weight is 0.
         let bounded = if log_w < -1e4 { -1e4 } else { log_w };
         Self { z, y, log_p, p: exp::<FMA>(log_p), log_w: bounded, w: exp::<FMA>(bounded) }
@@ -577,7 +580,7 @@ mod tests {
         let (student, teacher) = (softmax(&z, 0.5), softmax(&y, 0.5));
         let hard_softmax = softmax(&z, 1.0);
         for divergence in KINDS {
-            let pair = Pair { student, teacher, divergence, shift: 0.0 };
+            let pair = Pair { student, teacher, unlisted: 0.0, divergence, shift: 0.0 };
             let wide: Vec<(f64, f64)> = z.iter().zip(&y).map(|(&z, &y)| (f64::from(z), f64::from(y))).collect();
             let probabilities = |&(z, y): &(f64, f64)| (student.log(z).exp(), teacher.log(y).exp());
             let terms: Vec<[f64; 2]> = wide
@@ -622,7 +625,7 @@ mod tests {
         let (z, y) = ([0.0f32, -2000.0, -3000.0, -1.0], [-1.0f32, f32::NEG_INFINITY, -3000.0, 0.0]);
         let (student, teacher) = (softmax(&z, 1.0), softmax(&y, 1.0));
         for divergence in KINDS {
-            let pair = Pair { student, teacher, divergence, shift: 0.0 };
+            let pair = Pair { student, teacher, unlisted: 0.0, divergence, shift: 0.0 };
             let Measured { value, t, mass, entropy } = measure(&z, &y, pair);
             assert!([value, t, mass, entropy].into_iter().all(f64::is_finite), "{divergence:?}: {value} {t} {mass} {entropy}");
             let of = RowGradient { factor: 1.0, t_sum: t, hard: 0.0, hard_softmax: student, label: None };

@@ -1,4 +1,4 @@
-//! A chunk whose teacher gives every id: its losses and the gradient in place, row by row in the CPU kernels.
+//! A chunk whose teacher gives every id, or whose target does: its losses and the gradient in place, row by row in the CPU kernels.
 //!
 //! A row is walked three times: for the sums of exponentials, for the sums over the divergence's terms, and for the gradient. On one
 //! vocabulary shard the three follow each other on a row that is still in the cache. On several, the sums of all rows are exchanged
@@ -8,9 +8,10 @@ use anyhow::Result;
 use tch::{Kind, Tensor};
 
 use super::exchange::{LogSumExp, merge};
-use super::head::Head;
+use super::listed_ids::ListedColumns;
 use super::logit_gradient::LogitGradient;
-use super::targets::{Ids, Targets, Teacher};
+use super::targets::{Ids, Teacher};
+use super::terms::Weights;
 use super::{Loss, Objective, Tail};
 use crate::dist::ProcessGroup;
 use crate::kernels::dense::{
@@ -19,9 +20,21 @@ use crate::kernels::dense::{
 
 /// A chunk's dense targets, and the loss on them.
 pub struct Dense<'a> {
-    /// `[C, v]`: log-probabilities or logits.
-    y_cv: &'a Tensor,
+    /// `[C, v]`: log-probabilities or logits; +∞ at ids that the teacher does not list.
+    y_cv: Tensor,
+    /// ln of the weight of an id that the teacher does not list, for each row; `None` if it lists all.
+    unlisted: Option<Vec<f64>>,
     rule: Rule,
+    shard: Shard<'a>,
+}
+
+/// A part of the vocabulary.
+#[derive(Clone, Copy)]
+pub struct Shard<'a> {
+    pub vocab_start: i64,
+    /// Of the whole vocabulary.
+    pub vocab_size: i64,
+    pub tp: &'a ProcessGroup,
 }
 
 /// The loss of a row of targets y, and the factor of its gradient.
@@ -61,9 +74,67 @@ struct Label {
 }
 
 impl<'a> Dense<'a> {
-    /// `scale` times the loss on `targets`, if they are dense and the kernels can process them beside `z_cv`.
-    pub fn of(head: &Head, loss: &Loss, z_cv: &Tensor, targets: &'a Targets, scale: f64) -> Option<Self> {
-        let teacher = targets.teacher.as_ref().filter(|teacher| matches!(teacher.ids, Ids::All))?;
+    /// `scale` times the loss on the targets of `teacher`, if they are dense and the kernels can process them beside `z_cv`.
+    pub fn of(shard: Shard<'a>, loss: &Loss, z_cv: &Tensor, teacher: &Teacher, scale: f64) -> Option<Self> {
+        if !matches!(teacher.ids, Ids::All) {
+            return None;
+        }
+        let logprobs = teacher.logprobs_nk.as_ref().filter(|_| !loss.objective.compares_logits());
+        let rule = Rule::of(shard, loss, logprobs.is_some(), scale)?;
+        let y_cv = logprobs.or(teacher.logits_nk.as_ref())?;
+        dense_fit(z_cv, y_cv).then(|| Self { y_cv: y_cv.shallow_clone(), unlisted: None, rule, shard })
+    }
+
+    /// The same for a teacher that lists some ids with `weights`, while its mass on the others is spread evenly over them.
+    pub fn spread(
+        shard: Shard<'a>,
+        loss: &Loss,
+        z_cv: &Tensor,
+        teacher: &Teacher,
+        weights: &Weights,
+        scale: f64,
+    ) -> Option<Self> {
+        let logprobs_ck = teacher.logprobs_nk.as_ref().filter(|logprobs| dense_fit(z_cv, logprobs))?;
+        let own = ListedColumns::of(&teacher.ids, z_cv, shard.vocab_start);
+        if own.is_all() {
+            return None;
+        }
+        let rule = Rule::of(shard, loss, true, scale)?;
+        let unlisted = Vec::<f64>::try_from(weights.log_each(loss.objective.min_tail_mass()).flatten(0, -1)).ok()?;
+        let y_cv = own.filled(z_cv.size()[1], &logprobs_ck.to_kind(Kind::Float), f64::INFINITY);
+        Some(Self { y_cv, unlisted: Some(unlisted), rule, shard })
+    }
+
+    /// See [`super::head::Head::chunk`].
+    pub fn chunk(&self, z_cv: Tensor, labels_n: &Tensor) -> Result<(Tensor, LogitGradient)> {
+        let Self { y_cv, unlisted, rule, shard } = self;
+        let width = z_cv.size()[1];
+        let labels = Vec::<i64>::try_from(labels_n)?;
+        let column = |label: i64| (0..width).contains(&(label - shard.vocab_start)).then(|| (label - shard.vocab_start) as usize);
+        let columns: Vec<Option<usize>> = labels.into_iter().map(column).collect();
+        let label = |row: usize, z: &[f32]| Label { column: columns[row], z: columns[row].map(|column| f64::from(z[column])) };
+        let unlisted = |row: usize| unlisted.as_ref().map_or(0.0, |unlisted| unlisted[row]);
+        let measured = if shard.tp.size == 1 {
+            for_each_row(&z_cv, y_cv, |row, z, y| {
+                let (label, first) = (label(row, z), rule.first(z, y));
+                let pair = rule.pair(&first, unlisted(row));
+                let own = measure(z, y, pair);
+                rule.finish(z, y, label, &first, pair, own, own)
+            })
+        } else {
+            let first = rule.merged(shard.tp, &for_each_row(&z_cv, y_cv, |_, z, y| rule.first(z, y)))?;
+            let pairs: Vec<Pair> = first.iter().enumerate().map(|(row, first)| rule.pair(first, unlisted(row))).collect();
+            let own = for_each_row(&z_cv, y_cv, |row, z, y| measure(z, y, pairs[row]));
+            let whole = summed(shard.tp, &own)?;
+            for_each_row(&z_cv, y_cv, |row, z, y| rule.finish(z, y, label(row, z), &first[row], pairs[row], own[row], whole[row]))
+        };
+        Ok((table(&measured), LogitGradient::Written(z_cv)))
+    }
+}
+
+impl Rule {
+    /// `None` if the loss is not one of dense targets.
+    fn of(shard: Shard, loss: &Loss, given_logprobs: bool, scale: f64) -> Option<Self> {
         let divergence = match loss.objective {
             Objective::SoftCe { .. } => Divergence::CrossEntropy,
             Objective::KlForward { skew, .. } => Divergence::Forward { skew },
@@ -73,40 +144,10 @@ impl<'a> Dense<'a> {
             // An estimate takes one id of a token, which its targets list.
             Objective::HardCe { .. } | Objective::SampledKl { .. } | Objective::LogprobMse { .. } => return None,
         };
-        let logprobs = teacher.logprobs_nk.as_ref().filter(|_| !loss.objective.compares_logits());
-        let y_cv = logprobs.or(teacher.logits_nk.as_ref())?;
-        let given_logprobs = logprobs.is_some();
-        let once = if head.tp.rank == 0 { 1.0 } else { 0.0 };
-        let rule = Rule { loss: *loss, divergence, given_logprobs, vocab_size: head.vocab_size as f64, scale, once };
-        dense_fit(z_cv, y_cv).then_some(Self { y_cv, rule })
+        let once = if shard.tp.rank == 0 { 1.0 } else { 0.0 };
+        Some(Self { loss: *loss, divergence, given_logprobs, vocab_size: shard.vocab_size as f64, scale, once })
     }
 
-    /// See [`Head::chunk`].
-    pub fn chunk(&self, head: &Head, z_cv: Tensor, labels_n: &Tensor) -> Result<(Tensor, LogitGradient)> {
-        let (rule, y_cv, width) = (self.rule, self.y_cv, z_cv.size()[1]);
-        let labels = Vec::<i64>::try_from(labels_n)?;
-        let column = |label: i64| (0..width).contains(&(label - head.vocab_start)).then(|| (label - head.vocab_start) as usize);
-        let columns: Vec<Option<usize>> = labels.into_iter().map(column).collect();
-        let label = |row: usize, z: &[f32]| Label { column: columns[row], z: columns[row].map(|column| f64::from(z[column])) };
-        let measured = if head.tp.size == 1 {
-            for_each_row(&z_cv, y_cv, |row, z, y| {
-                let (label, first) = (label(row, z), rule.first(z, y));
-                let pair = rule.pair(&first);
-                let own = measure(z, y, pair);
-                rule.finish(z, y, label, &first, pair, own, own)
-            })
-        } else {
-            let first = rule.merged(head.tp, &for_each_row(&z_cv, y_cv, |_, z, y| rule.first(z, y)))?;
-            let pairs: Vec<Pair> = first.iter().map(|first| rule.pair(first)).collect();
-            let own = for_each_row(&z_cv, y_cv, |row, z, y| measure(z, y, pairs[row]));
-            let whole = summed(head.tp, &own)?;
-            for_each_row(&z_cv, y_cv, |row, z, y| rule.finish(z, y, label(row, z), &first[row], pairs[row], own[row], whole[row]))
-        };
-        Ok((table(&measured), LogitGradient::Written(z_cv)))
-    }
-}
-
-impl Rule {
     fn inverse_temperature(&self) -> f64 {
         1.0 / self.loss.objective.temperature().unwrap_or(1.0)
     }
@@ -165,7 +206,7 @@ impl Rule {
         Ok((0..own.len()).map(row).collect())
     }
 
-    fn pair(&self, first: &First) -> Pair {
+    fn pair(&self, first: &First, unlisted: f64) -> Pair {
         let softmax = |of: LogSum, inverse_temperature: f64| Softmax {
             inverse_temperature,
             max: of.max,
@@ -181,7 +222,7 @@ impl Rule {
             Softmax { inverse_temperature: 1.0, max: 0.0, log_sum: 0.0 }
         };
         let student = softmax(first.student, self.inverse_temperature());
-        let pair = Pair { student, teacher, divergence, shift: 0.0 };
+        let pair = Pair { student, teacher, unlisted, divergence, shift: 0.0 };
         Pair { shift: slope(first.largest.0, first.largest.1, pair), ..pair }
     }
 

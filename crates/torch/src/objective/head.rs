@@ -12,7 +12,7 @@ use std::ops::AddAssign;
 use anyhow::{Result, ensure};
 use tch::{Device, Kind, Tensor};
 
-use super::dense::{Dense, lacks_logprobs, with_logprobs};
+use super::dense::{Dense, Shard, lacks_logprobs, with_logprobs};
 use super::exchange::{LogSumExp, merge, row_sum};
 use super::listed_ids::{ListedColumns, columns};
 use super::logit_gradient::{GradientParts, LogitGradient};
@@ -190,13 +190,14 @@ impl Head<'_> {
         // Without one, logits are compared as they are.
         let temperature = objective.temperature().unwrap_or(1.0);
         let width = z_cv.size()[1];
-        if let Some(dense) = Dense::of(self, loss, &z_cv, targets, scale) {
-            return dense.chunk(self, z_cv, &targets.labels_n);
+        let shard = Shard { vocab_start: self.vocab_start, vocab_size: self.vocab_size, tp: self.tp };
+        let given = targets.teacher.as_ref().filter(|_| objective.needs_teacher());
+        if let Some(dense) = given.and_then(|teacher| Dense::of(shard, loss, &z_cv, teacher, scale)) {
+            return dense.chunk(z_cv, &targets.labels_n);
         }
         let labels_c1 = targets.labels_n.unsqueeze(1);
         let (label_column_c1, label_here_c1) = columns(&labels_c1, self.vocab_start, width);
         let label_z_c1 = z_cv.gather(1, &label_column_c1, false).to_kind(Kind::Double);
-        let given = targets.teacher.as_ref().filter(|_| objective.needs_teacher());
         let normalized = match given {
             Some(teacher) if lacks_logprobs(teacher, objective) => Some(with_logprobs(teacher, temperature, self.tp)?),
             _ => None,
@@ -206,8 +207,15 @@ impl Head<'_> {
             Some(teacher) => Weights::of(teacher, self.vocab_size, self.tp)?,
             None => Some(Weights::label(&labels_c1, self.vocab_size, objective.label_smoothing())),
         };
+        let once = if self.tp.rank == 0 { 1.0 } else { 0.0 };
         let spread = match (given, &given_weights) {
             (Some(teacher), Some(weights)) if objective.spreads_over_all() => {
+                if let Some(dense) = Dense::spread(shard, loss, &z_cv, teacher, weights, scale) {
+                    let (measured_c5, gradient_cv) = dense.chunk(z_cv, &targets.labels_n)?;
+                    // Mass and entropy are those of the ids that the teacher lists.
+                    let columns = [measured_c5.narrow(1, 0, 3), &weights.mass_c1 * once, &weights.entropy_c1 * once];
+                    return Ok((Tensor::cat(&columns, 1), gradient_cv));
+                }
                 Some(weights.spread_over_all(teacher, &z_cv, self.vocab_start, objective.min_tail_mass()))
             }
             _ => None,
@@ -308,7 +316,6 @@ impl Head<'_> {
 
         let hard_loss_c1 = (plain.log_sum() + (&plain.max - label_z_c1)) * label_here_c1;
         let value_c1 = terms.value_c1 * weight + &hard_loss_c1 * hard_weight;
-        let once = if self.tp.rank == 0 { 1.0 } else { 0.0 };
         let (mass_c1, entropy_c1) = match &given_weights {
             // One id's weight is no retained mass.
             Some(weights) if teacher.is_some() && objective.estimator().is_none() => {

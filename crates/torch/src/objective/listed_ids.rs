@@ -68,6 +68,15 @@ impl ListedColumns {
         to_cv
     }
 
+    /// `[C, width]` in the number format of `values_ck`, with these at the outcomes of ids that are listed, and `elsewhere` at other ids.
+    pub fn filled(&self, width: i64, values_ck: &Tensor, elsewhere: f64) -> Tensor {
+        let columns_ck = self.columns_ck.as_ref().expect("ids that are listed");
+        // Entries that are no outcome of this shard go into one more column.
+        let columns_ck = columns_ck.masked_fill(&self.outcome_ck.eq(0.0), width);
+        let filled = values_ck.new_full([values_ck.size()[0], width + 1], elsewhere, (values_ck.kind(), values_ck.device()));
+        filled.scatter(1, &columns_ck, values_ck).narrow(1, 0, width).contiguous()
+    }
+
     /// The columns of the ids, or `None` if they are all columns; and `values_ck` there, f32, zero for ids on other ranks.
     pub fn placed(&self, values_ck: &Tensor) -> (Option<Tensor>, Tensor) {
         match &self.columns_ck {

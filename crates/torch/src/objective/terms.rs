@@ -79,6 +79,12 @@ impl Weights {
         Ok(Some(Self { logw_ck, w_ck, mass_c1, tail_mass_c1, unlisted_c1, entropy_c1 }))
     }
 
+    /// ln of the weight of an unlisted id if all have the same, `[C, 1]`.
+    pub fn log_each(&self, min_tail_mass: f64) -> Tensor {
+        let tail_mass_c1 = self.tail_mass_c1.clamp_min(min_tail_mass.max(f64::MIN_POSITIVE));
+        (tail_mass_c1 / self.unlisted_c1.clamp_min(1.0)).log()
+    }
+
     /// The same teacher with its mass on unlisted ids, at least `min_tail_mass`, spread evenly over all of them in the shard with the logits
     /// `z_cv`, whose first id is `start`.
     pub fn spread_over_all(&self, teacher: &Teacher, z_cv: &Tensor, start: i64, min_tail_mass: f64) -> Teacher {
@@ -88,8 +94,7 @@ impl Weights {
             let logprobs_nk = teacher.logprobs_nk.as_ref().map(Tensor::shallow_clone);
             return Teacher { ids: Ids::All, logprobs_nk, logits_nk };
         }
-        let tail_mass_c1 = self.tail_mass_c1.clamp_min(min_tail_mass.max(f64::MIN_POSITIVE));
-        let each_c1 = (tail_mass_c1 / self.unlisted_c1.clamp_min(1.0)).log();
+        let each_c1 = self.log_each(min_tail_mass);
         let logprobs_cv = each_c1.expand_as(z_cv).contiguous();
         let added_ck = (&self.logw_ck - each_c1).masked_fill(&own.outcome_ck.eq(0.0), 0.0);
         Teacher { ids: Ids::All, logprobs_nk: Some(own.added(logprobs_cv, &added_ck)), logits_nk }
