@@ -16,7 +16,7 @@ use hydrometer_record::metric::{Metric, Place, Pooling};
 use hydrometer_record::run_status::RunStatus;
 use serde::Serialize;
 
-use super::evidence::{FinalEvaluation, read};
+use super::evidence::{Evidence, FinalEvaluation};
 use crate::claim::Claim;
 use crate::claim::arms::{Arms, Points};
 use crate::claim::expectation::{Relation, Side};
@@ -74,8 +74,8 @@ pub struct Outcome {
 
 /// Decides `claims` by `frames`.
 pub fn decide(claims: &[Claim], frames: &Frames) -> Result<Vec<Outcome>> {
-    let (evidence, points) = (read(frames)?, Points::read(frames)?);
-    let mut outcomes: Vec<Outcome> = claims.iter().map(|claim| outcome(claim, &evidence, &points.arms(claim))).collect();
+    let (evidence, points) = (Evidence::read(frames)?, Points::read(frames)?);
+    let mut outcomes: Vec<Outcome> = claims.iter().map(|claim| outcome(claim, &evidence.runs, &points.arms(claim))).collect();
     let p: Vec<f64> = outcomes.iter().map(|outcome| outcome.p.unwrap_or(f64::NAN)).collect();
     for (outcome, adjusted) in outcomes.iter_mut().zip(holm(&p)) {
         outcome.p_holm = Some(adjusted).filter(|p| p.is_finite()).map(rounded);

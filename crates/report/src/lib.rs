@@ -18,8 +18,10 @@ mod plot;
 mod png;
 pub mod pooled;
 pub mod quote;
+mod scores;
 pub mod stats;
 pub mod table;
+mod task;
 #[cfg(test)]
 mod tests;
 mod verdict;
@@ -35,6 +37,7 @@ use hydrometer_record::provenance::Provenance;
 pub use cell::{AxisValue, Cell, Difference, Estimate, NllDifference, Reference, SeedResult};
 use claim::Claim;
 pub use comparison::{Comparison, comparison};
+pub use task::{ScoreDifference, TaskArm, TaskComparison, TaskReference};
 
 /// The file of the decided claims, if the experiment has any.
 pub const CLAIMS: &str = "claims.json";
@@ -45,7 +48,7 @@ pub fn render(folder: &Path, claims: &[Claim]) -> Result<Vec<(PathBuf, Vec<u8>)>
     let provenance = Provenance::read(folder)?;
     let frames = Frames::read(folder)?;
     let input = input::read(&frames)?;
-    let comparison = comparison::compare(&input, &evidence::read(&frames)?, &provenance);
+    let comparison = comparison::compare(&input, &evidence::Evidence::read(&frames)?, &provenance);
     let outcomes = claims::decide(claims, &frames)?;
     let pooled = pooled::over_data(&comparison);
     let plots = plot::all(&input, &comparison, &provenance)?;

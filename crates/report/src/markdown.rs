@@ -39,6 +39,9 @@ pub fn report(
     if let Some(metrics) = table::metrics(comparison, Surface::Page) {
         out.push_str(&format!("## {}\n\n{}\n", table::METRICS_TITLE, metrics.markdown()));
     }
+    for (heading, table) in table::tasks(comparison) {
+        out.push_str(&format!("## {}\n\n{}\n", markdown(&heading), table.markdown()));
+    }
     if !pooled.is_empty() {
         out.push_str(&format!("## {}\n\n{}\n{}\n\n", pooled::TITLE, rows(&pooled::rows(pooled)), markdown(pooled::NOTE)));
     }

@@ -51,6 +51,9 @@ pub fn report(
     if let Some(metrics) = table::metrics(comparison, Surface::Page) {
         body.push_str(&format!("<h2>{}</h2>\n{}", table::METRICS_TITLE, metrics.html(|cell| swatch(&palette, cell))));
     }
+    for (heading, table) in table::tasks(comparison) {
+        body.push_str(&format!("<h2>{}</h2>\n{}", html(&heading), table.html(|cell| swatch(&palette, cell))));
+    }
     if !pooled.is_empty() {
         body.push_str(&format!("<h2>{}</h2>\n{}", html(pooled::TITLE), rows(&pooled::rows(pooled), "sorts")));
         body.push_str(&format!("<p class=\"note\">{}</p>\n", html(pooled::NOTE)));
