@@ -24,6 +24,7 @@ pub mod table;
 mod task;
 #[cfg(test)]
 mod tests;
+mod texts;
 mod verdict;
 pub mod verify;
 
@@ -60,9 +61,10 @@ pub fn render(folder: &Path, claims: &[Claim]) -> Result<Vec<(PathBuf, Vec<u8>)>
         files.push((Path::new("plots").join(format!("{}.svg", plot.name)), plot.svg.clone().into_bytes()));
         files.push((Path::new("plots").join(format!("{}.png", plot.name)), png::render(&plot.svg)?));
     }
-    let report = markdown::report(&input, &comparison, &pooled, &provenance, &outcomes, &plots);
+    let sides = texts::side_by_side(&frames, &input, &comparison)?;
+    let report = markdown::report(&input, &comparison, &pooled, &provenance, &outcomes, &plots, &sides);
     files.push(("report.md".into(), report.into_bytes()));
-    let page = page::report(&input, &comparison, &pooled, &provenance, &outcomes, &plots);
+    let page = page::report(&input, &comparison, &pooled, &provenance, &outcomes, &plots, &sides);
     files.push(("report.html".into(), page.into_bytes()));
     Ok(files)
 }

@@ -40,8 +40,8 @@ fn texts(made: &Made) -> polars::prelude::DataFrame {
                 task: "sums".into(),
                 prompt: format!("p{prompt}"),
                 sample,
-                input: format!("{prompt} + 1 ="),
-                text: format!("{name} writes sample {sample} of seed {seed} at {prompt}\n<b>|*x*"),
+                input: format!("{}{prompt} + <i>1 =", "shots ".repeat(100)),
+                text: format!("{name} writes sample {sample} of seed {seed} at {prompt}\n<b>|*x*\u{1b}[2J"),
                 tokens: 9,
                 finish: "end-token".into(),
             });
@@ -163,4 +163,78 @@ fn every_export_names_the_scores_of_tasks_and_none_does_without_tasks() {
     let without = comparison(&documented(&made), &provenance()).unwrap();
     assert!(serde_json::to_value(&without).unwrap().get("tasks").is_none());
     assert!(!table::csv::csv(&[without], &[]).contains("sums"));
+}
+
+#[test]
+fn both_pages_show_what_each_arm_wrote_side_by_side_and_escaped() {
+    let (made, folder) = (made(), tempdir().unwrap());
+    let frames = with_scores(&made, &scored(&made, "exact-match", 6, &rouge));
+    written(frames, &provenance(), folder.path());
+    let [text, page] = ["report.md", "report.html"].map(|name| std::fs::read_to_string(folder.path().join(name)).unwrap());
+    for page in [&text, &page] {
+        assert!(page.contains("Task sums: exact-match") && page.contains("What the arms wrote"), "{page}");
+        assert_eq!(page.matches("sums, prompt p").count(), 4, "the first four of six prompts");
+        assert!(!page.contains("sample 1 of") && !page.contains("of seed 2") && page.contains("of seed 1"), "one text of an arm");
+        assert!(!page.contains("<b>") && !page.contains("<i>") && !page.contains('\u{1b}'), "{page}");
+        assert!(!page.contains(&"shots ".repeat(60)) && page.contains("…"), "the beginning of a long prompt is cut");
+    }
+    let side = "| *prompt* | …";
+    let (_, from) = text.split_once("### sums, prompt p2\n\n| arm | text | ended by |\n|:--|:--|:--|\n").unwrap();
+    assert!(from.starts_with(side) && from.lines().next().unwrap().ends_with("2 + &lt;i&gt;1 = |  |"), "{from}");
+    let soft =
+        "| soft-ce top\\_k=20 | soft-ce-20-1 writes sample 0 of seed 1 at 2<br>&lt;b&gt;\\|\\*x\\*\\\\u{1b}\\[2J | end-token |";
+    let rows: Vec<&str> = from.lines().skip(1).take(5).collect();
+    assert!(rows[0].starts_with("| finetune ") && rows[4].starts_with("| big (teacher) "), "{rows:?}");
+    assert_eq!(rows[1].replace("\\\\u", "\\u"), soft.replace("\\\\u", "\\u"));
+    assert!(page.contains("at 2<br>&lt;b&gt;|*x*\\u{1b}[2J</td><td>end-token</td>"), "{page}");
+}
+
+/// Oracle: the rows that are changed here.
+#[test]
+fn contradictions_in_what_was_written_and_in_its_scores_are_named() {
+    use crate::verify::task_contradictions::task_contradictions;
+    let made = made();
+    let mut rows = scored(&made, "exact-match", 6, &|_, _, _| Some(0.25));
+    rows.iter_mut().for_each(|row| row.prompt = format!("p{}", row.prompt));
+    let truncated: Vec<ScoreRow> =
+        rows.iter().map(|row| ScoreRow { score: "truncated".into(), value: 0.0, ..row.clone() }).collect();
+    rows.extend(truncated);
+    let frames = with_scores(&made, &rows);
+    let told = |frames: &Frames| -> Vec<String> {
+        task_contradictions(frames).unwrap().into_iter().map(|(frame, why)| format!("{frame}: {why}")).collect()
+    };
+    assert_eq!(told(&frames), Vec::<String>::new());
+    assert_eq!(told(&made.frames()), Vec::<String>::new());
+    let changed = |change: fn(&mut Vec<ScoreRow>)| {
+        let mut rows = rows.clone();
+        change(&mut rows);
+        told(&Frames { scores: Some(ScoreRow::frame(&rows).unwrap()), ..frames.clone() })
+    };
+    let at = "finetune-x-1 at prompt p0 of task sums";
+    assert_eq!(changed(|rows| rows[0].value = 1.5), [format!("scores: exact-match of {at} is 1.5, which is out of its range")]);
+    assert_eq!(changed(|rows| rows.push(rows[0].clone())), [format!("scores: exact-match of {at} has several rows")]);
+    assert_eq!(
+        changed(|rows| rows.iter_mut().take(2).for_each(|row| row.score = "exact".into())),
+        ["scores: \"exact\" is the name of no score, and 1 more rows are like it"]
+    );
+    assert_eq!(
+        changed(|rows| rows[0].run = "gone".into()),
+        [
+            "scores: gone is not in the runs frame",
+            "scores: exact-match of gone at prompt p0 of task sums has a value, but no text"
+        ]
+    );
+    let last = |rows: &mut Vec<ScoreRow>| rows.iter_mut().rfind(|row| row.run == "finetune-x-1").unwrap().value = 0.5;
+    let wanted = "scores: truncated of finetune-x-1 at prompt p5 of task sums is 0.5, but its texts give 0";
+    assert_eq!(changed(last), [wanted]);
+    let mut texts = GenerationRow::rows(frames.generations.as_ref().unwrap()).unwrap();
+    (texts[0].finish, texts[1].sample, texts[2].run, texts[4].tokens) = ("bored".into(), 0, "gone".into(), -1);
+    let found = told(&Frames { generations: Some(GenerationRow::frame(&texts).unwrap()), ..frames.clone() });
+    let wanted = [
+        "generations: a text of finetune-x-1 at prompt p0 of task sums ended by \"bored\", which is none of end-token, stop, length, context",
+        "generations: gone is not in the runs frame",
+        "generations: a text of finetune-x-1 at prompt p2 of task sums has sample 0 and -1 tokens",
+        "generations: sample 0 of finetune-x-1 at prompt p0 of task sums has several rows",
+    ];
+    assert_eq!(found, wanted);
 }
