@@ -181,11 +181,11 @@ fn both_pages_show_what_each_arm_wrote_side_by_side_and_escaped() {
     let side = "| *prompt* | …";
     let (_, from) = text.split_once("### sums, prompt p2\n\n| arm | text | ended by |\n|:--|:--|:--|\n").unwrap();
     assert!(from.starts_with(side) && from.lines().next().unwrap().ends_with("2 + &lt;i&gt;1 = |  |"), "{from}");
-    let soft =
+    let wanted =
         "| soft-ce top\\_k=20 | soft-ce-20-1 writes sample 0 of seed 1 at 2<br>&lt;b&gt;\\|\\*x\\*\\\\u{1b}\\[2J | end-token |";
     let rows: Vec<&str> = from.lines().skip(1).take(5).collect();
     assert!(rows[0].starts_with("| finetune ") && rows[4].starts_with("| big (teacher) "), "{rows:?}");
-    assert_eq!(rows[1].replace("\\\\u", "\\u"), soft.replace("\\\\u", "\\u"));
+    assert_eq!(rows[1], wanted);
     assert!(page.contains("at 2<br>&lt;b&gt;|*x*\\u{1b}[2J</td><td>end-token</td>"), "{page}");
 }
 
@@ -237,4 +237,50 @@ fn contradictions_in_what_was_written_and_in_its_scores_are_named() {
         "generations: sample 0 of finetune-x-1 at prompt p0 of task sums has several rows",
     ];
     assert_eq!(found, wanted);
+}
+
+/// Oracle: by hand. The gain of soft-ce at top_k 20 is 0.1 ± 4.30265 · 0.01/√3 at every prompt; finetune's mean is 0.09.
+#[test]
+fn claims_about_scores_of_tasks_are_decided_by_prompt_and_seed() {
+    use super::claims::{HARD, SOFT, claim};
+    let mut made = made();
+    made.run("student", "finetune", 4, None, 88.0, "ok");
+    let mut rows = scored(&made, "exact-match", 10, &|run, seed, prompt| (seed < 4).then(|| rouge(run, seed, prompt)).flatten());
+    rows.extend(scored(&made, "rouge-l", 10, &|run, _, prompt| run.starts_with("soft-ce-20").then_some(prompt as f64 / 10.0)));
+    rows.extend(scored(&made, "rouge-1", 1, &|_, seed, _| Some(0.1 * seed as f64)));
+    let claims = [
+        claim("exact_match(a, \"sums\") > exact_match(b, \"sums\") + 0.05", &SOFT, &HARD),
+        claim("exact_match(a, 'sums') < exact_match(b, 'sums')", &SOFT, &HARD),
+        claim("exact_match(a, 'sums') > 2 * exact_match(b, 'sums')", &SOFT, &HARD),
+        claim("rouge_l(a, 'sums') > exact_match(b, 'sums')", &SOFT, &HARD),
+        claim("exact_match(a, 'sums') > 0.1", &["finetune-x-3", "finetune-x-4"], &[]),
+        claim("pass_at_4(a, 'sums') > 0.1", &HARD, &[]),
+        claim("exact_match(a, 'products') > 0.1", &HARD, &[]),
+        claim("rouge_1(a, 'sums') > 0.1", &HARD, &[]),
+    ];
+    let found = crate::claims::decide(&claims, &with_scores(&made, &rows)).unwrap();
+    let verdicts: Vec<&str> = found.iter().map(|outcome| outcome.verdict.name()).collect();
+    assert_eq!(verdicts[..4], ["supported", "refuted", "inconclusive", "supported"], "{found:#?}");
+    let half = 4.302_652_73 * 0.01 / 3f64.sqrt();
+    let [low, high] = [found[0].low.unwrap(), found[0].high.unwrap()];
+    assert!((low - (0.05 - half)).abs() < 1e-7 && (high - (0.05 + half)).abs() < 1e-7, "{low} {high}");
+    assert_eq!((found[0].scale, found[0].documents, found[0].prompts), ("difference", 0, Some(10)));
+    let sentence = &found[0].sentence;
+    let start = "soft-ce top_k=20 ends 10.00 percentage points above finetune in sums exact-match (95% CI +7.52 to +12.48), in 3 of 3 seeds; \
+                 claim supported: ";
+    assert!(sentence.starts_with(start) && sentence.contains("; 10 prompts; "), "{sentence}");
+    assert!((found[2].estimate.unwrap() - 0.01).abs() < 1e-9, "0.19 less twice 0.09");
+    let reasons: Vec<&str> = found[4..].iter().map(|outcome| outcome.reason.as_deref().unwrap()).collect();
+    let wanted = [
+        "sums exact-match is missing from 1 of the 2 runs of finetune (the first is seed 4)",
+        "sums pass@4 is missing from 3 of the 3 runs of finetune (the first is seed 1)",
+        "products exact-match is missing from 3 of the 3 runs of finetune (the first is seed 1)",
+        "one prompt tells nothing of the variation between prompts",
+    ];
+    assert_eq!(reasons, wanted);
+    let json: Value = serde_json::from_slice(&crate::claims::json("made", &found).unwrap()).unwrap();
+    assert_eq!(
+        (&json["claims"][0]["prompts"], &json["claims"][0]["probability_of_superiority"]),
+        (&Value::from(10), &Value::Null)
+    );
 }
