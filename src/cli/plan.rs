@@ -287,7 +287,10 @@ fn say_power(experiment: &Experiment, common: &Common) -> Result<()> {
         let Some((effect, found)) = outcome.minimum_detectable_effect.zip(outcome.estimate) else { continue };
         let needed = match outcome.seeds_needed {
             Some(seeds) => format!("{seeds} seeds would"),
-            None => "no number of seeds would, the documents vary too much".to_string(),
+            None => {
+                let items = if outcome.prompts.is_some() { "prompts" } else { "documents" };
+                format!("no number of seeds would, the {items} vary too much")
+            }
         };
         let (seeds, scale) = (outcome.seeds, outcome.scale);
         say!(

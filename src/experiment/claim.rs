@@ -3,15 +3,19 @@
 use std::collections::BTreeSet;
 
 use anyhow::Result;
+use hydrometer_base::suggest::unknown;
+use hydrometer_base::text::shown;
 use hydrometer_base::user_error;
 use hydrometer_report::claim::Claim;
 use hydrometer_report::claim::expectation::{Expectation, Side};
+use hydrometer_report::claim::measure::Measure;
 use toml_edit::{Item, TableLike};
 
 use super::keys::{self, LEVELS, Place, Settings};
 use super::name;
 use super::selector::Selector;
 use super::source::{Setting, Source, SourceSpan};
+use super::task::Task;
 
 /// A claim as written.
 #[derive(Clone, Debug)]
@@ -24,6 +28,8 @@ pub struct ClaimSpec {
     a: Option<Selector>,
     b: Option<Selector>,
     at: SourceSpan,
+    /// The place of `expect`.
+    expect_at: SourceSpan,
 }
 
 /// What a claim can select: the runs at one point of the sweep.
@@ -91,7 +97,8 @@ fn read_one(source: &Source, table: &dyn TableLike, at: SourceSpan) -> Result<Cl
         Some((_, at)) => return Err(user_error!("{}: level must be {}", at.0, LEVELS.words)),
     };
     let says = text("says")?.unwrap_or_else(|| expect.clone());
-    Ok(ClaimSpec { id, says, expect, expectation, level, a, b, at })
+    let expect_at = source.place(table.key("expect").and_then(|key| key.span()));
+    Ok(ClaimSpec { id, says, expect, expectation, level, a, b, at, expect_at })
 }
 
 fn selector(source: &Source, table: &dyn TableLike, key: &str) -> Result<Option<Selector>> {
@@ -112,8 +119,10 @@ fn expression_place(source: &Source, table: &dyn TableLike, expect: &str, offset
 }
 
 impl ClaimSpec {
-    /// Finds the claim's runs among all `candidates`. An error if an arm selects no point of the sweep, or more than one.
-    pub fn resolve(self, candidates: &[Candidates]) -> Result<Claim> {
+    /// Finds the claim's runs among all `candidates`. An error if an arm selects no point of the sweep, or more than one, or if
+    /// the claim is about a score that none of `tasks` has.
+    pub fn resolve(self, candidates: &[Candidates], tasks: &[Task]) -> Result<Claim> {
+        self.check_scores(tasks)?;
         let runs = |selector: &Option<Selector>| match selector {
             None => Ok(Vec::new()),
             Some(selector) => self.runs(selector, candidates),
@@ -121,6 +130,28 @@ impl ClaimSpec {
         let (a, b) = (runs(&self.a)?, runs(&self.b)?);
         let Self { id, says, expect, expectation, level, .. } = self;
         Ok(Claim { id, says, expect, expectation, level, a, b })
+    }
+
+    fn check_scores(&self, tasks: &[Task]) -> Result<()> {
+        let (at, id) = (&self.expect_at.0, &self.id);
+        for (measure, _) in self.expectation.measures() {
+            let Measure::Score { score, task: name } = measure else { continue };
+            let Some(task) = tasks.iter().find(|task| task.name == *name) else {
+                let names: Vec<&str> = tasks.iter().map(|task| task.name.as_str()).collect();
+                return Err(match names.is_empty() {
+                    true => user_error!("{at}: claim {id:?} is about a task, but the file has none; add e.g. [task.sums]"),
+                    false => user_error!("{at}: claim {id:?}: {}", unknown("task", name, &names)),
+                });
+            };
+            if !task.recipe.score.contains(score) {
+                let scores: Vec<String> = task.recipe.score.iter().map(|score| score.identifier()).collect();
+                let (wanted, scores, named) = (score.name(), scores.join(", "), shown(name));
+                return Err(user_error!(
+                    "{at}: claim {id:?}: task {named} has no score {wanted}; add it to the task's score, or use {scores}"
+                ));
+            }
+        }
+        Ok(())
     }
 
     fn runs(&self, selector: &Selector, candidates: &[Candidates]) -> Result<Vec<String>> {

@@ -281,7 +281,7 @@ frame_rows! {
         text: String,
         /// New tokens, an end token included.
         tokens: i64,
-        /// Why it ended: `end-token`, `stop`, `length` or `context`.
+        /// Why it ended: one of [`FINISHES`].
         finish: String,
     }
 }
@@ -290,6 +290,9 @@ frame_rows! {
     /// A score of a task at one prompt.
     ScoreRow { run: String, step: i64, task: String, prompt: String, score: String, value: f64 }
 }
+
+/// Why a text can have ended.
+pub const FINISHES: [&str; 4] = ["end-token", "stop", "length", "context"];
 
 /// Prefix of a swept axis whose name is already a column: `tokens` is the number that a run was trained on, `swept_tokens` the
 /// value in the sweep, as written.

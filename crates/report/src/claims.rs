@@ -4,7 +4,7 @@
 //! ratio is measured, else their difference. Its mean over seeds and its interval over seeds and documents (see
 //! [`crate::stats::crossed`]) give the verdict. On drawn documents, bits per byte are computed from nats per token with the whole
 //! text's bytes per token. Accuracy, calibration and fidelity are known only for the whole text and vary only by seed
-//! ([`Pooling`]).
+//! ([`Pooling`]). In a claim about a task's scores, the prompts of the task take the place of the documents, each with the same weight.
 
 use std::collections::BTreeMap;
 
@@ -12,15 +12,18 @@ use anyhow::Result;
 use hydrometer_base::text::capital;
 use hydrometer_base::units::fixed;
 use hydrometer_record::frames::Frames;
-use hydrometer_record::metric::{Metric, Place, Pooling};
+use hydrometer_record::metric::{Place, Pooling};
 use hydrometer_record::run_status::RunStatus;
+use hydrometer_score::Score;
 use serde::Serialize;
 
-use super::evidence::{FinalEvaluation, read};
+use super::evidence::{Evidence, FinalEvaluation};
+use super::task::on_common_prompts;
 use crate::claim::Claim;
 use crate::claim::arms::{Arms, Points};
 use crate::claim::expectation::{Relation, Side};
 use crate::claim::finding::{Measured, finding};
+use crate::claim::measure::Measure;
 use crate::stats::bootstrap::{REPLICATES, SEED};
 use crate::stats::crossed::{Crossed, Draws, crossed};
 use crate::stats::holm::holm;
@@ -49,11 +52,14 @@ pub struct Outcome {
     pub p_holm: Option<f64>,
     pub seeds: usize,
     pub documents: usize,
+    /// Of a claim about a task's scores: the prompts that it was measured on, in place of documents.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub prompts: Option<usize>,
     /// The smallest effect that these seeds and documents detect with probability 0.8, on `scale`.
     pub minimum_detectable_effect: Option<f64>,
     /// Number of seeds that detect the estimate with probability 0.8; absent if the documents hide it.
     pub seeds_needed: Option<usize>,
-    /// Probability that a seed of a ends below a seed of b in nats per token.
+    /// Probability that a seed of a ends below a seed of b in nats per token; absent for scores of a task.
     pub probability_of_superiority: Option<f64>,
     /// Why nothing could be measured.
     pub reason: Option<String>,
@@ -74,8 +80,8 @@ pub struct Outcome {
 
 /// Decides `claims` by `frames`.
 pub fn decide(claims: &[Claim], frames: &Frames) -> Result<Vec<Outcome>> {
-    let (evidence, points) = (read(frames)?, Points::read(frames)?);
-    let mut outcomes: Vec<Outcome> = claims.iter().map(|claim| outcome(claim, &evidence, &points.arms(claim))).collect();
+    let (evidence, points) = (Evidence::read(frames)?, Points::read(frames)?);
+    let mut outcomes: Vec<Outcome> = claims.iter().map(|claim| outcome(claim, &evidence.runs, &points.arms(claim))).collect();
     let p: Vec<f64> = outcomes.iter().map(|outcome| outcome.p.unwrap_or(f64::NAN)).collect();
     for (outcome, adjusted) in outcomes.iter_mut().zip(holm(&p)) {
         outcome.p_holm = Some(adjusted).filter(|p| p.is_finite()).map(rounded);
@@ -108,6 +114,7 @@ fn outcome(claim: &Claim, evidence: &BTreeMap<String, FinalEvaluation>, arms: &A
         p_holm: None,
         seeds: 0,
         documents: 0,
+        prompts: None,
         minimum_detectable_effect: None,
         seeds_needed: None,
         probability_of_superiority: None,
@@ -140,7 +147,11 @@ fn outcome(claim: &Claim, evidence: &BTreeMap<String, FinalEvaluation>, arms: &A
             let above = matches!(claim.expectation.relation, Relation::Above | Relation::AtLeast);
             outcome.verdict = if above { below_zero(-found.high, -found.low) } else { below_zero(found.low, found.high) };
             (outcome.estimate, outcome.low, outcome.high) = (Some(found.mean), Some(found.low), Some(found.high));
-            (outcome.p, outcome.seeds, outcome.documents) = (Some(found.p), found.seeds, found.documents);
+            (outcome.p, outcome.seeds) = (Some(found.p), found.seeds);
+            match claim.expectation.task() {
+                None => outcome.documents = found.documents,
+                Some(_) => outcome.prompts = Some(found.documents),
+            }
             outcome.minimum_detectable_effect = Some(minimum_detectable_effect(&found, claim.level, POWER));
             outcome.seeds_needed = seeds_needed(&found, found.mean, claim.level, POWER);
             outcome.probability_of_superiority = superiority;
@@ -195,28 +206,61 @@ fn measure(
     let pairs: Vec<(&FinalEvaluation, &FinalEvaluation)> =
         left.iter().filter_map(|a| Some((*a, *right.iter().find(|b| b.seed == a.seed)?))).collect();
     let Some((first, _)) = pairs.first() else { return Err("the claim's arms share no seed".into()) };
-    if pairs.iter().flat_map(|(a, b)| [a, b]).any(|run| run.documents != first.documents || run.tokens != first.tokens) {
+    let task = claim.expectation.task();
+    if task.is_none()
+        && pairs.iter().flat_map(|(a, b)| [a, b]).any(|run| run.documents != first.documents || run.tokens != first.tokens)
+    {
         return Err("the claim's runs were evaluated on different documents".into());
     }
-    for (metric, side) in claim.expectation.metrics().into_iter().filter(|(metric, _)| metric.item().place == Place::Beside) {
+    for (measure, side) in claim.expectation.measures() {
         let of_side = if side == Side::A { &a } else { &b };
-        let lacking: Vec<&&FinalEvaluation> = of_side.iter().filter(|run| run.scores.finite(metric).is_nan()).collect();
+        let lacks = |run: &&&FinalEvaluation| match measure {
+            Measure::Metric(metric) => metric.item().place == Place::Beside && run.scores.finite(*metric).is_nan(),
+            Measure::Score { score, task } => run.written(task, *score).is_none(),
+        };
+        let lacking: Vec<&&FinalEvaluation> = of_side.iter().filter(lacks).collect();
         if let Some(first) = lacking.first() {
-            let why = if metric.is_fidelity() { ": they were held against no teacher" } else { "" };
+            let why = match measure {
+                Measure::Metric(metric) if metric.is_fidelity() => ": they were held against no teacher",
+                _ => "",
+            };
             let (count, all, arm) = (lacking.len(), of_side.len(), arms.name(side));
-            let (name, seed) = (metric.item().heading, first.seed);
+            let (name, seed) = (measure.heading(), first.seed);
             return Err(format!("{name} is missing from {count} of the {all} runs of {arm} (the first is seed {seed}){why}"));
         }
     }
-    let tokens = &first.tokens;
+    // The values of each seed's scores at each prompt, and the weights of the items: tokens of documents, or 1 for each prompt.
+    let asked: Vec<(&Measure, Side, Score)> = claim
+        .expectation
+        .measures()
+        .into_iter()
+        .filter_map(|(measure, side)| match measure {
+            Measure::Score { score, .. } => Some((measure, side, *score)),
+            Measure::Metric(_) => None,
+        })
+        .collect();
+    let wanted = |(a, b)| asked.iter().map(move |(_, side, score)| (if *side == Side::A { a } else { b }, *score));
+    let at_prompts = task.map_or_else(Vec::new, |task| {
+        on_common_prompts(task, &pairs.iter().copied().flat_map(wanted).collect::<Vec<(&FinalEvaluation, Score)>>())
+    });
+    let even = vec![1.0; at_prompts.first().map_or(0, Vec::len)];
+    let tokens = if task.is_some() { &even } else { &first.tokens };
+    if task.is_some() && tokens.is_empty() {
+        return Err("the claim's runs have values at no prompt in common".into());
+    }
     let value = |seed: usize, weights: &[f64]| {
         let (a, b) = pairs[seed];
-        let (nll_a, nll_b) = (corpus_nll(&a.nats, tokens, weights), corpus_nll(&b.nats, tokens, weights));
-        let of = |metric: Metric, side: Side| {
-            let (run, nll) = if side == Side::A { (a, nll_a) } else { (b, nll_b) };
-            match metric.item().pooling {
-                Pooling::Documents(pooled) => pooled(nll, &run.scores),
-                Pooling::WholeText => run.scores.finite(metric),
+        let of = |measure: &Measure, side: Side| {
+            let run = if side == Side::A { a } else { b };
+            match measure {
+                Measure::Metric(metric) => match metric.item().pooling {
+                    Pooling::Documents(pooled) => pooled(corpus_nll(&run.nats, tokens, weights), &run.scores),
+                    Pooling::WholeText => run.scores.finite(*metric),
+                },
+                Measure::Score { .. } => {
+                    let at = asked.iter().position(|(known, of, _)| *known == measure && *of == side);
+                    at.map_or(f64::NAN, |at| corpus_nll(&at_prompts[seed * asked.len() + at], tokens, weights))
+                }
             }
         };
         let (left, right) = (claim.expectation.left.value(&of), claim.expectation.right.value(&of));
@@ -226,13 +270,15 @@ fn measure(
     let found =
         crossed(pairs.len(), tokens.len(), claim.level, draws, value).ok_or_else(|| match (pairs.len(), tokens.len()) {
             (1, _) => "one seed tells nothing of the variation between seeds".to_string(),
+            (_, 0 | 1) if task.is_some() => "one prompt tells nothing of the variation between prompts".to_string(),
             (_, 0 | 1) => "one document tells nothing of the variation between documents".to_string(),
             _ => "the measured value is not a finite number".to_string(),
         })?;
     let once = vec![1.0; tokens.len()];
     let final_nll =
         |runs: &[&FinalEvaluation]| -> Vec<f64> { runs.iter().map(|run| corpus_nll(&run.nats, tokens, &once)).collect() };
-    let superiority = (!a.is_empty() && !b.is_empty()).then(|| probability_of_superiority(&final_nll(&a), &final_nll(&b)));
+    let superiority =
+        (task.is_none() && !a.is_empty() && !b.is_empty()).then(|| probability_of_superiority(&final_nll(&a), &final_nll(&b)));
     let per_seed = (0..pairs.len()).map(|seed| value(seed, &once)).collect();
     Ok(MeasuredClaim { found, per_seed, superiority })
 }
@@ -248,7 +294,7 @@ impl Outcome {
         let mut notes = vec![self.id.clone()];
         notes.extend(self.distance.as_ref().map(|distance| format!("measured against the claimed bound: {distance}")));
         if self.estimate.is_some() {
-            notes.push(format!("{} documents", self.documents));
+            notes.push(self.prompts.map_or(format!("{} documents", self.documents), |prompts| format!("{prompts} prompts")));
         }
         if let Some(p) = self.p_holm.filter(|_| claims > 1) {
             notes.push(format!("all {claims} claims counted (Holm): {}, p {}", self.verdict_holm.name(), probability(p)));

@@ -13,9 +13,10 @@ use hydrometer_record::run_status::RunStatus;
 use serde::Serialize;
 
 use super::difference::difference;
-use super::evidence::{self, FinalEvaluation};
+use super::evidence::Evidence;
 use super::input::{Input, Run, read};
 use super::metrics::{over_seeds, secondary_metrics};
+use super::task::{self, TaskComparison};
 use crate::cell::{AxisValue, Cell, Estimate, LEVEL, NllDifference, Reference, SeedResult, values};
 use crate::stats::holm::holm;
 use crate::stats::interval::mean_interval;
@@ -32,6 +33,9 @@ pub struct Comparison {
     pub cells: Vec<Cell>,
     /// Teachers, then the unigram baseline.
     pub references: Vec<Reference>,
+    /// The scores of the tasks; absent without tasks.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub tasks: Vec<TaskComparison>,
 }
 
 impl Comparison {
@@ -51,19 +55,20 @@ impl Comparison {
 
 /// Compares the arms of `frames` under the names in `provenance`.
 pub fn comparison(frames: &Frames, provenance: &Provenance) -> Result<Comparison> {
-    Ok(compare(&read(frames)?, &evidence::read(frames)?, provenance))
+    Ok(compare(&read(frames)?, &Evidence::read(frames)?, provenance))
 }
 
-pub fn compare(input: &Input, evidence: &BTreeMap<String, FinalEvaluation>, provenance: &Provenance) -> Comparison {
+pub fn compare(input: &Input, evidence: &Evidence, provenance: &Provenance) -> Comparison {
     let mut cells = cells(input, provenance);
     label(&mut cells);
     for at in 0..cells.len() {
-        cells[at].difference = difference(&cells, at, &provenance.reference, evidence);
+        cells[at].difference = difference(&cells, at, &provenance.reference, &evidence.runs);
     }
     let mut decided: Vec<&mut NllDifference> =
         cells.iter_mut().filter_map(|cell| cell.difference.as_mut()?.nll.as_mut()).collect();
     let p: Vec<f64> = decided.iter().map(|found| found.p).collect();
     decided.iter_mut().zip(holm(&p)).for_each(|(found, adjusted)| found.p_holm = adjusted);
+    let tasks = task::compare(&cells, input, &provenance.reference, evidence);
     Comparison {
         experiment: provenance.experiment.clone(),
         smoke: provenance.smoke,
@@ -72,6 +77,7 @@ pub fn compare(input: &Input, evidence: &BTreeMap<String, FinalEvaluation>, prov
         level: LEVEL,
         cells,
         references: references(input, &provenance.split),
+        tasks,
     }
 }
 

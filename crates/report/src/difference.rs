@@ -21,18 +21,20 @@ pub(super) fn difference(
     evidence: &BTreeMap<String, FinalEvaluation>,
 ) -> Option<Difference> {
     let cell = &cells[at];
-    if cell.method == reference {
-        return None;
-    }
-    // Axes that the reference does not have are ignored when its cell is chosen.
-    let partner =
-        cells.iter().find(|other| other.method == reference && other.axes.iter().all(|axis| cell.axes.contains(axis)))?;
+    let partner = partner(cells, cell, reference)?;
     let pairs: Vec<(&SeedResult, &SeedResult)> =
         cell.seeds.iter().filter_map(|seed| Some((seed, partner.seeds.iter().find(|other| other.seed == seed.seed)?))).collect();
     let (values, base): (Vec<f64>, Vec<f64>) = pairs.iter().map(|(a, b)| (a.perplexity, b.perplexity)).unzip();
     let perplexity = Estimate::of(paired_difference(&values, &base, LEVEL))?;
     let percent = perplexity.scaled(100.0 / mean(base.iter().copied())?)?;
     Some(Difference { to: partner.label.clone(), perplexity, percent, nll: nll_difference(&pairs, evidence) })
+}
+
+/// The cell of `reference` that `cell` is compared with; `None` for the reference itself.
+pub(super) fn partner<'a>(cells: &'a [Cell], cell: &Cell, reference: &str) -> Option<&'a Cell> {
+    // Axes that the reference does not have are ignored when its cell is chosen.
+    let fits = |other: &&Cell| other.method == reference && other.axes.iter().all(|axis| cell.axes.contains(axis));
+    cells.iter().find(fits).filter(|_| cell.method != reference)
 }
 
 fn nll_difference(pairs: &[(&SeedResult, &SeedResult)], evidence: &BTreeMap<String, FinalEvaluation>) -> Option<NllDifference> {

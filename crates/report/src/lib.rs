@@ -18,10 +18,13 @@ mod plot;
 mod png;
 pub mod pooled;
 pub mod quote;
+mod scores;
 pub mod stats;
 pub mod table;
+mod task;
 #[cfg(test)]
 mod tests;
+mod texts;
 mod verdict;
 pub mod verify;
 
@@ -35,6 +38,7 @@ use hydrometer_record::provenance::Provenance;
 pub use cell::{AxisValue, Cell, Difference, Estimate, NllDifference, Reference, SeedResult};
 use claim::Claim;
 pub use comparison::{Comparison, comparison};
+pub use task::{ScoreDifference, TaskArm, TaskComparison, TaskReference};
 
 /// The file of the decided claims, if the experiment has any.
 pub const CLAIMS: &str = "claims.json";
@@ -45,7 +49,7 @@ pub fn render(folder: &Path, claims: &[Claim]) -> Result<Vec<(PathBuf, Vec<u8>)>
     let provenance = Provenance::read(folder)?;
     let frames = Frames::read(folder)?;
     let input = input::read(&frames)?;
-    let comparison = comparison::compare(&input, &evidence::read(&frames)?, &provenance);
+    let comparison = comparison::compare(&input, &evidence::Evidence::read(&frames)?, &provenance);
     let outcomes = claims::decide(claims, &frames)?;
     let pooled = pooled::over_data(&comparison);
     let plots = plot::all(&input, &comparison, &provenance)?;
@@ -57,9 +61,10 @@ pub fn render(folder: &Path, claims: &[Claim]) -> Result<Vec<(PathBuf, Vec<u8>)>
         files.push((Path::new("plots").join(format!("{}.svg", plot.name)), plot.svg.clone().into_bytes()));
         files.push((Path::new("plots").join(format!("{}.png", plot.name)), png::render(&plot.svg)?));
     }
-    let report = markdown::report(&input, &comparison, &pooled, &provenance, &outcomes, &plots);
+    let sides = texts::side_by_side(&frames, &input, &comparison)?;
+    let report = markdown::report(&input, &comparison, &pooled, &provenance, &outcomes, &plots, &sides);
     files.push(("report.md".into(), report.into_bytes()));
-    let page = page::report(&input, &comparison, &pooled, &provenance, &outcomes, &plots);
+    let page = page::report(&input, &comparison, &pooled, &provenance, &outcomes, &plots, &sides);
     files.push(("report.html".into(), page.into_bytes()));
     Ok(files)
 }

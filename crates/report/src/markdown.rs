@@ -11,6 +11,7 @@ use super::input::Input;
 use super::plot::Plot;
 use super::pooled::{self, Pooled};
 use super::table::{self, Surface};
+use super::texts::{self, Side};
 use super::verdict;
 
 /// The whole file.
@@ -21,6 +22,7 @@ pub fn report(
     provenance: &Provenance,
     outcomes: &[Outcome],
     plots: &[Plot],
+    sides: &[Side],
 ) -> String {
     let mut out = format!("# {}\n\n", markdown(findings::title(provenance)));
     if provenance.smoke {
@@ -39,8 +41,14 @@ pub fn report(
     if let Some(metrics) = table::metrics(comparison, Surface::Page) {
         out.push_str(&format!("## {}\n\n{}\n", table::METRICS_TITLE, metrics.markdown()));
     }
+    for (heading, table) in table::tasks(comparison) {
+        out.push_str(&format!("## {}\n\n{}\n", markdown(&heading), table.markdown()));
+    }
     if !pooled.is_empty() {
         out.push_str(&format!("## {}\n\n{}\n{}\n\n", pooled::TITLE, rows(&pooled::rows(pooled)), markdown(pooled::NOTE)));
+    }
+    if !sides.is_empty() {
+        out.push_str(&format!("## {}\n\n{}\n\n{}", texts::TITLE, markdown(texts::NOTE), texts::to_markdown(sides)));
     }
     out.push_str("## Plots\n\n");
     for plot in plots {

@@ -18,10 +18,11 @@ use serde_json::{Map, Value, json};
 
 use super::claims::rounded;
 use super::comparison::{Comparison, compare};
-use super::evidence::{self, FinalEvaluation};
+use super::evidence::{Evidence, FinalEvaluation};
 use super::input::{Input, Run, read};
 use super::metrics::metric_mean;
-use super::{findings, table, verdict};
+use super::task::{TaskArm, TaskComparison};
+use super::{findings, scores, table, verdict};
 use crate::cell::{Cell, Difference, Estimate, Reference};
 
 /// The format `json`: one file, named by the experiment and its tier.
@@ -40,18 +41,18 @@ impl Export for Numbers {
 
 /// The numbers of one experiment that texts can quote. `claims` is its `claims.json`, if it has one.
 pub fn numbers(frames: &Frames, provenance: &Provenance, claims: Option<&str>) -> Result<Value> {
-    let (input, evidence) = (read(frames)?, evidence::read(frames)?);
+    let (input, evidence) = (read(frames)?, Evidence::read(frames)?);
     let comparison = compare(&input, &evidence, provenance);
     let cells: Map<String, Value> =
         comparison.cells.iter().map(|cell| (cell.label.clone(), of_cell(cell, &input, &comparison, provenance))).collect();
     let references: Map<String, Value> =
-        comparison.references.iter().map(|one| (table::title(one), of_reference(one, &input))).collect();
+        comparison.references.iter().map(|one| (table::title(one), of_reference(one, &input, &comparison))).collect();
     let facets: Vec<Value> = comparison
         .facets()
         .into_iter()
         .map(|(name, cells)| json!({ "facet": name, "cells": cells.iter().map(|cell| &cell.label).collect::<Vec<_>>() }))
         .collect();
-    let held_out = evidence.values().find(|run| !run.documents.is_empty()).map(held_out);
+    let held_out = evidence.runs.values().find(|run| !run.documents.is_empty()).map(held_out);
     Ok(json!({
         "experiment": provenance.experiment,
         "question": provenance.question,
@@ -167,6 +168,11 @@ fn of_cell(cell: &Cell, input: &Input, comparison: &Comparison, provenance: &Pro
     if let Some(found) = &cell.difference {
         differences(found, comparison, &mut put);
     }
+    for one in &comparison.tasks {
+        if let Some(arm) = one.arm(&cell.label) {
+            task(one, arm, &mut put);
+        }
+    }
     let objective = provenance.methods.iter().find(|method| method.name == cell.method).map(|method| &method.objective);
     let axes: Map<String, Value> = cell.axes.iter().map(|axis| (axis.axis.clone(), json!(axis.value))).collect();
     json!({
@@ -200,7 +206,26 @@ fn differences(found: &Difference, comparison: &Comparison, put: &mut impl FnMut
     }
 }
 
-fn of_reference(one: &Reference, input: &Input) -> Value {
+/// A task's score under the name `sums exact_match`, and its difference from the reference's.
+fn task(one: &TaskComparison, arm: &TaskArm, put: &mut impl FnMut(&str, Value) -> Option<Value>) {
+    let name = format!("{} {}", one.task, one.score.identifier());
+    let show = |value| scores::value(one.score, value);
+    put(&name, estimate(&arm.value, show(arm.value.mean), show));
+    put(&format!("{name} prompts"), count(arm.prompts));
+    let Some(found) = &arm.difference else { return };
+    let show = |value| scores::difference(one.score, value);
+    let interval = Estimate { mean: found.mean, low: found.low, high: found.high, n: found.seeds };
+    put(&format!("{name} difference"), estimate(&interval, show(found.mean), show));
+    for (what, p) in [("p", found.p), ("p_holm", found.p_holm)] {
+        if let Some(p) = p {
+            put(&format!("{name} {what}"), number(p, table::probability(p)));
+        }
+    }
+    put(&format!("{name} verdict"), json!({ "text": found.verdict }));
+    put(&format!("{name} verdict_holm"), json!({ "text": found.verdict_holm }));
+}
+
+fn of_reference(one: &Reference, input: &Input, comparison: &Comparison) -> Value {
     let mut all = Map::new();
     if let Some(value) = one.perplexity {
         all.insert("perplexity".into(), number(value, metric_mean(Metric::Perplexity, value)));
@@ -213,6 +238,12 @@ fn of_reference(one: &Reference, input: &Input) -> Value {
     }
     for (metric, found) in &one.metrics {
         all.insert(metric.name().into(), number(found.mean, table::metric_text(*metric, found)));
+    }
+    for found in &comparison.tasks {
+        if let Some(model) = found.references.iter().find(|model| model.role == one.role && model.name == one.name) {
+            let name = format!("{} {}", found.task, found.score.identifier());
+            all.insert(name, number(model.mean, scores::value(found.score, model.mean)));
+        }
     }
     let run = input.runs.iter().find(|run| run.role == one.role && run.method == one.name && run.ok());
     if let Some(run) = run.filter(|run| run.train_flops > 0.0) {

@@ -10,6 +10,7 @@ use super::input::Input;
 use super::plot::{Palette, Plot};
 use super::pooled::{self, Pooled};
 use super::table::{self, Surface};
+use super::texts::{self, Side};
 use super::verdict;
 use crate::cell::Cell;
 
@@ -21,6 +22,7 @@ pub fn report(
     provenance: &Provenance,
     outcomes: &[Outcome],
     plots: &[Plot],
+    sides: &[Side],
 ) -> String {
     let palette = Palette::of(comparison, provenance);
     let title = html(findings::title(provenance));
@@ -51,9 +53,16 @@ pub fn report(
     if let Some(metrics) = table::metrics(comparison, Surface::Page) {
         body.push_str(&format!("<h2>{}</h2>\n{}", table::METRICS_TITLE, metrics.html(|cell| swatch(&palette, cell))));
     }
+    for (heading, table) in table::tasks(comparison) {
+        body.push_str(&format!("<h2>{}</h2>\n{}", html(&heading), table.html(|cell| swatch(&palette, cell))));
+    }
     if !pooled.is_empty() {
         body.push_str(&format!("<h2>{}</h2>\n{}", html(pooled::TITLE), rows(&pooled::rows(pooled), "sorts")));
         body.push_str(&format!("<p class=\"note\">{}</p>\n", html(pooled::NOTE)));
+    }
+    if !sides.is_empty() {
+        let (note, sides) = (html(texts::NOTE), texts::to_html(sides));
+        body.push_str(&format!("<h2>{}</h2>\n<p class=\"note\">{note}</p>\n{sides}", texts::TITLE));
     }
     let arms: Vec<(String, String)> = provenance
         .methods

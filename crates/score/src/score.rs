@@ -131,6 +131,27 @@ impl Score {
         self.name().replace('@', "_at_").replace('-', "_")
     }
 
+    /// The score with this [`identifier`](Self::identifier).
+    pub fn of_identifier(identifier: &str) -> Option<Self> {
+        let named = Self::NAMED.into_iter().find(|score| score.identifier() == identifier);
+        let pass = || Self::parse(&format!("pass@{}", identifier.strip_prefix("pass_at_")?.replace('_', "-"))).ok();
+        named.or_else(pass).filter(|score| score.identifier() == identifier)
+    }
+
+    /// Whether a lower value is better.
+    pub fn is_better_lower(self) -> bool {
+        matches!(self, Self::Truncated | Self::TeacherNll | Self::ExposureBias)
+    }
+
+    /// Whether `value` can be a value of it.
+    pub fn can_be(self, value: f64) -> bool {
+        match self {
+            Self::ExposureBias => value.is_finite(),
+            Self::TeacherNll => value.is_finite() && value >= 0.0,
+            _ => (0.0..=1.0).contains(&value),
+        }
+    }
+
     /// Whether its value depends on references.
     pub fn needs_references(self) -> bool {
         matches!(self, Self::Correct(_) | Self::PassAt { .. } | Self::Rouge(_) | Self::ExposureBias)
@@ -229,6 +250,23 @@ mod tests {
         assert_eq!(Score::parse("pass@4-exact-match").unwrap().name(), "pass@4");
         assert_eq!(Score::parse("pass@4-number-last").unwrap().identifier(), "pass_at_4_number_last");
         assert_eq!(Score::parse("rouge-l").unwrap().identifier(), "rouge_l");
+        for name in names.split(' ') {
+            let score = Score::parse(name).unwrap();
+            assert_eq!(Score::of_identifier(&score.identifier()), Some(score));
+        }
+        for wrong in ["exact-match", "pass_at_", "pass_at_0", "pass_at_4_exact_match", "pass@4", "nll"] {
+            assert_eq!(Score::of_identifier(wrong), None, "{wrong}");
+        }
+    }
+
+    #[test]
+    fn values_outside_the_range_of_a_score_are_recognized() {
+        let can_be = |name: &str, value: f64| Score::parse(name).unwrap().can_be(value);
+        assert!(
+            can_be("exact-match", 0.0) && can_be("pass@4", 1.0) && can_be("teacher-nll", 7.5) && can_be("exposure-bias", -0.1)
+        );
+        assert!(!can_be("exact-match", 1.1) && !can_be("rouge-l", -0.1) && !can_be("distinct-1", f64::NAN));
+        assert!(!can_be("teacher-nll", -1.0) && !can_be("teacher-nll", f64::INFINITY));
     }
 
     #[test]

@@ -66,11 +66,15 @@ impl Arms {
     /// An expectation as written, with the arms' names in place of `a` and `b`.
     pub fn in_expression(&self, expect: &str) -> String {
         let named = |part: &str| match part.rsplit_once('(') {
-            Some((before, inner)) => match inner.trim_end_matches(')').trim() {
-                "a" => format!("{before}({})", self.a),
-                "b" => format!("{before}({})", self.b),
-                _ => part.to_string(),
-            },
+            Some((before, inner)) => {
+                let inner = inner.trim_end_matches(')');
+                let (side, task) = inner.find(',').map_or((inner, ""), |comma| inner.split_at(comma));
+                match side.trim() {
+                    "a" => format!("{before}({}{task})", self.a),
+                    "b" => format!("{before}({}{task})", self.b),
+                    _ => part.to_string(),
+                }
+            }
             None => part.to_string(),
         };
         expect.split_inclusive(')').map(named).collect::<String>().replace('*', "×")

@@ -4,14 +4,17 @@
 //! expectation = sum ("<" | "<=" | ">" | ">=") sum
 //! sum         = product (("+" | "-") product)*
 //! product     = factor (("*" | "/") factor)*
-//! factor      = number | metric "(" ("a" | "b") ")" | "(" sum ")" | "-" factor
+//! factor      = number | metric "(" arm ")" | score "(" arm "," task ")" | "(" sum ")" | "-" factor
+//! arm         = "a" | "b"
+//! task        = a task's name in double or single quotes
 //! ```
 
 use std::iter::Peekable;
 use std::str::CharIndices;
 
-use hydrometer_base::suggest::unknown;
-use hydrometer_record::metric::Metric;
+use hydrometer_base::text::quoted;
+
+use super::measure::{Items, Measure};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Side {
@@ -30,7 +33,7 @@ pub enum Operator {
 #[derive(Clone, Debug, PartialEq)]
 pub enum Expression {
     Number(f64),
-    Of(Metric, Side),
+    Of(Measure, Side),
     Negative(Box<Expression>),
     Two(Box<Expression>, Operator, Box<Expression>),
 }
@@ -58,11 +61,11 @@ pub struct Misread {
 }
 
 impl Expression {
-    /// The value, with the metrics that `of` returns.
-    pub fn value(&self, of: &impl Fn(Metric, Side) -> f64) -> f64 {
+    /// The value, with the measures that `of` returns.
+    pub fn value(&self, of: &impl Fn(&Measure, Side) -> f64) -> f64 {
         match self {
             Self::Number(number) => *number,
-            Self::Of(metric, side) => of(*metric, *side),
+            Self::Of(measure, side) => of(measure, *side),
             Self::Negative(inner) => -inner.value(of),
             Self::Two(left, operator, right) => {
                 let (left, right) = (left.value(of), right.value(of));
@@ -76,11 +79,11 @@ impl Expression {
         }
     }
 
-    /// Whether the value is a product of numbers and metrics, none of which is below 0. Its logarithm is then the natural scale.
+    /// Whether the value is a product of positive numbers and metrics. Its logarithm is then the natural scale.
     pub fn is_product(&self) -> bool {
         match self {
             Self::Number(number) => *number > 0.0,
-            Self::Of(..) => true,
+            Self::Of(measure, _) => measure.has_logarithm(),
             Self::Negative(_) => false,
             Self::Two(left, operator, right) => {
                 matches!(operator, Operator::Times | Operator::Over) && left.is_product() && right.is_product()
@@ -88,29 +91,37 @@ impl Expression {
         }
     }
 
-    fn metrics(&self) -> Vec<(Metric, Side)> {
+    fn measures(&self) -> Vec<(&Measure, Side)> {
         match self {
             Self::Number(_) => Vec::new(),
-            Self::Of(metric, side) => vec![(*metric, *side)],
-            Self::Negative(inner) => inner.metrics(),
-            Self::Two(left, _, right) => [left.metrics(), right.metrics()].concat(),
+            Self::Of(measure, side) => vec![(measure, *side)],
+            Self::Negative(inner) => inner.measures(),
+            Self::Two(left, _, right) => [left.measures(), right.measures()].concat(),
         }
     }
 }
 
 impl Expectation {
-    /// The metrics in it, in order.
-    pub fn metrics(&self) -> Vec<(Metric, Side)> {
-        [self.left.metrics(), self.right.metrics()].concat()
+    /// The measures in it, in order.
+    pub fn measures(&self) -> Vec<(&Measure, Side)> {
+        [self.left.measures(), self.right.measures()].concat()
     }
 
-    /// Whether a metric of `side` is in it.
+    /// The task that its scores are of, if it has any.
+    pub fn task(&self) -> Option<&str> {
+        self.measures().into_iter().find_map(|(measure, _)| match measure.items() {
+            Items::Prompts(task) => Some(task),
+            Items::Documents | Items::None => None,
+        })
+    }
+
+    /// Whether a measure of `side` is in it.
     pub fn asks(&self, side: Side) -> bool {
-        self.metrics().iter().any(|(_, found)| *found == side)
+        self.measures().iter().any(|(_, found)| *found == side)
     }
 
     pub fn parse(text: &str) -> Result<Self, Misread> {
-        let mut parser = Parser { rest: text.char_indices().peekable(), text, depth: 0 };
+        let mut parser = Parser { rest: text.char_indices().peekable(), text, depth: 0, seen: Vec::new() };
         let left = parser.sum()?;
         let relation = parser.relation()?;
         let right = parser.sum()?;
@@ -128,6 +139,8 @@ struct Parser<'a> {
     rest: Peekable<CharIndices<'a>>,
     text: &'a str,
     depth: usize,
+    /// The measures so far.
+    seen: Vec<Measure>,
 }
 
 impl Parser<'_> {
@@ -210,7 +223,7 @@ impl Parser<'_> {
                 Expression::Negative(Box::new(self.factor()?))
             }
             Some(c) if c.is_ascii_digit() || c == '.' => self.number()?,
-            Some(c) if c.is_alphabetic() => self.metric()?,
+            Some(c) if c.is_alphabetic() => self.measure()?,
             _ => return Err(self.wrong("a number or a metric is missing; e.g. perplexity(a)".into())),
         };
         self.depth -= 1;
@@ -243,40 +256,86 @@ impl Parser<'_> {
         std::iter::from_fn(|| self.rest.next_if(|(_, c)| c.is_alphanumeric() || *c == '_')).map(|(_, c)| c).collect()
     }
 
-    fn metric(&mut self) -> Result<Expression, Misread> {
+    fn measure(&mut self) -> Result<Expression, Misread> {
         let begin = self.rest.clone();
         let name = self.word();
-        let Some(metric) = Metric::in_claims().find(|metric| metric.name() == name) else {
-            self.rest = begin;
-            let known: Vec<&str> = Metric::in_claims().map(Metric::name).collect();
-            return Err(self.wrong(unknown("metric", &name, &known)));
-        };
-        self.expect('(', &name)?;
-        self.peek();
-        let begin = self.rest.clone();
-        let side = match self.word().as_str() {
-            "a" => Side::A,
-            "b" => Side::B,
-            other => {
-                let what = format!("{name} takes a or b, not {other:?}");
+        let mut measure = match Measure::named(&name) {
+            Ok(measure) => measure,
+            Err(what) => {
                 self.rest = begin;
                 return Err(self.wrong(what));
             }
         };
-        self.expect(')', "the arm")?;
-        Ok(Expression::Of(metric, side))
+        self.expect('(', &name)?;
+        let side = self.side(&name)?;
+        if let Measure::Score { task, .. } = &mut measure {
+            if !self.take(',') {
+                return Err(self.wrong(format!("{name} takes an arm and a task; e.g. {name}(a, \"sums\")")));
+            }
+            *task = self.task(&name)?;
+        }
+        self.expect(')', if matches!(measure, Measure::Score { .. }) { "the task" } else { "the arm" })?;
+        if let Some(what) = self.seen.iter().find_map(|other| conflict(other, &measure)) {
+            self.rest = begin;
+            return Err(self.wrong(what));
+        }
+        self.seen.push(measure.clone());
+        Ok(Expression::Of(measure, side))
     }
+
+    fn side(&mut self, name: &str) -> Result<Side, Misread> {
+        self.peek();
+        let begin = self.rest.clone();
+        match self.word().as_str() {
+            "a" => Ok(Side::A),
+            "b" => Ok(Side::B),
+            other => {
+                let what = format!("{name} takes a or b, not {other:?}");
+                self.rest = begin;
+                Err(self.wrong(what))
+            }
+        }
+    }
+
+    /// A task's name in quotes.
+    fn task(&mut self, name: &str) -> Result<String, Misread> {
+        let quote = self.peek().filter(|c| matches!(c, '"' | '\''));
+        let Some(quote) = quote else {
+            return Err(self.wrong(format!("the name of a task in quotes is missing; e.g. {name}(a, \"sums\")")));
+        };
+        self.rest.next();
+        let task: String = std::iter::from_fn(|| self.rest.next_if(|&(_, c)| c != quote)).map(|(_, c)| c).collect();
+        match self.rest.next() {
+            Some(_) => Ok(task),
+            None => Err(self.wrong(format!("{quote} is missing after the name of the task"))),
+        }
+    }
+}
+
+/// Why an expression cannot hold both measures: documents and prompts are two samples, and an interval is over one.
+fn conflict(one: &Measure, other: &Measure) -> Option<String> {
+    let about = |measure: &Measure| match measure.items() {
+        Items::Documents => Some(format!("{} of the held-out text", measure.name())),
+        Items::Prompts(task) => Some(format!("task {}", quoted(task))),
+        Items::None => None,
+    };
+    let (one_about, other_about) = (about(one)?, about(other)?);
+    let apart = one.items() != other.items();
+    apart.then(|| format!("a claim cannot be about {one_about} and {other_about} at once; make it two claims"))
 }
 
 #[cfg(test)]
 mod tests {
+    use hydrometer_record::metric::Metric;
+    use hydrometer_score::Score;
+
     use super::*;
 
     fn value(text: &str) -> f64 {
-        let metric = |metric, side| match (metric, side) {
-            (Metric::Perplexity, Side::A) => 10.0,
-            (Metric::Perplexity, Side::B) => 20.0,
-            (Metric::Nll, _) => 3.0,
+        let metric = |measure: &Measure, side| match (measure, side) {
+            (Measure::Metric(Metric::Perplexity), Side::A) => 10.0,
+            (Measure::Metric(Metric::Perplexity), Side::B) => 20.0,
+            (Measure::Metric(Metric::Nll), _) => 3.0,
             _ => 0.5,
         };
         Expectation::parse(&format!("{text} < 1")).unwrap().left.value(&metric)
@@ -306,6 +365,20 @@ mod tests {
     }
 
     #[test]
+    fn scores_name_their_task_in_either_kind_of_quotes() {
+        let read = Expectation::parse("exact_match(a, \"chain sum\") > pass_at_4_number_last( b , 'chain sum' ) - 0.1").unwrap();
+        assert_eq!(read.task(), Some("chain sum"));
+        let names: Vec<(String, Side)> = read.measures().into_iter().map(|(measure, side)| (measure.name(), side)).collect();
+        assert_eq!(names, [("exact_match".into(), Side::A), ("pass_at_4_number_last".into(), Side::B)]);
+        let Expression::Of(Measure::Score { score, .. }, Side::A) = read.left else { panic!("{read:?}") };
+        assert_eq!(score, Score::parse("exact-match").unwrap());
+        // A share of a run can be 0, which has no logarithm.
+        assert!(!Expectation::parse("rouge_l(a, 'x') > rouge_l(b, 'x')").unwrap().left.is_product());
+        assert!(Expectation::parse("exact_match(a, 'x') > token_accuracy(b)").is_ok(), "accuracy varies over no documents");
+        assert_eq!(Expectation::parse("nll(a) < nll(b)").unwrap().task(), None);
+    }
+
+    #[test]
     fn mistakes_are_reported_with_their_column() {
         let cases = [
             ("perplexty(a) < 1", 0, "unknown metric \"perplexty\"; did you mean \"perplexity\"?"),
@@ -320,7 +393,24 @@ mod tests {
             (
                 "é < 1",
                 0,
-                "unknown metric \"é\"; known are nll, perplexity, bits_per_byte, token_accuracy, ece, kl_to_teacher, top_1_agreement, top_10_overlap",
+                "unknown metric \"é\"; known are nll, perplexity, bits_per_byte, token_accuracy, ece, kl_to_teacher, top_1_agreement, top_10_overlap, \
+                 exact_match, number_first, number_last, rouge_l, rouge_1, rouge_2, distinct_1, distinct_2, truncated, teacher_nll, \
+                 exposure_bias, pass_at_4",
+            ),
+            ("exact_mach(a, 'x') > 0", 0, "unknown metric \"exact_mach\"; did you mean \"exact_match\"?"),
+            ("exact_match(a) > 0", 13, "exact_match takes an arm and a task; e.g. exact_match(a, \"sums\")"),
+            ("exact_match(a, sums) > 0", 15, "the name of a task in quotes is missing; e.g. exact_match(a, \"sums\")"),
+            ("exact_match(a, 'sums) > 0", 25, "' is missing after the name of the task"),
+            ("exact_match(a, 'sums' > 0", 22, "')' is missing after the task"),
+            (
+                "exact_match(a, 'x') > rouge_l(b, 'y')",
+                22,
+                "a claim cannot be about task \"x\" and task \"y\" at once; make it two claims",
+            ),
+            (
+                "nll(a) < 2 * rouge_l(b, 'y')",
+                13,
+                "a claim cannot be about nll of the held-out text and task \"y\" at once; make it two claims",
             ),
         ];
         for (text, at, what) in cases {

@@ -5,11 +5,11 @@
 //! other, or with a number, the sentence states that comparison, and the measured distance follows if it is a different number.
 
 use hydrometer_base::units::{fixed, signed};
-use hydrometer_record::metric::{Metric, Unit};
+use hydrometer_record::metric::Unit;
 
 use super::arms::Arms;
 use super::expectation::{Expectation, Expression, Operator, Side};
-use crate::metrics::metric_mean;
+use super::measure::Measure;
 
 /// Above this ratio and below its inverse, "3.6 times" is easier to read than a percentage.
 const TIMES: f64 = 2.0;
@@ -37,7 +37,7 @@ pub struct Finding {
 }
 
 /// A product of a number and at most one metric.
-type Term = (f64, Option<(Metric, Side)>);
+type Term<'a> = (f64, Option<(&'a Measure, Side)>);
 
 pub fn finding(measured: &Measured, arms: &Arms) -> Finding {
     let Measured { expectation: Expectation { left, right, .. }, log_ratio, .. } = *measured;
@@ -57,8 +57,8 @@ fn of_ratio(measured: &Measured, arms: &Arms, left: &Expression, right: &Express
     match (left, right) {
         (Some((metric, of)), Some((other, to))) if metric == other && of != to => {
             let holds = measured.per_seed.iter().filter(|log| (value(**log) < 1.0) == (ratio < 1.0)).count();
-            let (one, another, what) = (arms.name(of), arms.name(to), metric.item().heading);
-            let times = !(1.0 / TIMES..TIMES).contains(&ratio) || metric.item().unit == Unit::Share;
+            let (one, another, what) = (arms.name(of), arms.name(to), metric.heading());
+            let times = !(1.0 / TIMES..TIMES).contains(&ratio) || metric.unit() == Unit::Share;
             let [size, interval] = match times {
                 true => [fixed(ratio, 2), format!("{} to {}", fixed(low, 2), fixed(high, 2))],
                 false => [signed(100.0 * (ratio - 1.0), 1) + "%", percents(low, high)],
@@ -92,8 +92,8 @@ fn of_difference(measured: &Measured, arms: &Arms, left: &Expression, right: &Ex
     match (left, right) {
         (Some((metric, of)), Some((other, to))) if metric == other && of != to => {
             let holds = measured.per_seed.iter().filter(|value| (**value + shift < 0.0) == (mean < 0.0)).count();
-            let (one, another, what) = (arms.name(of), arms.name(to), metric.item().heading);
-            let (factor, digits, unit) = match metric.item().unit {
+            let (one, another, what) = (arms.name(of), arms.name(to), metric.heading());
+            let (factor, digits, unit) = match metric.unit() {
                 Unit::Share => (100.0, 2, " percentage points"),
                 Unit::NatsPerToken => (1.0, 4, " nats per token"),
                 Unit::BitsPerByte | Unit::Dimensionless => (1.0, 4, ""),
@@ -117,11 +117,11 @@ fn of_difference(measured: &Measured, arms: &Arms, left: &Expression, right: &Ex
 }
 
 /// One metric of one arm.
-fn level(measured: &Measured, arms: &Arms, (metric, side): (Metric, Side), values: [f64; 3]) -> Finding {
-    let [mean, low, high] = values.map(|value| metric_mean(metric, value));
+fn level(measured: &Measured, arms: &Arms, (metric, side): (&Measure, Side), values: [f64; 3]) -> Finding {
+    let [mean, low, high] = values.map(|value| metric.text(value));
     let the = if arms.common.is_empty() { "The" } else { "the" };
     let interval = interval_text(measured, &format!("{low} to {high}"));
-    let (what, arm, seeds) = (metric.item().heading, arms.name(side), seeds(measured));
+    let (what, arm, seeds) = (metric.heading(), arms.name(side), seeds(measured));
     Finding { sentence: format!("{the} {what} of {arm} is {mean} ({interval}, {seeds})"), distance: Some(distance(measured)) }
 }
 
@@ -169,10 +169,10 @@ fn seeds(measured: &Measured) -> String {
     format!("{} seeds", measured.per_seed.len())
 }
 
-fn term(expression: &Expression) -> Option<Term> {
+fn term(expression: &Expression) -> Option<Term<'_>> {
     match expression {
         Expression::Number(number) => Some((*number, None)),
-        Expression::Of(metric, side) => Some((1.0, Some((*metric, *side)))),
+        Expression::Of(metric, side) => Some((1.0, Some((metric, *side)))),
         Expression::Negative(_) => None,
         Expression::Two(left, operator, right) => match (operator, term(left)?, term(right)?) {
             (Operator::Times, (a, metric), (b, None)) | (Operator::Times, (a, None), (b, metric)) => Some((a * b, metric)),
@@ -183,10 +183,10 @@ fn term(expression: &Expression) -> Option<Term> {
 }
 
 /// A number added to at most one metric.
-fn sum(expression: &Expression) -> Option<Term> {
+fn sum(expression: &Expression) -> Option<Term<'_>> {
     match expression {
         Expression::Number(number) => Some((*number, None)),
-        Expression::Of(metric, side) => Some((0.0, Some((*metric, *side)))),
+        Expression::Of(metric, side) => Some((0.0, Some((metric, *side)))),
         Expression::Negative(inner) => sum(inner).filter(|(_, metric)| metric.is_none()).map(|(number, _)| (-number, None)),
         Expression::Two(left, operator, right) => match (operator, sum(left)?, sum(right)?) {
             (Operator::Plus, (a, metric), (b, None)) | (Operator::Plus, (a, None), (b, metric)) => Some((a + b, metric)),
@@ -236,6 +236,14 @@ mod tests {
         let (sentence, distance) = told("nll(a) < nll(b) - 0.1", false, [-0.05, -0.08, -0.02], "");
         let wanted = "soft-ce ends 0.1500 nats per token below finetune in nll (95% CI −0.1800 to −0.1200), in 3 of 3 seeds";
         assert_eq!((sentence.as_str(), distance.as_deref()), (wanted, Some("−0.0500, −0.0800 to −0.0200")));
+        let (sentence, _) = told("exact_match(a, 'sums') > exact_match(b, 'sums')", false, [0.05, 0.02, 0.08], "");
+        let wanted =
+            "soft-ce ends 5.00 percentage points above finetune in sums exact-match (95% CI +2.00 to +8.00), in 3 of 3 seeds";
+        assert_eq!(sentence, wanted);
+        let (sentence, _) = told("pass_at_4(a, \"sums\") > 0.3", false, [0.1, 0.05, 0.15], "");
+        assert_eq!(sentence, "The sums pass@4 of soft-ce is 40.0% (95% CI 35.0% to 45.0%, 3 seeds)");
+        let (sentence, _) = told("rouge_l(a, 'x') > 1.5 * rouge_l(b, 'x')", false, [0.1, 0.05, 0.15], "");
+        assert!(sentence.starts_with("rouge_l(soft-ce, 'x') less 1.5 × rouge_l(finetune, 'x') is +0.1000 (95% CI"), "{sentence}");
         let (sentence, _) = told("nll(a) * nll(b) < perplexity( a )", true, logs([0.9, 0.8, 0.95]), "");
         assert!(sentence.starts_with("nll(soft-ce) × nll(finetune) is 10.0% below perplexity(soft-ce) (95% CI"), "{sentence}");
     }

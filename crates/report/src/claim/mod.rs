@@ -3,6 +3,7 @@
 pub mod arms;
 pub mod expectation;
 pub mod finding;
+pub mod measure;
 
 use anyhow::{Result, anyhow};
 use hydrometer_record::provenance::ClaimNote;

@@ -2,7 +2,7 @@
 
 use hydrometer_base::text::visible;
 
-use super::{Surface, Table, comparison, metrics};
+use super::{Surface, Table, comparison, metrics, tasks};
 use crate::comparison::Comparison;
 use crate::pooled::{self, Pooled};
 
@@ -14,12 +14,14 @@ pub enum Language {
     Typst,
 }
 
-/// Both tables of every comparison, then the arms over several data sets if there are any, each under a line that names it.
+/// All tables of every comparison, then the arms over several data sets if there are any, each under a line that names it.
 pub fn document(found: &[Comparison], pooled: &[Pooled], language: Language) -> String {
     let mut parts = Vec::new();
     for one in found {
         parts.push((one.experiment.clone(), comparison(one, Surface::Page)));
+        let of_tasks = tasks(one).into_iter().map(|(heading, table)| (format!("{}: {heading}", one.experiment), table));
         parts.extend(metrics(one, Surface::Page).map(|table| (format!("{}: {}", one.experiment, super::METRICS_TITLE), table)));
+        parts.extend(of_tasks);
     }
     if !pooled.is_empty() {
         parts.push((pooled::TITLE.to_string(), Table::plain(pooled::rows(pooled), pooled::NOTE.to_string())));

@@ -5,6 +5,7 @@ pub mod csv;
 pub mod document;
 mod latex;
 mod metrics;
+mod task;
 mod typst;
 
 use tabled::builder::Builder;
@@ -15,12 +16,14 @@ use tabled::settings::{Alignment, Padding, Style};
 
 pub use comparison::{comparison, probability};
 pub use metrics::{TITLE as METRICS_TITLE, metrics, text as metric_text};
+pub use task::tasks;
 
 use super::comparison::Comparison;
 use super::findings;
 use crate::cell::Cell;
 use crate::cell::Estimate;
 use crate::cell::Reference;
+use hydrometer_base::text::visible;
 use hydrometer_base::units::{fixed, html as escape_html, markdown as escape_markdown, shorten};
 
 const WIDTH: usize = 110;
@@ -49,13 +52,15 @@ enum Row<'a> {
     Reference(Vec<String>),
 }
 
-/// The comparison and the table of the other metrics, at most 110 columns wide.
+/// The comparison, the table of the other metrics and those of tasks, at most 110 columns wide.
 pub fn terminal(found: &Comparison) -> String {
     if found.cells.is_empty() && found.references.is_empty() {
         return "no runs yet".into();
     }
     let tables = [Some(comparison(found, Surface::Terminal)), metrics(found, Surface::Terminal)];
-    tables.iter().flatten().map(Table::terminal).collect::<Vec<_>>().join("\n\n")
+    let tables = tables.iter().flatten().map(Table::terminal);
+    let of_tasks = tasks(found).into_iter().map(|(heading, table)| format!("{}\n{}", visible(&heading), table.terminal()));
+    tables.chain(of_tasks).collect::<Vec<_>>().join("\n\n")
 }
 
 impl<'a> Table<'a> {
@@ -168,10 +173,11 @@ impl<'a> Table<'a> {
 
 /// `big (teacher)`, or `unigram`.
 pub fn title(reference: &Reference) -> String {
-    match reference.role.as_str() {
-        "teacher" => format!("{} (teacher)", reference.name),
-        _ => reference.name.clone(),
-    }
+    title_of(&reference.name, &reference.role)
+}
+
+fn title_of(name: &str, role: &str) -> String {
+    if role == "teacher" { format!("{name} (teacher)") } else { name.to_string() }
 }
 
 /// A row of `columns` that has only `name`.

@@ -5,11 +5,11 @@ use super::{documented, made};
 use crate::claim::Claim;
 use crate::claim::expectation::Expectation;
 
-const SOFT: [&str; 3] = ["soft-ce-20-1", "soft-ce-20-2", "soft-ce-20-3"];
-const HARD: [&str; 3] = ["finetune-x-1", "finetune-x-2", "finetune-x-3"];
+pub const SOFT: [&str; 3] = ["soft-ce-20-1", "soft-ce-20-2", "soft-ce-20-3"];
+pub const HARD: [&str; 3] = ["finetune-x-1", "finetune-x-2", "finetune-x-3"];
 
 /// A claim on two arms of three seeds each.
-fn claim(expect: &str, a: &[&str], b: &[&str]) -> Claim {
+pub fn claim(expect: &str, a: &[&str], b: &[&str]) -> Claim {
     let runs = |runs: &[&str]| runs.iter().map(|run| run.to_string()).collect();
     Claim {
         id: format!("claim {expect}"),

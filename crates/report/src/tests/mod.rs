@@ -1,6 +1,7 @@
 mod claims;
 mod formats;
 mod metrics;
+mod tasks;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;

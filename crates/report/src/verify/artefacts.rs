@@ -12,6 +12,7 @@ use hydrometer_record::provenance::{self, Provenance, frame_hashes};
 use serde::Serialize;
 
 use super::contradictions::contradictions;
+use super::task_contradictions::task_contradictions;
 use crate::claim::Claim;
 use crate::{CLAIMS, render};
 
@@ -103,7 +104,7 @@ pub fn compare(folder: &Path, claims: &[Claim]) -> Result<Findings> {
         }
     }
     let Ok(frames) = Frames::read(folder) else { return Ok(all) };
-    for (name, why) in contradictions(&frames)? {
+    for (name, why) in contradictions(&frames)?.into_iter().chain(task_contradictions(&frames)?) {
         all.same.retain(|file| *file != Path::new(&file_of(name)));
         all.fault(file_of(name), Mismatch::Contradiction(why));
     }

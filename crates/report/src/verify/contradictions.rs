@@ -79,6 +79,6 @@ fn import(row: &ImportRow) -> Option<String> {
     Some(format!("the import {import} of {name} has {what}"))
 }
 
-fn differ(a: f64, b: f64) -> bool {
+pub(super) fn differ(a: f64, b: f64) -> bool {
     !(a == b || (a - b).abs() <= ROUNDING * a.abs().max(b.abs()) || a.is_nan() && b.is_nan())
 }

@@ -4,3 +4,4 @@ pub mod artefacts;
 mod contradictions;
 pub mod golden;
 pub mod numerics;
+pub mod task_contradictions;
