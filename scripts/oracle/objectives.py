@@ -25,6 +25,11 @@ ARMS = (
     + [("soft-ce", tail) for tail in TAILS]
     + [("kl-forward", tail) for tail in TAILS if tail != "metaseq"]
     + [(name, None) for name in ["kl-reverse", "jsd", "logit-mse", "logit-mse --centered", "logit-mse --mse-mean", "logprob-mse"]]
+    + [("hard-ce --label-smoothing 0.1", None)]
+    + [("kl-forward --skew 0.2", tail) for tail in TAILS if tail not in ("metaseq", "sampled")]
+    + [("kl-reverse", tail) for tail in ("raw", "double-renormalize", "uniform")]
+    + [("kl-reverse --skew 0.2", tail) for tail in ("raw", "renormalize", "double-renormalize", "bucket", "uniform")]
+    + [("kl-reverse --estimator k2", None), ("kl-reverse --estimator k3-as-loss", None)]
 )
 
 
@@ -49,13 +54,24 @@ def soft_ce(u, w, listed, tail):
     return value, entropy
 
 
-def divergence(u, w, listed, f, least_rest):
-    """sum of f(q, w) over the listed ids and one more outcome."""
+def divergence(u, w, listed, f, least_rest, tail="bucket"):
+    """sum of f(q, w) over the listed ids and, with tail bucket, one more outcome."""
+    mass = w.sum(-1, keepdim=True)
+    if tail in ("renormalize", "double-renormalize"):
+        w = w / mass
+    if tail == "double-renormalize":
+        u = u.masked_fill(~listed, -math.inf)
+    if tail == "uniform":
+        others = (~listed).sum(-1, keepdim=True).clamp_min(1)
+        w = torch.where(listed, w, (1 - mass).clamp_min(least_rest) / others)
+        listed = torch.ones_like(listed)
     p = u.softmax(-1)
     q = torch.where(listed, p, 0)
     total = (torch.where(listed, f(torch.where(listed, p, 1.0), w.clamp_min(1e-300)), 0)).sum(-1)
-    if bool(listed.all()):
+    if bool(listed.all()) or tail in ("raw", "double-renormalize"):
         return total
+    if tail == "renormalize":
+        return total + f(p.masked_fill(listed, 0).sum(-1), torch.full_like(total, 1e-300))
     outside = p.masked_fill(listed, 0).sum(-1)
     rest = (1 - w.sum(-1)).clamp_min(least_rest)
     return total + f(outside, rest)
@@ -68,7 +84,9 @@ def losses(arm, tail, z, case, tau, beta, lam, squared):
     hard = -z.log_softmax(-1).gather(1, labels[:, None])[:, 0]
     name = arm.split()[0]
     if name == "hard-ce":
-        return hard
+        smoothing = 0.1 if "--label-smoothing" in arm else 0.0
+        return torch.nn.functional.cross_entropy(z, labels, reduction="none", label_smoothing=smoothing)
+    skew = 0.2 if "--skew" in arm else 0.0
     if "teacher_logits" in case:
         y_all = case["teacher_logits"].double()
         listed = torch.ones(n, v, dtype=torch.bool)
@@ -80,13 +98,19 @@ def losses(arm, tail, z, case, tau, beta, lam, squared):
         listed = torch.zeros(n, v, dtype=torch.bool).scatter(1, ids, True)
         w = torch.zeros(n, v, dtype=torch.double).scatter_add(1, ids, case["target_logprobs"].double().exp())
         y = case["target_logits"].double() if "target_logits" in case else None
-    if name == "soft-ce":
+    if "--estimator" in arm:
+        ratio = w.gather(1, labels[:, None])[:, 0].log() - u.log_softmax(-1).gather(1, labels[:, None])[:, 0]
+        value = ratio**2 / 2 if "k2" in arm else ratio.exp() - 1 - ratio
+    elif name == "soft-ce":
         value = soft_ce(u, w, listed, tail)[0]
+    elif name == "kl-forward" and skew:
+        value = divergence(u, w, listed, lambda q, w: w * (w.log() - (skew * w + (1 - skew) * q).log()), 1e-300, tail)
     elif name == "kl-forward":
         value, entropy = soft_ce(u, w, listed, tail)
         value = value - entropy
     elif name == "kl-reverse":
-        value = divergence(u, w, listed, lambda q, w: q * (q.log() - w.log()), 1e-6)
+        least = 0 if skew else 1e-6
+        value = divergence(u, w, listed, lambda q, w: q * (q.log() - ((1 - skew) * w + skew * q).log()), least, tail or "bucket")
     elif name == "jsd":
         def f(q, w):
             m = beta * w + (1 - beta) * q
@@ -103,7 +127,7 @@ def losses(arm, tail, z, case, tau, beta, lam, squared):
     return (1 - lam) * value * (tau**2 if squared else 1) + lam * hard
 
 
-def random_case(rng, generator, sampled, dense):
+def random_case(rng, generator, sampled, dense, drawn):
     n, v = rng.randint(1, 20), rng.randint(8, 97)
     k = rng.randint(1, min(7, v - 1))
     scale = rng.choice([0.1, 1.0, 5.0, 30.0])
@@ -118,7 +142,12 @@ def random_case(rng, generator, sampled, dense):
         case["mask"] = (torch.rand(n, generator=generator) < 0.7).to(torch.uint8)
         case["mask"][0] = 1
     teacher = normal(n, v) * 3
-    if dense:
+    if drawn:
+        # An id that the student is likely to draw: others have unbounded estimates.
+        student = case["logits"] if "logits" in case else case["hidden"] @ case["weight"].T
+        case["labels"] = student.argmax(-1)
+        case["target_ids"], case["teacher"] = case["labels"][:, None].clone(), teacher
+    elif dense:
         case["teacher_logits"] = teacher
     elif sampled:
         draws = 6
@@ -140,7 +169,7 @@ def main():
     for (arm, tail), _ in itertools.product(ARMS, range(cases)):
         name = arm.split()[0]
         dense = name != "hard-ce" and tail in (None, "raw", "bucket") and rng.random() < 0.3
-        case = random_case(rng, generator, tail == "sampled", dense)
+        case = random_case(rng, generator, tail == "sampled", dense and "--estimator" not in arm, "--estimator" in arm)
         tau = 1.0 if name in ("hard-ce", "logit-mse") else rng.choice([1.0, 0.7, 2.5])
         lam = rng.choice([0.0, 0.4]) if name != "hard-ce" else 0.0
         squared = tau != 1.0 and rng.random() < 0.5
@@ -186,11 +215,11 @@ def main():
         key = (f"{arm} {tail or ''}".strip(), precision)
         value_now, gradient_now = worst.get(key, (0.0, 0.0))
         worst[key] = (max(value_now, *errors), max(gradient_now, gradient))
-    print(f"{'objective':34} {'':5} {'value':>9} {'gradient':>9}")
+    print(f"{'objective':40} {'':5} {'value':>9} {'gradient':>9}")
     for (arm, precision), (value, gradient) in sorted(worst.items()):
         bad = value > (1e-6 if precision == "f32" else 1e-2) or gradient > (1e-5 if precision == "f32" else 1e-2)
         failed = failed or bad
-        print(f"{arm:34} {precision:5} {value:9.1e} {gradient:9.1e}{'  too large' if bad else ''}")
+        print(f"{arm:40} {precision:5} {value:9.1e} {gradient:9.1e}{'  too large' if bad else ''}")
     sys.exit(1 if failed else 0)
 
 

@@ -298,6 +298,7 @@ fn read_teacher(
     let name = loss.objective.name();
     let rows_of = |t: Tensor| t.index_select(0, kept);
     let dense = file.get("teacher_logits", &[rows, columns], false)?.map(|t| rows_of(t).narrow(1, 0, vocab_size));
+    let given_kind = dense.as_ref().map(Tensor::kind);
     let dense = dense.map(|t| t.to_kind(Kind::Double));
     if let Some(dense) = &dense {
         file.refuse("teacher_logits", dense, &dense.isfinite().logical_not(), kept, "not a finite number")?;
@@ -313,7 +314,9 @@ fn read_teacher(
             let logprobs = dense_logprobs.map(|all| all.gather(1, &drawn_n1, false));
             return Ok(Teacher { ids: Ids::distinct(drawn_n1), logprobs_nk: logprobs, logits_nk: None });
         }
-        return Ok(Teacher { ids: Ids::All, logprobs_nk: dense_logprobs, logits_nk: Some(dense) });
+        // Logits of all ids stand for log-probabilities too. In single precision the kernels of training take them.
+        let kind = if given_kind == Some(Kind::Double) { Kind::Double } else { Kind::Float };
+        return Ok(Teacher { ids: Ids::All, logprobs_nk: None, logits_nk: Some(dense.to_kind(kind)) });
     };
     let k = ids.size()[1];
     if k == 0 {
