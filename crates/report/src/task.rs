@@ -201,6 +201,6 @@ pub(super) fn on_common_prompts(task: &str, wanted: &[(&FinalEvaluation, Score)]
     let all: Vec<_> = wanted.iter().map(|(run, score)| run.written(task, *score)).collect();
     let Some(Some(first)) = all.first() else { return vec![Vec::new(); wanted.len()] };
     let at = |prompt: &String| all.iter().map(|values| values.and_then(|values| values.get(prompt).copied())).collect();
-    let rows: Vec<Vec<f64>> = first.keys().filter_map(|prompt| at(prompt)).collect();
+    let rows: Vec<Vec<f64>> = first.keys().filter_map(at).collect();
     (0..wanted.len()).map(|run| rows.iter().map(|row| row[run]).collect()).collect()
 }
