@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use criterion::{Criterion, criterion_group};
 use hydrometer::dist::ProcessGroup;
 use hydrometer::objective::head::Head;
-use hydrometer::objective::targets::{Targets, Teacher};
+use hydrometer::objective::targets::{Ids, Targets, Teacher};
 use hydrometer::objective::{Loss, Objective, Tail};
 use tch::{Device, Kind, Tensor};
 
@@ -21,11 +21,11 @@ const D: i64 = 576;
 const K: i64 = 20;
 const REPETITIONS: usize = 8;
 const RAW: Objective = Objective::SoftCe { tail: Tail::Raw, temperature: 1.0 };
-/// The cases of `make bench`: name, objective, and the teacher's k. Teachers are top-k here, so dense KL is measured with a large k.
+/// The cases of `make bench`: name, objective, and the teacher's k, which is V for a dense teacher.
 const CASES: [(&str, Objective, i64); 3] = [
-    ("hard-ce", Objective::HardCe, K),
+    ("hard-ce", Objective::HARD_CE, K),
     ("soft-ce", RAW, K),
-    ("kl", Objective::KlForward { tail: Tail::Bucket, temperature: 1.0 }, 4096),
+    ("kl", Objective::KlForward { tail: Tail::Bucket, temperature: 1.0, skew: 0.0 }, V),
 ];
 
 struct Problem {
@@ -40,18 +40,12 @@ impl Problem {
         tch::manual_seed(0);
         let random =
             |shape: [i64; 2], scale: f64| (Tensor::randn(shape, (Kind::Float, Device::Cpu)) * scale).to_kind(Kind::BFloat16);
-        // A teacher's top k of V, row by row: its dense logits need not exist. Ids of a row differ; its mass is 0.9.
-        let first = Tensor::randint(V, [n, 1], (Kind::Int64, Device::Cpu));
-        let ids = (first + Tensor::arange(k, (Kind::Int64, Device::Cpu)) * (V / k)).remainder(V);
-        let logprobs = Tensor::rand([n, k], (Kind::Float, Device::Cpu)).log_softmax(-1, Kind::Float) + 0.9f64.ln();
+        let teacher = if k == V { dense_teacher(n) } else { teacher_of_top(n, k) };
         Self {
             hidden: random([n, D], 1.0),
             weight: random([V, D], 0.1),
             gradient: Tensor::zeros([V, D], (Kind::Float, Device::Cpu)),
-            targets: Targets {
-                labels_n: Tensor::randint(V, [n], (Kind::Int64, Device::Cpu)),
-                teacher: Some(Teacher::listed(ids, Some(logprobs), None)),
-            },
+            targets: Targets { labels_n: Tensor::randint(V, [n], (Kind::Int64, Device::Cpu)), teacher: Some(teacher) },
         }
     }
 
@@ -61,6 +55,20 @@ impl Problem {
         let scale = 1.0 / self.hidden.size()[0] as f64;
         head.loss_and_gradients(&Loss::from(objective), &self.hidden, &self.targets, scale, &self.gradient).unwrap().1
     }
+}
+
+/// A teacher's top k of V, row by row: its dense logits need not exist. Ids of a row differ; its mass is 0.9.
+fn teacher_of_top(n: i64, k: i64) -> Teacher {
+    let first = Tensor::randint(V, [n, 1], (Kind::Int64, Device::Cpu));
+    let ids = (first + Tensor::arange(k, (Kind::Int64, Device::Cpu)) * (V / k)).remainder(V);
+    let logprobs = Tensor::rand([n, k], (Kind::Float, Device::Cpu)).log_softmax(-1, Kind::Float) + 0.9f64.ln();
+    Teacher::listed(ids, Some(logprobs), None)
+}
+
+/// Log-probabilities of all ids, as scripts/bench_peer.py has them.
+fn dense_teacher(n: i64) -> Teacher {
+    let logprobs = (Tensor::randn([n, V], (Kind::Float, Device::Cpu)) * 3.0).log_softmax(-1, Kind::Float);
+    Teacher { ids: Ids::All, logprobs_nk: Some(logprobs), logits_nk: None }
 }
 
 /// Peak resident memory of this process in MB since the last reset.
@@ -84,7 +92,7 @@ fn head(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("head 2048 x 49152, d 576, bf16");
     group.sample_size(10).measurement_time(Duration::from_secs(15));
     for (name, objective) in [
-        ("hard-ce", Objective::HardCe),
+        ("hard-ce", Objective::HARD_CE),
         ("soft-ce raw top-20", RAW),
         ("soft-ce bucket top-20", Objective::SoftCe { tail: Tail::Bucket, temperature: 1.0 }),
         ("jsd top-20", Objective::Jsd { beta: 0.5, temperature: 1.0 }),

@@ -9,7 +9,7 @@ use hydrometer_base::fs::{is_storage, replace_by_name};
 use hydrometer_base::user_error;
 use hydrometer_torch::model::Precision;
 use hydrometer_torch::objective::case::Case;
-use hydrometer_torch::objective::{Loss, Objective, Tail};
+use hydrometer_torch::objective::{Estimator, Loss, Objective, Tail};
 use serde_json::json;
 use toml_edit::Value;
 
@@ -28,7 +28,10 @@ pub struct LossArgs {
     /// The objective.
     #[arg(long, value_parser = clap::builder::PossibleValuesParser::new(Objective::NAMES))]
     objective: String,
-    /// How to treat the teacher's probability mass outside the listed ids [default: raw for soft-ce, bucket for kl-forward].
+    /// hard-ce: the fraction of the target that is spread evenly over all ids [default: 0].
+    #[arg(long, value_name = "EPSILON", allow_negative_numbers = true)]
+    label_smoothing: Option<f64>,
+    /// How to treat the teacher's probability mass outside the listed ids [default: raw for soft-ce, bucket for the KLs].
     #[arg(long, value_parser = clap::builder::PossibleValuesParser::new(Tail::ALL.map(Tail::name)))]
     tail: Option<String>,
     /// Temperature of student and teacher. target_logprobs must already be at this temperature [default: 1].
@@ -40,6 +43,12 @@ pub struct LossArgs {
     /// jsd: the teacher's weight in the mixture [default: 0.5].
     #[arg(long, allow_negative_numbers = true)]
     beta: Option<f64>,
+    /// kl-forward, kl-reverse: the share of its first distribution that is mixed into its second [default: 0].
+    #[arg(long, value_name = "ALPHA", allow_negative_numbers = true)]
+    skew: Option<f64>,
+    /// kl-reverse: how it is computed from ids that the student drew, the labels [default: from all target ids].
+    #[arg(long, value_parser = clap::builder::PossibleValuesParser::new(keys::ESTIMATORS))]
+    estimator: Option<String>,
     /// Weight of hard-ce in the loss [default: 0].
     #[arg(long, allow_negative_numbers = true)]
     lambda: Option<f64>,
@@ -70,10 +79,13 @@ impl LossArgs {
         let lambda = self.lambda.filter(|lambda| *lambda != 0.0);
         let given = [
             (&keys::OBJECTIVE, Some(Value::from(&self.objective))),
+            (&keys::LABEL_SMOOTHING, self.label_smoothing.map(Value::from)),
             (&keys::TAIL, self.tail.as_ref().map(Value::from)),
             (&keys::TEMPERATURE, temperature.map(Value::from)),
             (&keys::TEMPERATURE_SQUARED, self.temperature_squared.then_some(true.into())),
             (&keys::BETA, self.beta.map(Value::from)),
+            (&keys::SKEW, self.skew.map(Value::from)),
+            (&keys::ESTIMATOR, self.estimator.as_ref().map(Value::from)),
             (&keys::LAMBDA, lambda.map(Value::from)),
             (&keys::CENTERED, self.centered.then_some(true.into())),
             (&keys::MSE_MEAN, self.mse_mean.then_some(true.into())),
@@ -98,7 +110,7 @@ pub fn loss(args: &LossArgs, output: Output) -> Result<ExitCode> {
     }
     replace_by_name(&args.out, |path| Ok(tch::Tensor::write_safetensors(&answer.tensors, path)?))
         .map_err(|error| if is_storage(&error) { error } else { user_error!("{error:#}; choose another --out FILE") })?;
-    let metaseq = loss.objective.tail() == Some(Tail::Metaseq);
+    let (metaseq, estimator) = (loss.objective.tail() == Some(Tail::Metaseq), loss.objective.estimator());
     if metaseq {
         note!("tail metaseq: the gradient is p - w, as metaseq computes it, not the gradient of the loss that metaseq logs");
     }
@@ -106,7 +118,8 @@ pub fn loss(args: &LossArgs, output: Output) -> Result<ExitCode> {
     match output {
         Output::Json => terminal::json(&json!({
             "objective": name, "tail": tail, "temperature": loss.objective.temperature(), "lambda": loss.lambda,
-            "total": answer.total, "tokens": answer.tokens, "gradient_is_of_the_loss": !metaseq, "out": args.out,
+            "estimator": estimator.map(Estimator::name),
+            "total": answer.total, "tokens": answer.tokens, "gradient_is_of_the_loss": loss.objective.gradient_is_of_the_loss(), "out": args.out,
         })),
         Output::Human => {
             say!("{} nats per token, the mean of {name} over {} tokens", answer.total, answer.tokens);

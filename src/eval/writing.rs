@@ -18,27 +18,38 @@ use tokenizers::Tokenizer;
 
 use super::perplexity::evaluate;
 use super::task::{TaskPrompt, TaskRecipe};
-use crate::train::recipe::TrainRecipe;
 
 /// Most texts that are written at a time; it changes no text.
 pub const BATCH: usize = 32;
+
+/// What generation needs to know of a model.
+#[derive(Clone, Copy, Debug)]
+pub struct WritingModel<'a> {
+    pub vocab_size: usize,
+    /// Most tokens of a prompt and its text together.
+    pub context: usize,
+    /// How its examples were encoded, if it was trained on examples.
+    pub examples: Option<&'a ExampleRecipe>,
+    pub seed: u64,
+}
 
 /// The prompts of a task in the tokens of a model.
 pub struct Prompts<'a> {
     pub task: &'a TaskRecipe,
     pub asked: &'a [TaskPrompt],
+    model: WritingModel<'a>,
     tokenizer: Tokenizer,
     ids: Vec<Vec<u32>>,
 }
 
 impl<'a> Prompts<'a> {
     /// Encodes the prompts with the `tokenizer.json` in `data`, as prompts of training are encoded. A user error if one leaves no room
-    /// in the context of `recipe`.
-    pub fn encode(task: &'a TaskRecipe, asked: &'a [TaskPrompt], recipe: &TrainRecipe, data: &Path) -> Result<Self> {
+    /// in the model's context.
+    pub fn encode(task: &'a TaskRecipe, asked: &'a [TaskPrompt], model: WritingModel<'a>, data: &Path) -> Result<Self> {
         let path = data.join("tokenizer.json");
         let tokenizer = tokenizer::open(&path)?;
-        let context = recipe.data.context;
-        let vocabulary = Vocabulary::new(&tokenizer, recipe.model.vocab_size, recipe.data.examples.as_ref())?;
+        let context = model.context;
+        let vocabulary = Vocabulary::new(&tokenizer, model.vocab_size, model.examples)?;
         let mut ids = Vec::new();
         for prompt in asked {
             let mut all = vocabulary.encode_first(&prompt.input)?;
@@ -54,31 +65,24 @@ impl<'a> Prompts<'a> {
             }
             ids.push(all);
         }
-        Ok(Self { task, asked, tokenizer, ids })
+        Ok(Self { task, asked, model, tokenizer, ids })
     }
 
-    /// Writes the texts of all prompts with `decoder`, a model of `recipe`, in the order of prompts and samples. `each` is told how
+    /// Writes the texts of all prompts with `decoder`, the model, in the order of prompts and samples. `each` is told how
     /// many are done.
-    pub fn write(
-        &self,
-        decoder: &Decoder,
-        recipe: &TrainRecipe,
-        mesh: &Mesh,
-        mut each: impl FnMut(u64) -> Result<()>,
-    ) -> Result<Vec<Written>> {
+    pub fn write(&self, decoder: &Decoder, mesh: &Mesh, mut each: impl FnMut(u64) -> Result<()>) -> Result<Vec<Written>> {
         let (sampling, beams) = self.task.decode.settings();
-        let examples: Option<&ExampleRecipe> = recipe.data.examples.as_ref();
         let generator = Generator {
             decoder,
             tp: &mesh.tp,
             tokenizer: Some(&self.tokenizer),
             sampling,
             beams,
-            ends: &ends::ids(&self.tokenizer, examples)?,
+            ends: &ends::ids(&self.tokenizer, self.model.examples)?,
             stops: &self.task.stop,
             max_new_tokens: self.task.max_new_tokens,
-            context: recipe.data.context,
-            seed: recipe.seed,
+            context: self.model.context,
+            seed: self.model.seed,
             batch: BATCH,
         };
         let todo = (0..self.ids.len()).flat_map(|prompt| (0..self.task.samples).map(move |sample| (prompt, sample)));
@@ -92,10 +96,10 @@ impl<'a> Prompts<'a> {
     }
 
     /// The scores of `all`, the texts of all prompts in order. `teacher` computes those that need a model.
-    pub fn scores(&self, all: &[Written], teacher: Option<(&Decoder, &TrainRecipe)>, mesh: &Mesh) -> Result<Vec<Event>> {
+    pub fn scores(&self, all: &[Written], teacher: Option<(&Decoder, WritingModel)>, mesh: &Mesh) -> Result<Vec<Event>> {
         let mut events = Vec::new();
         let judged = match teacher {
-            Some((decoder, recipe)) if self.task.score.contains(&Score::TeacherNll) => self.judged(all, decoder, recipe, mesh)?,
+            Some((decoder, model)) if self.task.score.contains(&Score::TeacherNll) => self.judged(all, decoder, model, mesh)?,
             _ => Vec::new(),
         };
         for (index, (prompt, written)) in self.asked.iter().zip(all.chunk_by(|a, b| a.prompt == b.prompt)).enumerate() {
@@ -121,8 +125,8 @@ impl<'a> Prompts<'a> {
     }
 
     /// Nats per token that the teacher gives the texts of each prompt.
-    fn judged(&self, all: &[Written], teacher: &Decoder, recipe: &TrainRecipe, mesh: &Mesh) -> Result<Vec<f64>> {
-        let context = recipe.data.context;
+    fn judged(&self, all: &[Written], teacher: &Decoder, model: WritingModel, mesh: &Mesh) -> Result<Vec<f64>> {
+        let context = model.context;
         let mut split = TokenizedSplit::empty(Some(context));
         let mut kept = Vec::new();
         for written in all {
@@ -134,7 +138,7 @@ impl<'a> Prompts<'a> {
                 kept.push(written.prompt);
             }
         }
-        let found = evaluate(teacher, recipe.model.vocab_size, &split, context, mesh)?;
+        let found = evaluate(teacher, model.vocab_size, &split, context, mesh)?;
         let mut sums = vec![(0.0, 0u64); self.ids.len()];
         for (prompt, (nll, tokens)) in kept.into_iter().zip(found.documents) {
             sums[prompt].0 += nll;

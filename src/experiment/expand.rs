@@ -165,6 +165,7 @@ fn add_runs(
     let at = &arm.at;
     let mut settings = cell.settings[0].clone();
     settings.overlay(smoke(file, arm, options));
+    settings.check_writer()?;
     let loss = settings.loss(at)?;
     let read = settings.resolve_data(&keys::STUDENT, at, presets)?;
     let (mut recipe, model) = settings.recipe(&keys::STUDENT, loss, 0, &experiment.revision, at, presets, &read, true)?;
@@ -196,7 +197,7 @@ fn add_runs(
         let swept: Vec<&str> = cell.values.iter().map(|(key, _)| key.as_str()).collect();
         let words = describe(&recipe, teacher_name, &swept);
         experiment.methods.push(Method { name: arm.name.clone(), objective: words });
-        if experiment.reference.is_empty() && loss.objective == Objective::HardCe {
+        if experiment.reference.is_empty() && loss.objective == Objective::HARD_CE {
             experiment.reference = arm.name.clone();
         }
     }
@@ -260,16 +261,22 @@ fn describe(recipe: &TrainRecipe, teacher: &str, swept: &[&str]) -> String {
         Some(teacher) => format!("top-{}", teacher.top_k),
         None => String::new(),
     };
-    if objective == Objective::HardCe {
-        return "hard-ce".to_string();
+    match objective {
+        Objective::HARD_CE => return "hard-ce".to_string(),
+        Objective::HardCe { label_smoothing } => return format!("hard-ce, label smoothing {label_smoothing}"),
+        _ => {}
     }
     let mut words = format!("{} on {k} of {teacher}", objective.name());
-    if let Some(tail) = objective.tail() {
+    // Without skew, kl-reverse had no other tail than `bucket` once, and reports name it as they did.
+    if let Some(tail) = objective.tail().filter(|tail| !matches!((objective, tail), (Objective::KlReverse { .. }, Tail::Bucket)))
+    {
         words += &format!(", tail {}", tail.name());
     }
     match objective {
         Objective::LogitMse { centered: true, .. } => words += ", centered",
         Objective::Jsd { beta, .. } => words += &format!(", beta {beta}"),
+        Objective::SampledKl { estimator, .. } => words += &format!(", estimator {}", estimator.name()),
+        _ if objective.skew() > 0.0 => words += &format!(", skew {}", objective.skew()),
         _ => {}
     }
     if let Some(temperature) = objective.temperature().filter(|&temperature| temperature != 1.0) {

@@ -72,7 +72,7 @@ pub fn find_or_add(
         return Err(user_error!("{}: {key} is for a teacher behind an API; add endpoint = \"URL\", or remove it", found.at.0));
     }
     let seed = merged.whole(&keys::SEED)?;
-    let hard = Loss::from(Objective::HardCe);
+    let hard = Loss::from(Objective::HARD_CE);
     let (mut recipe, model) =
         merged.recipe(&keys::MODEL, hard, seed, &experiment.revision, teacher_at, presets, read, trained)?;
     if !trained {

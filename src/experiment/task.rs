@@ -80,8 +80,11 @@ impl Task {
         let prompts = prompts::read(&files, &on, limit)?;
         enough(&prompts, limit.unwrap_or(1), &keys::TASK_PROMPTS, &on, settings.place(&keys::TASK_PROMPTS, &data.at))?;
         prompts.iter().try_for_each(|prompt| check_references(prompt, &score))?;
-        let shown = if shots > 0 { prompts::read(&files, "train", Some(shots))? } else { Vec::new() };
-        enough(&shown, shots, &keys::SHOTS, "train", settings.place(&keys::SHOTS, at))?;
+        let mut shown = Vec::new();
+        if shots > 0 {
+            shown = prompts::read(&files, "train", Some(shots))?;
+            enough(&shown, shots, &keys::SHOTS, "train", settings.place(&keys::SHOTS, at))?;
+        }
         let template = settings.get(&keys::TEMPLATE).map(|path| template(path, &file.folder)).transpose()?;
         let asked = asked(prompts, &shown, template.as_ref())?;
         let read = |split: &String| split == "all" || *split == on || (split == "train" && shots > 0);

@@ -37,12 +37,8 @@ pub fn prepare(experiment: &Experiment, settings: &Settings, interrupts: &Atomic
         tokens::prepare(&recipe.data, &files, &splits, &folder)?;
     }
     for writer in writers(experiment) {
-        Prompts::encode(
-            &writer.task.recipe,
-            &writer.task.asked,
-            writer.recipe,
-            &data_folder(&settings.runs, &writer.recipe.data),
-        )?;
+        let data = data_folder(&settings.runs, &writer.recipe.data);
+        Prompts::encode(&writer.task.recipe, &writer.task.asked, writer.recipe.writing(), &data)?;
     }
     for recording in &experiment.recordings {
         let place = recording_place(&settings.runs, recording);

@@ -215,10 +215,10 @@ fn dispatch(job: &Job, mesh: &Mesh, journal: Option<&Journal>, stop: &AtomicBool
                 journal.write(&started(job, recipe))?;
                 journal.write(&Event::Resumed { step: 0 })?;
             }
-            let prompts = Prompts::encode(task, asked, recipe, &job.data)?;
+            let prompts = Prompts::encode(task, asked, recipe.writing(), &job.data)?;
             let decoder = trained_decoder(recipe, start.as_deref(), weights, mesh)?;
             let total = (asked.len() * task.samples) as u64;
-            let written = prompts.write(&decoder, recipe, mesh, |done| match journal {
+            let written = prompts.write(&decoder, mesh, |done| match journal {
                 Some(journal) if done % 32 == 0 => journal.write(&Event::Progress { done, total }),
                 _ => Ok(()),
             })?;
@@ -228,7 +228,7 @@ fn dispatch(job: &Job, mesh: &Mesh, journal: Option<&Journal>, stop: &AtomicBool
                 }
                 None => None,
             };
-            let judge = judge.as_ref().map(|(decoder, recipe)| (decoder, &***recipe));
+            let judge = judge.as_ref().map(|(decoder, recipe)| (decoder, recipe.writing()));
             let scores = prompts.scores(&written, judge, mesh)?;
             let Some(journal) = journal else { return Ok(()) };
             for event in written.iter().map(|written| prompts.event(written)).chain(scores) {

@@ -14,6 +14,7 @@ use hydrometer_torch::model::{Precision, hf};
 use hydrometer_torch::objective::Loss;
 use serde::{Deserialize, Serialize};
 
+use crate::eval::writing::WritingModel;
 use crate::teacher::recipe::{EndpointRecipe, RecordedRecipe};
 
 /// AdamW (Loshchilov & Hutter 2019) with linear warm-up and cosine decay.
@@ -104,6 +105,12 @@ pub struct TrainRecipe {
 }
 
 impl TrainRecipe {
+    /// What generation needs to know of the model.
+    pub fn writing(&self) -> WritingModel<'_> {
+        let examples = self.data.examples.as_ref();
+        WritingModel { vocab_size: self.model.vocab_size, context: self.data.context, examples, seed: self.seed }
+    }
+
     /// What it sees of its data.
     pub fn view(&self) -> DataView {
         DataView { tokens: self.tokens, batch: self.batch, seed: self.seed }

@@ -26,6 +26,19 @@ fn a_misspelt_key_is_refused() {
 }
 
 #[test]
+fn losses_without_a_definition_are_refused() {
+    for (with, message) in [
+        ("objective = \"hard-ce\"\nlabel_smoothing = 1.0", "lab.toml:23:1: label_smoothing must be a number from 0 to below 1"),
+        ("objective = \"kl-reverse\"\nskew = -0.1", "lab.toml:23:1: skew must be a number from 0 to below 1"),
+        ("objective = \"kl-reverse\"\nestimator = \"k1\"", "lab.toml:23:1: estimator \"k1\" needs ids that the student drew"),
+        ("objective = \"jsd\"\nskew = 0.1", "lab.toml:23:1: skew does not apply to jsd"),
+        ("objective = \"kl-reverse\"\ntail = \"renormalize\"", "lab.toml:23:1: tail \"renormalize\" gives unlisted ids no mass"),
+    ] {
+        refused(|toml| toml.replace("objective = \"soft-ce\"\ntop_k = 10\ntail = \"bucket\"", with), &[], message);
+    }
+}
+
+#[test]
 fn a_missing_corpus_file_is_refused() {
     refused(|toml| toml.replace("\"train.txt\"", "\"trian.txt\""), &[], "no corpus file at ./trian.txt");
 }

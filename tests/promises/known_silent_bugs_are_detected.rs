@@ -199,7 +199,7 @@ fn local_softmax(row: &Row) -> Answer {
 fn bugs() -> Vec<Bug> {
     let raw_ce = Loss::from(Objective::SoftCe { tail: Tail::Raw, temperature: 1.0 });
     let warm = Objective::SoftCe { tail: Tail::Raw, temperature: 2.0 };
-    let kl_raw = Loss::from(Objective::KlForward { tail: Tail::Raw, temperature: 1.0 });
+    let kl_raw = Loss::from(Objective::KlForward { tail: Tail::Raw, temperature: 1.0, skew: 0.0 });
     let bug = |name, loss, k, right, wrong, shows| Bug { name, loss, k, right, wrong, shows };
     vec![
         bug("soft-ce without the factor M in its backward pass", raw_ce, K, raw, metaseq, Shows::Gradient),
@@ -238,7 +238,7 @@ fn bugs() -> Vec<Bug> {
         ),
         bug(
             "forward KL labelled reverse",
-            Objective::KlReverse { temperature: 1.0 }.into(),
+            Objective::KlReverse { tail: Tail::Bucket, temperature: 1.0, skew: 0.0 }.into(),
             V,
             |row| kl_reverse(&row.w(V, 1.0), &row.z),
             |row| kl_forward(&row.w(V, 1.0), &row.z),

@@ -3,7 +3,7 @@
 use std::process::Output;
 
 use hydrometer::objective::reference::{Token, log_sum_exp, loss_and_gradient};
-use hydrometer::objective::{Loss, Objective, Tail};
+use hydrometer::objective::{Estimator, Loss, Objective, Tail};
 use tch::{Kind, Tensor};
 
 use super::lab::Lab;
@@ -94,6 +94,19 @@ fn inapplicable_flags_and_nan_losses_are_refused() {
         ("--objective soft-ce --centered", "--centered does not apply to soft-ce"),
         ("--objective jsd --mse-mean", "--mse-mean does not apply to jsd"),
         ("--objective hard-ce --temperature-squared", "--temperature-squared does not apply to hard-ce"),
+        ("--objective soft-ce --label-smoothing 0.1", "--label-smoothing does not apply to soft-ce"),
+        ("--objective hard-ce --label-smoothing 1", "--label-smoothing must be a number from 0 to below 1, not 1"),
+        ("--objective jsd --skew 0.1", "--skew does not apply to jsd"),
+        ("--objective kl-reverse --skew -0.1", "--skew must be a number from 0 to below 1, not -0.1"),
+        ("--objective kl-reverse --tail renormalize", "--tail renormalize gives unlisted ids no mass"),
+        ("--objective kl-reverse --tail sampled", "--tail sampled gives draws of the teacher"),
+        ("--objective kl-forward --tail sampled --skew 0.1", "--tail sampled gives draws, whose weights"),
+        ("--objective kl-reverse --tail metaseq --skew 0.1", "--tail metaseq is metaseq's soft-ce"),
+        ("--objective kl-reverse --estimator k3", "--estimator k3, differentiated as a loss, descends KL(teacher"),
+        ("--objective kl-reverse --estimator k1 --tail bucket", "--tail does not apply to estimator k1"),
+        ("--objective kl-reverse --estimator k2 --skew 0.1", "--skew does not apply to estimator k2"),
+        ("--objective kl-reverse --estimator k1", "estimator k1 needs target_ids [N, 1], the ids that the student drew"),
+        ("--objective jsd --estimator k1", "--estimator does not apply to jsd"),
         ("--objective kl-reverse --temperature 1e-40", "--temperature must be a number from 1e-6 to 1e6, not 1e-40"),
         ("--objective soft-ce --temperature 1e300", "--temperature must be a number from 1e-6 to 1e6, not 1e300"),
         ("--objective soft-ce --temperature 0", "--temperature must be a number from 1e-6 to 1e6, not 0"),
@@ -115,6 +128,30 @@ fn inapplicable_flags_and_nan_losses_are_refused() {
     let stderr = String::from_utf8_lossy(&said.stderr);
     assert!(said.status.code() == Some(2) && stderr.contains("in.safetensors: loss of row 0 would be NaN"), "{stderr}");
     assert!(!lab.path().join("out.safetensors").exists());
+}
+
+/// Oracle: the reference, on the labels and their log-probabilities under the file's dense teacher.
+#[test]
+fn estimates_are_of_the_labels() {
+    let lab = Lab::new();
+    let y = [[1.0f32, 0.2, -0.3, 0.8, 0.1, -1.0], [0.5, 0.4, 0.3, 0.2, 0.1, 0.0], [2.0, 1.0, 0.0, -1.0, -2.0, -3.0]];
+    case(&lab, |tensors| {
+        tensors.retain(|(name, _)| !name.starts_with("target"));
+        tensors.push(("teacher_logits", Tensor::from_slice(&y.concat()).view([3, 6])));
+    });
+    for (estimator, of_the_loss) in [(Estimator::K1, false), (Estimator::K2, true), (Estimator::K3AsLoss, true)] {
+        let said = loss(&lab, &format!("--objective kl-reverse --estimator {} --tp 2", estimator.name()));
+        let told = String::from_utf8_lossy(&said.stdout).into_owned();
+        assert!(told.contains(&format!("\"gradient_is_of_the_loss\": {of_the_loss}")), "{told}");
+        let values = written(&lab, "loss");
+        for row in [0, 2] {
+            let (teacher, label) = (y[row].map(f64::from), LABELS[row] as usize);
+            let token = Token { label, ids: &[label], logprobs: &[teacher[label] - log_sum_exp(&teacher)], logits: &[] };
+            let wanted = Objective::SampledKl { estimator, temperature: 1.0 }.into();
+            let (value, _) = loss_and_gradient(&wanted, &Z[row].map(f64::from), &token);
+            assert!((values[row] - value).abs() < 1e-6, "{estimator:?}: {} and {value}", values[row]);
+        }
+    }
 }
 
 #[test]

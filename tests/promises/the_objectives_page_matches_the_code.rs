@@ -26,6 +26,11 @@ fn every_objective_and_tail_has_a_section_and_every_section_exists_in_code() {
     for name in Objective::NAMES.into_iter().filter(|name| *name != "soft-ce") {
         assert_eq!(rows(&format!("`{name}`"), 4).len(), 1, "{name} in the overview");
     }
+    // `bucket` is the default of kl-reverse, and its row has no tail.
+    for tail in Tail::ALL.into_iter().filter(|tail| *tail != Tail::Bucket) {
+        let defined = Objective::KlReverse { tail, temperature: 1.0, skew: 0.0 }.undefined().is_none();
+        assert_eq!(rows(&format!("`kl-reverse`, `{}`", tail.name()), 4).len(), usize::from(defined), "{tail:?} in the overview");
+    }
     assert_eq!(MIN_TAIL_MASS, 1e-6);
     assert!(PAGE.contains("`MIN_TAIL_MASS` = 10⁻⁶"));
 }

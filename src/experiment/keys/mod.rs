@@ -18,7 +18,7 @@ use hydrometer_base::suggest::unknown_key;
 use hydrometer_base::user_error;
 
 pub use data::*;
-pub use loss::objective_name;
+pub use loss::{ESTIMATORS, objective_name};
 pub use run::*;
 pub use settings::Settings;
 pub use tables::*;

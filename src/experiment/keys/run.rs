@@ -7,7 +7,7 @@ use hydrometer_torch::objective::Tail;
 use super::value::{
     ABOVE_0, AMOUNTS, AT_LEAST_0, BETWEEN_0_AND_1, FROM_0_TO_1, FROM_0_TO_BELOW_1, SECONDS, TEMPERATURE_NUMBERS, Value,
 };
-use super::{Key, Objectives, Place, keys};
+use super::{ESTIMATORS, Key, Objectives, Place, keys};
 use crate::teacher::recipe::{EchoRows, Sent};
 
 const EVERYWHERE: &[Place] = &[Place::Base, Place::Method, Place::Axis, Place::Selector, Place::Smoke];
@@ -196,6 +196,15 @@ keys! { RUN_AND_TEACHER_KEYS:
         places: &[Place::Base, Place::Method, Place::Selector, Place::Smoke],
         ..RUN
     };
+    LABEL_SMOOTHING = Key {
+        name: "label_smoothing",
+        doc: "fraction of the target that is spread evenly over all ids (hard-ce), at least 0 and below 1",
+        value: Value::Number(&FROM_0_TO_BELOW_1),
+        default: Some("0"),
+        objectives: Objectives::Only(&["hard-ce"]),
+        example: "[0.0, 0.1]",
+        ..RUN
+    };
     TEACHER = Key {
         name: "teacher",
         doc: "a `[teacher.NAME]`; may be omitted if there is only one",
@@ -212,12 +221,12 @@ keys! { RUN_AND_TEACHER_KEYS:
     };
     TAIL = Key {
         name: "tail",
-        doc: "how the teacher's mass outside its top-k is treated (soft-ce, kl-forward): `\"raw\"`, `\"metaseq\"` (soft-ce \
-              only), `\"renormalize\"`, `\"double-renormalize\"`, `\"bucket\"`, `\"uniform\"`, or `\"sampled\"`: there is no \
-              tail, because the targets are draws from the teacher's full distribution. Default `\"raw\"` for soft-ce, \
-              `\"bucket\"` for kl-forward",
+        doc: "how the teacher's mass outside its top-k is treated (soft-ce, kl-forward, kl-reverse): `\"raw\"`, `\"metaseq\"` \
+              (soft-ce only), `\"renormalize\"` (kl-reverse: only with `skew`), `\"double-renormalize\"`, `\"bucket\"`, \
+              `\"uniform\"`, or `\"sampled\"` (not kl-reverse): there is no tail, because the targets are draws from the \
+              teacher's full distribution. Default `\"raw\"` for soft-ce, `\"bucket\"` for the KLs",
         value: Value::Choice(|| Tail::ALL.map(Tail::name).to_vec()),
-        objectives: Objectives::Only(&["soft-ce", "kl-forward"]),
+        objectives: Objectives::Only(&["soft-ce", "kl-forward", "kl-reverse"]),
         example: r#"["raw", "bucket"]"#,
         ..RUN
     };
@@ -255,6 +264,25 @@ keys! { RUN_AND_TEACHER_KEYS:
         default: Some("0.5"),
         objectives: Objectives::Only(&["jsd"]),
         example: "[0.1, 0.5]",
+        ..RUN
+    };
+    SKEW = Key {
+        name: "skew",
+        doc: "share of the KL's first distribution that is mixed into its second (kl-forward, kl-reverse), at least 0 and below 1",
+        value: Value::Number(&FROM_0_TO_BELOW_1),
+        default: Some("0"),
+        objectives: Objectives::Only(&["kl-forward", "kl-reverse"]),
+        example: "[0.0, 0.1]",
+        ..RUN
+    };
+    ESTIMATOR = Key {
+        name: "estimator",
+        doc: "how kl-reverse on text that the student writes is computed: over all ids (`\"exact\"`), over the teacher's \
+              (`\"top-k\"`), or from the written id alone, by `\"k1\"`, `\"k2\"` or `\"k3-as-loss\"`, which descends the forward KL and \
+              is refused under the name `\"k3\"`: [estimators](objectives.md#estimators)",
+        value: Value::Choice(|| ESTIMATORS.to_vec()),
+        objectives: Objectives::Only(&["kl-reverse"]),
+        example: r#"["k1", "k2"]"#,
         ..RUN
     };
     LAMBDA = Key {

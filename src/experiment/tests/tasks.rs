@@ -6,17 +6,17 @@ use std::os::unix::fs::symlink;
 use hydrometer_data::prompts;
 
 use super::super::load;
-use super::super::task::refuse_to_run;
 use super::{BASE, Bench, OPTIONS};
 use crate::eval::task::Decode;
 
+const TEMPLATE: &str = "{% for shot in shots %}{{ shot.prompt }}{{ shot.completion }}; {% endfor %}{{ prompt }}";
 const HARD: &str = "[method.hard]\nobjective = \"hard-ce\"\n";
 
 /// A bench with a preset of examples, `sums`: two prompts for valid, three for train.
 fn bench() -> Bench {
     let bench = Bench::new();
     let line = |sum: &str, tgt: &str| format!("{{\"src\": \"{sum} =\", \"tgt\": \" {tgt}\"}}\n");
-    bench.write("shots.jinja", "{{ prompt }}");
+    bench.write("shots.jinja", TEMPLATE);
     let presets = std::fs::read_to_string(bench.path("presets/data.toml")).unwrap();
     bench.write("presets/data.toml", &format!("{presets}[sums]\npath = \"../sums\"\n"));
     bench.write("sums/train/x.jsonl", &[line("1 + 1", "2"), line("1 + 2", "3"), line("2 + 2", "4")].concat());
@@ -38,7 +38,8 @@ fn a_task_is_resolved_with_its_defaults() {
     assert_eq!((recipe.prompts, recipe.samples, recipe.shots, recipe.decode), (2, 1, 0, Decode::Greedy));
     // Nothing of the train split is read.
     assert_eq!(recipe.content.keys().collect::<Vec<_>>(), ["valid"]);
-    assert_eq!(experiment.students[0].recipe.tasks["a"], *recipe);
+    let inputs: Vec<&str> = task.asked.iter().map(|prompt| prompt.input.as_str()).collect();
+    assert_eq!(inputs, ["1 + 3 =", "2 + 3 ="]);
 
     let every = "data = \"sums\"\nprompts = 1\nsamples = 4\ndecode = { temperature = 0.8, top_k = 5, top_p = 0.95 }\nmax_new_tokens = 8\n\
                  stop = [\"\\n\", \".\"]\nshots = 2\ntemplate = \"shots.jinja\"\nscore = [\"pass@4\", \"distinct-2\"]\n";
@@ -49,7 +50,10 @@ fn a_task_is_resolved_with_its_defaults() {
         "1 prompts of sums (valid) after 2 shots, 4 samples of each, temperature 0.8, top-k 5, top-p 0.95, at most 8 new tokens; \
          scored by pass@4, distinct-2"
     );
-    assert_eq!(task.recipe.template.as_deref(), Some("{{ prompt }}"));
+    assert_eq!(task.recipe.template.as_deref(), Some(TEMPLATE));
+    assert_eq!(task.asked[0].input, "1 + 1 = 2; 1 + 2 = 3; 1 + 3 =");
+    let plain = bench().good(&with("data = \"sums\"\nprompts = 1\nshots = 1\nscore = [\"exact-match\"]\n"));
+    assert_eq!(plain.tasks[0].asked[0].input, "1 + 1 = 2\n1 + 3 =");
     assert_eq!(task.recipe.content.keys().collect::<Vec<_>>(), ["train", "valid"]);
     let json = serde_json::to_string(&task.recipe).unwrap();
     assert_eq!(serde_json::from_str::<crate::eval::task::TaskRecipe>(&json).unwrap(), task.recipe);
@@ -59,17 +63,11 @@ fn a_task_is_resolved_with_its_defaults() {
 
 /// Oracle: the id of the same run without tasks.
 #[test]
-fn tasks_change_the_ids_of_runs_and_their_absence_does_not() {
+fn tasks_and_their_scores_change_no_run() {
     let id = |toml: &str| bench().good(toml).students[0].run.clone();
-    let without = bench().good(&format!("{BASE}{HARD}"));
-    let json = serde_json::to_string(&without.students[0].recipe).unwrap();
-    assert!(!json.contains("tasks"), "{json}");
-    let one = "data = \"sums\"\nscore = [\"exact-match\"]\n";
-    assert_ne!(id(&with(one)), without.students[0].run);
-    assert_eq!(id(&with(one)), id(&with("score = [\"exact-match\"]\non = \"valid\"\ndata = { path = \"sums\" }\nprompts = 2\n")));
-    assert_ne!(id(&with(one)), id(&with(&format!("{one}max_new_tokens = 65\n"))));
-    // Recipes of runs that had no tasks are still read.
-    assert_eq!(serde_json::from_str::<crate::train::recipe::TrainRecipe>(&json).unwrap(), without.students[0].recipe);
+    let without = id(&format!("{BASE}{HARD}"));
+    assert_eq!(id(&with("data = \"sums\"\nscore = [\"exact-match\"]\n")), without);
+    assert_eq!(id(&with("data = \"sums\"\nscore = [\"rouge-l\"]\nmax_new_tokens = 65\n")), without);
 }
 
 #[test]
@@ -170,20 +168,6 @@ fn every_mistake_in_a_task_is_reported_with_its_place_and_a_remedy() {
     );
 }
 
-#[test]
-fn tasks_are_not_run_yet() {
-    let bench = bench();
-    let experiment = bench.good(&with("data = \"sums\"\nscore = [\"exact-match\"]\n"));
-    let error = refuse_to_run(&experiment).unwrap_err();
-    assert!(error.is::<hydrometer_base::UserError>());
-    assert!(
-        error
-            .to_string()
-            .ends_with("x.toml:9:7: tasks are not run yet, only planned; remove [task.a] to run the experiment without it")
-    );
-    assert!(refuse_to_run(&bench.good(&format!("{BASE}{HARD}"))).is_ok());
-}
-
 /// The presets that ship: they are read, no prompt is in two splits, and the scores that their README suggests apply.
 #[test]
 fn the_tasks_that_ship_are_read_and_their_splits_are_disjoint() {
@@ -198,10 +182,10 @@ fn the_tasks_that_ship_are_read_and_their_splits_are_disjoint() {
         ("facts", "exact-match"),
     ] {
         let task = format!("[task.a]\ndata = {name:?}\nscore = [{score:?}]\n");
-        let base = "[base]\ndata = \"shakespeare\"\nstudent = \"llama-500k\"\ntokens = 1000\n";
-        std::fs::write(&path, format!("{base}{HARD}{task}")).unwrap();
+        let base = "[base]\ndata = NAME\nstudent = \"llama-500k\"\ntokens = 1000\n";
+        std::fs::write(&path, format!("{base}{HARD}{task}").replace("NAME", &format!("{name:?}"))).unwrap();
         let experiment = load(&path, &OPTIONS).unwrap();
-        let files = &experiment.tasks[0].data;
+        let files = &experiment.students[0].data;
         let mut known = BTreeSet::new();
         for split in ["train", "valid", "test"] {
             for prompt in prompts::read(files, split, None).unwrap() {

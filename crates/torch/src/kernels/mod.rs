@@ -7,6 +7,8 @@ mod autograd;
 mod best;
 mod blocks;
 pub mod decode;
+pub mod dense;
+mod double;
 pub mod elementwise;
 mod exp;
 pub mod linear;

@@ -171,13 +171,13 @@ impl Case {
         };
         let labels_n = match file.get("labels", &[rows], true)? {
             Some(labels) => in_vocabulary("labels", rows_of(labels))?,
-            None if loss.objective == Objective::HardCe || loss.lambda > 0.0 => {
-                return Err(file.error("labels [N] are missing, which cross-entropy on labels needs".into()));
+            None if !loss.objective.needs_teacher() || loss.lambda > 0.0 || loss.objective.estimator().is_some() => {
+                return Err(file.error("labels [N] are missing, which cross-entropy on labels and estimators need".into()));
             }
             None => kept.zeros_like(),
         };
         let teacher = if loss.objective.needs_teacher() {
-            Some(read_teacher(&file, loss, [rows, columns, vocab_size], &kept, &in_vocabulary)?)
+            Some(read_teacher(&file, loss, [rows, columns, vocab_size], &kept, &labels_n, &in_vocabulary)?)
         } else {
             None
         };
@@ -292,6 +292,7 @@ fn read_teacher(
     loss: &Loss,
     [rows, columns, vocab_size]: [i64; 3],
     kept: &Tensor,
+    labels_n: &Tensor,
     in_vocabulary: &impl Fn(&str, Tensor) -> Result<Tensor>,
 ) -> Result<Teacher> {
     let name = loss.objective.name();
@@ -307,6 +308,11 @@ fn read_teacher(
         let Some(dense) = dense else {
             return Err(file.error(format!("{name} needs target_ids [N, k], or teacher_logits [N, V]")));
         };
+        if loss.objective.estimator().is_some() {
+            let drawn_n1 = labels_n.unsqueeze(1);
+            let logprobs = dense_logprobs.map(|all| all.gather(1, &drawn_n1, false));
+            return Ok(Teacher { ids: Ids::distinct(drawn_n1), logprobs_nk: logprobs, logits_nk: None });
+        }
         return Ok(Teacher { ids: Ids::All, logprobs_nk: dense_logprobs, logits_nk: Some(dense) });
     };
     let k = ids.size()[1];
@@ -314,6 +320,14 @@ fn read_teacher(
         return Err(file.error("target_ids lists no ids (k = 0)".into()));
     }
     let ids = in_vocabulary("target_ids", rows_of(ids))?;
+    if let Some(estimator) = loss.objective.estimator() {
+        let wanted =
+            format!("estimator {} needs target_ids [N, 1], the ids that the student drew: those of labels", estimator.name());
+        if k != 1 {
+            return Err(file.error(format!("{wanted}; there are {k} per token")));
+        }
+        file.refuse("target_ids", &ids, &ids.not_equal_tensor(&labels_n.unsqueeze(1)), kept, &format!("but {wanted}"))?;
+    }
     let given = |name: &str| -> Result<Option<Tensor>> {
         let Some(values) = file.get(name, &[rows, k], false)? else { return Ok(None) };
         let values = rows_of(values).to_kind(Kind::Double);
@@ -342,7 +356,7 @@ fn read_teacher(
         let why = "but the weights of draws (tail sampled) must sum to 1";
         file.refuse("the mass of target_logprobs", &mass, &mass.lt(1.0 - MASS_TOLERANCE), kept, why)?;
     }
-    if matches!(loss.objective, Objective::KlReverse { .. }) {
+    if matches!(loss.objective, Objective::KlReverse { skew: 0.0, .. } | Objective::SampledKl { .. }) {
         // A repeated id carries no weight of its own by construction.
         let first = match &teacher.ids {
             Ids::Listed { first_nk: Some(first), .. } => first.shallow_clone(),

@@ -12,12 +12,13 @@ use std::ops::AddAssign;
 use anyhow::{Result, ensure};
 use tch::{Device, Kind, Tensor};
 
+use super::dense::{Dense, lacks_logprobs, with_logprobs};
 use super::exchange::{LogSumExp, merge, row_sum};
 use super::listed_ids::{ListedColumns, columns};
-use super::logit_gradient::LogitGradient;
+use super::logit_gradient::{GradientParts, LogitGradient};
 use super::targets::{Ids, Targets};
 use super::terms::{Rows, Weights, difference};
-use super::{Loss, Objective, Tail, rows};
+use super::{Loss, Objective, rows};
 use crate::dist::ProcessGroup;
 use crate::kernels::products;
 
@@ -189,10 +190,33 @@ impl Head<'_> {
         // Without one, logits are compared as they are.
         let temperature = objective.temperature().unwrap_or(1.0);
         let width = z_cv.size()[1];
+        if let Some(dense) = Dense::of(self, loss, &z_cv, targets, scale) {
+            return dense.chunk(self, z_cv, &targets.labels_n);
+        }
         let labels_c1 = targets.labels_n.unsqueeze(1);
         let (label_column_c1, label_here_c1) = columns(&labels_c1, self.vocab_start, width);
         let label_z_c1 = z_cv.gather(1, &label_column_c1, false).to_kind(Kind::Double);
-        let teacher = targets.teacher.as_ref().filter(|_| objective.needs_teacher());
+        let given = targets.teacher.as_ref().filter(|_| objective.needs_teacher());
+        let normalized = match given {
+            Some(teacher) if lacks_logprobs(teacher, objective) => Some(with_logprobs(teacher, temperature, self.tp)?),
+            _ => None,
+        };
+        let given = normalized.as_ref().or(given);
+        let given_weights = match given {
+            Some(teacher) => Weights::of(teacher, self.vocab_size, self.tp)?,
+            None => Some(Weights::label(&labels_c1, self.vocab_size, objective.label_smoothing())),
+        };
+        let spread = match (given, &given_weights) {
+            (Some(teacher), Some(weights)) if objective.spreads_over_all() => {
+                Some(weights.spread_over_all(teacher, &z_cv, self.vocab_start, objective.min_tail_mass()))
+            }
+            _ => None,
+        };
+        let spread_weights = match &spread {
+            Some(teacher) => Weights::of(teacher, self.vocab_size, self.tp)?,
+            None => None,
+        };
+        let (teacher, weights) = (spread.as_ref().or(given), spread_weights.as_ref().or(given_weights.as_ref()));
         let label_only = Ids::distinct(labels_c1.shallow_clone());
         let own = ListedColumns::of(teacher.map_or(&label_only, |teacher| &teacher.ids), &z_cv, self.vocab_start);
         let z_ck = own.take(&z_cv);
@@ -200,7 +224,7 @@ impl Head<'_> {
         own.hide(&mut z_cv);
 
         // First pass; then the sums over the listed and the other ids are merged across shards.
-        let row_sums = rows::sums(&z_cv, temperature, objective.tail() == Some(Tail::Uniform));
+        let row_sums = rows::sums(&z_cv, temperature, objective.spreads_evenly());
         let mut sets =
             vec![LogSumExp { max: &row_sums.max / temperature, sum: row_sums.exp }, LogSumExp::among(&u_ck, &own.outcome_ck)];
         // Cross-entropy on the labels uses the softmax at temperature 1, apart from the objective's own.
@@ -224,10 +248,6 @@ impl Head<'_> {
             difference / temperature + count * (&row_sums.max / temperature - &whole.max - whole.log_sum())
         });
 
-        let weights = match teacher {
-            Some(teacher) => Weights::of(teacher, self.vocab_size, self.tp)?,
-            None => Some(Weights::label(&labels_c1, self.vocab_size)),
-        };
         let seen = Rows {
             own: &own,
             u_ck: &u_ck,
@@ -240,7 +260,7 @@ impl Head<'_> {
             vocab_size: self.vocab_size,
             tp: self.tp,
         };
-        let terms = seen.terms(objective, weights.as_ref(), teacher)?;
+        let terms = seen.terms(objective, weights, teacher)?;
 
         // The second pass computes the gradient from these.
         let (weight, hard_weight) = (loss.objective_weight(), loss.hard_weight());
@@ -275,7 +295,7 @@ impl Head<'_> {
             let unlisted_c1 = &label_here_c1 - row_sum(&own.at(&labels_c1, self.vocab_start));
             [label_column_c1, exact_c1, unlisted_c1]
         });
-        let gradient_cv = LogitGradient {
+        let gradient_cv = LogitGradient::Parts(GradientParts {
             z_cv,
             temperature,
             max_c1: row_sums.max.shallow_clone(),
@@ -284,13 +304,16 @@ impl Head<'_> {
             constant_c1,
             listed: own.placed(&listed_grad_ck),
             label,
-        };
+        });
 
         let hard_loss_c1 = (plain.log_sum() + (&plain.max - label_z_c1)) * label_here_c1;
         let value_c1 = terms.value_c1 * weight + &hard_loss_c1 * hard_weight;
         let once = if self.tp.rank == 0 { 1.0 } else { 0.0 };
-        let (mass_c1, entropy_c1) = match &weights {
-            Some(weights) if teacher.is_some() => (&weights.mass_c1 * once, &weights.entropy_c1 * once),
+        let (mass_c1, entropy_c1) = match &given_weights {
+            // One id's weight is no retained mass.
+            Some(weights) if teacher.is_some() && objective.estimator().is_none() => {
+                (&weights.mass_c1 * once, &weights.entropy_c1 * once)
+            }
             _ => (value_c1.zeros_like(), value_c1.zeros_like()),
         };
         Ok((Tensor::cat(&[value_c1, hard_loss_c1, plain.value() * once, mass_c1, entropy_c1], 1), gradient_cv))

@@ -61,6 +61,13 @@ impl ListedColumns {
         };
     }
 
+    /// `to_cv` with `values_ck` added at the ids, which must be listed; values are 0 for ids on other ranks.
+    pub fn added(&self, mut to_cv: Tensor, values_ck: &Tensor) -> Tensor {
+        let columns_ck = self.columns_ck.as_ref().expect("ids that are listed");
+        let _ = to_cv.scatter_add_(1, columns_ck, values_ck);
+        to_cv
+    }
+
     /// The columns of the ids, or `None` if they are all columns; and `values_ck` there, f32, zero for ids on other ranks.
     pub fn placed(&self, values_ck: &Tensor) -> (Option<Tensor>, Tensor) {
         match &self.columns_ck {

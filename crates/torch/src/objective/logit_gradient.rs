@@ -5,8 +5,16 @@ use tch::{Kind, Tensor};
 use super::rows;
 use crate::kernels::{LogitParts, RowFactors, products};
 
-/// The gradient with respect to logits `[C, v]` of a shard. Columns of numbers are f64 `[C, 1]`; see [`RowFactors`].
-pub struct LogitGradient {
+/// The gradient with respect to logits `[C, v]` of a shard.
+pub enum LogitGradient {
+    /// Not yet computed.
+    Parts(GradientParts),
+    /// In the memory of the logits, f32.
+    Written(Tensor),
+}
+
+/// The logits, and the numbers from which the gradient follows. Columns of numbers are f64 `[C, 1]`; see [`RowFactors`].
+pub struct GradientParts {
     /// f32; −∞ at the listed ids.
     pub z_cv: Tensor,
     pub temperature: f64,
@@ -20,14 +28,13 @@ pub struct LogitGradient {
     pub label: Option<[Tensor; 3]>,
 }
 
-impl LogitGradient {
+impl GradientParts {
     fn factors(&self) -> RowFactors<'_> {
         let (plain_exp, constant) = (self.plain_exp_c1.as_ref(), self.constant_c1.as_ref());
         RowFactors { max: &self.max_c1, exp: &self.exp_c1, plain_exp, constant }
     }
 
-    /// The gradient, f32, in the memory of the logits.
-    pub fn write(self) -> Tensor {
+    fn write(self) -> Tensor {
         let mut g_cv = self.z_cv.shallow_clone();
         rows::gradient(&mut g_cv, self.temperature, &self.factors());
         let (columns_ck, added_ck) = &self.listed;
@@ -42,17 +49,29 @@ impl LogitGradient {
         }
         g_cv
     }
+}
+
+impl LogitGradient {
+    /// The gradient, f32, in the memory of the logits.
+    pub fn write(self) -> Tensor {
+        match self {
+            Self::Parts(parts) => parts.write(),
+            Self::Written(g_cv) => g_cv,
+        }
+    }
 
     /// Writes g·W into `d_hidden_cd` (f32), and adds gᵀ·h to `d_weight_vd` (f32), for this gradient g, h `[C, d]` and W `[v, d]`. If h
     /// and W are bf16, g is rounded to bf16.
     pub fn products(self, hidden_cd: &Tensor, weight_vd: &Tensor, d_hidden_cd: &Tensor, d_weight_vd: &Tensor) {
-        if let ((Some(columns_ck), added_ck), true) = (&self.listed, products::from_logits_fit(hidden_cd, weight_vd)) {
+        if let (Self::Parts(of), true) = (&self, products::from_logits_fit(hidden_cd, weight_vd))
+            && let (Some(columns_ck), added_ck) = &of.listed
+        {
             let parts = LogitParts {
-                z_cv: &self.z_cv,
-                temperature: self.temperature,
-                factors: self.factors(),
+                z_cv: &of.z_cv,
+                temperature: of.temperature,
+                factors: of.factors(),
                 listed: (columns_ck, added_ck),
-                exact: self.label.as_ref().map(|label| label.each_ref()),
+                exact: of.label.as_ref().map(|label| label.each_ref()),
             };
             return products::gradients_from_logits(&parts, hidden_cd, weight_vd, d_hidden_cd, d_weight_vd);
         }

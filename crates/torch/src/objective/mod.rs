@@ -3,6 +3,7 @@
 //! Formulas, gradients and their sources are in docs/objectives.md; [`reference`] states the same in readable code.
 
 pub mod case;
+mod dense;
 mod draw;
 mod exchange;
 pub mod head;
@@ -35,13 +36,33 @@ pub struct Loss {
 #[serde(rename_all = "kebab-case", tag = "name")]
 pub enum Objective {
     /// Cross-entropy on the label.
-    HardCe,
+    HardCe {
+        /// ε: the target is 1 − ε on the label plus ε/V on each of the V ids, the label included.
+        #[serde(default, skip_serializing_if = "is_zero")]
+        label_smoothing: f64,
+    },
     /// Cross-entropy on the teacher's probabilities.
     SoftCe { tail: Tail, temperature: f64 },
-    /// KL(teacher ‖ student): soft-ce minus the entropy of its target.
-    KlForward { tail: Tail, temperature: f64 },
-    /// KL(student ‖ teacher) over the teacher's ids and one more outcome, "something else".
-    KlReverse { temperature: f64 },
+    /// KL(teacher ‖ m) with m = α·teacher + (1 − α)·student. Without skew it is soft-ce minus the entropy of its target.
+    KlForward {
+        tail: Tail,
+        temperature: f64,
+        /// α, at least 0 and below 1.
+        #[serde(default, skip_serializing_if = "is_zero")]
+        skew: f64,
+    },
+    /// KL(student ‖ m) with m = (1 − α)·teacher + α·student.
+    KlReverse {
+        #[serde(default = "bucket", skip_serializing_if = "is_bucket")]
+        tail: Tail,
+        temperature: f64,
+        /// α, at least 0 and below 1.
+        #[serde(default, skip_serializing_if = "is_zero")]
+        skew: f64,
+    },
+    /// A divergence estimated from one id per token, which the student itself has drawn from its softmax at this temperature: the id that
+    /// the teacher lists, with its log-probability. Reported as `kl-reverse`.
+    SampledKl { estimator: Estimator, temperature: f64 },
     /// β·KL(teacher ‖ m) + (1 − β)·KL(student ‖ m) with m = β·teacher + (1 − β)·student, over the same outcomes.
     Jsd { beta: f64, temperature: f64 },
     /// Squared difference from the teacher's logits. `centered` subtracts the mean over the compared ids from both sides;
@@ -71,6 +92,34 @@ pub enum Tail {
     Sampled,
 }
 
+/// An estimate of a KL from an id y that the student has drawn, with L = ln t(y) − ln s(y) of the teacher's t and the student's s.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Estimator {
+    /// Value −L; descends −L·∇ln s(y), the policy gradient of KL(student ‖ teacher): its value has no gradient of its own in expectation.
+    K1,
+    /// Value L²/2, and the gradient of that, which is the same.
+    K2,
+    /// Value e^L − 1 − L, and the gradient of that, which is that of KL(teacher ‖ student) in expectation.
+    K3AsLoss,
+}
+
+impl Estimator {
+    pub const ALL: [Estimator; 3] = [Estimator::K1, Estimator::K2, Estimator::K3AsLoss];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Estimator::K1 => "k1",
+            Estimator::K2 => "k2",
+            Estimator::K3AsLoss => "k3-as-loss",
+        }
+    }
+
+    pub fn named(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|estimator| estimator.name() == name)
+    }
+}
+
 impl Tail {
     pub const ALL: [Tail; 7] =
         [Tail::Raw, Tail::Metaseq, Tail::Renormalize, Tail::DoubleRenormalize, Tail::Bucket, Tail::Uniform, Tail::Sampled];
@@ -92,15 +141,29 @@ impl Tail {
     }
 }
 
+fn is_zero(number: &f64) -> bool {
+    *number == 0.0
+}
+
+fn bucket() -> Tail {
+    Tail::Bucket
+}
+
+fn is_bucket(tail: &Tail) -> bool {
+    *tail == Tail::Bucket
+}
+
 impl Objective {
+    /// Cross-entropy on the label, without smoothing.
+    pub const HARD_CE: Objective = Objective::HardCe { label_smoothing: 0.0 };
     pub const NAMES: [&str; 7] = ["hard-ce", "soft-ce", "kl-forward", "kl-reverse", "jsd", "logit-mse", "logprob-mse"];
 
     pub fn name(self) -> &'static str {
         match self {
-            Objective::HardCe => "hard-ce",
+            Objective::HardCe { .. } => "hard-ce",
             Objective::SoftCe { .. } => "soft-ce",
             Objective::KlForward { .. } => "kl-forward",
-            Objective::KlReverse { .. } => "kl-reverse",
+            Objective::KlReverse { .. } | Objective::SampledKl { .. } => "kl-reverse",
             Objective::Jsd { .. } => "jsd",
             Objective::LogitMse { .. } => "logit-mse",
             Objective::LogprobMse { .. } => "logprob-mse",
@@ -109,7 +172,7 @@ impl Objective {
 
     /// Whether the objective needs teacher targets.
     pub fn needs_teacher(self) -> bool {
-        self != Objective::HardCe
+        !matches!(self, Objective::HardCe { .. })
     }
 
     /// τ, if the objective has one.
@@ -117,19 +180,79 @@ impl Objective {
         match self {
             Objective::SoftCe { temperature, .. }
             | Objective::KlForward { temperature, .. }
-            | Objective::KlReverse { temperature }
+            | Objective::KlReverse { temperature, .. }
+            | Objective::SampledKl { temperature, .. }
             | Objective::Jsd { temperature, .. }
             | Objective::LogprobMse { temperature, .. } => Some(temperature),
-            Objective::HardCe | Objective::LogitMse { .. } => None,
+            Objective::HardCe { .. } | Objective::LogitMse { .. } => None,
         }
     }
 
     /// The tail, if the objective has that setting.
     pub fn tail(self) -> Option<Tail> {
         match self {
-            Objective::SoftCe { tail, .. } | Objective::KlForward { tail, .. } => Some(tail),
+            Objective::SoftCe { tail, .. } | Objective::KlForward { tail, .. } | Objective::KlReverse { tail, .. } => Some(tail),
             _ => None,
         }
+    }
+
+    /// ε of label smoothing; 0 for every objective on a teacher.
+    pub fn label_smoothing(self) -> f64 {
+        if let Objective::HardCe { label_smoothing } = self { label_smoothing } else { 0.0 }
+    }
+
+    /// α of the skewed divergences.
+    pub fn skew(self) -> f64 {
+        match self {
+            Objective::KlForward { skew, .. } | Objective::KlReverse { skew, .. } => skew,
+            _ => 0.0,
+        }
+    }
+
+    /// The estimator, if the loss is estimated from ids that the student has drawn.
+    pub fn estimator(self) -> Option<Estimator> {
+        if let Objective::SampledKl { estimator, .. } = self { Some(estimator) } else { None }
+    }
+
+    /// Whether the gradient is that of the value.
+    pub fn gradient_is_of_the_loss(self) -> bool {
+        self.tail() != Some(Tail::Metaseq) && self.estimator() != Some(Estimator::K1)
+    }
+
+    /// Why the loss has no definition with its tail and skew, as a clause about the tail.
+    pub fn undefined(self) -> Option<&'static str> {
+        match self {
+            Objective::KlForward { tail: Tail::Metaseq, .. } | Objective::KlReverse { tail: Tail::Metaseq, .. } => {
+                Some("is metaseq's soft-ce, which is not a divergence; use it with soft-ce")
+            }
+            Objective::KlForward { tail: Tail::Sampled, skew, .. } if skew > 0.0 => Some(
+                "gives draws, whose weights are unbiased only where the loss is linear in them, and with skew it is not; remove skew, or \
+                 use \"bucket\"",
+            ),
+            Objective::KlReverse { tail: Tail::Sampled, .. } => Some(
+                "gives draws of the teacher, but kl-reverse is a mean over ids of the student, most of which are not drawn; use \
+                 \"bucket\"",
+            ),
+            Objective::KlReverse { tail: Tail::Renormalize, skew: 0.0, .. } => Some(
+                "gives unlisted ids no mass, where kl-reverse is infinite; use \"double-renormalize\" or \"bucket\", or set skew above 0",
+            ),
+            _ => None,
+        }
+    }
+
+    /// Whether the target gives every unlisted id the same mass, and the loss is linear in it.
+    pub(crate) fn spreads_evenly(self) -> bool {
+        self.label_smoothing() > 0.0 || self.tail() == Some(Tail::Uniform) && !self.spreads_over_all()
+    }
+
+    /// Whether the target gives every unlisted id the same mass, and the loss needs each of them separately.
+    pub(crate) fn spreads_over_all(self) -> bool {
+        self.tail() == Some(Tail::Uniform) && (self.skew() > 0.0 || matches!(self, Objective::KlReverse { .. }))
+    }
+
+    /// The minimum of the teacher's mass on "something else".
+    pub(crate) fn min_tail_mass(self) -> f64 {
+        if matches!(self, Objective::KlReverse { skew: 0.0, .. }) { MIN_TAIL_MASS } else { 0.0 }
     }
 
     /// Whether the objective compares logits rather than logprobs.
@@ -153,7 +276,7 @@ impl Loss {
 
     /// The factor of cross-entropy on the labels, added to the objective.
     pub fn hard_weight(&self) -> f64 {
-        if self.objective == Objective::HardCe { 0.0 } else { self.lambda }
+        if self.objective.needs_teacher() { self.lambda } else { 0.0 }
     }
 }
 
@@ -162,6 +285,6 @@ pub const TEMPERATURES: RangeInclusive<f64> = 1e-6..=1e6;
 /// The same range, for messages.
 pub const TEMPERATURES_WORDS: &str = "a number from 1e-6 to 1e6";
 
-/// The minimum weight of the teacher's "something else" in `kl-reverse`, whose loss would be infinite without any: stored
+/// The minimum weight of the teacher's "something else" in `kl-reverse` without skew, whose loss would be infinite without any: stored
 /// logprobs are rounded, and a smaller remainder of their sum carries no information.
 pub const MIN_TAIL_MASS: f64 = 1e-6;

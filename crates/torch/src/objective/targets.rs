@@ -12,9 +12,9 @@ pub struct Targets {
 /// Teacher targets for N tokens.
 pub struct Teacher {
     pub ids: Ids,
-    /// `[N, k]` f32: logprobs at the objective's temperature; −∞ carries no weight.
+    /// `[N, k]` f32: logprobs at the objective's temperature; −∞ carries no weight. Logits of all ids stand for these too.
     pub logprobs_nk: Option<Tensor>,
-    /// `[N, k]` f32: logits; −∞ is left out of the comparison.
+    /// `[N, k]` f32 (or bf16, if they are of all ids): logits; −∞ is left out of the comparison.
     pub logits_nk: Option<Tensor>,
 }
 

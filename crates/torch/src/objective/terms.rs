@@ -10,7 +10,7 @@ use tch::{Kind, Tensor};
 use super::exchange::{LogSumExp, row_sum};
 use super::listed_ids::ListedColumns;
 use super::targets::{Ids, Teacher};
-use super::{MIN_TAIL_MASS, Objective, Tail};
+use super::{Estimator, Objective, Tail};
 use crate::dist::ProcessGroup;
 
 /// C rows, as seen from one vocabulary shard.
@@ -79,17 +79,35 @@ impl Weights {
         Ok(Some(Self { logw_ck, w_ck, mass_c1, tail_mass_c1, unlisted_c1, entropy_c1 }))
     }
 
-    /// The label alone, with weight 1.
-    pub fn label(labels_c1: &Tensor, vocab_size: i64) -> Self {
+    /// The same teacher with its mass on unlisted ids, at least `min_tail_mass`, spread evenly over all of them in the shard with the logits
+    /// `z_cv`, whose first id is `start`.
+    pub fn spread_over_all(&self, teacher: &Teacher, z_cv: &Tensor, start: i64, min_tail_mass: f64) -> Teacher {
+        let logits_nk = None;
+        let own = ListedColumns::of(&teacher.ids, z_cv, start);
+        if own.is_all() {
+            let logprobs_nk = teacher.logprobs_nk.as_ref().map(Tensor::shallow_clone);
+            return Teacher { ids: Ids::All, logprobs_nk, logits_nk };
+        }
+        let tail_mass_c1 = self.tail_mass_c1.clamp_min(min_tail_mass.max(f64::MIN_POSITIVE));
+        let each_c1 = (tail_mass_c1 / self.unlisted_c1.clamp_min(1.0)).log();
+        let logprobs_cv = each_c1.expand_as(z_cv).contiguous();
+        let added_ck = (&self.logw_ck - each_c1).masked_fill(&own.outcome_ck.eq(0.0), 0.0);
+        Teacher { ids: Ids::All, logprobs_nk: Some(own.added(logprobs_cv, &added_ck)), logits_nk }
+    }
+
+    /// The label alone, whose weight is 1 less the part of `smoothing` that the other ids of the vocabulary have as their tail.
+    pub fn label(labels_c1: &Tensor, vocab_size: i64, smoothing: f64) -> Self {
         let one = labels_c1.ones_like().to_kind(Kind::Double);
-        let zero = one.zeros_like();
+        let others = (vocab_size - 1) as f64;
+        let tail_mass = smoothing * others / vocab_size as f64;
+        let mass_c1 = one.full_like(1.0 - tail_mass);
         Self {
-            logw_ck: zero.shallow_clone(),
-            w_ck: one.shallow_clone(),
-            unlisted_c1: one.full_like((vocab_size - 1) as f64),
-            mass_c1: one,
-            tail_mass_c1: zero.shallow_clone(),
-            entropy_c1: zero,
+            logw_ck: mass_c1.log(),
+            w_ck: mass_c1.shallow_clone(),
+            mass_c1,
+            tail_mass_c1: one.full_like(tail_mass),
+            unlisted_c1: one.full_like(others),
+            entropy_c1: one.zeros_like(),
         }
     }
 }
@@ -99,15 +117,31 @@ impl Rows<'_> {
     pub fn terms(&self, objective: Objective, weights: Option<&Weights>, teacher: Option<&Teacher>) -> Result<Terms> {
         let weights = || weights.expect("checked: this objective has log-probabilities");
         Ok(match objective {
-            Objective::HardCe => self.cross_entropy(&weights().w_ck, &weights().mass_c1),
+            Objective::HardCe { .. } => {
+                // The mass that smoothing gives to the other ids is a uniform tail.
+                self.soft_ce(weights(), if objective.spreads_evenly() { Tail::Uniform } else { Tail::Raw })
+            }
             Objective::SoftCe { tail, .. } => self.soft_ce(weights(), tail),
-            Objective::KlForward { tail, .. } => {
+            Objective::KlForward { tail, skew: 0.0, .. } => {
                 let terms = self.soft_ce(weights(), tail);
                 let least_c1 = self.once(&entropy_of_target(weights(), tail));
                 Terms { value_c1: &terms.value_c1 - least_c1, ..terms }
             }
-            Objective::KlReverse { .. } => self.kl_reverse(weights())?,
-            Objective::Jsd { beta, .. } => self.jsd(weights(), beta)?,
+            Objective::KlForward { tail, skew, .. } => {
+                let f = |logq: &Tensor, logw: &Tensor, w: &Tensor| skew_forward(logq, logw, w, skew);
+                self.divergence(weights(), tail, objective.min_tail_mass(), true, f)?
+            }
+            Objective::KlReverse { tail, skew, .. } => {
+                // Without, trained numbers of older versions are the same bit for bit.
+                let exact_at_largest = tail != Tail::Bucket || skew > 0.0;
+                let f = |logq: &Tensor, logw: &Tensor, _: &Tensor| kl_reverse(logq, logw, skew);
+                self.divergence(weights(), tail, objective.min_tail_mass(), exact_at_largest, f)?
+            }
+            Objective::SampledKl { estimator, .. } => self.sampled_kl(weights(), estimator)?,
+            Objective::Jsd { beta, .. } => {
+                let f = |logq: &Tensor, logw: &Tensor, w: &Tensor| jsd(logq, logw, w, beta);
+                self.divergence(weights(), Tail::Bucket, objective.min_tail_mass(), false, f)?
+            }
             Objective::LogitMse { centered, mse_mean } => {
                 let logits = teacher.and_then(|t| t.logits_nk.as_ref()).expect("checked: this objective has logits");
                 self.logit_mse(logits, centered, mse_mean)
@@ -188,40 +222,95 @@ impl Rows<'_> {
         &self.others.max - &self.whole.max + self.others.log_sum() - self.whole.log_sum()
     }
 
-    /// The gradient if the value is Σ f over the listed ids and "something else", with t = q·∂f/∂q of each.
-    fn divergence(&self, value_c1: Tensor, t_ck: &Tensor, t_others_c1: &Tensor) -> Result<Terms> {
-        let sum_c1 = self.sum(t_ck);
+    /// The gradient, whose entries and `elsewhere_c1` sum to zero, with the entry of the id whose u is `max_c1`, if one of the listed ids
+    /// alone has it, computed from the others: it is a small difference where the student is certain of that id.
+    fn balanced(&self, gradient_ck: &Tensor, max_c1: &Tensor, elsewhere_c1: Option<Tensor>) -> Result<Tensor> {
+        let largest_ck = self.u_ck.eq_tensor(max_c1).to_kind(Kind::Double) * &self.own.outcome_ck;
+        let others_c1 = row_sum(&gradient_ck.masked_fill(&largest_ck.not_equal(0.0), 0.0));
+        let sums_c2 = Tensor::cat(&[others_c1, row_sum(&largest_ck)], 1);
+        self.tp.all_reduce_sum(&sums_c2)?;
+        let (others_c1, count_c1) = (sums_c2.narrow(1, 0, 1), sums_c2.narrow(1, 1, 1));
+        let exact_c1 = -elsewhere_c1.map_or_else(|| others_c1.shallow_clone(), |elsewhere| &others_c1 + elsewhere);
+        let chosen_ck = largest_ck.not_equal(0.0).logical_and(&count_c1.eq(1.0));
+        Ok(exact_c1.where_self(&chosen_ck, gradient_ck))
+    }
+
+    /// Σ f(ln q, ln w, w) over the outcomes that count with `tail`. f gives its value and t = q·∂f/∂q. `exact_at_largest`: see
+    /// [`Self::balanced`].
+    fn divergence(
+        &self,
+        weights: &Weights,
+        tail: Tail,
+        min_tail_mass: f64,
+        exact_at_largest: bool,
+        f: impl Fn(&Tensor, &Tensor, &Tensor) -> (Tensor, Tensor),
+    ) -> Result<Terms> {
+        let Weights { logw_ck, w_ck, mass_c1, tail_mass_c1, .. } = weights;
+        let on_others = |w: &Tensor| f(&self.log_others(), &w.clamp_min(min_tail_mass.max(f64::MIN_POSITIVE)).log(), w);
+        let divided = |w: &Tensor| w / mass_c1.clamp_min(f64::MIN_POSITIVE);
+        let scaled = || (logw_ck - mass_c1.clamp_min(f64::MIN_POSITIVE).log(), divided(w_ck));
+        let nothing_c1 = mass_c1.zeros_like();
+        let (logq_ck, (value_ck, t_ck), (value_others, t_others)) = match tail {
+            Tail::Bucket => (self.logp_ck.shallow_clone(), f(self.logp_ck, logw_ck, w_ck), on_others(tail_mass_c1)),
+            Tail::Renormalize => {
+                let (logw_ck, w_ck) = scaled();
+                (self.logp_ck.shallow_clone(), f(self.logp_ck, &logw_ck, &w_ck), on_others(&nothing_c1))
+            }
+            Tail::DoubleRenormalize => {
+                let (logw_ck, w_ck) = scaled();
+                // For ids on other ranks u is that of another id, so its exponential is unbounded.
+                let logq_ck = (self.u_ck - &self.ids.max - self.ids.log_sum()).clamp_max(0.0);
+                let on_listed = f(&logq_ck, &logw_ck, &w_ck);
+                (logq_ck, on_listed, (nothing_c1.shallow_clone(), nothing_c1.shallow_clone()))
+            }
+            // A uniform tail has been spread over all ids.
+            Tail::Raw | Tail::Uniform | Tail::Metaseq | Tail::Sampled => {
+                let on_listed = f(self.logp_ck, logw_ck, w_ck);
+                (self.logp_ck.shallow_clone(), on_listed, (nothing_c1.shallow_clone(), nothing_c1.shallow_clone()))
+            }
+        };
+        let sum_c1 = self.sum(&t_ck);
         self.tp.all_reduce_sum(&sum_c1)?;
-        let sum_c1 = sum_c1 + t_others_c1;
+        let sum_c1 = sum_c1 + &t_others;
+        let mut listed_grad_ck = (t_ck - logq_ck.exp() * &sum_c1) * &self.own.outcome_ck;
+        if exact_at_largest {
+            let (among, elsewhere_c1) = match tail {
+                Tail::DoubleRenormalize => (self.ids, None),
+                _ => (self.whole, Some(&t_others - self.log_others().exp() * &sum_c1)),
+            };
+            listed_grad_ck = self.balanced(&listed_grad_ck, &among.max, elsewhere_c1)?;
+        }
         Ok(Terms {
-            value_c1,
-            listed_grad_ck: (t_ck - self.logp_ck.exp() * &sum_c1) * &self.own.outcome_ck,
-            softmax_coef_c1: -sum_c1,
-            tail_coef_c1: Some(t_others_c1.shallow_clone()),
+            value_c1: self.sum(&value_ck) + self.once(&value_others),
+            listed_grad_ck,
+            softmax_coef_c1: if tail == Tail::DoubleRenormalize { nothing_c1 } else { -sum_c1 },
+            tail_coef_c1: Some(t_others),
             constant_c1: None,
         })
     }
 
-    fn kl_reverse(&self, weights: &Weights) -> Result<Terms> {
-        let value = |logq: &Tensor, logw: &Tensor| logq.exp() * (logq - logw);
-        let logq = self.log_others();
-        let log_rest = weights.tail_mass_c1.clamp_min(MIN_TAIL_MASS).log();
-        let (value_ck, value_others) = (value(self.logp_ck, &weights.logw_ck), value(&logq, &log_rest));
-        let value_c1 = self.sum(&value_ck) + self.once(&value_others);
-        self.divergence(value_c1, &(value_ck + self.logp_ck.exp()), &(value_others + logq.exp()))
-    }
-
-    fn jsd(&self, weights: &Weights, beta: f64) -> Result<Terms> {
-        // The value, and q·∂/∂q of it.
-        let of = |logq: &Tensor, logw: &Tensor, w: &Tensor| {
-            let log_m = (logw + beta.ln()).logaddexp(&(logq + (1.0 - beta).ln()));
-            let t = logq.exp() * (logq - &log_m) * (1.0 - beta);
-            (w * (logw - log_m) * beta + &t, t)
+    fn sampled_kl(&self, weights: &Weights, estimator: Estimator) -> Result<Terms> {
+        let l_ck = &weights.logw_ck - self.logp_ck;
+        // The gradient is this times p − e_y.
+        let (value_ck, factor_ck) = match estimator {
+            Estimator::K1 => (-&l_ck, l_ck),
+            Estimator::K2 => (l_ck.square() / 2.0, l_ck),
+            Estimator::K3AsLoss => {
+                let factor_ck = l_ck.expm1();
+                (&factor_ck - l_ck, factor_ck)
+            }
         };
-        let (value_ck, t_ck) = of(self.logp_ck, &weights.logw_ck, &weights.w_ck);
-        let log_rest = weights.tail_mass_c1.clamp_min(f64::MIN_POSITIVE).log();
-        let (value_others, t_others) = of(&self.log_others(), &log_rest, &weights.tail_mass_c1);
-        self.divergence(self.sum(&value_ck) + self.once(&value_others), &t_ck, &t_others)
+        // The id is on one of the shards; on others the ratio is that of another id, and may be infinite.
+        let own = |of: &Tensor| row_sum(&of.masked_fill(&self.own.outcome_ck.eq(0.0), 0.0));
+        let factor_c1 = own(&factor_ck);
+        self.tp.all_reduce_sum(&factor_c1)?;
+        Ok(Terms {
+            value_c1: own(&value_ck),
+            listed_grad_ck: self.logp_ck.expm1() * &factor_c1 * &self.own.outcome_ck,
+            softmax_coef_c1: factor_c1,
+            tail_coef_c1: None,
+            constant_c1: None,
+        })
     }
 
     fn logit_mse(&self, y_ck: &Tensor, centered: bool, mse_mean: bool) -> Terms {
@@ -263,6 +352,34 @@ impl Rows<'_> {
     fn count(&self, compared: &Tensor) -> Tensor {
         if self.own.is_all() { self.others.sum.full_like(self.vocab_size as f64) } else { row_sum(compared).clamp_min(1.0) }
     }
+}
+
+/// q ln(q/m) with m = (1 − α) w + α q.
+fn kl_reverse(logq: &Tensor, logw: &Tensor, skew: f64) -> (Tensor, Tensor) {
+    if skew == 0.0 {
+        let value = logq.exp() * (logq - logw);
+        let t = &value + logq.exp();
+        return (value, t);
+    }
+    let of_student = logq + skew.ln();
+    let log_m = (logw + (1.0 - skew).ln()).logaddexp(&of_student);
+    let value = logq.exp() * (logq - &log_m);
+    let t = &value - logq.exp() * (of_student - log_m).expm1();
+    (value, t)
+}
+
+/// w ln(w/m) with m = α w + (1 − α) q.
+fn skew_forward(logq: &Tensor, logw: &Tensor, w: &Tensor, skew: f64) -> (Tensor, Tensor) {
+    let of_student = logq + (1.0 - skew).ln();
+    let log_m = (logw + skew.ln()).logaddexp(&of_student);
+    (w * (logw - &log_m), -(w * (of_student - log_m).exp()))
+}
+
+/// β w ln(w/m) + (1 − β) q ln(q/m) with m = β w + (1 − β) q.
+fn jsd(logq: &Tensor, logw: &Tensor, w: &Tensor, beta: f64) -> (Tensor, Tensor) {
+    let log_m = (logw + beta.ln()).logaddexp(&(logq + (1.0 - beta).ln()));
+    let t = logq.exp() * (logq - &log_m) * (1.0 - beta);
+    (w * (logw - log_m) * beta + &t, t)
 }
 
 /// x − y where `compared` is 1, else 0.
