@@ -160,3 +160,15 @@ impl<'a> Prompts<'a> {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use hydrometer_record::frames::FINISHES;
+
+    use super::*;
+
+    #[test]
+    fn verify_knows_every_reason_why_a_text_ends() {
+        assert_eq!(Finish::NAMES, FINISHES);
+    }
+}

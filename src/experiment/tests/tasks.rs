@@ -79,6 +79,7 @@ fn every_mistake_in_a_task_is_reported_with_its_place_and_a_remedy() {
     bench.write("words/train/x.jsonl", "{\"src\": \"c\", \"tgt\": \"3\"}\n");
     let sums = "data = \"sums\"\n";
     let exact = "data = \"sums\"\nscore = [\"exact-match\"]\n";
+    let claimed = |left: &str| format!("{exact}[[claim]]\nid = \"c\"\na = {{ method = \"hard\" }}\nexpect = \"{left} > 0\"\n");
     let cases = [
         (format!("{exact}sample = 2\n"), "12:1: unknown key \"sample\" in [task.a]; did you mean \"samples\"?"),
         (format!("{exact}decode = {{ beam = 2 }}\n"), "12:1: unknown key \"beam\" in decode; did you mean \"beams\"?"),
@@ -130,6 +131,12 @@ fn every_mistake_in_a_task_is_reported_with_its_place_and_a_remedy() {
         (format!("{exact}shots = 4\n"), "12:1: shots is 4, but the train split of the task's data has only 3 prompts; lower it"),
         (format!("{exact}stop = [\"\"]\n"), "12:1: stop must be a string or a list of strings, none of them empty, not a list"),
         (format!("{exact}template = \"gone.jinja\"\n"), "12:1: no template file at gone.jinja; check template"),
+        (
+            claimed("rouge_l(a, 'a')"),
+            "15:1: claim \"c\": task a has no score rouge-l; add it to the task's score, or use exact_match",
+        ),
+        (claimed("exact_match(a, 'aa')"), "15:1: claim \"c\": unknown task \"aa\"; did you mean \"a\"?"),
+        (claimed("exact_match(a)"), "15:24: exact_match takes an arm and a task; e.g. exact_match(a, \"sums\")"),
         ("data = \"summs\"\nscore = [\"exact-match\"]\n".into(), "10:1: unknown data preset \"summs\"; did you mean \"sums\"?"),
         (
             "data = { path = \"text\" }\nscore = [\"distinct-1\"]\n".into(),
