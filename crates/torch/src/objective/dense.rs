@@ -105,7 +105,7 @@ impl<'a> Dense<'a> {
         Some(Self { y_cv, unlisted: Some(unlisted), rule, shard })
     }
 
-    /// See [`super::head::Head::chunk`].
+    /// The losses of the tokens and the gradient parts, as the head takes them of a chunk.
     pub fn chunk(&self, z_cv: Tensor, labels_n: &Tensor) -> Result<(Tensor, LogitGradient)> {
         let Self { y_cv, unlisted, rule, shard } = self;
         let width = z_cv.size()[1];
