@@ -9,13 +9,13 @@ use hydrometer_base::user_error;
 use hydrometer_report::claim::Claim;
 use hydrometer_report::claim::expectation::{Expectation, Side};
 use hydrometer_report::claim::measure::Measure;
+use hydrometer_score::Score;
 use toml_edit::{Item, TableLike};
 
 use super::keys::{self, LEVELS, Place, Settings};
 use super::name;
 use super::selector::Selector;
 use super::source::{Setting, Source, SourceSpan};
-use super::task::Task;
 
 /// A claim as written.
 #[derive(Clone, Debug)]
@@ -121,7 +121,7 @@ fn expression_place(source: &Source, table: &dyn TableLike, expect: &str, offset
 impl ClaimSpec {
     /// Finds the claim's runs among all `candidates`. An error if an arm selects no point of the sweep, or more than one, or if
     /// the claim is about a score that none of `tasks` has.
-    pub fn resolve(self, candidates: &[Candidates], tasks: &[Task]) -> Result<Claim> {
+    pub fn resolve(self, candidates: &[Candidates], tasks: &[(&str, &[Score])]) -> Result<Claim> {
         self.check_scores(tasks)?;
         let runs = |selector: &Option<Selector>| match selector {
             None => Ok(Vec::new()),
@@ -132,19 +132,19 @@ impl ClaimSpec {
         Ok(Claim { id, says, expect, expectation, level, a, b })
     }
 
-    fn check_scores(&self, tasks: &[Task]) -> Result<()> {
+    fn check_scores(&self, tasks: &[(&str, &[Score])]) -> Result<()> {
         let (at, id) = (&self.expect_at.0, &self.id);
         for (measure, _) in self.expectation.measures() {
             let Measure::Score { score, task: name } = measure else { continue };
-            let Some(task) = tasks.iter().find(|task| task.name == *name) else {
-                let names: Vec<&str> = tasks.iter().map(|task| task.name.as_str()).collect();
+            let Some((_, scores)) = tasks.iter().find(|(known, _)| known == name) else {
+                let names: Vec<&str> = tasks.iter().map(|(name, _)| *name).collect();
                 return Err(match names.is_empty() {
                     true => user_error!("{at}: claim {id:?} is about a task, but the file has none; add e.g. [task.sums]"),
                     false => user_error!("{at}: claim {id:?}: {}", unknown("task", name, &names)),
                 });
             };
-            if !task.recipe.score.contains(score) {
-                let scores: Vec<String> = task.recipe.score.iter().map(|score| score.identifier()).collect();
+            if !scores.contains(score) {
+                let scores: Vec<String> = scores.iter().map(|score| score.identifier()).collect();
                 let (wanted, scores, named) = (score.name(), scores.join(", "), shown(name));
                 return Err(user_error!(
                     "{at}: claim {id:?}: task {named} has no score {wanted}; add it to the task's score, or use {scores}"

@@ -98,7 +98,8 @@ fn expand(file: File, options: &Options) -> Result<Experiment> {
             Candidates { method: &cell.method, point: students[mine.start].name(), settings: &cell.settings, runs }
         })
         .collect();
-    let claims = file.claims.into_iter().map(|claim| claim.resolve(&candidates, &experiment.tasks)).collect::<Result<_>>()?;
+    let tasks: Vec<_> = experiment.tasks.iter().map(|task| (task.name.as_str(), &task.recipe.score[..])).collect();
+    let claims = file.claims.into_iter().map(|claim| claim.resolve(&candidates, &tasks)).collect::<Result<_>>()?;
     experiment.claims = claims;
     Ok(experiment)
 }

@@ -140,7 +140,7 @@ keys! { TABLE_KEYS:
     };
     CLAIM_EXPECT = Key {
         name: "expect",
-        doc: "a comparison (`<`, `<=`, `>`, `>=`) of two expressions in numbers, `+ - * /`, parentheses and metrics of `a` and `b`",
+        doc: "a comparison (`<`, `<=`, `>`, `>=`) of two expressions in numbers, `+ - * /`, parentheses, and metrics or scores of `a` and `b`",
         ..IN_CLAIM
     };
     CLAIM_LEVEL = Key {
