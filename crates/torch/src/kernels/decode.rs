@@ -8,10 +8,8 @@ use tch::{Device, Kind, Tensor};
 use super::exp::exp;
 use super::memory::{Parts, numbers};
 use super::native::{Bf16, Element, multiplies_bf16, parallel};
-use super::simd::{Vectorized, on_best_cpu};
+use super::simd::{LANES, Vectorized, halved, on_best_cpu};
 
-/// Partial sums of a product: element i of the operands is added to sum i mod [`LANES`].
-const LANES: usize = 16;
 /// Weight rows whose sums are taken together.
 const WIDE: usize = 4;
 /// Input rows whose sums are taken together.
@@ -19,58 +17,40 @@ const TALL: usize = 4;
 /// Weight rows that a thread takes at a time.
 const BLOCK: usize = 64;
 
-/// A weight `[n, k]` and a bias `[n]`.
-#[derive(Clone, Copy, Debug)]
-pub struct Layer<'a> {
-    pub weight: &'a Tensor,
-    pub bias: Option<&'a Tensor>,
-}
-
-/// Whether [`products`] can multiply `x`: floats on the CPU.
+/// Whether [`product`] can multiply `x`: floats on the CPU.
 pub fn fit(x: &Tensor) -> bool {
     x.device() == Device::Cpu && matches!(x.kind(), Kind::Float | Kind::BFloat16)
 }
 
-/// x·wᵀ + b of each layer, `[m, n]` in `kind`, for `x [m, k]`. Sums are in f32.
-pub fn products(x: &Tensor, layers: &[Layer], kind: Kind) -> Vec<Tensor> {
+/// x·wᵀ + b, `[m, n]` in `kind`, for `x [m, k]`, `weight [n, k]` and `bias [n]`. Sums are in f32.
+pub fn product(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>, kind: Kind) -> Tensor {
     let x = x.contiguous();
     match (x.kind(), kind) {
-        (Kind::Float, _) => products_in::<f32, f32>(&x, layers),
-        (_, Kind::Float) => products_in::<Bf16, f32>(&x, layers),
-        _ => products_in::<Bf16, Bf16>(&x, layers),
+        (Kind::Float, _) => product_in::<f32, f32>(&x, weight, bias),
+        (_, Kind::Float) => product_in::<Bf16, f32>(&x, weight, bias),
+        _ => product_in::<Bf16, Bf16>(&x, weight, bias),
     }
 }
 
-fn products_in<E: Element, O: Element>(x: &Tensor, layers: &[Layer]) -> Vec<Tensor> {
-    let (m, k) = x.size2().expect("rows of numbers");
-    let (m, k) = (m as usize, k as usize);
-    let rows: Vec<usize> = layers.iter().map(|layer| layer.weight.size()[0] as usize).collect();
-    let mut outs: Vec<Tensor> = rows.iter().map(|&n| Tensor::empty([m as i64, n as i64], (O::KIND, Device::Cpu))).collect();
+fn product_in<E: Element, O: Element>(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Tensor {
+    let ((m, k), (n, width)) = (x.size2().expect("rows of numbers"), weight.size2().expect("a matrix"));
+    assert!(k == width, "rows of the weight are as long as those of the input");
+    let mut out = Tensor::empty([m, n], (O::KIND, Device::Cpu));
+    let [m, k, n] = [m, k, n].map(|n| n as usize);
     {
-        let jobs: Vec<Weight<E, O>> = layers
-            .iter()
-            .zip(&mut outs)
-            .map(|(layer, out)| {
-                assert!(layer.weight.size()[1] as usize == k, "rows of the weight are as long as those of the input");
-                Weight { numbers: numbers(layer.weight), bias: layer.bias.map(numbers), out: Parts::of(out) }
-            })
-            .collect();
-        let x = numbers::<E>(x);
-        let blocks: Vec<(usize, usize)> =
-            rows.iter().enumerate().flat_map(|(job, &n)| (0..n).step_by(BLOCK).map(move |first| (job, first))).collect();
+        let out = Parts::<O>::of(&mut out);
+        let (x, weight, bias) = (numbers::<E>(x), numbers::<E>(weight), bias.map(numbers::<E>));
         parallel(
-            blocks.len(),
+            n.div_ceil(BLOCK),
             || vec![0.0f32; m * BLOCK],
-            |sums, index| {
-                let (job, first) = blocks[index];
-                let (n, job) = (rows[job], &jobs[job]);
-                let count = BLOCK.min(n - first);
-                let weight = &job.numbers[first * k..][..count * k];
+            |sums, block| {
+                let (first, count) = (block * BLOCK, BLOCK.min(n - block * BLOCK));
+                let weight = &weight[first * k..][..count * k];
                 E::sums(Sums { x, weight, k, count, sums: &mut sums[..m * count] });
                 for (row, sums) in sums.chunks_exact(count).take(m).enumerate() {
                     // SAFETY: each block of columns belongs to one call.
-                    let out = unsafe { job.out.get(row * n + first, count) };
-                    match job.bias {
+                    let out = unsafe { out.get(row * n + first, count) };
+                    match bias {
                         Some(bias) => {
                             let bias = &bias[first..][..count];
                             out.iter_mut().zip(sums).zip(bias).for_each(|((out, &sum), &b)| *out = O::round(sum + b.widen()));
@@ -81,13 +61,7 @@ fn products_in<E: Element, O: Element>(x: &Tensor, layers: &[Layer]) -> Vec<Tens
             },
         );
     }
-    outs
-}
-
-struct Weight<'a, E, O> {
-    numbers: &'a [E],
-    bias: Option<&'a [E]>,
-    out: Parts<O>,
+    out
 }
 
 /// The products of the rows of `x` with `count` weight rows, all of `k` numbers: to `sums [m, count]`.
@@ -163,7 +137,7 @@ fn tile<E: Element, const FMA: bool, const M: usize>(x: &[E], w: [&[E]; WIDE], k
             for (lane, (&x, &w)) in x_chunks[i].1.iter().zip(w_chunks[j].1).enumerate() {
                 sums[i][j][lane] = add_product::<FMA>(x.widen(), w.widen(), sums[i][j][lane]);
             }
-            out[i][j] = total(sums[i][j]);
+            out[i][j] = halved(sums[i][j], |a, b| a + b);
         }
     }
     out
@@ -172,17 +146,6 @@ fn tile<E: Element, const FMA: bool, const M: usize>(x: &[E], w: [&[E]; WIDE], k
 #[inline(always)]
 fn add_product<const FMA: bool>(a: f32, b: f32, c: f32) -> f32 {
     if FMA { a.mul_add(b, c) } else { a * b + c }
-}
-
-/// The sum of all lanes, in a fixed order.
-#[inline(always)]
-fn total(mut lanes: [f32; LANES]) -> f32 {
-    for half in [8, 4, 2, 1] {
-        for i in 0..half {
-            lanes[i] += lanes[i + half];
-        }
-    }
-    lanes[0]
 }
 
 /// A number format in which weights are multiplied where they lie.
@@ -424,11 +387,10 @@ mod tests {
                 let (x, w, b) = (random(m, k, kind), random(n, k, kind), random(1, n, kind).squeeze_dim(0));
                 let exact = x.to_kind(Kind::Double).matmul(&w.to_kind(Kind::Double).tr()) + b.to_kind(Kind::Double);
                 let scale = (k as f64).sqrt();
-                let layer = Layer { weight: &w, bias: Some(&b) };
-                let found = products(&x, &[layer, Layer { bias: None, ..layer }], Kind::Float);
-                assert!(worst(&found[0], &exact) < 1e-6 * scale, "{kind:?} {m} {n} {k}: {}", worst(&found[0], &exact));
-                assert!(worst(&(&found[1] + &b), &exact) < 2e-6 * scale);
-                assert!(products(&x, &[layer], kind)[0] == found[0].to_kind(kind));
+                let found = product(&x, &w, Some(&b), Kind::Float);
+                assert!(worst(&found, &exact) < 1e-6 * scale, "{kind:?} {m} {n} {k}: {}", worst(&found, &exact));
+                assert!(worst(&(&product(&x, &w, None, Kind::Float) + &b), &exact) < 2e-6 * scale);
+                assert!(product(&x, &w, Some(&b), kind) == found.to_kind(kind));
             }
         }
     }
@@ -440,12 +402,11 @@ mod tests {
         for kind in [Kind::Float, Kind::BFloat16] {
             for k in [24, 45, 576] {
                 let (x, w) = (random(11, k, kind), random(203, k, kind));
-                let layer = Layer { weight: &w, bias: None };
                 for rows in 1..=11 {
-                    let several = &products(&x.narrow(0, 11 - rows, rows), &[layer], Kind::Float)[0];
+                    let several = product(&x.narrow(0, 11 - rows, rows), &w, None, Kind::Float);
                     for row in 0..rows {
-                        let alone = &products(&x.narrow(0, 11 - rows + row, 1), &[layer], Kind::Float)[0];
-                        assert!(several.narrow(0, row, 1) == *alone, "{kind:?} {k}: row {row} of {rows}");
+                        let alone = product(&x.narrow(0, 11 - rows + row, 1), &w, None, Kind::Float);
+                        assert!(several.narrow(0, row, 1) == alone, "{kind:?} {k}: row {row} of {rows}");
                     }
                 }
             }

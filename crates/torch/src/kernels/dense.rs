@@ -10,10 +10,7 @@ use super::double::{exp, ln};
 use super::memory::numbers;
 use super::native::{Bf16, Element};
 use super::rows::{fit, logits, split_rows};
-use super::simd::{Vectorized, on_best_cpu};
-
-/// Number of independent partial sums: doubles of two of the widest registers.
-const LANES: usize = 16;
+use super::simd::{LANES, Vectorized, halved, on_best_cpu};
 
 /// Whether the kernels can process logits `z_cv` beside targets `y_cv`, which may be f32 or bf16.
 pub fn dense_fit(z_cv: &Tensor, y_cv: &Tensor) -> bool {
@@ -187,7 +184,7 @@ impl Vectorized for ExpSum<'_> {
         for (i, &x) in rest.iter().enumerate() {
             lanes[i] += exp::<FMA>((f64::from(x) - max) * inverse_temperature);
         }
-        total(lanes)
+        halved(lanes, |a, b| a + b)
     }
 }
 
@@ -207,7 +204,7 @@ impl Vectorized for Difference<'_> {
                 lanes[i] += if y.is_finite() { f64::from(z) - f64::from(y) } else { 0.0 };
             }
         }
-        total(lanes)
+        halved(lanes, |a, b| a + b)
     }
 }
 
@@ -449,7 +446,7 @@ impl<T: Term> Vectorized for MeasureBy<'_, T> {
             let found = term_of::<FMA, T>(z, y, &pair, term);
             (0..4).for_each(|sum| lanes[sum][i] += found[sum]);
         }
-        let [value, t, mass, entropy] = lanes.map(total);
+        let [value, t, mass, entropy] = lanes.map(|lanes| halved(lanes, |a, b| a + b));
         Measured { value, t, mass, entropy }
     }
 }
@@ -516,18 +513,6 @@ fn soft_at<const FMA: bool, T: Term>(z: f32, y: f32, pair: &Pair, of: &RowGradie
 #[inline(always)]
 fn hard_at<const FMA: bool>(z: f32, of: &RowGradient) -> f64 {
     of.hard * exp::<FMA>(of.hard_softmax.log(f64::from(z)))
-}
-
-#[inline(always)]
-fn total(mut lanes: [f64; LANES]) -> f64 {
-    let mut half = LANES / 2;
-    while half > 0 {
-        for i in 0..half {
-            lanes[i] += lanes[half + i];
-        }
-        half /= 2;
-    }
-    lanes[0]
 }
 
 #[cfg(test)]

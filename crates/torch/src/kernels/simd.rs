@@ -14,7 +14,7 @@ pub const LANES: usize = 16;
 
 /// All lanes combined: each of the first half with its counterpart in the second, and so on.
 #[inline(always)]
-pub fn halved(mut lanes: [f32; LANES], of: impl Fn(f32, f32) -> f32) -> f32 {
+pub fn halved<T: Copy>(mut lanes: [T; LANES], of: impl Fn(T, T) -> T) -> T {
     let mut half = LANES / 2;
     while half > 0 {
         for i in 0..half {

@@ -7,11 +7,10 @@ use super::exp::exp;
 use super::memory::{Parts, numbers};
 use super::native::{Bf16, Element, parallel};
 use super::pack::{Rows, Turn, copy_rows};
-use super::simd::{Vectorized, on_best_cpu};
+use super::simd::{LANES, Vectorized, halved, on_best_cpu};
 
 /// Numbers of a value that are summed together.
 const WIDE: usize = 64;
-const LANES: usize = 16;
 
 /// The keys and values of one sequence, `[layers, 2, G, capacity, D]`, of which the first `length` positions are filled.
 pub struct Kept<'a> {
@@ -192,7 +191,7 @@ impl<E: Element> Vectorized for Mix<'_, E> {
             *score = exp::<FMA>(*score - max);
             lanes[i] += *score;
         }
-        let inverse = 1.0 / total(lanes);
+        let inverse = 1.0 / halved(lanes, |a, b| a + b);
         let mut column = 0;
         while column < dim {
             column += match dim - column {
@@ -238,15 +237,5 @@ fn dot<E: Element, const FMA: bool>(x: &[f32], y: &[E]) -> f32 {
     for (i, (&x, y)) in x_rest.iter().zip(y_rest).enumerate() {
         lanes[i] = add(x, y.widen(), lanes[i]);
     }
-    total(lanes)
-}
-
-#[inline(always)]
-fn total(mut lanes: [f32; LANES]) -> f32 {
-    for half in [8, 4, 2, 1] {
-        for i in 0..half {
-            lanes[i] += lanes[i + half];
-        }
-    }
-    lanes[0]
+    halved(lanes, |a, b| a + b)
 }

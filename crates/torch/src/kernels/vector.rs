@@ -2,11 +2,10 @@
 
 use super::EMPTY_MAX;
 use super::exp::exp;
+use super::simd::LANES;
 #[cfg(target_arch = "x86_64")]
 use super::simd::{has_avx2, has_avx512};
 
-/// Number of independent partial sums.
-const LANES: usize = 16;
 /// Number of elements that are summed in single precision before they are added to an f64.
 const BLOCK: usize = 64 * LANES;
 /// [`EMPTY_MAX`] in single precision.

@@ -5,9 +5,8 @@
 
 use super::EMPTY_MAX;
 use super::exp::exp;
+use super::simd::LANES;
 
-/// Number of independent partial results.
-const LANES: usize = 16;
 /// Number of elements compared at a time: several vectors, because one would wait for its own last comparison.
 const WIDE: usize = 4 * LANES;
 /// Number of elements that are summed in single precision before they are added to an f64: few, since errors of equal terms

@@ -10,7 +10,7 @@ use super::parallel::unshard;
 use super::parameters::{Shard, parameters};
 use super::weights::Leaf;
 use crate::dist::ProcessGroup;
-use crate::kernels::decode::{self, Layer};
+use crate::kernels::decode;
 use crate::kernels::elementwise;
 use crate::kernels::linear::{self, Trained};
 
@@ -72,8 +72,7 @@ impl Linear {
         if !decode::fit(x) {
             return self.forward(x);
         }
-        let layer = Layer { weight: &self.weight.value, bias: self.bias.as_ref().map(|bias| &bias.value) };
-        decode::products(x, &[layer], x.kind()).remove(0)
+        decode::product(x, &self.weight.value, self.bias.as_ref().map(|bias| &bias.value), x.kind())
     }
 
     /// The output of a row-parallel layer for `x [m, d]`, each row by itself: the sum over the ranks is in their order.
@@ -142,7 +141,7 @@ impl JoinedLinear {
 /// x·Wᵀ for `x [m, d]`, each row by itself.
 pub fn project(x: &Tensor, weight: &Tensor) -> Tensor {
     match decode::fit(x) {
-        true => decode::products(x, &[Layer { weight, bias: None }], x.kind()).remove(0),
+        true => decode::product(x, weight, None, x.kind()),
         false => x.linear(weight, None::<Tensor>),
     }
 }
@@ -150,7 +149,7 @@ pub fn project(x: &Tensor, weight: &Tensor) -> Tensor {
 /// Logits f32 `[m, V]` of the whole vocabulary, each row by itself, from `x [m, e]` and this rank's shard of the output weight.
 pub fn gather_logits(x: &Tensor, weight: &Tensor, vocab_size: usize, tp: &ProcessGroup) -> Result<Tensor> {
     let own = match decode::fit(x) {
-        true => decode::products(x, &[Layer { weight, bias: None }], Kind::Float).remove(0),
+        true => decode::product(x, weight, None, Kind::Float),
         false => x.linear(weight, None::<Tensor>).to_kind(Kind::Float),
     };
     if tp.size == 1 {
