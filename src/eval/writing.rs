@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use hydrometer_base::user_error;
 use hydrometer_data::encode::Encoded;
 use hydrometer_data::recipe::ExampleRecipe;
@@ -68,9 +68,14 @@ impl<'a> Prompts<'a> {
         Ok(Self { task, asked, model, tokenizer, ids })
     }
 
-    /// Writes the texts of all prompts with `decoder`, the model, in the order of prompts and samples. `each` is told how
-    /// many are done.
-    pub fn write(&self, decoder: &Decoder, mesh: &Mesh, mut each: impl FnMut(u64) -> Result<()>) -> Result<Vec<Written>> {
+    /// Writes the texts of all prompts with `decoder`, the model, in the order of prompts and samples. `go_on` is told how many are done
+    /// after each; if it says no, the result is `None`. Ranks of one group must answer alike.
+    pub fn write(
+        &self,
+        decoder: &Decoder,
+        mesh: &Mesh,
+        mut go_on: impl FnMut(u64) -> Result<bool>,
+    ) -> Result<Option<Vec<Written>>> {
         let (sampling, beams) = self.task.decode.settings();
         let generator = Generator {
             decoder,
@@ -87,12 +92,19 @@ impl<'a> Prompts<'a> {
         };
         let todo = (0..self.ids.len()).flat_map(|prompt| (0..self.task.samples).map(move |sample| (prompt, sample)));
         let mut all = Vec::new();
-        generator.write(&self.ids, todo, |written| {
+        let mut stopped = false;
+        let done = generator.write(&self.ids, todo, |written| {
             all.push(written);
-            each(all.len() as u64)
-        })?;
+            stopped = !go_on(all.len() as u64)?;
+            ensure!(!stopped, "stopped on request");
+            Ok(())
+        });
+        if stopped {
+            return Ok(None);
+        }
+        done?;
         all.sort_by_key(|written| (written.prompt, written.sample));
-        Ok(all)
+        Ok(Some(all))
     }
 
     /// The scores of `all`, the texts of all prompts in order. `teacher` computes those that need a model.

@@ -1,9 +1,10 @@
 //! `[task.NAME]`: what the students are asked to write, checked and resolved.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use anyhow::Result;
+use hydrometer_base::text::quoted;
 use hydrometer_base::user_error;
 use hydrometer_data::json::Json;
 use hydrometer_data::prompts::{self, Prompt};
@@ -249,8 +250,15 @@ fn asked(prompts: Vec<Prompt>, shots: &[Prompt], template: Option<&(String, Temp
     };
     let before: String = shots.iter().map(|shot| format!("{}{}\n", shot.text, completion(shot))).collect();
     let shots = Json::List(shots.iter().map(shown).collect());
+    let mut known = BTreeSet::new();
     let render = |prompt: Prompt| {
         let Prompt { id, place, text: own, references } = prompt;
+        if !known.insert(id.clone()) {
+            let id = quoted(&id);
+            return Err(user_error!(
+                "{place}: another prompt has the id {id}, which lines without one take from their number; rename one"
+            ));
+        }
         let input = match template {
             None => format!("{before}{own}"),
             Some((_, template)) => {

@@ -31,6 +31,9 @@ use crate::teacher::cache::Cache;
 use crate::train::recipe::TrainRecipe;
 use crate::train::run::{Outcome, RunInputs, evaluation_events, train, trained_decoder};
 
+/// Texts between two reports of the progress of a task.
+const PROGRESS_EVERY: u64 = 32;
+
 /// Does the job in `job_file` as the rank that the environment names. The first rank adopts the lease with `token` and writes the
 /// journal. When its standard input closes, because the scheduler asks it to stop or has died, it stops after the current step.
 pub fn work(job_file: &Path, token: Option<&str>) -> Result<ExitCode> {
@@ -218,10 +221,15 @@ fn dispatch(job: &Job, mesh: &Mesh, journal: Option<&Journal>, stop: &AtomicBool
             let prompts = Prompts::encode(task, asked, recipe.writing(), &job.data)?;
             let decoder = trained_decoder(recipe, start.as_deref(), weights, mesh)?;
             let total = (asked.len() * task.samples) as u64;
-            let written = prompts.write(&decoder, mesh, |done| match journal {
-                Some(journal) if done % 32 == 0 => journal.write(&Event::Progress { done, total }),
-                _ => Ok(()),
+            let written = prompts.write(&decoder, mesh, |done| {
+                let mut flag = [f64::from(mesh.is_first() && stopped())];
+                mesh.world.sum(&mut flag, mesh.device)?;
+                if let Some(journal) = journal.filter(|_| done % PROGRESS_EVERY == 0) {
+                    journal.write(&Event::Progress { done, total })?;
+                }
+                Ok(flag[0] == 0.0)
             })?;
+            let Some(written) = written else { return Ok(()) };
             let judge = match judge {
                 Some(judge) => {
                     Some((trained_decoder(&judge.recipe, judge.start.as_deref(), &judge.weights, mesh)?, &judge.recipe))

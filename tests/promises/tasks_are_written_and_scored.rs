@@ -2,12 +2,13 @@
 //! texts, computed again; the texts of another mesh; the starts that journals record.
 
 use std::collections::BTreeMap;
+use std::process::Command;
 
 use hydrometer::record::frames::{Frames, GenerationRow, ScoreRow};
 use hydrometer::record::journal::Event;
 use hydrometer::score::{Sample, Score};
 
-use super::lab::Lab;
+use super::lab::{Lab, until};
 
 const TASK: &str = r#"
 [task.sums]
@@ -105,6 +106,34 @@ fn any_mesh_writes_the_same_texts() {
     }
     lab.ok(&["run", "y.toml", "--tp", "2"]);
     assert_eq!(texts(&lab, "results/y").0, one);
+}
+
+/// A job that would write for minutes ends at the first ctrl-C, and counts as not done.
+#[test]
+fn a_first_ctrl_c_ends_a_writing_job_and_the_next_run_writes_it_whole() {
+    let (lab, experiment) = lab();
+    lab.write("x.toml", &experiment);
+    lab.ok(&["run", "x.toml"]);
+    let long = TASK.replace("samples = 3", "samples = 10000");
+    lab.write("x.toml", &format!("{experiment}{long}"));
+    let mut session = lab.start(&["run", "x.toml"]);
+    let writing = || {
+        let events = lab.histories("runs");
+        events
+            .iter()
+            .any(|(run, events)| run.starts_with("task-") && events.iter().any(|event| matches!(event, Event::Progress { .. })))
+    };
+    until(writing);
+    Command::new("kill").args(["-INT", &session.id().to_string()]).status().unwrap();
+    let begun = std::time::Instant::now();
+    assert_eq!(session.wait().unwrap().code(), Some(130));
+    assert!(begun.elapsed().as_secs() < 15, "{:?}", begun.elapsed());
+    let done = |events: &[Event]| events.contains(&Event::Done);
+    assert!(lab.histories("runs").iter().any(|(run, events)| run.starts_with("task-") && !done(events)));
+
+    lab.write("x.toml", &format!("{experiment}{TASK}"));
+    lab.ok(&["run", "x.toml"]);
+    assert_eq!(texts(&lab, "results/x").0.len(), 5 * 5 * 3);
 }
 
 #[test]

@@ -57,6 +57,10 @@ fn a_task_is_resolved_with_its_defaults() {
     assert_eq!(task.recipe.content.keys().collect::<Vec<_>>(), ["train", "valid"]);
     let json = serde_json::to_string(&task.recipe).unwrap();
     assert_eq!(serde_json::from_str::<crate::eval::task::TaskRecipe>(&json).unwrap(), task.recipe);
+    let twice = bench();
+    twice.write("sums/valid/x.jsonl", "{\"src\": \"a\", \"tgt\": \"1\", \"id\": \"2\"}\n{\"src\": \"b\", \"tgt\": \"2\"}\n");
+    let error = twice.mistake(&with("data = \"sums\"\nscore = [\"exact-match\"]\n"), &OPTIONS);
+    assert!(error.contains("x.jsonl:2: another prompt has the id"), "{error}");
     let beams = bench().good(&with("data = \"sums\"\ndecode = { beams = 4, temperature = 0 }\nscore = [\"rouge-l\"]\n"));
     assert_eq!(beams.tasks[0].recipe.decode, Decode::Beams(4));
 }
